@@ -1,0 +1,7 @@
+"""python -m upcycle."""
+
+import sys
+
+from upcycle.cli import main
+
+sys.exit(main())

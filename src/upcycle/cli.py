@@ -1,0 +1,63 @@
+"""The command line. A mistake prints one line and ends with its documented code; nothing is imported before it is needed."""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from upcycle import __version__
+from upcycle.errors import INTERRUPTED, ConfigError, UpcycleError
+
+app = App(
+    name="upcycle",
+    version=__version__,
+    help="Fine-tune pretrained image classifiers with the one-cycle policy, and prove what each choice bought.",
+)
+for _name, _help in {
+    "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
+    "plan": "Print and draw the learning-rate schedule; train nothing.",
+    "evaluate": "Metrics of a run's best model, on its own split or another folder.",
+    "predict": "Class and probabilities of files and folders.",
+    "report": "Write report.html and figures/ again from a run's files.",
+    "demo": "The main job on real images and weights that packages carry.",
+    "doctor": "What this machine has, and what upcycle would use.",
+}.items():
+    app.command(f"upcycle.commands:{_name}", name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (upcycle.errors lists them)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        code = command(*bound.args, **bound.kwargs)
+    except CycloptsError as error:
+        return _fail(_one_line(error), ConfigError.exit_code)
+    except UpcycleError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept", INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` for example, has had enough
+        sys.stderr.close()
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _one_line(error: CycloptsError) -> str:
+    """What is wrong with the command line, without boxes or links."""
+    cause = error.__cause__ or error.__context__
+    if type(cause).__module__.startswith("pydantic"):
+        from upcycle.config import explain
+
+        return explain(cause)  # type: ignore[arg-type]
+    text = " ".join(str(error).split())
+    return text[:1].lower() + text[1:]
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"upcycle: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

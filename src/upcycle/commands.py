@@ -1,0 +1,173 @@
+"""What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from upcycle.config import Config, read_toml
+from upcycle.errors import DataError
+
+Options = Annotated[Config, Parameter(name="*")]
+_UNSET = Config()
+
+
+def train(
+    data: Path | None = None,
+    /,
+    *,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    config: Path | None = None,
+    options: Options = _UNSET,
+) -> None:
+    """Fine-tune a classifier on a folder of labelled images, test it and report.
+
+    Parameters
+    ----------
+    data
+        DATA/train|val|test/CLASS/*, DATA/CLASS/*, or a CSV or Parquet manifest with path,label[,split][,group].
+    out
+        The run directory; left out, runs/NAME-RECIPE-N.
+    resume
+        Go on with the unfinished run in --out; DATA may then be left out.
+    config
+        TOML file of options; those on the command line win.
+    """
+    from upcycle.job.api import train as run_train
+
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    run_train(data, out=out, resume=resume, **{**(read_toml(config) if config else {}), **given})
+
+
+def plan(
+    *,
+    steps_per_epoch: int = 1,
+    csv: Annotated[bool, Parameter(negative="")] = False,
+    plot: Path | None = None,
+    config: Path | None = None,
+    options: Options = _UNSET,
+) -> None:
+    """Print and draw the learning-rate schedule; train nothing.
+
+    Parameters
+    ----------
+    steps_per_epoch
+        Updates an epoch (training images / batch size).
+    csv
+        Print every step as CSV: step, epoch, lr, momentum.
+    plot
+        Draw it into FILE.svg or FILE.png.
+    config
+        TOML file of options; those on the command line win.
+    """
+    from upcycle.job.plan import print_plan
+
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    print_plan(
+        {**(read_toml(config) if config else {}), **given},
+        steps_per_epoch=steps_per_epoch,
+        csv=csv,
+        plot=plot,
+    )
+
+
+def evaluate(
+    run: Path, data: Path | None = None, /, *, split: Literal["train", "val", "test"] = "test"
+) -> None:
+    """Metrics of a run's best model, on its own split or another folder.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    data
+        Another folder of labelled images; left out, the run's own split.
+    split
+        Which split.
+    """
+    from upcycle.evaluation.metrics import evaluate as measure
+    from upcycle.job.inference import evaluate_run, load
+    from upcycle.output.show import Terminal
+    from upcycle.output.terminal import table
+
+    predictions = evaluate_run(load(run), data, split)
+    Terminal().table(table(measure(predictions).to_dict()))
+
+
+def predict(
+    run: Path, /, *paths: Path, json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
+    """Class and probabilities of files and folders.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    paths
+        Images, or folders of them.
+    json_lines
+        Print one JSON object a line.
+    """
+    from upcycle.job.inference import files_of, load, predict_files
+
+    files = files_of(paths)
+    failed = 0
+    for outcome in predict_files(load(run), files):
+        if outcome.prediction is None:
+            failed += 1
+            text = json.dumps({"path": str(outcome.path), "error": outcome.error}) if json_lines else ""
+            print(text or f"{outcome.path}: {outcome.error}", file=sys.stdout if json_lines else sys.stderr)
+            continue
+        made = outcome.prediction
+        if json_lines:
+            print(
+                json.dumps(
+                    {"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}
+                )
+            )
+        else:
+            shares = "  ".join(f"{name} {share:.4f}" for name, share in made.probabilities.items())
+            print(f"{outcome.path}\t{made.label}\t{shares}")
+    if failed:
+        raise DataError(f"{failed} of {len(files)} files could not be read")
+
+
+def report(run: Path, /) -> None:
+    """Write report.html and figures/ again from a run's files.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    """
+    from upcycle.output.report import write_report
+    from upcycle.rundir import RunDir
+
+    print(write_report(RunDir(run)))
+
+
+def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: int = 0) -> None:
+    """The main job on real images and weights that packages carry.
+
+    Parameters
+    ----------
+    data
+        faces: 25 px photographs with and without a face; textures: brick, grass and gravel.
+    out
+        The run directory; left out, runs/demo-NAME-N.
+    seed
+        Decides the split, the order and the augmentation.
+    """
+    from upcycle.job.demo import run_demo
+
+    run_demo(data, out=out, seed=seed)
+
+
+def doctor() -> None:
+    """What this machine has, and what upcycle would use."""
+    from upcycle.output.doctor import doctor as show_facts
+
+    show_facts()

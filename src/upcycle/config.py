@@ -1,0 +1,238 @@
+"""The frozen, validated configuration of a run: every option is defined here, once.
+
+The command line, Python keyword arguments, TOML files and `config.json` use the same flat names.
+Defaults are those of the `default` recipe; `upcycle.recipes` names the others.
+"""
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from upcycle.errors import ConfigError
+from upcycle.history import MONITORS
+
+ALIASES = {
+    "lr_max": "lr",
+    "max_lr": "lr",
+    "bs": "batch_size",
+    "imgsz": "image_size",
+    "div_factor": "div",
+    "pretrained": "weights",
+}
+"""Names that other tools' users know, where the meaning is the same."""
+
+
+class Config(BaseModel):
+    """Everything that decides what a run does; a value is checked when it is set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    recipe: Literal["default", "classic"] = Field("default", description="Named settings to start from.")
+    arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
+    weights: str = Field(
+        "auto", description="auto (timm's cache, an installed package, a download), none, or a FILE."
+    )
+    input: str | None = Field(
+        None,
+        description="JSON file with image size, crop, interpolation, mean and std, for weights that do not say.",
+    )
+
+    test_split: str | None = Field(
+        None, description="Folder or split of DATA that is the test set, e.g. val."
+    )
+    val_fraction: float = Field(
+        0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."
+    )
+    test_fraction: float = Field(
+        0.15, gt=0, lt=0.9, description="Fraction split off as the test set, where DATA has none."
+    )
+    folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
+
+    epochs: int = Field(
+        4, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early)."
+    )
+    batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
+    image_size: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        description="Pixels of the square input; left out, what the weights were trained at.",
+    )
+    head_epochs: int = Field(
+        20, ge=0, le=10_000, description="Passes over the frozen features before fine-tuning (0: none)."
+    )
+
+    schedule: Literal["one-cycle", "ramp-sustain-decay", "constant"] = Field(
+        "one-cycle", description="Shape of the learning rate."
+    )
+    lr: float = Field(3e-4, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
+    lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
+    lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")
+    rampup: int = Field(5, ge=0, description="Epochs of ramp-up of ramp-sustain-decay.")
+    sustain: int = Field(0, ge=0, description="Epochs at the highest rate of ramp-sustain-decay.")
+    decay: float = Field(0.8, ge=0, le=1, description="Factor an epoch of ramp-sustain-decay.")
+    pct_start: float = Field(0.25, ge=0, le=1, description="Fraction of a one-cycle run that the rate rises.")
+    div: float = Field(25.0, ge=1, description="One-cycle starts at lr / div.")
+    div_final: float = Field(1e4, ge=1, description="One-cycle ends at lr / div_final.")
+    anneal: Literal["cos", "linear"] = Field("cos", description="Shape of one-cycle's flanks.")
+    moms: tuple[float, float, float] = Field(
+        (0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end."
+    )
+
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="Update rule.")
+    weight_decay: float = Field(
+        0.01, ge=0, le=10, description="Decoupled weight decay; none on norms and biases."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta1 where the schedule does not set it.")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
+    eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
+    layer_decay: float = Field(
+        0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down."
+    )
+    freeze: str = Field(
+        "auto", description="Freeze everything up to and including LAYER; none; auto: the lower half."
+    )
+    bn: Literal["frozen", "train"] = Field(
+        "frozen", description="BatchNorm statistics: kept as pretrained, or re-estimated."
+    )
+
+    augment: Literal["light", "none"] = Field(
+        "light", description="Random crop, flip and slight color changes, or none."
+    )
+    mixup: float = Field(0.0, ge=0, le=10, description="Mixup's alpha (0: off).")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread over the other classes.")
+    class_weights: str = Field("none", description="none, balanced, or a comma-separated weight a class.")
+
+    monitor: str = Field("val_loss", description=f"What decides which epoch is best: {', '.join(MONITORS)}.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many epochs without improvement.")
+    start_from_epoch: int = Field(0, ge=0, description="Epochs before patience counts.")
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Decides the split, the order and the augmentation.")
+    threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware has it."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or mps.")
+    cache: str | None = Field(
+        None, description="Folder of decoded images and features; default ~/.cache/upcycle."
+    )
+
+    @field_validator("monitor")
+    @classmethod
+    def _can_be_watched(cls, monitor: str) -> str:
+        if monitor not in MONITORS:
+            raise ValueError(f"choose one of {', '.join(MONITORS)}")
+        return monitor
+
+    @field_validator("class_weights")
+    @classmethod
+    def _are_weights(cls, text: str) -> str:
+        parse_class_weights(text)
+        return text
+
+    @field_validator("moms")
+    @classmethod
+    def _are_momenta(cls, moms: tuple[float, float, float]) -> tuple[float, float, float]:
+        if any(not 0 <= value < 1 for value in moms):
+            raise ValueError("use 0 or more and less than 1")
+        return moms
+
+    @field_validator("folds")
+    @classmethod
+    def _are_folds(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold is no cross-validation: use 2 or more, or 0 for one split")
+        return folds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return self.model_dump(mode="json")
+
+
+def check(config: Config) -> Config:
+    """`config` itself when its values agree with each other; ConfigError otherwise."""
+    if config.val_fraction + config.test_fraction >= 0.95:
+        raise ConfigError("val_fraction and test_fraction leave nothing to train on")
+    ramp = config.rampup + config.sustain
+    if config.schedule == "ramp-sustain-decay" and ramp > config.epochs:
+        raise ConfigError(
+            f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
+            f"{config.epochs}: give more --epochs or a shorter --rampup"
+        )
+    return config
+
+
+def parse_class_weights(text: str) -> tuple[float, ...] | Literal["none", "balanced"]:
+    """The weights that `text` names; ValueError when it is neither a word nor positive numbers."""
+    if text == "none" or text == "balanced":
+        return text  # type: ignore[return-value]
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"class_weights {text!r} is neither none, balanced nor numbers like 1,2.5") from None
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"class_weights {text!r} must be positive numbers")
+    return weights
+
+
+def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`values` under their canonical names; ConfigError, with the nearest name, for an unknown one."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        key = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if key not in Config.model_fields:
+            near = difflib.get_close_matches(key, [*Config.model_fields, *ALIASES], n=1)
+            hint = f": did you mean {near[0]}?" if near else ": see upcycle train --help"
+            raise ConfigError(f"unknown option {name!r}{where}{hint}")
+        if key in plain:
+            raise ConfigError(f"{name!r}{where} says again what an earlier option said ({key})")
+        plain[key] = value
+    return plain
+
+
+def build(values: Mapping[str, Any], where: str = "") -> Config:
+    """A Config from plain values; ConfigError, in one line, for the first that is wrong."""
+    try:
+        config = Config.model_validate(canonical(values, where))
+    except ValidationError as error:
+        raise ConfigError(explain(error) + where) from None
+    return check(config)
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation in one line."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    name = ".".join(str(part) for part in first["loc"])
+    if not name:
+        return message
+    return f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options that a TOML file sets, under canonical names; ConfigError when it cannot be used."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error}") from None
+    return canonical(values, f" in {path}")
+
+
+def read_json(path: Path) -> Config:
+    """The configuration a run has written; ConfigError when it cannot be used."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration {path} does not hold options")
+    facts = ("data", "weights_sha256")  # what a run records beside its options
+    return build({key: value for key, value in values.items() if key not in facts}, f" in {path}")

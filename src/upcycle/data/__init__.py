@@ -1,0 +1,1 @@
+"""Images on disk to batches on the device: scan, decode, split, cache, augment."""

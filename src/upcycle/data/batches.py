@@ -1,0 +1,185 @@
+"""Batches on the device, each a function of (seed, epoch, batch index) only.
+
+Any batch can be made without those before it, so a run resumes in the middle of an epoch with the
+same bits, and batches made ahead in a background thread are the batches made on demand.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from upcycle.data.augment import (
+    Augmentation,
+    Frames,
+    centre_crop,
+    colour,
+    mixup,
+    normalise,
+    random_crop,
+)
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.device import seed_for
+from upcycle.errors import ConfigError
+
+Item = TypeVar("Item")
+Positions = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images and what they show, on the device.
+
+    `images`: float [B, 3, S, S], normalised, channels_last; `targets`: float32, [B] in 0..1 with two
+    classes, else [B, K] with rows that add up to 1; `labels`, `positions`: int64 [B], before mixup.
+    """
+
+    images: Tensor
+    targets: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """One split's training batches, the same for the same seed, epoch and batch index.
+
+    `labels[i]` belongs to `cache[i]`; `positions` are those to use. A last batch of one image joins
+    the one before, since BatchNorm cannot train on one. `prefetch` batches are made ahead by
+    `workers` background threads; with 0 on demand. Neither changes a bit of any batch.
+    """
+
+    cache: Frames
+    labels: Positions
+    positions: Positions
+    _: KW_ONLY
+    preprocessing: Preprocessing
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    num_classes: int
+    device: torch.device | str = "cpu"
+    shuffle: bool = True
+    dtype: torch.dtype = torch.float32
+    prefetch: int = 2
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size, self.prefetch, self.workers)
+
+    def __len__(self) -> int:
+        count, rest = divmod(len(self.positions), self.batch_size)
+        joins = rest == 1 and count > 0
+        return count + (rest > 0) - joins
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch`, from batch `start` on; closing it early ends its thread."""
+        order = self._order(epoch)
+        return _ahead(
+            lambda index: self._batch(order, epoch, index),
+            range(start, len(self)),
+            prefetch=self.prefetch,
+            workers=self.workers,
+        )
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        positions = np.asarray(self.positions, np.int64)
+        if not self.shuffle:
+            return positions
+        generator = _generator(self.seed, "order", epoch)
+        shuffled: npt.NDArray[np.int64] = positions[
+            torch.randperm(len(positions), generator=generator).numpy()
+        ]
+        return shuffled
+
+    def _batch(self, order: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
+        start = index * self.batch_size
+        stop = len(order) if index == len(self) - 1 else start + self.batch_size
+        chosen = order[start:stop]
+        generator = _generator(self.seed, "batch", epoch, index)
+        labels = torch.from_numpy(np.asarray(self.labels)[chosen].astype(np.int64)).to(self.device)
+        images, targets = self._images(chosen, generator), self._targets(labels)
+        if self.augmentation.mixup > 0:
+            images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
+        return Batch(images.to(self.dtype), targets, labels, torch.from_numpy(chosen.copy()).to(self.device))
+
+    def _images(self, chosen: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        frames = [self.cache[position] for position in chosen.tolist()]
+        size = self.preprocessing.size
+        pixels = random_crop(frames, size, augmentation=self.augmentation, generator=generator)
+        pixels = pixels.to(self.device)  # as bytes: a quarter of the transfer
+        if self.augmentation.colour > 0:
+            pixels = colour(pixels.float(), strength=self.augmentation.colour, generator=generator)
+        return normalise(pixels, self.preprocessing)
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        if self.num_classes == 2:
+            return labels.float()
+        return one_hot(labels, self.num_classes).float()
+
+
+def eval_batches(
+    cache: Frames,
+    positions: Positions,
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    prefetch: int = 2,
+    workers: int = 1,
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield (images, count) in the order of `positions`, every batch of one and the same shape.
+
+    `images`: float [batch_size, 3, S, S], normalised, channels_last, of which the first `count` are
+    real; the rest repeats the last one. One shape makes an image's result independent of its neighbours.
+    """
+    _check(batch_size, prefetch, workers)
+
+    def make(index: int) -> tuple[Tensor, int]:
+        chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
+        frames = [cache[position] for position in chosen]
+        frames += frames[-1:] * (batch_size - len(frames))
+        pixels = centre_crop(frames, preprocessing.size).to(device)
+        return normalise(pixels, preprocessing).to(dtype), len(chosen)
+
+    count = math.ceil(len(positions) / batch_size)
+    return _ahead(make, range(count), prefetch=prefetch, workers=workers)
+
+
+def _ahead(make: Callable[[int], Item], indices: range, *, prefetch: int, workers: int) -> Iterator[Item]:
+    """Yield make(index) in order, up to `prefetch` of them made ahead by `workers` threads."""
+    if prefetch == 0:
+        yield from map(make, indices)
+        return
+    waiting: deque[Future[Item]] = deque()
+    remaining = iter(indices)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="upcycle-batches")
+    try:
+        for index in remaining:
+            waiting.append(pool.submit(make, index))
+            if len(waiting) > prefetch:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(*parts))
+
+
+def _check(batch_size: int, prefetch: int, workers: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size} is out of range: use 1 or more")
+    if prefetch < 0 or workers < 1:
+        raise ConfigError(f"prefetch {prefetch} and workers {workers}: use 0 or more, and 1 or more")

@@ -1,0 +1,224 @@
+"""Every image decoded once into one file of 8-bit pixels that is mapped into memory, never loaded.
+
+The file holds the whole frames, one after the other, then their shapes and the list of images
+that could not be decoded, then a trailer with the checksum of that layout. It is named by what
+it holds, so runs share it, and it takes its name only when it is whole.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import struct
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from upcycle.data import decode
+from upcycle.data.folder import Index, Progress, in_order
+from upcycle.data.listing import shown
+from upcycle.data.preprocessing import Interpolation
+from upcycle.errors import DataError, DecodeError, StorageError
+from upcycle.rundir import replacing, storage_errors
+
+FORMAT = 1
+_MAGIC = b"upcycle\x01"
+_TRAILER = struct.Struct("<Q32s8s")  # bytes of the layout, its sha256, magic
+_ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a run that was killed
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """Decoded images; `cache[i]` is a read-only view [H, W, 3] of uint8.
+
+    `images`: memory map, all pixels in a row; `offsets`: int64 [n], where each image starts;
+    `shapes`: int32 [n, 2], height and width; `path`: the file.
+    """
+
+    images: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    shapes: npt.NDArray[np.int32]
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
+        height, width = self.shapes[i].tolist()
+        start = int(self.offsets[i])
+        return self.images[start : start + height * width * 3].reshape(height, width, 3)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the file in bytes."""
+        return self.path.stat().st_size
+
+    def without(self, positions: Iterable[int]) -> "Cache":
+        """The same images without those at `positions`: keeps step with `Index.without`."""
+        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64))
+        return replace(self, offsets=self.offsets[kept], shapes=self.shapes[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """What the end of the file says: the shape of each image, and why some could not be decoded."""
+
+    shapes: npt.NDArray[np.int32]
+    failures: dict[int, str]
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        ends = np.cumsum(self.shapes.astype(np.int64).prod(axis=1) * 3)
+        return np.concatenate([np.zeros(1, np.int64), ends])
+
+    def to_bytes(self) -> bytes:
+        body = json.dumps({str(i): reason for i, reason in self.failures.items()}).encode()
+        layout = struct.pack("<Q", len(self.shapes)) + self.shapes.astype("<i4").tobytes() + body
+        return layout + _TRAILER.pack(len(layout), hashlib.sha256(layout).digest(), _MAGIC)
+
+    @classmethod
+    def from_bytes(cls, layout: bytes) -> "_Layout":
+        (count,) = struct.unpack_from("<Q", layout)
+        shapes = np.frombuffer(layout, "<i4", 2 * count, 8).reshape(count, 2).astype(np.int32)
+        return cls(shapes, {int(i): reason for i, reason in json.loads(layout[8 + 8 * count :]).items()})
+
+
+def default_root() -> Path:
+    """The folder that runs share: $UPCYCLE_CACHE, else ~/.cache/upcycle/images."""
+    return Path(os.environ.get("UPCYCLE_CACHE") or Path.home() / ".cache" / "upcycle" / "images")
+
+
+def _file(index: Index, side: int, interpolation: Interpolation, root: Path) -> Path:
+    """The file's path, named by all that its content depends on."""
+    settings = json.dumps([FORMAT, side, interpolation, PIL.__version__])
+    key = hashlib.sha256(settings.encode() + index.hashes.tobytes()).hexdigest()
+    return root / f"{key}.images"
+
+
+def _read_layout(file: BinaryIO) -> _Layout | None:
+    """The layout of a whole file; None for one cut short, damaged or of another version."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _TRAILER.size:
+        return None
+    file.seek(size - _TRAILER.size)
+    length, digest, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+    pixels = size - _TRAILER.size - length
+    if magic != _MAGIC or pixels < 0:
+        return None
+    file.seek(pixels)
+    layout = file.read(length)
+    if hashlib.sha256(layout).digest() != digest:
+        return None
+    read = _Layout.from_bytes(layout)
+    return read if read.offsets[-1] == pixels else None
+
+
+def _opened(path: Path) -> tuple[Cache, dict[int, str]] | None:
+    """The cache in `path`; None when there is no valid one."""
+    try:
+        with path.open("rb") as file:
+            layout = _read_layout(file)
+    except OSError:
+        return None
+    if layout is None:
+        return None
+    images = np.memmap(path, np.uint8, "r", shape=(int(layout.offsets[-1]),))
+    return Cache(images, layout.offsets[:-1], layout.shapes, path), layout.failures
+
+
+def _target_shapes(index: Index, side: int) -> npt.NDArray[np.int32]:
+    """Height and width of every image once decoded."""
+    sizes = zip(index.widths.tolist(), index.heights.tolist(), strict=True)
+    return np.array([decode.target_size(*size, side)[::-1] for size in sizes], np.int32).reshape(-1, 2)
+
+
+def _check_room(path: Path, needed: int) -> None:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise StorageError(
+            f"the decoded images need {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free: "
+            "make room, or set UPCYCLE_CACHE to another folder"
+        )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what killed runs left half-written: it would fill the disk, unseen."""
+    for file in folder.glob(".*.images.*"):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mtime < time.time() - _ABANDONED:
+                file.unlink()
+
+
+def _decoded(index: Index, i: int, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
+    """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
+    try:
+        data = index.file(i).read_bytes()
+    except OSError as error:
+        raise DataError(f"{shown(index.file(i))} cannot be read any more ({error.strerror}): run again") from error
+    if hashlib.sha256(data).hexdigest() != index.hash(i):
+        raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
+    try:
+        return decode.load(data, side=side, interpolation=interpolation)
+    except DecodeError as error:
+        return str(error)
+
+
+def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | str], shapes: npt.NDArray[np.int32]) -> None:
+    """Write the frames in order, zeros for those that failed, and the layout behind them."""
+    failures: dict[int, str] = {}
+    for i, frame in enumerate(frames):
+        if isinstance(frame, str):
+            failures[i] = frame
+            file.write(bytes(3 * int(shapes[i].prod())))
+        else:
+            file.write(frame.data)
+    file.write(_Layout(shapes, failures).to_bytes())
+
+
+def build(
+    index: Index,
+    *,
+    side: int,
+    interpolation: Interpolation,
+    root: Path | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> tuple[Cache, dict[int, str]]:
+    """All images of `index` decoded with `decode.load`, and position -> reason for those that failed.
+
+    The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
+    of the same content in `root` (default: `default_root()`) is opened without decoding.
+    Raises StorageError when there is no room.
+    """
+    path = _file(index, side, interpolation, root or default_root())
+    known = _opened(path)
+    if known is not None:
+        return known
+    shapes = _target_shapes(index, side)
+    _check_room(path, int(_Layout(shapes, {}).offsets[-1]))
+    _remove_abandoned(path.parent)
+    decoded = partial(_decoded, index, side=side, interpolation=interpolation)
+    with warnings.catch_warnings(), replacing(path) as temporary, temporary.open("wb") as file:
+        # a damaged file ends in the quarantine with its reason; Pillow's remarks on the way add nothing
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        frames = in_order(decoded, range(len(index)), threads=threads, progress=progress)
+        with contextlib.closing(frames):
+            _write(file, frames, shapes)
+    built = _opened(path)
+    if built is None:
+        raise StorageError(f"cannot read back {path}: remove it, or set UPCYCLE_CACHE to another folder")
+    return built

@@ -1,0 +1,268 @@
+"""One image from whatever it is stored as to upright 8-bit RGB of a known size.
+
+Everything that reaches a model was decoded here: the cache, prediction and evaluation call the
+same `load`, so they see the same pixels.
+"""
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    Image,
+    TiffImagePlugin,  # noqa: F401  importing registers the format, else Pillow imports all its plugins to find it
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from upcycle.data.preprocessing import Interpolation
+from upcycle.errors import DecodeError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+MAX_PIXELS = 200_000_000
+"""Images with more pixels are refused: decoded, this many take 600 MB."""
+MAX_ASPECT = 4
+"""The long side is cropped to at most this many times the short side."""
+
+_Number = TypeVar("_Number", int, float)
+Source = Path | bytes | Image.Image | npt.NDArray[Any]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# EXIF 2.32, tag 0x0112: what undoes each orientation
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_ORIENTATION = 0x0112
+# Pillow's size limit and Python's warning filters belong to the process, so one thread at a time changes them
+_process_settings = threading.Lock()
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why Pillow gave up."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or cut short ({text})"
+
+
+@contextlib.contextmanager
+def _decoding(source: Source) -> Iterator[None]:
+    """Turn whatever decoding `source` raises into a DecodeError that names it when it has a path."""
+    prefix = f"{source}: " if isinstance(source, Path) else ""
+    try:
+        yield
+    except DecodeError as error:
+        raise DecodeError(f"{prefix}{error}") from error
+    except Exception as error:  # plugins raise nearly anything on damaged bytes
+        raise DecodeError(f"{prefix}{_reason(error)}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 when there is none or the EXIF block is damaged."""
+    try:
+        # Pillow turns a TIFF upright itself; and a PNG's own getexif decodes all pixels, see `_open`
+        value = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(_ORIENTATION, 1)
+        return value if value in _UPRIGHT else 1
+    except Exception:  # a damaged block raises nearly anything; viewers then show the image as stored
+        return 1
+
+
+def _identified(data: bytes) -> tuple[Image.Image, int]:
+    """The image, its pixels not decoded yet, and its orientation; may raise anything Pillow does."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(*image.size)
+    if image.format != "PNG" or "exif" in image.info or b"eXIf" not in data:
+        return image, _orientation(image)
+    # the EXIF block comes after the pixels: only decoding all of it, in a second copy, finds it
+    whole = Image.open(io.BytesIO(data), formats=("PNG",))
+    whole.load()
+    return image, _orientation(whole)
+
+
+def _open(data: bytes) -> tuple[Image.Image, int]:
+    """Read the header: the image, its pixels not decoded yet, and its orientation; DecodeError otherwise."""
+    if not data:
+        raise DecodeError("empty file (zero bytes)")
+    with _process_settings, warnings.catch_warnings(), _decoding(data):
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return _identified(data)
+        except UnidentifiedImageError:
+            if data.startswith(_BEGINNINGS):
+                raise DecodeError("damaged or cut short (its header cannot be read)") from None
+            raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise DecodeError(f"an image of {width} x {height} pixels has no content")
+    if width * height > MAX_PIXELS:
+        raise DecodeError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    """An array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as an image."""
+    try:
+        if array.ndim not in (2, 3):
+            raise ValueError
+        image = Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+    except (TypeError, ValueError, KeyError):
+        shape = " x ".join(map(str, array.shape))
+        raise DecodeError(
+            f"an array of shape {shape} and type {array.dtype} is no image: give uint8, H x W x 3"
+        ) from None
+    _check_size(*image.size)
+    return image
+
+
+def _opened(source: Source) -> tuple[Image.Image, int]:
+    """Any source as an image and its orientation."""
+    if isinstance(source, Path):
+        try:
+            return _open(source.read_bytes())
+        except OSError as error:
+            raise DecodeError(f"cannot be read ({error.strerror or error})") from error
+    if isinstance(source, bytes):
+        return _open(source)
+    if isinstance(source, Image.Image):
+        return source, _orientation(source)
+    return _from_array(source), 1
+
+
+def _scaled(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
+    """Map 0..scale to 0..255, rounded; what lies outside is clipped."""
+    return np.rint(np.clip(values.astype(np.float64) / scale, 0, 1) * 255).astype(np.uint8)
+
+
+def _deep(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as 8-bit grey.
+
+    16-bit integers: 65535 is white. 32-bit integers: as 16-bit where all values fit, else 2^31 - 1
+    is white. Floats: the smallest of 1, 255 and 65535 that no value exceeds is white, else the maximum.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_scaled(values, 65535))
+    if not np.isfinite(values).all():
+        raise DecodeError("holds values that are not finite")
+    top = float(values.max())
+    whites = (65535, 2**31 - 1) if image.mode == "I" else (1, 255, 65535)
+    return Image.fromarray(_scaled(values, next((white for white in whites if top <= white), top)))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Composite transparent parts on white."""
+    layered = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+
+
+def _rgb(image: Image.Image, orientation: int) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _deep(image).convert("RGB")
+    elif image.has_transparency_data:
+        image = _opaque(image)
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The current frame, upright, as 8-bit RGB; alpha on white; DecodeError when it cannot be decoded.
+
+    Grey, palette, CMYK, 16-bit and float images are converted; EXIF orientation is applied.
+    A file just opened stands at its first frame.
+    """
+    with _decoding(image):
+        return _rgb(image, _orientation(image))
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of the upright image, from its header; DecodeError with the reason."""
+    image, orientation = _open(data)
+    return _turned(image.size, orientation)
+
+
+def target_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Width and height that `load` gives an image of `width` x `height`: the short side is `side`.
+
+    The long side keeps the aspect ratio, rounded half up, and is at most `MAX_ASPECT` times `side`.
+    """
+    short = min(width, height)
+    long = (2 * max(width, height) * side + short) // (2 * short)
+    long = min(long, MAX_ASPECT * side)
+    return (side, long) if width < height else (long, side)
+
+
+def _box(width: float, height: float) -> tuple[float, float, float, float]:
+    """The middle of an image that is kept: all of it, unless the long side is cropped."""
+    kept = MAX_ASPECT * min(width, height)
+    across, down = max(0.0, width - kept) / 2, max(0.0, height - kept) / 2
+    return across, down, width - across, height - down
+
+
+def _turned(extent: tuple[_Number, _Number], orientation: int) -> tuple[_Number, _Number]:
+    """Width and height of the upright image from those as stored, and the other way round."""
+    return (extent[1], extent[0]) if orientation in _SIDEWAYS else extent
+
+
+def _resized(
+    source: Source, target: Callable[[int, int], tuple[int, int]], resampling: Image.Resampling
+) -> Image.Image:
+    """The upright image, resampled from its `_box` to the size `target` gives."""
+    image, orientation = _opened(source)
+    wanted = target(*_turned(image.size, orientation))
+    extent: tuple[float, float] = image.size
+    if isinstance(source, Path | bytes):
+        # JPEG decodes at 1/2, 1/4 or 1/8 of its size for less than the full price, never below `wanted`;
+        # draft gives the extent as a fraction, because the reduced size is rounded up
+        drafted = image.draft(None, _turned(wanted, orientation))
+        extent = drafted[1][2:] if drafted else extent
+    return _rgb(image, orientation).resize(wanted, resampling, box=_box(*_turned(extent, orientation)))
+
+
+def load(source: Source, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8]:
+    """Pixels [H, W, 3], upright, short side `side`, aspect kept, the long side cropped to 4 x `side`.
+
+    Resampling is antialiased (except nearest). A JPEG file at least twice as large is decoded at
+    reduced scale. An open PIL image gives its current frame. Raises DecodeError, one line with the
+    reason (and the path, when `source` is one).
+    """
+    with _decoding(source):
+        return np.array(_resized(source, partial(target_size, side=side), _RESAMPLING[interpolation]))
+
+
+def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
+    """The size of the part that `_box` keeps, reduced so that its long side is `side` at most."""
+    wide, high = min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
+    scale = min(1.0, side / max(wide, high))
+    return max(1, round(wide * scale)), max(1, round(high * scale))
+
+
+def thumbnail(source: Source, side: int = 160) -> bytes:
+    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged."""
+    buffer = io.BytesIO()
+    with _decoding(source):
+        small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR)
+        small.save(buffer, "JPEG", quality=85, optimize=True)
+    return buffer.getvalue()

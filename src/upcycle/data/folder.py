@@ -1,0 +1,239 @@
+"""What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from upcycle.data import decode
+from upcycle.data.listing import ENDINGS, Quarantined, Row, list_folder, list_manifest, shown
+from upcycle.errors import DataError, DecodeError
+
+__all__ = ["Index", "Progress", "Quarantined", "in_order", "scan"]
+
+Progress = Callable[[int, int], None]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Usable images as columns of equal length n, sorted by path, and the files that are not usable.
+
+    `labels`: int32 positions in `classes`; `declared`: "train", "val", "test" or "" where the data
+    does not say; `groups`: "" where none; `hashes`: sha256 of each file's bytes in hex, as ASCII;
+    `widths`, `heights`: int32 pixels of the upright image; `paths`: relative to `root`, with "/".
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: pa.StringArray
+    labels: npt.NDArray[np.int32]
+    declared: npt.NDArray[np.str_]
+    groups: pa.StringArray
+    hashes: npt.NDArray[np.bytes_]
+    widths: npt.NDArray[np.int32]
+    heights: npt.NDArray[np.int32]
+    quarantined: tuple[Quarantined, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, i: int) -> str:
+        """Path of image `i` relative to `root` (absolute when the manifest says so)."""
+        return str(self.paths[int(i)].as_py())
+
+    def file(self, i: int) -> Path:
+        """Path of image `i` to open."""
+        return self.root / self.path(i)
+
+    def label(self, i: int) -> str:
+        """Class name of image `i`."""
+        return self.classes[int(self.labels[i])]
+
+    def group(self, i: int) -> str:
+        """Group of image `i`, "" when it has none."""
+        return str(self.groups[int(i)].as_py())
+
+    def hash(self, i: int) -> str:
+        """Sha256 of the bytes of image `i`, 64 hex digits."""
+        return bytes(self.hashes[i]).decode("ascii")
+
+    def take(self, positions: npt.NDArray[np.int64]) -> "Index":
+        """The images at `positions`, in that order; the quarantine stays."""
+        columns = ("labels", "declared", "hashes", "widths", "heights")
+        return replace(
+            self,
+            paths=self.paths.take(pa.array(positions)),
+            groups=self.groups.take(pa.array(positions)),
+            **{name: getattr(self, name)[positions] for name in columns},
+        )
+
+    def without(self, reasons: Mapping[int, str]) -> "Index":
+        """Move the images at the keys of `reasons` to the quarantine; DataError when too few are left."""
+        if not reasons:
+            return self
+        moved = tuple(Quarantined(self.path(i), reasons[i]) for i in sorted(reasons))
+        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
+        quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
+        left = replace(self.take(kept), quarantined=quarantined)
+        _check(left, Counter())
+        return left
+
+    def duplicates(self) -> list[tuple[int, ...]]:
+        """Positions of byte-identical images, two or more a tuple, in order of the first."""
+        order = np.argsort(self.hashes, kind="stable")
+        starts = np.flatnonzero(self.hashes[order][1:] != self.hashes[order][:-1]) + 1
+        runs = [tuple(run.tolist()) for run in np.split(order, starts) if len(run) > 1]
+        return sorted(runs)
+
+    def conflicts(self) -> list[tuple[int, ...]]:
+        """The duplicates whose labels differ."""
+        return [run for run in self.duplicates() if len(np.unique(self.labels[list(run)])) > 1]
+
+    def class_counts(self) -> dict[str, int]:
+        """Images of each class."""
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+
+def in_order(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    *,
+    threads: int,
+    progress: Progress | None = None,
+    chunk: int = 8,
+) -> Generator[_Result]:
+    """Yield `function(item)` for each item in order, computed by `threads` threads a little ahead.
+
+    `progress(done, total)` is called after each `chunk`. Closing the iterator early ends the threads.
+    """
+
+    def work(start: int) -> list[_Result]:
+        return [function(item) for item in items[start : start + chunk]]
+
+    starts = iter(range(0, len(items), chunk))
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="images")
+    try:
+        ahead: deque[Future[list[_Result]]] = deque(
+            pool.submit(work, start) for _, start in zip(range(2 * threads + 2), starts, strict=False)
+        )
+        done = 0
+        while ahead:
+            results = ahead.popleft().result()
+            ahead.extend(pool.submit(work, start) for _, start in zip(range(1), starts, strict=False))
+            yield from results
+            done += len(results)
+            if progress is not None:
+                progress(done, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Facts(NamedTuple):
+    """What reading a file gives."""
+
+    hash: str
+    width: int
+    height: int
+
+
+def _read(file: Path) -> _Facts | str:
+    """Hash and size of an image file, or the reason it cannot be used."""
+    try:
+        data = file.read_bytes()
+        width, height = decode.size(data)
+    except DecodeError as error:
+        return str(error)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError, MemoryError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return _Facts(hashlib.sha256(data).hexdigest(), width, height)
+
+
+def _index(root: Path, rows: Sequence[Row], results: Sequence[_Facts | str], aside: Sequence[Quarantined]) -> Index:
+    """Columns from the rows that could be read; the rest joins those set aside."""
+    classes = tuple(sorted({row.label for row in rows}))
+    number = {name: i for i, name in enumerate(classes)}
+    pairs = list(zip(rows, results, strict=True))
+    bad = [Quarantined(row.path, result) for row, result in pairs if isinstance(result, str)]
+    good = [(row, result) for row, result in pairs if not isinstance(result, str)]
+    return Index(
+        root=root,
+        classes=classes,
+        paths=pa.array([row.path for row, _ in good], pa.string()),
+        labels=np.array([number[row.label] for row, _ in good], np.int32),
+        declared=np.array([row.split for row, _ in good], "U5"),
+        groups=pa.array([row.group for row, _ in good], pa.string()),
+        hashes=np.array([facts.hash for _, facts in good], "S64"),
+        widths=np.array([facts.width for _, facts in good], np.int32),
+        heights=np.array([facts.height for _, facts in good], np.int32),
+        quarantined=tuple(sorted([*aside, *bad], key=lambda file: file.path)),
+    )
+
+
+def _check_some(index: Index, others: Mapping[str, int]) -> None:
+    """DataError when there is nothing to use, saying what is there instead."""
+    if len(index):
+        return
+    where = shown(index.root)
+    if index.quarantined:
+        first = index.quarantined[0]
+        raise DataError(
+            f"none of the {len(index.quarantined)} images in {where} can be used; "
+            f"the first, {shown(first.path)}: {first.reason}"
+        )
+    there = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in sorted(others.items()))
+    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected CLASS/*{'|'.join(ENDINGS)}")
+
+
+def _check(index: Index, others: Mapping[str, int]) -> None:
+    """DataError when nothing could be learned from `index`."""
+    _check_some(index, others)
+    where = shown(index.root)
+    if len(index.classes) == 1:
+        raise DataError(f"only one class, {shown(index.classes[0])!r}, in {where}: two are needed at least")
+    for name, count in index.class_counts().items():
+        if count < 2:
+            number = "one usable image" if count else "no usable image"
+            raise DataError(f"class {shown(name)!r} in {where} has {number}: add some, or remove the class")
+    trainable = (index.declared == "") | (index.declared == "train")
+    if not trainable.any():
+        raise DataError(f"no images in the training split of {where}: put some in train/CLASS/")
+    lacking = np.setdiff1d(index.labels, index.labels[trainable])
+    if len(lacking):
+        name = index.classes[lacking[0]]
+        split = index.declared[index.labels == lacking[0]][0]
+        raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
+
+
+def scan(data: Path, *, test_split: str | None = None, progress: Progress | None = None, threads: int = 2) -> Index:
+    """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
+
+    `data` holds `train|val|test/CLASS/*` (val and test may be missing; valid, validation, training
+    and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`.
+    `test_split` names the folder (or split value) to use as the test set. Files that cannot be
+    read as images are quarantined; DataError, one line, when what is left cannot be learned from.
+    """
+    data = Path(data)
+    if data.is_dir():
+        root, found = data, list_folder(data, test_split=test_split)
+    elif data.is_file():
+        root, found = data.parent, list_manifest(data, test_split=test_split)
+    else:
+        raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
+    root = root.absolute()
+    rows = sorted(found.rows)
+    results = list(in_order(_read, [root / row.path for row in rows], threads=threads, progress=progress))
+    index = _index(root, rows, results, found.aside)
+    _check(index, found.others)
+    return index

@@ -1,0 +1,213 @@
+"""Which files a folder or a manifest names, and the class, split and group it gives each; opens no image."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from upcycle.errors import DataError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that is listed but never used; `path` is relative to the data's root."""
+
+    path: str
+    reason: str
+
+
+class Row(NamedTuple):
+    """A file to read: its path relative to the root, with "/", its class, and split and group or ""."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+class Found(NamedTuple):
+    """Files to read, files set aside with a reason, and how many other files there are by ending."""
+
+    rows: list[Row]
+    aside: list[Quarantined]
+    others: Counter[str]
+
+
+def shown(text: object) -> str:
+    """`text` on one line: control characters and undecodable bytes as escapes."""
+    readable = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds that is not hidden, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"cannot list the folder {shown(folder)}: {error.strerror or error}") from error
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[os.DirEntry[str]]:
+    """Every file below `folder`; links to folders are followed, but never round a circle."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), above | {here})
+        else:
+            yield entry
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
+
+
+def _split_of(name: str, test_split: str | None) -> str | None:
+    """The split that a folder or a manifest calls `name`; None when it is not one."""
+    if test_split is not None and name == test_split:
+        return "test"
+    return SPLITS.get(name.strip().lower())
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether `folder` holds folders that hold images."""
+    return any(_is_image(file.name) for entry in _entries(folder) if entry.is_dir() for file in _walk(Path(entry.path)))
+
+
+def _split_folders(root: Path, test_split: str | None) -> dict[str, str]:
+    """Name of each split folder and the split it is; empty when `root` holds the classes themselves.
+
+    A folder called train that holds images directly is a class of that name.
+    """
+    names = [entry.name for entry in _entries(root) if entry.is_dir()]
+    splits = {name: split for name in names if (split := _split_of(name, test_split))}
+    splits = {name: split for name, split in splits.items() if _has_classes(root / name)}
+    if test_split is not None and test_split not in splits:
+        raise DataError(f"--test-split {shown(test_split)}: there is no {shown(root / test_split)} with class folders")
+    others = [name for name, split in splits.items() if split == "test" and name != test_split]
+    if test_split is not None and others:
+        raise DataError(f"--test-split {shown(test_split)}: {shown(root)} has a {others[0]} folder already; use that")
+    return splits
+
+
+def _placed(parts: tuple[str, ...], splits: dict[str, str]) -> tuple[str, str] | None:
+    """Class and split of a file by the folders it lies in; None when it lies in no class folder."""
+    folders = parts[:-1]
+    if not splits:
+        return (folders[0], "") if folders else None
+    if len(folders) < 2 or folders[0] not in splits:
+        return None
+    return folders[1], splits[folders[0]]
+
+
+def list_folder(root: Path, *, test_split: str | None) -> Found:
+    """The images below `root`, laid out as `split/CLASS/*` or `CLASS/*`."""
+    splits = _split_folders(root, test_split)
+    found = Found([], [], Counter())
+    for entry in _walk(root):
+        relative = Path(entry.path).relative_to(root)
+        path, placed = relative.as_posix(), _placed(relative.parts, splits)
+        if not _is_image(entry.name):
+            found.others[relative.suffix.lower()] += 1
+        elif not _is_utf8(path):
+            found.aside.append(Quarantined(shown(path), "its name is not UTF-8: rename it"))
+        elif not entry.is_file():
+            found.aside.append(Quarantined(path, "a broken link, or not a regular file"))
+        elif placed is None:
+            found.aside.append(Quarantined(path, "lies in no class folder"))
+        else:
+            found.rows.append(Row(path, placed[0], placed[1], ""))
+    return found
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _csv_rows(manifest: Path) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file; DataError for a file that is not UTF-8 CSV with the needed columns."""
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            _check_columns(manifest, reader.fieldnames or ())
+            for row in reader:
+                if "" in row or None in row.values():
+                    raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
+                yield row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
+
+
+def _parquet_rows(manifest: Path) -> Iterator[dict[str, str]]:
+    """Rows of a Parquet file, every value as text, null as ""."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(manifest)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
+    _check_columns(manifest, table.column_names)
+    for row in table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist():
+        yield {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+_COLUMNS = ("path", "label", "split", "group")
+
+
+def _check_columns(manifest: Path, columns: Iterable[str]) -> None:
+    missing = [name for name in ("path", "label") if name not in columns]
+    if missing:
+        there = ", ".join(map(shown, columns)) or "none"
+        raise DataError(f"{shown(manifest)} has no column {missing[0]!r} (it has: {there}); needed are path and label")
+
+
+def _manifest_path(root: Path, path: str) -> str:
+    """The path as the index keeps it: relative to `root` where it lies below, with "/"."""
+    file = Path(path)
+    if file.is_absolute() and file.is_relative_to(root):
+        file = file.relative_to(root)
+    return file.as_posix()
+
+
+def list_manifest(manifest: Path, *, test_split: str | None) -> Found:
+    """The images a CSV or Parquet file lists, paths relative to its folder; DataError for a bad row."""
+    kinds = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    if manifest.suffix.lower() not in kinds:
+        raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
+    rows: dict[str, Row] = {}
+    for number, row in enumerate(kinds[manifest.suffix.lower()](manifest), 1):
+        where = f"{shown(manifest)}, row {number}"
+        split = _split_of(row.get("split", ""), test_split) if row.get("split", "").strip() else ""
+        if split is None:
+            raise DataError(f"{where}: split {shown(row['split'])!r} is none of train, val, test and empty")
+        if not row["path"] or not row["label"]:
+            raise DataError(f"{where}: path and label must not be empty")
+        path = _manifest_path(manifest.parent.absolute(), row["path"])
+        if path in rows:
+            raise DataError(f"{where}: {shown(path)} is listed twice")
+        rows[path] = Row(path, row["label"], split, row.get("group", ""))
+    if test_split is not None and all(row.split != "test" for row in rows.values()):
+        raise DataError(f"--test-split {shown(test_split)}: no row of {shown(manifest)} has that split")
+    return Found(list(rows.values()), [], Counter())

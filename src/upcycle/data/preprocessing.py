@@ -1,0 +1,61 @@
+"""The one preprocessing that training, evaluation, prediction and export share."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from upcycle.errors import ConfigError
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the short side to `resize_to`, crop the middle `size` x `size`, scale to 0..1, normalise.
+
+    `size`: pixels of the square input; `crop_pct`: the fraction of the short side that the crop
+    keeps, in (0, 1]; `mean`, `std`: for each of the three channels, on the 0..1 scale.
+    `source` says where the numbers were read.
+    """
+
+    size: int = 224
+    crop_pct: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    source: str = "ImageNet's usual numbers"
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 2048:
+            raise ConfigError(f"image size {self.size} is out of range: use 8 to 2048 pixels")
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct {self.crop_pct} is out of range: use more than 0, at most 1")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ConfigError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std {self.std} must be positive")
+
+    @property
+    def resize_to(self) -> int:
+        """Short side in pixels after resizing, before the crop (torchvision's rule, rounded)."""
+        return max(self.size, round(self.size / self.crop_pct))
+
+    def describe(self) -> str:
+        """The numbers in one line."""
+        mean = " ".join(f"{value:.3f}" for value in self.mean)
+        std = " ".join(f"{value:.3f}" for value in self.std)
+        crop = f"short side {self.resize_to} px, {self.interpolation}, middle {self.size} px"
+        return f"input: {crop}, mean {mean}, std {std} (from {self.source})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`; ConfigError for unknown keys or values out of range."""
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ConfigError(f"unknown preprocessing key {sorted(unknown)[0]!r}")
+        plain = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        return cls(**plain)

@@ -1,0 +1,278 @@
+"""Device, precision, threads, memory settings and seeds, decided from static facts only.
+
+Nothing here is timed: the same machine always gives the same answer, so the same seed gives the
+same bits. Importing this module imports no torch and changes nothing; `apply` does the changing.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import math
+import operator
+import os
+import platform
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from upcycle.errors import ConfigError
+
+Device = Literal["cpu", "cuda", "mps"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "bf16", "asimd")
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on.
+
+    `threads`: for arithmetic on the processor; `cores`: physical cores this process may use;
+    `flags`: the processor's features that matter here; `gpu`: its name, None on the CPU;
+    `memory_gb`: of the processor, in 2**30 bytes, a container's limit respected, NaN if unknown.
+    """
+
+    device: Device
+    precision: Precision
+    threads: int
+    cores: int
+    processor: str
+    flags: tuple[str, ...]
+    gpu: str | None
+    memory_gb: float
+
+
+def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto") -> Machine:
+    """Say what to compute on, from the processor's flags, the GPU's capability and cgroup limits.
+
+    "auto" takes CUDA, then MPS, then the CPU, and bf16 where the processor (AMX or AVX-512 BF16)
+    or the CUDA GPU computes it natively, else fp32. On the CPU bf16 may be asked for anywhere:
+    slow without those flags, but correct. `threads` 0 means $OMP_NUM_THREADS, else the cores.
+    Raises ConfigError for a device that is absent and a precision that it cannot compute.
+    """
+    root = Path("/")
+    chosen = _device(device)
+    processor, flags = processor_facts(root)
+    cores = usable_cores(root)
+    return Machine(
+        device=chosen,
+        precision=choose_precision(precision, chosen, flags),
+        threads=_threads(threads, cores),
+        cores=cores,
+        processor=processor,
+        flags=flags,
+        gpu=_gpu_name(chosen),
+        memory_gb=usable_memory(root) / GIB,
+    )
+
+
+def apply(machine: Machine, seed: int) -> None:
+    """Set torch's threads, seed and deterministic algorithms, and keep freed memory, for this process.
+
+    With these the same seed on the same CPU and thread count gives the same bits. On a GPU only
+    what is chosen by a stopwatch (cuDNN's benchmark) is switched off.
+    """
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(machine.threads)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(machine.device == "cpu")
+    # deterministic mode would otherwise also write NaN over every fresh tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to keep what is freed, and say whether it agreed; elsewhere do nothing.
+
+    By default it hands every large block back to the system, and the next step faults the same
+    pages in again one by one: that was more than half the time of an fp32 forward pass.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
+    mallopt = ctypes.CDLL(None).mallopt
+    # before glibc 2.35 a threshold above 32 MiB is refused; no blocks by mmap does the same there
+    kept = mallopt(mmap_threshold, 2**31 - 1) or mallopt(mmap_max, 0)
+    return bool(kept and mallopt(trim_threshold, -1))
+
+
+def autocast(machine: Machine) -> AbstractContextManager[Any]:
+    """Return the context to run a forward pass in: mixed precision, or nothing for fp32."""
+    if machine.precision == "fp32":
+        return contextlib.nullcontext()
+    import torch
+
+    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float16
+    return torch.autocast(machine.device, dtype=dtype)
+
+
+def seed_for(*parts: int | str) -> int:
+    """Return a 63-bit seed that depends on all `parts`, their kinds and their order, and nothing else."""
+    # plain ints, so that numpy's integers give the same seed
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in parts)
+    digest = hashlib.sha256(repr(plain).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """Describe the machine and the versions in plain values for JSON; a missing package is None."""
+    packages = ("upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn")
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "platform": platform.platform(),
+        "processor": machine.processor,
+        "flags": list(machine.flags),
+        "cores": machine.cores,
+        "threads": machine.threads,
+        "device": machine.device,
+        "precision": machine.precision,
+        "gpu": machine.gpu,
+        "memory_gb": None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device(asked: str) -> Device:
+    if asked not in ("auto", *get_args(Device)):
+        raise ConfigError(f"unknown device {asked!r}: use auto, cpu, cuda or mps")
+    if asked == "cpu":
+        return "cpu"
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
+    if not present[asked]:
+        raise ConfigError(f"device {asked} was asked for but torch sees none here: use --device auto or cpu")
+    return cast(Device, asked)
+
+
+def choose_precision(asked: str, device: Device, flags: tuple[str, ...]) -> Precision:
+    """Resolve "auto" from the processor's `flags` or the GPU's capability; ConfigError where impossible."""
+    if asked not in ("auto", *get_args(Precision)):
+        raise ConfigError(f"unknown precision {asked!r}: use auto, fp32, bf16 or fp16")
+    possible = _precisions(device)
+    if asked == "auto":
+        native = bool(BF16_FLAGS & set(flags)) if device == "cpu" else "bf16" in possible
+        return "bf16" if native else "fp32"
+    if asked not in possible:
+        raise ConfigError(f"precision {asked} is not to be had on {device} here: use {' or '.join(possible)}")
+    return asked
+
+
+def _precisions(device: Device) -> tuple[Precision, ...]:
+    if device == "cpu":
+        return ("fp32", "bf16")
+    if device == "mps":
+        return ("fp32",)
+    import torch
+
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("fp32", "bf16", "fp16") if native else ("fp32", "fp16")
+
+
+def _gpu_name(device: Device) -> str | None:
+    if device == "cpu":
+        return None
+    if device == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def _threads(asked: int, cores: int) -> int:
+    if asked < 0:
+        raise ConfigError(f"threads {asked} is out of range: use 1 or more, or 0 for one for each core")
+    if asked:
+        return asked
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if not wish:
+        return cores
+    first = wish.split(",")[0].strip()  # OpenMP allows a list, one number for each nesting level
+    if not (first.isascii() and first.isdigit() and int(first)):
+        raise ConfigError(f"OMP_NUM_THREADS={wish!r} is not a number of threads: unset it or use 1 or more")
+    return int(first)
+
+
+def processor_facts(root: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the processor's name and those of `FLAGS` that it has (none known outside Linux)."""
+    fields: dict[str, str] = {}
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    present = set((fields.get("flags") or fields.get("features", "")).split())
+    return name, tuple(flag for flag in FLAGS if flag in present)
+
+
+def usable_cores(root: Path) -> int:
+    """Return how many physical cores this process may keep busy: affinity and cgroup quota respected."""
+    # macOS and Windows know no affinity
+    everywhere = set(range(os.cpu_count() or 1))
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else everywhere
+    cores = {
+        _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
+        for cpu in cpus
+    }
+    return max(1, min(len(cores), int(_cgroup_cpus(root))))
+
+
+def usable_memory(root: Path) -> float:
+    """Return the bytes of memory this process may use, NaN where the system does not say."""
+    try:
+        total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.nan
+    limits = [*_cgroup_values(root, "memory.max"), *_cgroup_values(root, "memory.limit_in_bytes", "memory")]
+    return min([total, *(float(text) for text in limits if text.isdigit())])
+
+
+def _cgroup_cpus(root: Path) -> float:
+    """Return the smallest processor quota, in CPUs, of this process's control groups (v2 and v1)."""
+    pairs = [text.split() for text in _cgroup_values(root, "cpu.max")]
+    quotas = _cgroup_values(root, "cpu.cfs_quota_us", "cpu")
+    periods = _cgroup_values(root, "cpu.cfs_period_us", "cpu")
+    pairs += [list(pair) for pair in zip(quotas, periods, strict=False)]
+    limits = [int(quota) / int(period) for quota, period in pairs if quota.isdigit() and period.isdigit()]
+    return min(limits, default=2.0**31)
+
+
+def _cgroup_values(root: Path, name: str, controller: str = "") -> list[str]:
+    """Return the texts of file `name` in this process's group and all groups above it."""
+    found = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controller
+        group = mount / path.lstrip("/")
+        found += [
+            _read(folder / name).strip() for folder in (group, *group.parents) if _within(folder, mount)
+        ]
+    return [text for text in found if text]
+
+
+def _within(folder: Path, mount: Path) -> bool:
+    return folder == mount or mount in folder.parents
+
+
+def _read(path: Path) -> str:
+    """Return a system file's text, or nothing where it is absent or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

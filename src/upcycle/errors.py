@@ -1,0 +1,63 @@
+"""The exceptions that upcycle raises, each with the exit code its command ends with.
+
+    UpcycleError           1   anything of ours that has no code of its own
+    ├── ConfigError        2   an unknown option or key, or a value out of its range
+    ├── DataError          3   images, folders, manifests or splits that cannot be used
+    │   └── DecodeError    3   one image that cannot be read; the run lists it and goes on
+    ├── WeightsError       4   an unknown architecture, or weights that cannot be had or do not fit
+    ├── RunError           5   a run directory that exists, is missing, is not one, or lacks a file
+    ├── DivergenceError    6   the loss stopped being finite
+    └── StorageError       7   the disk is full or may not be written
+
+Ctrl-C ends a command with 130, as shells expect. A message is one line: what is wrong, where, and
+what to do about it.
+"""
+
+
+class UpcycleError(Exception):
+    """Base of every error a user can meet; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class ConfigError(UpcycleError):
+    """An option or a configuration key is unknown, or its value is out of range."""
+
+    exit_code = 2
+
+
+class DataError(UpcycleError):
+    """The images, folders or manifest cannot be used as they are."""
+
+    exit_code = 3
+
+
+class DecodeError(DataError):
+    """One image cannot be decoded; callers quarantine the file and go on."""
+
+
+class WeightsError(UpcycleError):
+    """The architecture is unknown, or its weights cannot be had or do not fit it."""
+
+    exit_code = 4
+
+
+class RunError(UpcycleError):
+    """A run directory is in the way, missing, or lacks a file that is needed."""
+
+    exit_code = 5
+
+
+class DivergenceError(UpcycleError):
+    """The training loss is not finite; the message names the steps it happened between."""
+
+    exit_code = 6
+
+
+class StorageError(UpcycleError):
+    """A file could not be written: the disk is full or the folder is read-only."""
+
+    exit_code = 7
+
+
+INTERRUPTED = 130

@@ -1,0 +1,88 @@
+"""Logits of images: one fixed batch shape, so an image's logits do not depend on its company."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from upcycle.data.batches import eval_batches
+from upcycle.data.cache import Cache
+from upcycle.data.folder import Index
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.device import Machine
+from upcycle.evaluation.predictions import Predictions
+from upcycle.model import zoo
+
+EVAL_BATCH = 32
+"""Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
+
+Positions = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def forward(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, int]],
+    machine: Machine,
+    *,
+    output: Callable[[nn.Module, Tensor, Machine], Tensor] = zoo.logits,
+    progress: Callable[[int], None] | None = None,
+) -> Logits:
+    """`output` of every image, [n, outputs] fp32; each batch comes padded, with its number of real images."""
+    model.eval()
+    rows: list[npt.NDArray[np.float32]] = []
+    done = 0
+    for images, count in batches:
+        rows.append(output(model, images, machine)[:count].float().cpu().numpy())
+        done += count
+        if progress is not None:
+            progress(done)
+    return np.concatenate(rows)
+
+
+def predict(
+    model: nn.Module,
+    cache: Cache,
+    positions: Positions,
+    *,
+    preprocessing: Preprocessing,
+    machine: Machine,
+    progress: Callable[[int, int], None] | None = None,
+) -> Logits:
+    """Logits [n, outputs] of the cached images at `positions`."""
+    batches = eval_batches(
+        cache, positions, preprocessing=preprocessing, batch_size=EVAL_BATCH, device=machine.device
+    )
+    told = None if progress is None else lambda done: progress(done, len(positions))
+    return forward(model, batches, machine, progress=told)
+
+
+def predictions(index: Index, positions: Positions, logits: Logits) -> Predictions:
+    """`logits` with the paths, labels and content hashes they belong to."""
+    return Predictions(
+        classes=index.classes,
+        paths=tuple(index.path(int(at)) for at in positions),
+        hashes=tuple(index.hash(int(at)) for at in positions),
+        groups=tuple(index.group(int(at)) for at in positions),
+        labels=index.labels[positions].astype(np.int64),
+        logits=logits,
+    )
+
+
+Item = TypeVar("Item")
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    chunk: list[Item] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

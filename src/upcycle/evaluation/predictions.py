@@ -1,0 +1,173 @@
+"""What a model said about a set of labelled images, and the CSV file that keeps it bit for bit."""
+
+import csv
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logsumexp, softmax
+
+from upcycle.errors import RunError, UpcycleError
+from upcycle.rundir import replacing
+
+FIXED = ("path", "label", "predicted", "sha256", "group")
+LOGIT = "logit:"
+
+Reals = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[np.generic]:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The logits of n labelled images, with where each image came from.
+
+    `labels`: positions in `classes`, [n]. `logits`: float32, [n, 1] for two classes (one sigmoid
+    output, class 1 is the positive one), else [n, K]. `hashes` are sha256 hex digests of the files,
+    `groups` names of what belongs together (a patient, a place); both are '' where unknown.
+    Raises UpcycleError for no images or logits that are not finite, ValueError for shapes that do not fit.
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    hashes: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: Integers
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "paths", "hashes", "groups"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "labels", _frozen(self.labels, np.int64))
+        object.__setattr__(self, "logits", _frozen(self.logits, np.float32))
+        self._check_shapes()
+        self._check_finite()
+
+    def _check_shapes(self) -> None:
+        if not self.paths:
+            raise UpcycleError("no images to evaluate: the split is empty")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"needs two or more different classes, got {self.classes}")
+        n, outputs = len(self.paths), 1 if len(self.classes) == 2 else len(self.classes)
+        lengths = {len(self.hashes), len(self.groups), len(self.labels)}
+        if lengths != {n} or self.logits.shape != (n, outputs):
+            raise ValueError(f"{n} paths, but lengths {lengths} and logits of shape {self.logits.shape}")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
+            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}")
+
+    def _check_finite(self) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
+        if len(bad):
+            raise UpcycleError(
+                f"the model's outputs are not finite for {len(bad)} of {len(self)} images "
+                f"(first: {self.paths[bad[0]]}): its weights are unusable, train again with a lower rate"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def probabilities(self) -> Reals:
+        """The probability of each class, float64 [n, K], rows summing to 1."""
+        return probabilities(self.logits)
+
+    def predicted(self) -> Integers:
+        """The most probable class of each image, [n]; the first one where several are equal.
+
+        For two classes that is the threshold 0.5: class 1 from a positive logit on.
+        """
+        if len(self.classes) == 2:
+            return (self.logits[:, 0] > 0).astype(np.int64)
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+    def log_losses(self) -> Reals:
+        """The negative log likelihood of each image's label in nats, float64 [n]; finite, never clipped."""
+        return self.costs()[np.arange(len(self)), self.labels]
+
+    def costs(self) -> Reals:
+        """What each image would cost in nats if its label were each of the classes, float64 [n, K]."""
+        wide = self.logits.astype(np.float64)
+        if len(self.classes) == 2:
+            return np.logaddexp(0.0, np.hstack([wide, -wide]))
+        return np.asarray(logsumexp(wide, axis=1, keepdims=True) - wide)
+
+    def _softmax_logits(self) -> NDArray[np.float32]:
+        """Logits for one column a class; a sigmoid output is a softmax whose first logit is 0."""
+        if len(self.classes) == 2:
+            return np.hstack([np.zeros_like(self.logits), self.logits])
+        return self.logits
+
+    def save(self, path: Path) -> None:
+        """Write a CSV: path, label, predicted, sha256, group, and a logit for each class, bit-exact.
+
+        The logits are for a softmax over the classes: with two, the first is 0 and the second the
+        model's one output. Raises StorageError; an earlier file stays whole.
+        """
+        predicted = self.predicted()
+        with (
+            replacing(path) as temporary,
+            # surrogateescape: Linux file names are bytes, and need not be valid UTF-8
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            # text is always quoted, so that any character may be in a name; numbers never are
+            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+            writer.writerow([*FIXED, *(LOGIT + name for name in self.classes)])
+            for i, logits in enumerate(self._softmax_logits()):
+                names = self.classes[self.labels[i]], self.classes[predicted[i]]
+                # a numpy float32 is written with the fewest digits that give the same bits again
+                writer.writerow([self.paths[i], *names, self.hashes[i], self.groups[i], *logits])
+
+
+def probabilities(logits: NDArray[np.float32]) -> Reals:
+    """The probability of each class, float64 [n, K], from logits [n, 1] (sigmoid) or [n, K] (softmax)."""
+    wide = logits.astype(np.float64)
+    if wide.shape[1] == 1:
+        # expit of the negative, not 1 - p: small probabilities keep their digits
+        return np.hstack([expit(-wide), expit(wide)])
+    return np.asarray(softmax(wide, axis=1))
+
+
+def read(path: Path) -> Predictions:
+    """Read what `Predictions.save` wrote; RunError when it is missing, damaged or another kind of file."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            classes = _classes(next(reader, []))
+            return _from_rows(classes, reader)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: evaluate the run first, or name another split") from None
+    except (OSError, ValueError, csv.Error, UpcycleError) as error:
+        raise RunError(f"{path} cannot be read as predictions: {error}") from error
+
+
+def _classes(header: list[str]) -> tuple[str, ...]:
+    names = header[len(FIXED) :]
+    if tuple(header[: len(FIXED)]) != FIXED or not all(name.startswith(LOGIT) for name in names):
+        raise ValueError(f"its columns must be {','.join(FIXED)},{LOGIT}CLASS...")
+    return tuple(name.removeprefix(LOGIT) for name in names)
+
+
+def _from_rows(classes: tuple[str, ...], rows: Iterable[list[str]]) -> Predictions:
+    position = {name: i for i, name in enumerate(classes)}
+    paths, hashes, groups, labels, logits = [], [], [], [], []
+    for row, number in zip(rows, itertools.count(1), strict=False):
+        if len(row) != len(FIXED) + len(classes) or row[1] not in position:
+            raise ValueError(f"image {number} has missing values or an unknown class")
+        paths.append(row[0])
+        labels.append(position[row[1]])
+        hashes.append(row[3])
+        groups.append(row[4])
+        logits.append([np.float32(value) for value in row[len(FIXED) :]])
+    array = np.array(logits, dtype=np.float32).reshape(len(paths), len(classes))
+    if len(classes) == 2:
+        if array[:, 0].any():
+            raise ValueError(f"the column {LOGIT}{classes[0]} of two classes must be 0")
+        array = array[:, 1:]
+    return Predictions(classes, tuple(paths), tuple(hashes), tuple(groups), np.array(labels, dtype=np.int64), array)

@@ -1,0 +1,108 @@
+"""Rows of what happened, one an epoch, and pure questions about them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from upcycle.errors import ConfigError, RunError
+
+MONITORS = ("val_loss", "val_accuracy", "val_f1_macro")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One epoch. `epoch` counts from 1 within its phase, `step` over the whole run, at the epoch's end.
+
+    `lr` and `momentum` are those of the epoch's last update; losses are means over images; accuracies
+    and F1 lie in 0..1; `best` says that the monitored value was the best of its phase so far.
+    """
+
+    phase: str
+    epoch: int
+    step: int
+    lr: float
+    momentum: float
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_f1_macro: float
+    best: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class History:
+    """The rows of a run, in order."""
+
+    rows: tuple[Row, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def adding(self, row: Row) -> "History":
+        """A history with one row more."""
+        return History((*self.rows, row))
+
+    def of(self, phase: str) -> "History":
+        """The rows of one phase."""
+        return History(tuple(row for row in self.rows if row.phase == phase))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Rows as plain values."""
+        return [row.to_dict() for row in self.rows]
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> "History":
+        """The inverse of `to_dicts`; RunError for rows that lack a key or have one too many."""
+        names = {field.name for field in fields(Row)}
+        plain = list(rows)
+        for row in plain:
+            if set(row) != names:
+                raise RunError(f"a history row has the wrong keys: {sorted(set(row) ^ names)}")
+        return cls(tuple(Row(**row) for row in plain))
+
+
+def check_monitor(monitor: str) -> str:
+    """`monitor` itself when it can be watched; ConfigError otherwise."""
+    if monitor not in MONITORS:
+        raise ConfigError(f"cannot monitor {monitor!r}: choose one of {', '.join(MONITORS)}")
+    return monitor
+
+
+def cost(row: Row, monitor: str) -> float:
+    """The monitored value turned so that lower is better; a value that is not a number is the worst."""
+    value = float(getattr(row, check_monitor(monitor)))
+    if math.isnan(value):
+        return math.inf
+    return value if monitor == "val_loss" else -value
+
+
+def best(history: History, monitor: str = "val_loss") -> Row | None:
+    """The first row with the best monitored value."""
+    return min(history.rows, key=lambda row: cost(row, monitor), default=None)
+
+
+def is_best(history: History, row: Row, monitor: str = "val_loss") -> bool:
+    """Whether `row` beats every row of `history`."""
+    return all(cost(row, monitor) < cost(earlier, monitor) for earlier in history.rows)
+
+
+def should_stop(
+    history: History, *, patience: int | None, monitor: str = "val_loss", start_from_epoch: int = 0
+) -> bool:
+    """Whether `patience` epochs in a row brought nothing better than the best before them.
+
+    Epochs up to `start_from_epoch` are not counted against the run. As Keras's EarlyStopping:
+    patience 5 stops at the fifth epoch without improvement.
+    """
+    if patience is None or not history.rows:
+        return False
+    top = best(history, monitor)
+    assert top is not None
+    since = max(top.epoch, start_from_epoch)
+    return history.rows[-1].epoch - since >= patience

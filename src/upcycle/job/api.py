@@ -1,0 +1,94 @@
+"""The Python interface: `train` and `load`, with the command line's words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upcycle.config import Config, canonical
+from upcycle.config import read_json as read_config
+from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.predictions import read as read_predictions
+from upcycle.history import History
+from upcycle.job.begin import begin
+from upcycle.job.crossval import cross_validate
+from upcycle.job.inference import Prediction, Source, load
+from upcycle.job.train import train as run_training
+from upcycle.output.drawing import Drawing
+from upcycle.output.plots import curves_figure
+from upcycle.output.show import Show, default_show
+from upcycle.rundir import RunDir, read_json, read_lines
+
+
+class Curves(History):
+    """A run's history that can be drawn."""
+
+    def plot(self) -> Drawing:
+        """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
+        return curves_figure(self.to_dicts())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read when it is asked."""
+
+    path: Path
+
+    @property
+    def directory(self) -> RunDir:
+        """Names of its files."""
+        return RunDir(self.path)
+
+    @property
+    def config(self) -> Config:
+        """What it was asked to do."""
+        return read_config(self.directory.config)
+
+    @property
+    def history(self) -> Curves:
+        """Its epochs; `run.history.plot()` draws them."""
+        return Curves.from_dicts(read_lines(self.directory.history))  # type: ignore[return-value]
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Metrics with intervals, by split: `run.evaluation["test"]["f1_macro"]["value"]`."""
+        known: dict[str, Any] = read_json(self.directory.evaluation)
+        return known
+
+    def predictions(self, split: str = "test") -> Predictions:
+        """The recorded logits of a split."""
+        return read_predictions(self.directory.predictions(split))
+
+    def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
+        """What an image, or each of a list, shows; `upcycle.load(RUN)` keeps the model for many calls."""
+        return load(self.path).predict(image)
+
+
+def train(
+    data: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    show: Show | None = None,
+    **options: Any,
+) -> Run:
+    """Do the whole job and return the run.
+
+    `options` are those of `upcycle train --help`: `upcycle.train("photos/", arch="resnet50",
+    recipe="classic")`. Raises an UpcycleError with one line that says what is wrong.
+    """
+    show = show or default_show()
+    where, config, run, command, finished = begin(
+        Path(data) if data is not None else None,
+        options,
+        out=Path(out) if out is not None else None,
+        resume=resume,
+    )
+    if finished:
+        show.say(f"{run.root} is finished already: nothing to do")
+        return Run(run.root)
+    if config.folds:
+        cross_validate(where, config, run, show, command=command, options=canonical(options))
+    else:
+        run_training(where, config, run, show, command=command)
+    return Run(run.root)

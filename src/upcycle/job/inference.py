@@ -1,0 +1,216 @@
+"""A trained run put to use: classes and probabilities of images, metrics of folders."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from upcycle import device as machines
+from upcycle.config import read_json as read_config
+from upcycle.data import decode
+from upcycle.data.batches import eval_batches
+from upcycle.data.folder import scan
+from upcycle.data.listing import ENDINGS
+from upcycle.data.splits import Recorded, read_splits
+from upcycle.device import Machine
+from upcycle.errors import DataError, DecodeError, RunError
+from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.predictions import Predictions, probabilities
+from upcycle.model import checkpoint
+from upcycle.model.zoo import Network
+from upcycle.rundir import RunDir, read_json
+
+Source = decode.Source
+Frame = npt.NDArray[np.uint8]
+
+FILES_AT_ONCE = 4 * EVAL_BATCH
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """The best model of a run."""
+
+    run: RunDir
+    network: Network
+    model: nn.Module
+    machine: Machine
+
+    def frame(self, source: Source) -> Frame:
+        """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
+        expected = self.network.preprocessing
+        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation)
+
+    def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
+        """Logits [n, outputs] of decoded images."""
+        batches = eval_batches(
+            frames,
+            np.arange(len(frames)),
+            preprocessing=self.network.preprocessing,
+            batch_size=EVAL_BATCH,
+            device=self.machine.device,
+        )
+        return forward(self.model, batches, self.machine)
+
+    def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
+        """What an image shows, or each of a list: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
+
+        Raises DecodeError for an image that cannot be read.
+        """
+        if isinstance(image, list | tuple):
+            return self.judge([self.frame(_source(one)) for one in image]) if image else []
+        return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
+
+    def judge(self, frames: list[Frame]) -> list[Prediction]:
+        """A prediction for each decoded image."""
+        classes = self.network.classes
+        return [
+            Prediction(
+                classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True))
+            )
+            for row in probabilities(self.logits(frames))
+        ]
+
+
+def _source(image: Source | str) -> Source:
+    return Path(image) if isinstance(image, str) else image
+
+
+def load(
+    run: str | Path, *, precision: str | None = None, threads: int = 0, device: str = "auto"
+) -> Classifier:
+    """The best model of a run, ready to predict, in the precision it was trained in where the machine has it.
+
+    RunError when there is no such run or it has saved no model yet.
+    """
+    directory = RunDir(Path(run))
+    if not directory.model.exists():
+        raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
+    network = Network.from_dict(read_json(directory.model))
+    config = read_config(directory.config)
+    machine = machines.detect(
+        precision=precision or config.precision, threads=threads or config.threads, device=device
+    )
+    machines.apply(machine, config.seed)
+    model = checkpoint.load_model(directory.best, network).to(machine.device)
+    return Classifier(directory, network, model, machine)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One file's prediction, or why there is none."""
+
+    path: Path
+    prediction: Prediction | None
+    error: str | None
+
+
+def predict_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Outcome]:
+    """An outcome for each file, in order; a file that cannot be read does not stop the others."""
+    with ThreadPoolExecutor(classifier.machine.threads) as pool:
+        for some in chunks(paths, FILES_AT_ONCE):
+            decoded = list(pool.map(lambda path: _attempt(classifier, path), some))
+            frames = [frame for frame in decoded if not isinstance(frame, str)]
+            made = iter(classifier.judge(frames) if frames else [])
+            for path, frame in zip(some, decoded, strict=True):
+                failed = isinstance(frame, str)
+                yield Outcome(path, None if failed else next(made), frame if isinstance(frame, str) else None)
+
+
+def _attempt(classifier: Classifier, path: Path) -> Frame | str:
+    try:
+        return classifier.frame(path)
+    except DecodeError as error:
+        return str(error)
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and every image below the folders among them, sorted; DataError when there is none."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+            )
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path} does not exist")
+    if not found:
+        raise DataError(f"no images in {', '.join(str(path) for path in paths)}")
+    return found
+
+
+def evaluate_run(classifier: Classifier, data: Path | None, split: str) -> Predictions:
+    """Predictions of the run's own `split`, or of the images of another folder `data`.
+
+    Images are decoded from their files again. DataError when a file is gone or is no longer what it
+    was, or when `data` has a class the model does not know.
+    """
+    if data is None:
+        return _own_split(classifier, split)
+    index = scan(data)
+    unknown = set(index.classes) - set(classifier.network.classes)
+    if unknown:
+        known = ", ".join(classifier.network.classes)
+        raise DataError(
+            f"{data} has a class {sorted(unknown)[0]!r} the model does not know: it knows {known}"
+        )
+    declared = np.flatnonzero(index.declared == split)
+    positions = declared if len(declared) else np.arange(len(index))
+    rows = [
+        Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions
+    ]
+    return _predictions(classifier, rows, index.root)
+
+
+def _own_split(classifier: Classifier, split: str) -> Predictions:
+    rows = [row for row in read_splits(classifier.run.splits) if row.split == split]
+    if not rows:
+        raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
+    data = Path(read_json(classifier.run.config)["data"])
+    return _predictions(classifier, rows, data.parent if data.is_file() else data)
+
+
+def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -> Predictions:
+    logits = []
+    with ThreadPoolExecutor(classifier.machine.threads) as pool:
+        for some in chunks(rows, FILES_AT_ONCE):
+            logits.append(
+                classifier.logits(list(pool.map(lambda row: _recorded(classifier, row, root), some)))
+            )
+    classes = classifier.network.classes
+    return Predictions(
+        classes=classes,
+        paths=tuple(row.path for row in rows),
+        hashes=tuple(row.sha256 for row in rows),
+        groups=tuple(row.group for row in rows),
+        labels=np.array([classes.index(row.label) for row in rows]),
+        logits=np.concatenate(logits),
+    )
+
+
+def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
+    """The decoded image of a recorded file, if it still is that file."""
+    try:
+        content = (root / row.path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{root / row.path} cannot be read: {error.strerror}; give the folder it is in now"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != row.sha256:
+        raise DataError(f"{root / row.path} is not the file it was when the run split its images")
+    return classifier.frame(content)

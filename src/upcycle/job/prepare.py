@@ -1,0 +1,165 @@
+"""From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upcycle.config import Config
+from upcycle.data import cache as images
+from upcycle.data import splits as splitting
+from upcycle.data.cache import Cache
+from upcycle.data.folder import Index, scan
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.splits import Splits
+from upcycle.device import Machine
+from upcycle.errors import RunError
+from upcycle.evaluation.intervals import distinguishable
+from upcycle.model.zoo import Network
+from upcycle.output.show import Show
+from upcycle.rundir import RunDir
+
+SMALLEST_AUTO_SIZE = 128
+"""Images smaller than the weights' own size are not blown up further than this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Images ready to train on: `index`, `cache` and the positions of `splits` belong together."""
+
+    index: Index
+    cache: Cache
+    splits: Splits
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all stages of a run share, and none changes."""
+
+    run: RunDir
+    config: Config
+    machine: Machine
+    network: Network
+    prepared: Prepared
+    show: Show
+
+
+def cache_root(config: Config) -> Path:
+    """The folder shared by runs: the option, else $UPCYCLE_CACHE, else ~/.cache/upcycle."""
+    chosen = config.cache or os.environ.get("UPCYCLE_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "upcycle"
+
+
+def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Index:
+    """What DATA holds; DataError when it cannot be trained on."""
+    with show.progress("scanning") as progress:
+        return scan(data, test_split=config.test_split, progress=progress, threads=machine.threads)
+
+
+def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixed: bool) -> Preprocessing:
+    """Preprocessing at the size to train at.
+
+    Where no size is asked for, images smaller than the weights' own input are trained on at their own
+    median size, rounded up to a multiple of 32, and at least at 128 pixels: pixels made by
+    enlarging cost time and carry nothing. The classic recipe and networks of a fixed size are left alone.
+    """
+    if config.image_size is not None or fixed or config.recipe == "classic":
+        return preprocessing
+    median = int(np.median(np.minimum(index.widths, index.heights)))
+    own = -(-median // 32) * 32
+    return replace(preprocessing, size=min(preprocessing.size, max(SMALLEST_AUTO_SIZE, own)))
+
+
+def decode(
+    index: Index, preprocessing: Preprocessing, config: Config, machine: Machine, show: Show
+) -> tuple[Index, Cache]:
+    """Decoded images, those that cannot be decoded moved to the index's quarantine."""
+    with show.progress("decoding") as progress:
+        cache, failures = images.build(
+            index,
+            side=preprocessing.resize_to,
+            interpolation=preprocessing.interpolation,
+            root=cache_root(config) / "images",
+            threads=machine.threads,
+            progress=progress,
+        )
+    if not failures:
+        return index, cache
+    return index.without(failures), cache.without(failures)
+
+
+def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:
+    """`index` without the images that cannot be decoded, found out at a small size."""
+    return decode(index, Preprocessing(size=32), config, machine, show)[0]
+
+
+def prepare(
+    index: Index,
+    preprocessing: Preprocessing,
+    config: Config,
+    machine: Machine,
+    show: Show,
+    splits: Splits | None = None,
+) -> Prepared:
+    """Decode and split, unless the caller has split already."""
+    index, cache = decode(index, preprocessing, config, machine, show)
+    if splits is None:
+        splits = splitting.split(
+            index, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
+        )
+    return Prepared(index, cache, splits, preprocessing)
+
+
+def same_data(run: RunDir, prepared: Prepared) -> None:
+    """RunError when an unfinished run would go on with other images or another split."""
+    if not run.splits.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        now = Path(folder) / "splits.csv"
+        splitting.write_splits(now, prepared.index, prepared.splits)
+        if now.read_bytes() != run.splits.read_bytes():
+            raise RunError(
+                f"the images or their split are not those {run.root} was begun with: give a new --out"
+            )
+
+
+def audit(prepared: Prepared) -> dict[str, Any]:
+    """What is to be known about the data, as plain values for `audit.json`."""
+    index, splits = prepared.index, prepared.splits
+    parts = {name: splits.of(name) for name in ("train", "val", "test")}
+    return {
+        "images": len(index),
+        "classes": index.class_counts(),
+        "splits": {name: index.take(positions).class_counts() for name, positions in parts.items()},
+        "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
+        "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
+        "conflicts": [
+            [{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()
+        ],
+        "leaks": [[index.path(at) for at in run] for run in splitting.leaks(index, splits)],
+        "warnings": splitting.warnings(index, splits),
+    }
+
+
+def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
+    """Say how the images were split and what is wrong with them."""
+    counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
+    named = ", ".join(prepared.index.classes[:8]) + (" ..." if len(prepared.index.classes) > 8 else "")
+    show.say(
+        f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
+        + ", ".join(f"{count} {name}" for name, count in counts.items())
+    )
+    for file in audit["quarantined"][:10]:
+        show.warn(f"not used: {file['path']}: {file['reason']}")
+    if len(audit["quarantined"]) > 10:
+        show.warn(f"not used: {len(audit['quarantined']) - 10} files more, listed in audit.json")
+    for warning in audit["warnings"]:
+        show.warn(warning)
+    points = distinguishable(counts["test"])
+    show.say(
+        f"{counts['test']} test images: models closer than about {points:.0f} points cannot be told apart"
+    )

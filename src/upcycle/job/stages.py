@@ -1,0 +1,273 @@
+"""The stages of a run once its data is ready: plan, head, fine-tuning, choice, test."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from upcycle.data.augment import Augmentation
+from upcycle.data.batches import Batches
+from upcycle.evaluation.metrics import paired_log_loss
+from upcycle.evaluation.predict import predict, predictions
+from upcycle.evaluation.predictions import Predictions
+from upcycle.history import History, Row, is_best, should_stop
+from upcycle.job.estimate import say_estimate
+from upcycle.job.finish import Choice, Results, write_results
+from upcycle.job.prepare import Job, cache_root
+from upcycle.model import checkpoint, groups, zoo
+from upcycle.model.weights import Weights
+from upcycle.recipes import Phase, phases
+from upcycle.rundir import append_line, read_lines, write_json, write_lines
+from upcycle.training import optim
+from upcycle.training.features import extract
+from upcycle.training.loop import Setting, State, Totals, fit, start
+from upcycle.training.objective import Objective, objective
+from upcycle.training.probe import Probe, train_probe
+from upcycle.training.scores import Scores, score
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The head phase's outcome: the probe, and its predictions of the held-out splits."""
+
+    probe: Probe
+    val: Predictions
+    test: Predictions
+
+
+def run_stages(job: Job, weights: Weights | None) -> str:
+    """Train, choose, test and write everything down; returns why training stopped."""
+    model = zoo.create(job.network, seed=job.config.seed)
+    if weights is not None:
+        zoo.load_body(model, weights, job.network.arch)
+    model = model.to(job.machine.device)
+    planned = _plan(job, model)
+    head = _train_head(job, model, planned[0]) if len(planned) > 1 else None
+    pretrained = checkpoint.clone_weights(model)
+    stopped = _fine_tune(job, model, planned[-1], head)
+    _load_best(job, model)
+    results = _choose(job, model, head, pretrained)
+    write_results(job, results)
+    return stopped
+
+
+def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
+    """The phases of the run, written to plan.json and model.json."""
+    config = job.config
+    if job.network.weights_sha256 == "" or not zoo.has_linear_head(model):
+        config = config.model_copy(update={"head_epochs": 0})  # random features are no head start
+    planned = phases(config, len(job.prepared.splits.train))
+    frozen = groups.frozen_names(model, config.freeze)
+    groups.freeze_parameters(model, frozen)
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trained = sum(count for name, count in parameters.items() if name not in frozen)
+    counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
+    write_json(job.run.model, job.network.to_dict() | counts)
+    write_json(job.run.plan, {"phases": [phase.to_dict() for phase in planned]})
+    for phase in planned:
+        first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
+        job.show.say(
+            f"{phase.name}: {phase.epochs} epochs of {phase.steps_per_epoch} updates, {phase.schedule.kind}, "
+            f"first rate {first.lr:.4g}, last {last.lr:.4g}"
+        )
+    job.show.say(f"{trained:,} of {counts['parameters']:,} parameters are fine-tuned")
+    return planned
+
+
+# ---------------------------------------------------------------- the head on frozen features
+
+
+def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
+    """Compute the features once, train the head on them, and put it into the model."""
+    index, splits = job.prepared.index, job.prepared.splits
+    with job.show.progress("features") as progress:
+        features = extract(
+            model,
+            index,
+            job.prepared.cache,
+            network=job.network,
+            machine=job.machine,
+            folder=cache_root(job.config),
+            progress=progress,
+        )
+    sides = {name: (features[splits.of(name)], index.labels[splits.of(name)]) for name in ("train", "val")}
+    goal = _objective(job, device="cpu")
+    probe = train_probe(sides["train"], sides["val"], phase=phase, objective=goal, seed=job.config.seed)
+    zoo.set_head(model, probe.weight, probe.bias)
+    row = probe.rows[-1]
+    job.show.say(
+        f"probe (frozen network, L2 {probe.strength:.0e}): val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
+    )
+    held = {name: _apply(probe, features[splits.of(name)]) for name in ("val", "test")}
+    return Head(
+        probe,
+        predictions(index, splits.val, held["val"]),
+        predictions(index, splits.test, held["test"]),
+    )
+
+
+def _apply(probe: Probe, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    logits: npt.NDArray[np.float32] = (torch.from_numpy(features) @ probe.weight.T + probe.bias).numpy()
+    return logits
+
+
+def _objective(job: Job, *, device: str) -> Objective:
+    labels = job.prepared.index.labels[job.prepared.splits.train]
+    return objective(
+        job.config.class_weights,
+        labels,
+        job.network.classes,
+        smoothing=job.config.label_smoothing,
+        device=device,
+    )
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+
+def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
+    """Fine-tune, keeping the best weights and, after every epoch, a state to go on from."""
+    setting = _setting(job, model, phase)
+    state = start(model, job.config, step=phase.first_step)
+    history = _resume(job, state, phase, head)
+    if state.epoch == 0:
+        say_estimate(job, state, setting)
+    reason = _reason_to_stop(job, history, phase)
+    if reason:
+        return reason
+    with job.show.progress(phase.name) as progress:
+        for row, totals in fit(
+            state, setting, validate=lambda model: _validate(job, model), progress=progress
+        ):
+            row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
+            history = history.adding(row)
+            _keep(job, state, row, totals)
+            job.show.row(history, phase.epochs, totals.images / totals.seconds)
+            reason = _reason_to_stop(job, history, phase)
+            if reason:
+                break
+    return reason
+
+
+def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
+    config, prepared = job.config, job.prepared
+    return Setting(
+        config=config,
+        phase=phase,
+        batches=Batches(
+            prepared.cache,
+            prepared.index.labels,
+            prepared.splits.train,
+            preprocessing=job.network.preprocessing,
+            batch_size=config.batch_size,
+            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
+            seed=config.seed,
+            num_classes=len(job.network.classes),
+            device=job.machine.device,
+        ),
+        objective=_objective(job, device=job.machine.device),
+        machine=job.machine,
+        frozen=groups.frozen_names(model, config.freeze),
+    )
+
+
+def _validate(job: Job, model: nn.Module) -> Scores:
+    labels = torch.from_numpy(job.prepared.index.labels[job.prepared.splits.val].astype(np.int64))
+    return score(torch.from_numpy(_logits(job, model, "val")), labels)
+
+
+def _logits(job: Job, model: nn.Module, split: str) -> npt.NDArray[np.float32]:
+    return predict(
+        model,
+        job.prepared.cache,
+        job.prepared.splits.of(split),
+        preprocessing=job.network.preprocessing,
+        machine=job.machine,
+    )
+
+
+def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
+    """Why training is over, or "" while it is not."""
+    config, rows = job.config, history.of(phase.name)
+    if len(rows) >= phase.epochs:
+        return f"ran all {phase.epochs} epochs"
+    stop = should_stop(
+        rows, patience=config.patience, monitor=config.monitor, start_from_epoch=config.start_from_epoch
+    )
+    return (
+        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs"
+        if stop
+        else ""
+    )
+
+
+def _keep(job: Job, state: State, row: Row, totals: Totals) -> None:
+    """Write the epoch down: best weights, history, and last the state that resuming starts from."""
+    if row.best:
+        checkpoint.save_model(job.run.best, state.model, job.network)
+    append_line(job.run.history, row.to_dict())
+    speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
+    append_line(job.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
+    checkpoint.save_state(
+        job.run.last,
+        model=state.model,
+        moments=optim.state_tensors(state.optimizer, state.names),
+        facts={"phase": row.phase, "epoch": state.epoch, "step": state.step},
+    )
+
+
+def _resume(job: Job, state: State, phase: Phase, head: Head | None) -> History:
+    """Go on from the last finished epoch, if there is one; the history file then holds just what is known."""
+    rows = head.probe.rows if head else ()
+    if (job.run.last / "state.json").exists():
+        weights, moments, facts = checkpoint.load_state(job.run.last)
+        checkpoint.load_clone(state.model, weights)
+        optim.load_state_tensors(state.optimizer, state.names, moments)
+        state.epoch, state.step = int(facts["epoch"]), int(facts["step"])
+        earlier = History.from_dicts(read_lines(job.run.history)).of(phase.name)
+        rows += tuple(row for row in earlier.rows if row.epoch <= state.epoch)
+        job.show.say(f"going on after epoch {state.epoch} of {phase.epochs}")
+    known = History(rows)
+    write_lines(job.run.history, known.to_dicts())
+    clocks = [row for row in read_lines(job.run.timings) if row["epoch"] <= state.epoch]
+    write_lines(job.run.timings, clocks)
+    return known
+
+
+# ---------------------------------------------------------------- choice and test
+
+
+def _load_best(job: Job, model: nn.Module) -> None:
+    path = job.run.fine_tuned if job.run.fine_tuned.exists() else job.run.best
+    checkpoint.load_clone(model, checkpoint.load_tensors(path))
+
+
+def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str, Tensor]) -> Results:
+    """The model to keep and its held-out predictions.
+
+    Fine-tuning is kept when its per-image log loss on the validation images beats the probe's by
+    more than one standard error of the paired difference. The test images decide nothing.
+    """
+    index, splits = job.prepared.index, job.prepared.splits
+    tuned = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in ("val", "test")}
+    if head is None:
+        return Results(val=tuned["val"], test=tuned["test"])
+    paired = paired_log_loss(tuned["val"], head.val)
+    choice = Choice(
+        chosen="finetune" if paired.mean_difference < -paired.standard_error else "probe",
+        mean_difference=paired.mean_difference,
+        standard_error=paired.standard_error,
+    )
+    job.show.say(choice.says)
+    others = {"probe_val": head.val, "probe_test": head.test}
+    if choice.chosen == "finetune":
+        return Results(val=tuned["val"], test=tuned["test"], others=others, choice=choice)
+    if not job.run.fine_tuned.exists():
+        job.run.best.replace(job.run.fine_tuned)
+    checkpoint.load_clone(model, pretrained)
+    checkpoint.save_model(job.run.best, model, job.network)
+    kept = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in ("val", "test")}
+    others |= {"finetune_val": tuned["val"], "finetune_test": tuned["test"]}
+    return Results(val=kept["val"], test=kept["test"], others=others, choice=choice)

@@ -1,0 +1,1 @@
+"""The network: architecture, weights, head, checkpoints."""

@@ -1,0 +1,216 @@
+"""Pretrained weights: where they come from, how they are read, whether they fit.
+
+Files are safetensors, or torch files read with `weights_only=True`: nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import PretrainedCfg
+from torch import Tensor
+
+from upcycle.errors import ConfigError, WeightsError
+from upcycle.model import packaged
+
+DOWNLOAD_SECONDS = 10
+"""How long a server may take to answer before it counts as out of reach."""
+MAX_BYTES = 20 * 2**30
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Tensors under the architecture's own names, where they came from, and what they say of their input."""
+
+    tensors: dict[str, Tensor]
+    source: str
+    sha256: str
+    input: dict[str, Any] = field(default_factory=dict)
+
+
+def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
+    """The weights that `spec` asks for: "auto", "none" (returns None) or a file.
+
+    "auto" tries timm's local cache, then installed packages, then a download. WeightsError says what
+    was tried and what is at hand; random weights are never put in their place.
+    """
+    if spec == "none":
+        return None
+    if spec != "auto":
+        return read(Path(spec))
+    tried: list[str] = []
+    for attempt in (_from_cache, _from_package, _from_download):
+        found = attempt(arch, cfg, tried)
+        if found is not None:
+            return found
+    at_hand = ", ".join(name for name in packaged.PACKAGED if packaged.find(name)) or "none"
+    raise WeightsError(
+        f"no weights for {arch}: {'; '.join(tried)}. Architectures with weights at hand: {at_hand}. "
+        "Give --weights FILE, or ask for random ones with --weights none"
+    )
+
+
+def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if cfg.hf_hub_id:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            path = try_to_load_from_cache(cfg.hf_hub_id, name)
+            if isinstance(path, str):
+                return read(Path(path), source=f"timm's cache, {cfg.hf_hub_id}")
+    if cfg.url:
+        path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url).name
+        if path_in_hub.exists():
+            return read(path_in_hub, source=f"torch's cache, {path_in_hub.name}")
+    tried.append(f"not in timm's cache ({constants.HF_HUB_CACHE})")
+    return None
+
+
+def _from_package(arch: str, _cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    name = arch.split(".")[0]
+    path = packaged.find(name)
+    if path is None:
+        tried.append("no installed package carries them")
+        return None
+    known = packaged.PACKAGED[name]
+    values = known.preprocessing.to_dict()
+    return Weights(packaged.load(name), f"package {known.package} {known.version}", sha256(path), values)
+
+
+def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if not cfg.hf_hub_id:
+        tried.append("timm names no place to download them from")
+        return None
+    if constants.HF_HUB_OFFLINE:
+        tried.append("not downloaded, since HF_HUB_OFFLINE is set")
+        return None
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(DOWNLOAD_SECONDS))
+    began = time.monotonic()
+    try:
+        path = huggingface_hub.hf_hub_download(
+            cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS
+        )
+    except Exception as error:  # the hub's client raises many unrelated kinds for "could not be had"
+        reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
+        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
+        return None
+    return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path, *, source: str | None = None) -> Weights:
+    """Weights from a safetensors or torch file, with the input statistics of its header or sidecar.
+
+    A sidecar is a JSON file of the same name with `.json` in place of, or after, the ending. Half
+    precision becomes fp32. WeightsError when the file is missing or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights {path} do not exist: give a file, auto or none")
+    if path.stat().st_size > MAX_BYTES:
+        raise WeightsError(f"weights {path} are larger than {MAX_BYTES // 2**30} GiB")
+    try:
+        tensors, header = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise WeightsError(f"weights {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # torch's restricted unpickler raises pickle.UnpicklingError and others
+        raise WeightsError(
+            f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors"
+        ) from None
+    sidecar = _sidecar(path)
+    plain = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    return Weights(plain, source or f"file {path}", sha256(path), sidecar or input_values(header))
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:9] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    tensors = {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise ValueError("it holds no tensors")
+    return tensors
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    for candidate in (path.with_suffix(".json"), path.with_name(path.name + ".json")):
+        if candidate.is_file():
+            return read_input(candidate)
+    return {}
+
+
+def read_input(path: Path) -> dict[str, Any]:
+    """Input statistics from a JSON file; ConfigError when it has none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = input_values(content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"input description {path} cannot be read: {error}") from None
+    if not values:
+        raise ConfigError(
+            f"input description {path} names none of input_size, interpolation, crop_pct, mean and std"
+        )
+    return values
+
+
+def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Preprocessing fields out of timm's words: input_size, interpolation, crop_pct, mean, std.
+
+    Values may be JSON in strings, as a safetensors header has them; a `pretrained_cfg` may hold them.
+    """
+    nested = _plain(content.get("pretrained_cfg"))
+    content = {**(nested if isinstance(nested, dict) else {}), **content}
+    values: dict[str, Any] = {}
+    for name in ("input_size", "image_size", "size"):
+        if name in content:
+            size = _plain(content[name])
+            values["size"] = int(size[-1] if isinstance(size, list | tuple) else size)
+            break
+    for name in ("interpolation", "crop_pct", "mean", "std"):
+        if name in content:
+            value = _plain(content[name])
+            values[name] = tuple(float(item) for item in value) if isinstance(value, list | tuple) else value
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

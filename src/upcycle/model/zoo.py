@@ -1,0 +1,201 @@
+"""A network for a task: timm's architecture, pretrained body, new head, and the preprocessing its weights expect."""
+
+import difflib
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
+from upcycle.device import Machine, autocast
+from upcycle.errors import WeightsError
+from upcycle.model.weights import Weights, input_values, obtain, read_input
+
+TAGS = {"resnet50": "tv_in1k"}
+"""The tag an architecture's bare name stands for, where it is not timm's own default.
+
+ResNet-50's original ImageNet recipe is the article's network, and its features transfer better than
+those of timm's default tag, whose training smoothed them away (arXiv 2110.00476, section 5)."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is needed to build the network again: everything but its weights."""
+
+    arch: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    weights_source: str
+    weights_sha256: str
+
+    @property
+    def outputs(self) -> int:
+        """One sigmoid output for two classes, one output a class for more."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "arch": self.arch,
+            "classes": list(self.classes),
+            "outputs": self.outputs,
+            "preprocessing": self.preprocessing.to_dict(),
+            "weights": {"source": self.weights_source, "sha256": self.weights_sha256},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Network":
+        """The inverse of `to_dict`."""
+        return cls(
+            arch=resolve_arch(str(values["arch"])),
+            classes=tuple(str(name) for name in values["classes"]),
+            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            weights_source=str(values["weights"]["source"]),
+            weights_sha256=str(values["weights"]["sha256"]),
+        )
+
+
+@functools.cache
+def _architectures() -> frozenset[str]:
+    return frozenset(timm.list_models())
+
+
+def resolve_arch(arch: str) -> str:
+    """The architecture's full name; WeightsError, with the nearest names, when timm has none such."""
+    base, _, tag = arch.partition(".")
+    if base not in _architectures():
+        near = difflib.get_close_matches(base, _architectures(), n=3, cutoff=0.5)
+        raise WeightsError(f"unknown architecture {arch!r}: did you mean {', '.join(near) or 'resnet50'}?")
+    if not tag and base in TAGS:
+        return f"{base}.{TAGS[base]}"
+    if tag and timm.get_pretrained_cfg(arch, allow_unregistered=False) is None:
+        tags = ", ".join(name.partition(".")[2] for name in timm.list_pretrained(base + ".*"))
+        raise WeightsError(f"architecture {base} has no tag {tag!r}: it has {tags or 'none'}")
+    return arch
+
+
+def pretrained_cfg(arch: str) -> PretrainedCfg:
+    """timm's description of the architecture's weights."""
+    cfg = timm.get_pretrained_cfg(arch)
+    return cfg if cfg is not None else PretrainedCfg()
+
+
+def has_fixed_size(arch: str) -> bool:
+    """Whether the network accepts images of one size alone, as most vision transformers do."""
+    return bool(pretrained_cfg(arch).fixed_input_size)
+
+
+def get_weights(arch: str, spec: str) -> Weights | None:
+    """The weights `spec` asks for ("auto", "none" or a file), as `upcycle.model.weights.obtain`."""
+    return obtain(arch, spec, pretrained_cfg(arch))
+
+
+def preprocessing_for(
+    arch: str, weights: Weights | None, *, input_file: str | None, image_size: int | None
+) -> Preprocessing:
+    """The preprocessing the weights were trained with.
+
+    Read from the weights' own header or sidecar, else from `input_file`, else from timm's
+    configuration of the tag; `image_size` replaces the size alone.
+    """
+    cfg = pretrained_cfg(arch)
+    values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
+    source = f"timm's configuration of {arch}"
+    if weights is not None and weights.input:
+        values, source = {**values, **weights.input}, str(weights.input.get("source", weights.source))
+    elif input_file is not None:
+        values, source = {**values, **read_input(Path(input_file))}, f"file {input_file}"
+    if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
+        values["interpolation"] = "bilinear"
+    found = Preprocessing.from_dict({**values, "source": source})
+    return found if image_size is None else replace(found, size=image_size)
+
+
+def create(network: Network, *, seed: int = 0) -> nn.Module:
+    """The untrained network with its new head, its random weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"num_classes": network.outputs}
+    if has_fixed_size(network.arch):
+        options["img_size"] = network.preprocessing.size
+    model: nn.Module = timm.create_model(network.arch, pretrained=False, **options)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
+    """Copy pretrained weights into everything but the head.
+
+    The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
+    fit name by name and shape by shape.
+    """
+    head = head_names(model)
+    own = model.state_dict()
+    given = {name: tensor for name, tensor in weights.tensors.items() if name not in head and name in own}
+    missing = [name for name in own if name not in head and name not in given and not _optional(name)]
+    unknown = [name for name in weights.tensors if name not in own and name not in head]
+    wrong = [name for name, tensor in given.items() if tensor.shape != own[name].shape]
+    if missing or wrong or unknown:
+        raise WeightsError(_misfit(arch, weights.source, missing, unknown, wrong, own, given))
+    model.load_state_dict(given, strict=False)
+
+
+def _optional(name: str) -> bool:
+    return name.endswith("num_batches_tracked")  # older files lack this counter; nothing reads it
+
+
+def _misfit(
+    arch: str, source: str, missing: list[str], unknown: list[str], wrong: list[str], own: Any, given: Any
+) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors missing (first: {missing[0]})")
+    if unknown:
+        parts.append(f"{len(unknown)} it does not have (first: {unknown[0]})")
+    if wrong:
+        shapes = f"{wrong[0]} is {tuple(given[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}"
+        parts.append(f"{len(wrong)} of another shape (first: {shapes})")
+    return f"weights from {source} do not fit {arch}: {', '.join(parts)}; name their architecture with --arch"
+
+
+def head_names(model: nn.Module) -> frozenset[str]:
+    """Names of the classifier's parameters, pretrained or new."""
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    prefixes = cfg.get("classifier") or ()
+    prefixes = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+    return frozenset(f"{prefix}.{leaf}" for prefix in prefixes for leaf in ("weight", "bias"))
+
+
+def has_linear_head(model: nn.Module) -> bool:
+    """Whether the classifier is one linear layer over one feature vector an image, as nearly all are."""
+    return hasattr(model, "forward_head") and isinstance(model.get_classifier(), nn.Linear)  # type: ignore[operator]
+
+
+def features(model: nn.Module, images: Tensor) -> Tensor:
+    """What the network hands to its linear classifier: [B, D]."""
+    return model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
+
+
+def logits(model: nn.Module, images: Tensor, machine: Machine) -> Tensor:
+    """Logits [B, outputs] in fp32: the body in the machine's precision, the linear head always in fp32.
+
+    bf16 keeps 8 bits of a number: enough inside the network, too coarse for the last sum over
+    features, which decides between classes.
+    """
+    if not has_linear_head(model):
+        with autocast(machine):
+            return model(images).float()  # type: ignore[no-any-return]
+    with autocast(machine):
+        body = features(model, images)
+    return model.get_classifier()(body.float())  # type: ignore[operator,no-any-return]
+
+
+def set_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Copy a trained linear head, `weight` [outputs, D] and `bias` [outputs], into the classifier."""
+    head = model.get_classifier()  # type: ignore[operator]
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)

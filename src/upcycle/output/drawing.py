@@ -1,0 +1,148 @@
+"""A figure that stands by itself: palette, style, safe names, and its SVG and PNG.
+
+Every colour comes from `PALETTE`, so that a page may give each name another colour in the dark.
+"""
+
+import io
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from upcycle.rundir import write_bytes
+
+PALETTE = {
+    "paper": "#ffffff",
+    "ink": "#1b2530",
+    "soft": "#5a6672",
+    "rule": "#d3dae0",
+    "blue": "#17609c",
+    "rust": "#b34a0c",
+}
+WIDE, NARROW = 9.2, 3.9
+"""Widths in inches: a page or notebook, and a phone. Figures narrower than 6 stack their panels."""
+
+STYLE: Any = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.usetex": False,
+    "text.color": PALETTE["ink"],
+    "figure.facecolor": PALETTE["paper"],
+    "axes.facecolor": "none",
+    "axes.edgecolor": PALETTE["soft"],
+    "axes.labelcolor": PALETTE["soft"],
+    "axes.labelsize": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "normal",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": PALETTE["ink"],
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "grid.color": PALETTE["rule"],
+    "grid.linewidth": 0.7,
+    "grid.linestyle": "-",
+    "xtick.color": PALETTE["soft"],
+    "ytick.color": PALETTE["soft"],
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+    "lines.linewidth": 1.8,
+    "savefig.facecolor": "auto",
+    "savefig.bbox": None,
+    "savefig.transparent": False,
+    # text stays text: small files, a page's own font, and readable to a screen reader
+    "svg.fonttype": "none",
+    "svg.hashsalt": "upcycle",
+}
+_INSIDE = (0.008, 0.01, 0.984, 0.98)
+_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows by itself; `summary` says in a sentence what is to be seen."""
+
+    def __init__(self, width: float, height: float, summary: str) -> None:
+        super().__init__(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=_INSIDE))
+        self.summary = summary
+
+    def _repr_png_(self) -> bytes:
+        return png(self, dpi=110)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with control characters, lone surrogates and direction overrides written as escapes.
+
+    Names of files and classes are anyone's: these characters would break lines, SVG or UTF-8, or
+    turn the words around them. Those in `keep` stay.
+    """
+    return "".join(_escaped(character) if _hidden(character, keep) else character for character in text)
+
+
+def _hidden(character: str, keep: str) -> bool:
+    if character in keep:
+        return False
+    noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDI or noncharacter
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def short(text: str, limit: int = 22) -> str:
+    """`text` made printable and cut in the middle to at most `limit` characters."""
+    clean = printable(text)
+    if len(clean) <= limit:
+        return clean
+    tail = (limit - 1) // 3
+    return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 epoch, 1,200 epochs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@contextmanager
+def _rendering() -> Iterator[None]:
+    """Our style, and no warning about scripts that the PNG's font lacks (SVG viewers bring their own)."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document with live text; equal figures give equal documents."""
+    buffer = io.BytesIO()
+    title = figure.summary if isinstance(figure, Drawing) else None
+    with _rendering():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    return buffer.getvalue().decode()
+
+
+def png(figure: Figure, *, dpi: float = 160) -> bytes:
+    """The figure as PNG bytes at `dpi` pixels an inch."""
+    buffer = io.BytesIO()
+    with _rendering():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """Write `path` as .svg and as .png, each whole or not at all; StorageError when that fails.
+
+    A .svg or .png ending of `path` is taken off first.
+    """
+    stem = path.with_suffix("") if path.suffix.lower() in {".svg", ".png"} else path
+    vector, pixels = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    write_bytes(vector, svg(figure).encode())
+    write_bytes(pixels, png(figure))
+    return vector, pixels

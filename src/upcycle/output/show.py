@@ -1,0 +1,140 @@
+"""How a job tells what it is doing: lines and progress in a terminal, live curves in a notebook, or nothing."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from upcycle.history import History, Row
+
+Told = Callable[[int, int], None]
+
+
+class Show(Protocol):
+    """What a job tells, as it happens."""
+
+    def say(self, text: str) -> None:
+        """A line worth reading."""
+
+    def warn(self, text: str) -> None:
+        """A line that may change what the user does."""
+
+    def table(self, table: RenderableType) -> None:
+        """A table or another block."""
+
+    def progress(self, what: str) -> AbstractContextManager[Told]:
+        """A bar for `what`; call the value it gives with (done, total)."""
+
+    def row(self, history: History, epochs: int, images_per_second: float) -> None:
+        """The last row of `history` is new; its phase has `epochs` at most."""
+
+
+def line(row: Row, epochs: int, images_per_second: float) -> str:
+    """An epoch in one line: which, its rate, losses and accuracies."""
+    mark = " *" if row.best else ""
+    return (
+        f"{row.phase} {row.epoch}/{epochs}  rate {row.lr:.4e}  loss {row.loss:.4f}  accuracy {row.accuracy:.4f}  "
+        f"val loss {row.val_loss:.4f}  val accuracy {row.val_accuracy:.4f}  {images_per_second:.1f} images/s{mark}"
+    )
+
+
+class Silent:
+    """Tells nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, table: RenderableType) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Told]:
+        """Nothing."""
+        yield lambda done, total: None
+
+    def row(self, history: History, epochs: int, images_per_second: float) -> None:
+        """Nothing."""
+
+
+class Terminal:
+    """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print the line."""
+        self.console.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        """Print the line, marked."""
+        self.console.print(Text.assemble(("warning: ", "bold yellow"), text))
+
+    def table(self, table: RenderableType) -> None:
+        """Print the block."""
+        self.console.print(table, soft_wrap=False)
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Told]:
+        """A bar with the time left."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bars:
+            task = bars.add_task(what, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def row(self, history: History, epochs: int, images_per_second: float) -> None:
+        """Print the epoch's line."""
+        self.say(line(history.rows[-1], epochs, images_per_second))
+
+
+class Notebook(Terminal):
+    """A terminal's lines, and curves that grow with each epoch of fine-tuning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handle: Any = None
+
+    def row(self, history: History, epochs: int, images_per_second: float) -> None:
+        """Draw the curves again in the same place."""
+        from IPython.display import display
+
+        from upcycle.output.plots import curves_figure
+
+        super().row(history, epochs, images_per_second)
+        if history.rows[-1].phase == "head":
+            return
+        figure = curves_figure(history.to_dicts())
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+
+
+def default_show() -> Show:
+    """Live curves in a notebook, lines elsewhere."""
+    kernel = sys.modules.get("IPython")
+    shell = kernel.get_ipython() if kernel is not None else None
+    return Notebook() if shell is not None and "IPKernelApp" in shell.config else Terminal()

@@ -1,0 +1,139 @@
+"""Named configurations, and the schedules that a configuration asks for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from upcycle.config import Config, build, canonical
+from upcycle.errors import ConfigError
+from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Schedule, to_dict
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Config's own defaults.
+    "default": {},
+    # The article "Fine-tuning pre-trained ResNet-50 with one-cycle learning rate" (Transfer Learning in
+    # Action); docs/classic.md lists what it leaves unsaid and what is taken for it.
+    "classic": {
+        "epochs": 100,
+        "head_epochs": 0,
+        "batch_size": 32,
+        "schedule": "ramp-sustain-decay",
+        "lr": 1e-4,
+        "lr_start": 1e-5,
+        "lr_min": 1e-5,
+        "rampup": 5,
+        "sustain": 0,
+        "decay": 0.8,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "momentum": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-7,
+        "layer_decay": 1.0,
+        "freeze": "none",
+        "bn": "train",
+        "augment": "none",
+        "monitor": "val_loss",
+        "patience": 5,
+    },
+}
+
+
+def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
+    """The configuration of a recipe with `options` laid over it.
+
+    ConfigError for an unknown recipe or option, or a value out of range.
+    """
+    named = canonical(options)
+    name = recipe or named.get("recipe", "default")
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return build({**RECIPES[name], **named, "recipe": name})
+
+
+def schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """The schedule of the fine-tuning phase; its steps count from the phase's first update."""
+    if config.schedule == "constant":
+        return Constant(config.lr, config.momentum)
+    if config.schedule == "ramp-sustain-decay":
+        return RampSustainDecay(
+            lr_start=config.lr_start,
+            lr_max=config.lr,
+            lr_min=config.lr_min,
+            rampup=config.rampup,
+            sustain=config.sustain,
+            decay=config.decay,
+            steps_per_epoch=steps_per_epoch,
+            momentum=config.momentum,
+        )
+    return OneCycle(
+        config.lr,
+        config.epochs * steps_per_epoch,
+        pct_start=config.pct_start,
+        div=config.div,
+        div_final=config.div_final,
+        anneal=config.anneal,
+        moms=config.moms,
+    )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it."""
+
+    name: str
+    epochs: int
+    steps_per_epoch: int
+    schedule: Schedule
+    first_step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole phase."""
+        return self.epochs * self.steps_per_epoch
+
+    def rate(self, step: int) -> Rate:
+        """The rate of the run's update `step`, counted from 0 over all phases."""
+        return self.schedule(step - self.first_step)
+
+    def to_dict(self, points: int = 500) -> dict[str, Any]:
+        """Plain values, with at most `points` rates to draw."""
+        per_epoch = isinstance(self.schedule, RampSustainDecay)
+        stride = self.steps_per_epoch if per_epoch else max(1, -(-self.steps // points))
+        at = sorted({*range(0, self.steps, stride), self.steps - 1})
+        return {
+            "name": self.name,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+            "first_step": self.first_step,
+            "per": "epoch" if per_epoch else "step",
+            "schedule": to_dict(self.schedule),
+            "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
+        }
+
+
+HEAD_BATCH = 256
+HEAD_STEPS = 20
+"""An epoch of the head phase is a pass over the features in batches of 256, and at least 20 updates."""
+HEAD_LR = 3e-3
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of one pass; a last batch of one image joins the one before it."""
+    whole, rest = divmod(images, batch_size)
+    return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
+
+
+def phases(config: Config, images: int) -> tuple[Phase, ...]:
+    """What a run on `images` training images does: the head on frozen features, if asked for, then fine-tuning."""
+    planned: list[Phase] = []
+    first = 0
+    if config.head_epochs:
+        steps = max(HEAD_STEPS, steps_per_epoch(images, HEAD_BATCH))
+        cycle = OneCycle(HEAD_LR, config.head_epochs * steps, div_final=1e4)
+        planned.append(Phase("head", config.head_epochs, steps, cycle))
+        first = planned[0].steps
+    steps = steps_per_epoch(images, config.batch_size)
+    name = "finetune" if config.weights != "none" else "train"
+    planned.append(Phase(name, config.epochs, steps, schedule(config, steps), first))
+    return tuple(planned)

@@ -1,0 +1,224 @@
+"""The run directory, the interface between stages: file names, atomic writes, status.
+
+A file here is either absent or whole: every write goes to a temporary neighbour, is flushed to
+disk, and then takes the final name in one rename. History files are appended a line at a time.
+"""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from upcycle.errors import RunError, StorageError
+
+State = Literal["running", "interrupted", "failed", "finished"]
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities by None, which JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path` in one rename.
+
+    Whatever goes wrong, the earlier `path` stays as it was and the temporary file is removed.
+    Raises StorageError when the disk is full or the folder is read-only.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` atomically as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as indented JSON; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run; RunError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: {path.parent} is not a run directory, or not a whole one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append `row` as one JSON line and flush it to disk."""
+    line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+    with storage_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSON-lines file atomically."""
+    write_text(
+        path, "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{path}, line {number} is damaged: {error}") from error
+    return rows
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names of everything in a run directory; holds no state of its own."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration (JSON)."""
+        return self.root / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, processor, threads, precision and the command that started the run (JSON)."""
+        return self.root / "environment.json"
+
+    @property
+    def model(self) -> Path:
+        """Architecture, classes, preprocessing and the sha256 of the starting weights (JSON)."""
+        return self.root / "model.json"
+
+    @property
+    def plan(self) -> Path:
+        """Phases with their schedules (JSON)."""
+        return self.root / "plan.json"
+
+    @property
+    def audit(self) -> Path:
+        """What is wrong with the data: quarantined files, duplicates, conflicts, warnings (JSON)."""
+        return self.root / "audit.json"
+
+    @property
+    def splits(self) -> Path:
+        """Every image with its label, split and content hash (CSV)."""
+        return self.root / "splits.csv"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch (JSON lines)."""
+        return self.root / "history.jsonl"
+
+    @property
+    def timings(self) -> Path:
+        """Clock values of each epoch, outside every promise of repeatability (JSON lines)."""
+        return self.root / "timings.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The best weights."""
+        return self.root / "checkpoints" / "best.safetensors"
+
+    @property
+    def fine_tuned(self) -> Path:
+        """The best fine-tuned weights, where the probe was kept instead."""
+        return self.root / "checkpoints" / "finetune.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The folder of the last resumable state."""
+        return self.root / "checkpoints" / "last"
+
+    @property
+    def evaluation(self) -> Path:
+        """Metrics with intervals, by split (JSON)."""
+        return self.root / "evaluation.json"
+
+    @property
+    def thumbnails(self) -> Path:
+        """Small JPEGs of the misclassified test images, named by content hash."""
+        return self.root / "thumbnails"
+
+    @property
+    def figures(self) -> Path:
+        """The figures as files."""
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.root / "report.html"
+
+    def predictions(self, split: str) -> Path:
+        """Logits of every image of `split` (CSV)."""
+        return self.root / "predictions" / f"{split}.csv"
+
+    @property
+    def status_file(self) -> Path:
+        """State of the run and, at its end, its result (JSON)."""
+        return self.root / "status.json"
+
+    def exists(self) -> bool:
+        """Whether the folder is there and holds anything."""
+        return self.root.is_dir() and any(self.root.iterdir())
+
+    def status(self) -> dict[str, Any]:
+        """The last recorded status; RunError when this is not a run directory."""
+        status: dict[str, Any] = read_json(self.status_file)
+        return status
+
+    def set_status(self, state: State, **details: Any) -> None:
+        """Record the state of the run, replacing the earlier one."""
+        write_json(self.status_file, {"state": state, **details})

@@ -1,0 +1,223 @@
+"""Learning-rate schedules as frozen values: `schedule(step) -> Rate(lr, momentum)`.
+
+Steps are optimizer updates counted from 0; the caller says which step it is, so there is nothing to
+save and nothing to resume. A step past the end keeps the last rate. Standard library only.
+
+The one-cycle policy is Leslie Smith's (arXiv 1506.01186, 1708.07120, 1803.09820).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from upcycle.errors import ConfigError
+
+
+class Rate(NamedTuple):
+    """What the optimizer uses for one update: the learning rate and the momentum (Adam's beta1)."""
+
+    lr: float
+    momentum: float
+
+
+class Schedule(Protocol):
+    """Anything that tells the rate of a step and can be written down as plain values."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, step: int) -> Rate:
+        """The rate of update `step`, counted from 0."""
+        ...
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ConfigError(message)
+
+
+def _rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        _require(
+            math.isfinite(rate) and rate >= 0,
+            f"{name} = {rate} is not a learning rate: use a finite number, 0 or more",
+        )
+
+
+def _momenta(momenta: Iterable[float]) -> None:
+    for momentum in momenta:
+        _require(0 <= momentum < 1, f"momentum {momentum} is out of range: use 0 or more and less than 1")
+
+
+def _steps(name: str, value: int, least: int) -> None:
+    _require(
+        isinstance(value, int) and value >= least, f"{name} = {value} is out of range: use {least} or more"
+    )
+
+
+def _step(step: int) -> int:
+    _require(step >= 0, f"step {step} is negative: steps are counted from 0")
+    return step
+
+
+def _linear(start: float, end: float, fraction: float) -> float:
+    return start + (end - start) * fraction
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
+
+
+_ANNEAL = {"cos": _cosine, "linear": _linear}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate at every step."""
+
+    kind: ClassVar[str] = "constant"
+    lr: float
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _rates(lr=self.lr)
+        _momenta([self.momentum])
+
+    def __call__(self, step: int) -> Rate:
+        """The one rate."""
+        _step(step)
+        return Rate(self.lr, self.momentum)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From `lr_start` at step 0 to `lr_end` at step `total_steps - 1`, in equal steps or equal ratios."""
+
+    kind: ClassVar[str] = "ramp"
+    lr_start: float
+    lr_end: float
+    total_steps: int
+    curve: Literal["linear", "exp"] = "exp"
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _rates(lr_start=self.lr_start, lr_end=self.lr_end)
+        _momenta([self.momentum])
+        _steps("total_steps", self.total_steps, 1)
+        _require(self.curve in ("linear", "exp"), f"curve {self.curve!r} is neither linear nor exp")
+        positive = self.lr_start > 0 and self.lr_end > 0
+        _require(self.curve == "linear" or positive, "an exponential ramp needs rates above 0")
+
+    def __call__(self, step: int) -> Rate:
+        """The rate between the two ends; past the end, `lr_end`."""
+        fraction = min(1.0, _step(step) / max(1, self.total_steps - 1))
+        if self.curve == "linear":
+            return Rate(_linear(self.lr_start, self.lr_end, fraction), self.momentum)
+        return Rate(self.lr_start ** (1 - fraction) * self.lr_end**fraction, self.momentum)
+
+
+@dataclass(frozen=True)
+class RampSustainDecay:
+    """Linear ramp, plateau, exponential decay, by epoch: Martin Gorner's form of the one-cycle policy.
+
+    Counting epochs from 0, one epoch being `steps_per_epoch` steps:
+    ramp-up `lr_start + (lr_max - lr_start) / rampup * epoch` while `epoch < rampup`, then `lr_max` for
+    `sustain` epochs, then `lr_min + (lr_max - lr_min) * decay ** (epoch - rampup - sustain)`.
+    """
+
+    kind: ClassVar[str] = "ramp-sustain-decay"
+    lr_start: float = 1e-5
+    lr_max: float = 1e-4
+    lr_min: float = 1e-5
+    rampup: int = 5
+    sustain: int = 0
+    decay: float = 0.8
+    steps_per_epoch: int = 1
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _rates(lr_start=self.lr_start, lr_max=self.lr_max, lr_min=self.lr_min)
+        _momenta([self.momentum])
+        _steps("rampup", self.rampup, 0)
+        _steps("sustain", self.sustain, 0)
+        _steps("steps_per_epoch", self.steps_per_epoch, 1)
+        _require(0 <= self.decay <= 1, f"decay = {self.decay} is out of range: use 0 to 1")
+
+    def __call__(self, step: int) -> Rate:
+        """The rate of the epoch that `step` belongs to."""
+        return Rate(self._lr(_step(step) // self.steps_per_epoch), self.momentum)
+
+    def _lr(self, epoch: int) -> float:
+        if epoch < self.rampup:
+            return self.lr_start + (self.lr_max - self.lr_start) / self.rampup * epoch
+        if epoch < self.rampup + self.sustain:
+            return self.lr_max
+        return self.lr_min + (self.lr_max - self.lr_min) * self.decay ** (epoch - self.rampup - self.sustain)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from `lr_max / div` to `lr_max` and down to `lr_max / div_final`, the momentum mirrored.
+
+    The rise takes `pct_start` of `total_steps`; `anneal` is "cos" or "linear"; `moms` are the momentum
+    at the start, the peak and the end. Names and meanings are fastai's; where torch's OneCycleLR is
+    defined the values agree with it (its `final_div_factor` divides the first rate, ours the peak).
+    A run too short to rise starts at its peak.
+    """
+
+    kind: ClassVar[str] = "one-cycle"
+    lr_max: float
+    total_steps: int
+    pct_start: float = 0.25
+    div: float = 25.0
+    div_final: float = 1e5
+    anneal: Literal["cos", "linear"] = "cos"
+    moms: tuple[float, float, float] = (0.95, 0.85, 0.95)
+
+    def __post_init__(self) -> None:
+        _rates(lr_max=self.lr_max)
+        _steps("total_steps", self.total_steps, 1)
+        _require(0 <= self.pct_start <= 1, f"pct_start = {self.pct_start} is out of range: use 0 to 1")
+        for name in ("div", "div_final"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 1, f"{name} = {value} is out of range: use 1 or more")
+        _require(self.anneal in _ANNEAL, f"anneal {self.anneal!r} is neither cos nor linear")
+        _require(len(self.moms) == 3, f"moms = {self.moms} must name three: start, peak and end")
+        _momenta(self.moms)
+
+    @property
+    def peak(self) -> float:
+        """The step of the highest rate; a fraction when the peak falls between two steps."""
+        return max(0.0, self.pct_start * self.total_steps - 1)
+
+    def __call__(self, step: int) -> Rate:
+        """The rate on the way up, on the way down, or past the end the last one."""
+        anneal, last, peak = _ANNEAL[self.anneal], self.total_steps - 1, self.peak
+        first, middle, final = self.moms
+        at = min(_step(step), last)
+        if at <= peak:
+            up = at / peak if peak > 0 else 1.0
+            return Rate(anneal(self.lr_max / self.div, self.lr_max, up), anneal(first, middle, up))
+        down = (at - peak) / (last - peak)
+        return Rate(anneal(self.lr_max, self.lr_max / self.div_final, down), anneal(middle, final, down))
+
+
+KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, Ramp, RampSustainDecay, OneCycle)}
+
+
+def to_dict(schedule: Schedule) -> dict[str, Any]:
+    """Plain values from which `from_dict` makes an equal schedule."""
+    return {"kind": schedule.kind, **asdict(schedule)}  # type: ignore[call-overload]
+
+
+def from_dict(values: dict[str, Any]) -> Schedule:
+    """The schedule that `to_dict` wrote; ConfigError for an unknown kind or key."""
+    plain = dict(values)
+    kind = plain.pop("kind", None)
+    _require(kind in KINDS, f"unknown schedule {kind!r}: choose one of {', '.join(KINDS)}")
+    known = {field.name for field in fields(KINDS[kind])}
+    _require(set(plain) <= known, f"unknown key of schedule {kind}: {sorted(set(plain) - known)}")
+    if "moms" in plain:
+        plain["moms"] = tuple(plain["moms"])
+    schedule: Schedule = KINDS[kind](**plain)
+    return schedule

@@ -1,0 +1,152 @@
+"""The fine-tuning loop: `fit` yields one immutable row an epoch, and whoever drives it decides what then.
+
+Nothing here remembers where it is except `State`; the rate is asked of the schedule by step, and
+randomness is a function of (seed, phase, step).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from upcycle.config import Config
+from upcycle.data.batches import Batch, Batches
+from upcycle.device import Machine, seed_for
+from upcycle.errors import DivergenceError
+from upcycle.history import Row
+from upcycle.model import zoo
+from upcycle.model.groups import parameter_groups, set_training_mode
+from upcycle.recipes import Phase
+from upcycle.training.objective import Objective
+from upcycle.training.optim import make_optimizer, set_rate
+from upcycle.training.scores import Scores
+
+Progress = Callable[[int, int], None]
+"""Told (done, total)."""
+
+
+@dataclass
+class State:
+    """What training changes: weights, moments, the number of updates and of epochs done in this phase."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    names: list[str]
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What training an epoch needs and does not change."""
+
+    config: Config
+    phase: Phase
+    batches: Batches
+    objective: Objective
+    machine: Machine
+    frozen: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Means of one training epoch, and the seconds it took."""
+
+    loss: float
+    accuracy: float
+    images: int
+    seconds: float
+
+
+def start(model: nn.Module, config: Config, *, step: int = 0) -> State:
+    """A State that begins fine-tuning `model` at the run's update `step`."""
+    groups = parameter_groups(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
+    names = [name for group in groups for name in group["names"]]
+    return State(model, make_optimizer(config, groups), names, step)
+
+
+def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
+    """One update; returns the batch's mean loss and its number of right answers, still on the device."""
+    torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step))
+    set_rate(state.optimizer, setting.phase.rate(state.step))
+    logits = zoo.logits(state.model, batch.images, setting.machine)
+    loss = setting.objective(logits, batch.targets)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    state.step += 1
+    return loss.detach(), right_answers(logits.detach(), batch.labels)
+
+
+def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of `labels` [B] the logits [B, 1] (sigmoid, threshold 0.5) or [B, K] predict."""
+    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+    return (predicted == labels).sum()
+
+
+def train_epoch(state: State, setting: Setting, progress: Progress | None = None) -> Totals:
+    """Train through every batch of the next epoch.
+
+    Raises DivergenceError, naming the updates it happened between, once the loss is not finite. On an
+    accelerator that is looked at every 50 updates, so that the device is not waited for at each.
+    """
+    set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
+    check_every = 1 if setting.machine.device == "cpu" else 50
+    began, clean, images = time.perf_counter(), state.step, 0
+    device = setting.machine.device
+    exact = torch.float32 if device == "mps" else torch.float64  # MPS has no float64
+    loss_sum = torch.zeros((), dtype=exact, device=device)
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    total = len(setting.batches)
+    for done, batch in enumerate(setting.batches.epoch(state.epoch), 1):
+        loss, correct = train_step(state, batch, setting)
+        loss_sum += loss.to(exact) * len(batch.labels)
+        right += correct
+        images += len(batch.labels)
+        if done % check_every == 0 or done == total:
+            if not math.isfinite(loss_sum.item()):
+                raise DivergenceError(_diverged(setting, clean, state.step))
+            clean = state.step
+        if progress is not None:
+            progress(done, total)
+    state.epoch += 1
+    return Totals(loss_sum.item() / images, right.item() / images, images, time.perf_counter() - began)
+
+
+def _diverged(setting: Setting, clean: int, step: int) -> str:
+    rate = setting.phase.rate(step - 1).lr
+    return (
+        f"the loss is not finite between updates {clean} and {step} of phase {setting.phase.name} "
+        f"(rate {rate:.3g}): try --lr {setting.config.lr / 10:.3g}"
+    )
+
+
+def fit(
+    state: State,
+    setting: Setting,
+    *,
+    validate: Callable[[nn.Module], Scores],
+    progress: Progress | None = None,
+) -> Iterator[tuple[Row, Totals]]:
+    """Train epoch by epoch, yielding what each brought and its clock values; stop by no longer asking."""
+    phase = setting.phase
+    while state.epoch < phase.epochs:
+        totals = train_epoch(state, setting, progress)
+        rate = phase.rate(state.step - 1)
+        scores = validate(state.model)
+        row = Row(
+            phase=phase.name,
+            epoch=state.epoch,
+            step=state.step,
+            lr=rate.lr,
+            momentum=rate.momentum,
+            loss=totals.loss,
+            accuracy=totals.accuracy,
+            val_loss=scores.loss,
+            val_accuracy=scores.accuracy,
+            val_f1_macro=scores.f1_macro,
+        )
+        yield row, totals

@@ -1,0 +1,288 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from upcycle.data.augment import Augmentation, centre_crop, normalise
+from upcycle.data.batches import Batches, eval_batches
+from upcycle.data.decode import load
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.errors import ConfigError, DecodeError
+
+SMALL = Preprocessing(size=8, crop_pct=1.0)
+LIGHT = Augmentation.of("light", mixup=0.3)
+
+
+def frames(count, side=8, seed=0):
+    numbers = np.random.default_rng(seed)
+    made = [numbers.integers(0, 256, (side, side + i % 5, 3), dtype=np.uint8) for i in range(count)]
+    for pixels in made:
+        pixels.flags.writeable = False
+    return made
+
+
+def batches(count, *, classes=3, **settings):
+    defaults = {"preprocessing": SMALL, "batch_size": 4, "augmentation": LIGHT, "seed": 7}
+    labels = np.arange(count, dtype=np.int32) % classes
+    return Batches(frames(count), labels, np.arange(count), num_classes=classes, **(defaults | settings))
+
+
+def tensors(batch):
+    return (batch.images, batch.targets, batch.labels, batch.positions)
+
+
+def same(first, second):
+    pairs = list(zip(first, second, strict=True))
+    return all(torch.equal(a, b) for x, y in pairs for a, b in zip(tensors(x), tensors(y), strict=True))
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 12), epoch=st.integers(0, 5))
+def test_an_epoch_has_every_position_once_and_no_batch_of_one(count, batch_size, epoch):
+    made = batches(count, batch_size=batch_size, augmentation=Augmentation(), prefetch=0)
+    sizes = [len(batch.positions) for batch in made.epoch(epoch)]
+    positions = torch.cat([batch.positions for batch in made.epoch(epoch)])
+    assert list(range(count)) == sorted(positions.tolist())
+    assert len(made) == len(sizes)
+    assert batch_size == 1 or count == 1 or min(sizes) > 1
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (1, [1]), (0, [])]
+)
+def test_a_remainder_of_one_joins_the_batch_before(count, expected):
+    assert expected == [len(batch.images) for batch in batches(count).epoch(0)]
+
+
+def test_a_batch_holds_normalised_channels_last_images_and_soft_targets():
+    batch = next(batches(12).epoch(0))
+    assert ((4, 3, 8, 8), torch.float32) == (tuple(batch.images.shape), batch.images.dtype)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert ((4, 3), torch.float32) == (tuple(batch.targets.shape), batch.targets.dtype)
+    assert (torch.int64, torch.int64) == (batch.labels.dtype, batch.positions.dtype)
+
+
+def test_two_classes_give_one_target_an_image():
+    batch = next(batches(8, classes=2, augmentation=Augmentation(), shuffle=False).epoch(0))
+    assert batch.targets.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_more_classes_give_one_target_a_class():
+    batch = next(batches(8, augmentation=Augmentation(), shuffle=False, batch_size=2).epoch(0))
+    assert batch.targets.tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+def test_labels_are_those_of_the_positions_used():
+    made = Batches(
+        frames(6),
+        np.array([0, 1, 2, 0, 1, 2]),
+        np.array([5, 1]),
+        preprocessing=SMALL,
+        batch_size=2,
+        augmentation=Augmentation(),
+        seed=0,
+        num_classes=3,
+        shuffle=False,
+    )
+    batch = next(made.epoch(0))
+    assert (batch.positions.tolist(), batch.labels.tolist()) == ([5, 1], [2, 1])
+    assert torch.equal(normalise(centre_crop(frames(6)[5:], 8), SMALL)[0], batch.images[0])
+
+
+def test_epochs_shuffle_differently_and_repeat_with_the_seed():
+    orders = [
+        torch.cat([batch.positions for batch in batches(40, seed=seed).epoch(epoch)]).tolist()
+        for seed, epoch in ((7, 0), (7, 0), (7, 1), (8, 0))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != orders[3]
+
+
+def test_an_image_is_augmented_anew_each_epoch():
+    made = batches(2, augmentation=Augmentation.of("light"), shuffle=False)
+    first, second = (next(made.epoch(epoch)).images for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_an_image_is_augmented_anew_each_batch():
+    made = Batches(
+        frames(1) * 4,
+        np.zeros(4),
+        np.arange(4),
+        preprocessing=SMALL,
+        batch_size=2,
+        augmentation=Augmentation.of("light"),
+        seed=0,
+        num_classes=2,
+    )
+    first, second = made.epoch(0)
+    assert not torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize(("prefetch", "workers"), [(1, 1), (2, 1), (5, 3)])
+def test_batches_made_ahead_equal_those_made_on_demand_to_the_bit(prefetch, workers):
+    ahead = batches(30, prefetch=prefetch, workers=workers)
+    assert same(batches(30, prefetch=0).epoch(3), ahead.epoch(3))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_no_bit(threads):
+    made = Batches(
+        frames(4, side=128),  # large enough for torch to share the work out
+        np.arange(4),
+        np.arange(4),
+        preprocessing=Preprocessing(size=120),
+        batch_size=4,
+        augmentation=LIGHT,
+        seed=0,
+        num_classes=4,
+        prefetch=0,
+    )
+    before = torch.get_num_threads()
+    expected = list(made.epoch(0))
+    torch.set_num_threads(threads)
+    try:
+        assert same(expected, made.epoch(0))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_epoch_taken_up_in_the_middle_gives_the_same_rest():
+    made = batches(30)
+    assert same(list(made.epoch(2))[4:], made.epoch(2, start=4))
+
+
+def background():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("upcycle-batches")]
+
+
+def test_closing_an_epoch_early_ends_its_thread():
+    epoch = batches(40).epoch(0)
+    next(epoch)
+    before = len(background())
+    epoch.close()
+    assert (before, len(background())) == (1, 0)
+
+
+def test_leaving_a_loop_early_ends_the_thread():
+    for _ in batches(40).epoch(0):
+        break
+    assert len(background()) == 0
+
+
+def test_an_error_in_the_background_reaches_the_loop_and_ends_the_thread():
+    class Broken:
+        def __getitem__(self, position):
+            raise DecodeError(f"position {position} cannot be read")
+
+    made = Batches(
+        Broken(),
+        np.zeros(9),
+        np.arange(9),
+        preprocessing=SMALL,
+        batch_size=4,
+        augmentation=LIGHT,
+        seed=0,
+        num_classes=2,
+    )
+    with pytest.raises(DecodeError, match=r"position \d cannot be read"):
+        list(made.epoch(0))
+    assert len(background()) == 0
+
+
+def test_mixup_blends_images_and_targets_alike():
+    black, white = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+    made = Batches(
+        [black, white] * 16,
+        np.array([0, 1] * 16),
+        np.arange(32),
+        preprocessing=Preprocessing(size=8, crop_pct=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        batch_size=32,
+        augmentation=Augmentation(mixup=1.0),
+        seed=0,
+        num_classes=2,
+    )
+    batch = next(made.epoch(0))
+    assert torch.equal(batch.targets, batch.images[:, 0, 3, 3])
+    assert torch.equal(batch.labels, batch.targets.round().long())
+    assert bool(((batch.targets > 0) & (batch.targets < 1)).any())
+
+
+def test_images_come_in_the_type_asked_for():
+    batch = next(batches(4, dtype=torch.bfloat16).epoch(0))
+    assert (torch.bfloat16, torch.float32) == (batch.images.dtype, batch.targets.dtype)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"batch_size": 0}, "batch size 0 is out of range: use 1 or more"),
+        ({"prefetch": -1}, "prefetch -1 and workers 1"),
+        ({"workers": 0}, "prefetch 2 and workers 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, says):
+    with pytest.raises(ConfigError, match=says):
+        batches(4, **setting)
+
+
+def evaluated(positions, *, batch_size=4, prefetch=2):
+    return list(
+        eval_batches(
+            frames(9),
+            np.array(positions, np.int64),
+            preprocessing=SMALL,
+            batch_size=batch_size,
+            prefetch=prefetch,
+        )
+    )
+
+
+def test_evaluation_pads_its_last_batch_with_the_last_image():
+    made = evaluated([0, 1, 2, 3, 4, 8])
+    assert [count for _, count in made] == [4, 2]
+    images = made[1][0]
+    assert tuple(images.shape) == (4, 3, 8, 8)
+    assert torch.equal(images[1:2].expand(3, -1, -1, -1), images[1:])
+
+
+def test_evaluation_of_fewer_images_than_a_batch_keeps_the_shape():
+    images, count = evaluated([5])[0]
+    assert (tuple(images.shape), count) == ((4, 3, 8, 8), 1)
+
+
+def test_evaluation_of_no_image_yields_nothing():
+    assert evaluated([]) == []
+
+
+def test_evaluation_keeps_the_order_of_the_positions():
+    images, _ = evaluated([8, 2], batch_size=2)[0]
+    expected = normalise(centre_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
+    assert torch.equal(expected, images)
+
+
+def test_evaluation_ahead_equals_evaluation_on_demand():
+    ahead, on_demand = evaluated(range(9)), evaluated(range(9), prefetch=0)
+    assert all(torch.equal(a, b) and n == m for (a, n), (b, m) in zip(ahead, on_demand, strict=True))
+
+
+def test_training_without_augmentation_sees_evaluations_pixels():
+    trained = next(batches(4, augmentation=Augmentation(), shuffle=False).epoch(0)).images
+    evaluated_images, _ = next(eval_batches(frames(4), np.arange(4), preprocessing=SMALL, batch_size=4))
+    assert torch.equal(evaluated_images, trained)
+
+
+def test_a_photo_given_to_predict_has_the_pixels_that_evaluation_sees(tmp_path):
+    preprocessing = Preprocessing(size=28, crop_pct=0.875)
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(frames(1, side=90)[0]).save(file)
+    options = {"side": preprocessing.resize_to, "interpolation": preprocessing.interpolation}
+    cached, given = load(file, **options), load(file.read_bytes(), **options)
+    settings = {"preprocessing": preprocessing, "batch_size": 2}
+    in_evaluation, _ = next(eval_batches([frames(1, side=40)[0], cached], np.array([0, 1]), **settings))
+    in_prediction, _ = next(eval_batches([given], np.array([0]), **settings))
+    assert torch.equal(in_evaluation[1], in_prediction[0])

@@ -1,0 +1,193 @@
+import io
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upcycle.data import cache, decode
+from upcycle.data.folder import Index, scan
+from upcycle.errors import DataError, StorageError
+
+NOISE = np.random.default_rng(0)
+
+
+def stored(size: tuple[int, int], kind: str) -> bytes:
+    pixels = NOISE.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    for i, size in enumerate([(40, 30), (30, 40), (20, 20), (100, 10), (64, 48), (33, 17)]):
+        file = tmp_path / "data" / "ab"[i % 2] / (f"{i}.jpg" if i < 3 else f"{i}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(stored(size, "JPEG" if i < 3 else "PNG"))
+    return scan(tmp_path / "data")
+
+
+@pytest.fixture
+def damaged(index: Index) -> Index:
+    """Like `index`, with two files more whose headers are whole and whose pixels are not."""
+    for name in ("a/0cut.jpg", "b/9cut.png"):
+        content = stored((60, 40), "JPEG" if name.endswith("jpg") else "PNG")
+        (index.root / name).write_bytes(content[: len(content) // 2])
+    return scan(index.root)
+
+
+def build(index: Index, root: Path, **options: int) -> tuple[cache.Cache, dict[int, str]]:
+    return cache.build(index, **({"side": 16} | options), interpolation="bilinear", root=root)
+
+
+def counted(index: Index, root: Path) -> int:
+    """How many images a build decodes."""
+    done = [0]
+    cache.build(index, side=16, interpolation="bilinear", root=root, progress=lambda now, _: done.append(now))
+    return done[-1]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_cache_holds_what_load_gives(index: Index, tmp_path: Path, threads: int) -> None:
+    built, failures = build(index, tmp_path, threads=threads)
+    assert failures == {}
+    assert len(built) == 6
+    for i in range(6):
+        expected = decode.load(index.file(i), side=16, interpolation="bilinear")
+        np.testing.assert_array_equal(built[i], expected)
+
+
+def test_images_are_read_only_views(index: Index, tmp_path: Path) -> None:
+    image = build(index, tmp_path)[0][0]
+    assert not image.flags.writeable
+    assert not image.flags.owndata
+
+
+def test_offsets_and_shapes_lead_to_each_image(index: Index, tmp_path: Path) -> None:
+    built, _ = build(index, tmp_path)
+    height, width = built.shapes[3]
+    start = built.offsets[3]
+    np.testing.assert_array_equal(built.images[start : start + height * width * 3].reshape(height, width, 3), built[3])
+    assert (built.offsets.dtype, built.shapes.dtype) == (np.int64, np.int32)
+    assert built.bytes_on_disk == built.path.stat().st_size
+
+
+def test_iterating_gives_every_image_once(index: Index, tmp_path: Path) -> None:
+    built, _ = build(index, tmp_path)
+    assert [image.shape[:2] for image in built] == [tuple(shape) for shape in built.shapes.tolist()]
+
+
+def test_a_valid_cache_is_opened_without_decoding(index: Index, tmp_path: Path) -> None:
+    assert counted(index, tmp_path / "cache") == 6
+    shutil.rmtree(index.root)
+    assert counted(index, tmp_path / "cache") == 0
+
+
+def test_side_interpolation_and_content_each_have_a_file_of_their_own(index: Index, tmp_path: Path) -> None:
+    files = {
+        build(index, tmp_path)[0].path,
+        build(index, tmp_path, side=17)[0].path,
+        cache.build(index, side=16, interpolation="bicubic", root=tmp_path)[0].path,
+        build(index.take(np.array([0, 1, 2])), tmp_path)[0].path,
+        build(index.take(np.array([1, 0, 2])), tmp_path)[0].path,
+    }
+    assert len(files) == 5
+
+
+def test_names_do_not_matter_to_the_cache(index: Index, tmp_path: Path) -> None:
+    first = build(index, tmp_path / "cache")[0].path
+    index.root.rename(tmp_path / "moved")
+    assert build(scan(tmp_path / "moved"), tmp_path / "cache")[0].path == first
+
+
+def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp_path: Path) -> None:
+    built, failures = build(damaged, tmp_path / "cache")
+    assert [damaged.path(i) for i in failures] == ["a/0cut.jpg", "b/9cut.png"]
+    assert all(reason.startswith("damaged or cut short (") for reason in failures.values())
+    assert not built[next(iter(failures))].any()
+    again, remembered = build(damaged, tmp_path / "cache")
+    assert remembered == failures
+    np.testing.assert_array_equal(again.images, built.images)
+
+
+def test_dropping_the_failures_keeps_cache_and_index_in_step(damaged: Index, tmp_path: Path) -> None:
+    built, failures = build(damaged, tmp_path / "cache")
+    left, images = damaged.without(failures), built.without(failures)
+    assert len(images) == len(left) == 6
+    for i in range(6):
+        expected = decode.load(left.file(i), side=16, interpolation="bilinear")
+        np.testing.assert_array_equal(images[i], expected)
+
+
+@pytest.mark.parametrize("damage", ["cut", "shorter", "flipped", "empty", "magic"])
+def test_a_damaged_cache_is_rebuilt(index: Index, tmp_path: Path, damage: str) -> None:
+    built, _ = build(index, tmp_path / "cache")
+    whole, path = built.path.read_bytes(), built.path
+    changed = {
+        "cut": whole[:-10],
+        "shorter": whole[100:],
+        "flipped": whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:],
+        "empty": b"",
+        "magic": whole[:-1] + b"\x00",
+    }[damage]
+    path.unlink()
+    path.write_bytes(changed)
+    assert counted(index, tmp_path / "cache") == 6
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_changed_since_the_scan_is_an_error_and_leaves_nothing(index: Index, tmp_path: Path) -> None:
+    index.file(2).write_bytes(stored((20, 20), "PNG"))
+    with pytest.raises(DataError, match=r"a/4.png changed since it was scanned: run again$"):
+        build(index, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_that_is_gone_since_the_scan_is_an_error(index: Index, tmp_path: Path) -> None:
+    index.file(0).unlink()
+    with pytest.raises(DataError, match=r"cannot be read any more \(No such file or directory\): run again$"):
+        build(index, tmp_path / "cache")
+
+
+def test_an_interrupted_build_leaves_no_file_and_no_thread(index: Index, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=interrupt)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
+
+
+def test_no_room_is_an_error_before_anything_is_decoded(index: Index, tmp_path: Path) -> None:
+    huge = 100_000_000  # pixels: more than any disk holds
+    with pytest.raises(StorageError, match=r"^the decoded images need \d+\.\d GB and .* has \d+\.\d GB free"):
+        build(index, tmp_path, side=huge)
+    assert [file for file in tmp_path.iterdir() if file.is_file()] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_folder_that_cannot_be_made_is_an_error(index: Index) -> None:
+    with pytest.raises(StorageError, match=r"^cannot write /dev/full/cache/.*: Not a directory$"):
+        build(index, Path("/dev/full/cache"))
+
+
+def test_what_killed_runs_left_behind_is_removed_after_a_day(index: Index, tmp_path: Path) -> None:
+    old, new = tmp_path / ".key.images.abc", tmp_path / ".key.images.def"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    build(index, tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_the_shared_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path))
+    assert cache.default_root() == tmp_path
+    monkeypatch.delenv("UPCYCLE_CACHE")
+    assert cache.default_root() == Path.home() / ".cache" / "upcycle" / "images"

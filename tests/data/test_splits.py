@@ -1,0 +1,346 @@
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upcycle.data.folder import Index, scan
+from upcycle.data.splits import Recorded, Splits, folds, leaks, read_splits, restore, split, warnings, write_splits
+from upcycle.errors import ConfigError, DataError, RunError
+
+ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
+NAMES = ("train", "val", "test")
+
+
+def made(
+    labels: str,
+    *,
+    contents: list[int] | None = None,
+    groups: list[str] | None = None,
+    declared: list[str] | None = None,
+) -> Index:
+    """An index of one image a letter; equal `contents` mean equal bytes."""
+    n = len(labels)
+    classes = tuple(sorted(set(labels)))
+    ids = range(n) if contents is None else contents
+    return Index(
+        root=Path("data"),
+        classes=classes,
+        paths=pa.array([f"{label}/{i:04}.jpg" for i, label in enumerate(labels)], pa.string()),
+        labels=np.array([classes.index(label) for label in labels], np.int32),
+        declared=np.array([""] * n if declared is None else declared, "U5"),
+        groups=pa.array([""] * n if groups is None else groups, pa.string()),
+        hashes=np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in ids], "S64"),
+        widths=np.full(n, 8, np.int32),
+        heights=np.full(n, 8, np.int32),
+    )
+
+
+def counts(index: Index, splits: Splits) -> dict[str, dict[str, int]]:
+    return {name: index.take(splits.of(name)).class_counts() for name in NAMES}
+
+
+def hashes(index: Index, positions: np.ndarray) -> list[str]:
+    return sorted(index.hash(i) for i in positions)
+
+
+def covers(index: Index, splits: Splits) -> bool:
+    """Whether each image is in exactly one split, each split sorted."""
+    parts = [splits.of(name).tolist() for name in NAMES]
+    return sorted(i for part in parts for i in part) == list(range(len(index))) and parts == [
+        sorted(part) for part in parts
+    ]
+
+
+def crossing(index: Index, parts: list[np.ndarray]) -> list[str]:
+    """Groups and contents that are on more than one side."""
+    sides: dict[str, set[int]] = {}
+    for side, positions in enumerate(parts):
+        for i in positions.tolist():
+            for key in filter(None, (index.group(i), index.hash(i))):
+                sides.setdefault(key, set()).add(side)
+    return [key for key, found in sides.items() if len(found) > 1]
+
+
+@st.composite
+def indexes(draw: st.DrawFn) -> Index:
+    """Up to 60 images of two or three classes, some in groups, some byte-identical, within and across classes."""
+    n = draw(st.integers(6, 60))
+    labels = draw(st.text("abc", min_size=n, max_size=n).filter(lambda text: len(set(text)) > 1))
+    contents = draw(st.lists(st.integers(0, 3 * n), min_size=n, max_size=n))
+    groups = draw(st.lists(st.sampled_from(["", "", "", *"pqrstuvw"]), min_size=n, max_size=n))
+    return made(labels, contents=contents, groups=groups)
+
+
+def test_what_is_missing_is_split_off_by_class() -> None:
+    index = made("a" * 100 + "b" * 40)
+    assert counts(index, split(index, seed=0)) == {
+        "train": {"a": 70, "b": 28},
+        "val": {"a": 15, "b": 6},
+        "test": {"a": 15, "b": 6},
+    }
+
+
+def test_the_fractions_are_of_all_images_when_both_are_missing() -> None:
+    index = made("a" * 100 + "b" * 100)
+    splits = split(index, seed=0, val_fraction=0.2, test_fraction=0.5)
+    assert counts(index, splits) == {
+        "train": {"a": 30, "b": 30},
+        "val": {"a": 20, "b": 20},
+        "test": {"a": 50, "b": 50},
+    }
+
+
+def test_a_declared_test_set_is_kept_and_validation_comes_from_train() -> None:
+    index = made("a" * 50 + "b" * 50, declared=(["train"] * 40 + ["test"] * 10) * 2)
+    splits = split(index, seed=0)
+    assert splits.test.tolist() == [*range(40, 50), *range(90, 100)]
+    assert counts(index, splits)["val"] == {"a": 6, "b": 6}
+
+
+def test_a_declared_validation_set_is_kept_and_test_comes_from_train() -> None:
+    index = made("a" * 50 + "b" * 50, declared=(["train"] * 40 + ["val"] * 10) * 2)
+    splits = split(index, seed=0)
+    assert splits.val.tolist() == [*range(40, 50), *range(90, 100)]
+    assert counts(index, splits)["test"] == {"a": 6, "b": 6}
+
+
+def test_splits_that_are_all_declared_are_kept() -> None:
+    index = made("ababab", declared=["train", "train", "val", "val", "test", "test"])
+    splits = split(index, seed=0)
+    assert [splits.of(name).tolist() for name in NAMES] == [[0, 1], [2, 3], [4, 5]]
+    assert splits.train.dtype == np.int64
+
+
+def test_undeclared_images_join_the_split_of_their_group_and_of_their_copies() -> None:
+    index = made(
+        "aabbabab",
+        declared=["test", "", "val", "", "", "", "train", "train"],
+        groups=["p", "p", "", "", "", "", "", ""],
+        contents=[0, 1, 2, 2, 4, 5, 6, 7],
+    )
+    splits = split(index, seed=0)
+    assert [splits.of(name).tolist() for name in NAMES] == [[4, 5, 6, 7], [2, 3], [0, 1]]
+
+
+def test_the_seed_decides() -> None:
+    index = made("a" * 50 + "b" * 50)
+    drawn = [split(index, seed=seed).test.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+@given(order=st.permutations(range(30)))
+@settings(max_examples=25, deadline=None)
+def test_the_choice_depends_on_content_not_on_order_or_names(order: list[int]) -> None:
+    labels, groups = "aabbb" * 6, ["", "p", "", "q", ""] * 6
+    first = made(labels, groups=groups)
+    second = made("".join(labels[i] for i in order), contents=order, groups=[groups[i] for i in order])
+    one, other = split(first, seed=3), split(second, seed=3)
+    assert [hashes(first, one.of(name)) for name in NAMES] == [hashes(second, other.of(name)) for name in NAMES]
+
+
+def test_an_image_more_moves_few_others() -> None:
+    index = made("a" * 100 + "b" * 100)
+    more = made("a" * 100 + "b" * 101)
+    before, after = (set(hashes(i, split(i, seed=0).train)) for i in (index, more))
+    assert len(before - after) <= 2
+
+
+@given(index=indexes(), seed=st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_groups_and_copies_are_never_on_two_sides(index: Index, seed: int) -> None:
+    try:
+        splits = split(index, seed=seed)
+    except DataError:
+        return
+    assert covers(index, splits)
+    assert crossing(index, [splits.of(name) for name in NAMES]) == []
+    assert leaks(index, splits) == []
+
+
+@given(sizes=st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=12), min_size=2, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_three_groups_of_a_class_are_enough_for_every_split(sizes: list[list[int]]) -> None:
+    groups = [
+        (label, f"{label}{g}")
+        for label, row in zip("abcd", sizes, strict=False)
+        for g, n in enumerate(row)
+        for _ in range(n)
+    ]
+    index = made("".join(label for label, _ in groups), groups=[group for _, group in groups])
+    found = counts(index, split(index, seed=0))
+    assert all(count > 0 for side in found.values() for count in side.values())
+
+
+def test_the_share_of_a_class_is_as_near_as_its_groups_allow() -> None:
+    index = made("a" * 100 + "b" * 100, groups=[f"g{i // 5}" for i in range(200)])
+    assert counts(index, split(index, seed=0))["test"] == {"a": 15, "b": 15}
+
+
+def test_groups_that_mix_classes_still_give_every_class_to_every_split() -> None:
+    index = made("aaab" * 12, groups=[f"g{i // 4}" for i in range(48)])
+    found = counts(index, split(index, seed=0))
+    assert found == {
+        "train": {"a": 24, "b": 8},
+        "val": {"a": 6, "b": 2},
+        "test": {"a": 6, "b": 2},
+    }
+
+
+def test_a_class_that_cannot_be_shared_out_is_an_error() -> None:
+    with pytest.raises(DataError) as caught:
+        split(made("a" * 20 + "bb"), seed=0)
+    assert str(caught.value) == (
+        "class 'b' cannot be shared out: 2 different images or groups for train, test, val, so test would have none; "
+        "add images, use smaller groups, or put them into split folders yourself"
+    )
+
+
+def test_copies_count_as_one_image_when_a_class_is_shared_out() -> None:
+    with pytest.raises(DataError, match="class 'b' cannot be shared out: 1 different"):
+        split(made("a" * 20 + "bbb", contents=[*range(20), 20, 20, 20]), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [
+        ({"val_fraction": 0.0}, "val_fraction 0.0 is out of range: use more than 0, less than 1"),
+        ({"test_fraction": 1.5}, "test_fraction 1.5 is out of range: use more than 0, less than 1"),
+        (
+            {"val_fraction": 0.5, "test_fraction": 0.5},
+            "val_fraction and test_fraction leave nothing to train on: use less than 1 together",
+        ),
+    ],
+)
+def test_fractions_out_of_range_are_errors(fractions: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split(made("ababab"), seed=0, **fractions)
+    assert str(caught.value) == message
+
+
+@given(index=indexes(), k=st.integers(2, 4), seed=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_each_image_is_tested_in_exactly_one_fold(index: Index, k: int, seed: int) -> None:
+    try:
+        made_folds = folds(index, k=k, seed=seed)
+    except DataError:
+        return
+    tested = Counter(i for fold in made_folds for i in fold.test.tolist())
+    assert tested == dict.fromkeys(range(len(index)), 1)
+    for fold in made_folds:
+        assert covers(index, fold)
+        assert crossing(index, [fold.of(name) for name in NAMES]) == []
+
+
+def test_folds_are_stratified_and_even() -> None:
+    index = made("a" * 50 + "b" * 21)
+    found = [counts(index, fold) for fold in folds(index, k=5, seed=0)]
+    assert [fold["test"]["a"] for fold in found] == [10] * 5
+    assert sorted(fold["test"]["b"] for fold in found) == [4, 4, 4, 4, 5]
+    assert [fold["val"]["a"] for fold in found] == [6] * 5
+
+
+def test_more_folds_than_images_of_a_class_are_an_error() -> None:
+    with pytest.raises(
+        DataError, match="class 'b' cannot be shared out: 4 different images or groups for 0, 1, 2, 3, 4,"
+    ):
+        folds(made("a" * 20 + "bbbb"), k=5, seed=0)
+
+
+def test_one_fold_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"^folds 1 is out of range: use 2 at least$"):
+        folds(made("abab"), k=1, seed=0)
+
+
+def test_copies_in_two_declared_splits_are_leaks() -> None:
+    index = made("aabbab", contents=[0, 0, 2, 3, 0, 3], declared=["train", "train", "train", "val", "test", "test"])
+    assert leaks(index, split(index, seed=0)) == [(0, 1, 4), (3, 5)]
+
+
+def test_splits_are_written_and_read_whatever_the_names(tmp_path: Path) -> None:
+    odd = ["a/,.jpg", 'a/".jpg', "a/new\nline.jpg", "a/re\rturn.jpg", "b/ü ß.jpg", "b/''.jpg"]
+    index = replace(made("aaaabb", declared=["train", "val", "test"] * 2), paths=pa.array(odd))
+    index = replace(index, groups=pa.array(["", "p,q", "", "\n", "", "x"]))
+    write_splits(tmp_path / "splits.csv", index, split(index, seed=0))
+    rows = read_splits(tmp_path / "splits.csv")
+    assert [row.path for row in rows] == odd
+    assert [row.group for row in rows] == ["", "p,q", "", "\n", "", "x"]
+    assert rows[1] == Recorded('a/".jpg', "a", "val", "p,q", index.hash(1))
+
+
+def test_recorded_splits_are_restored(tmp_path: Path) -> None:
+    index = made("a" * 20 + "b" * 20)
+    splits = split(index, seed=0)
+    write_splits(tmp_path / "splits.csv", index, splits)
+    again = restore(tmp_path / "splits.csv", index)
+    assert [again.of(name).tolist() for name in NAMES] == [splits.of(name).tolist() for name in NAMES]
+
+
+def test_images_that_changed_cannot_be_restored(tmp_path: Path) -> None:
+    write_splits(tmp_path / "splits.csv", made("aaabbb"), split(made("aaabbb"), seed=0))
+    changed = made("aaabbb", contents=[0, 1, 2, 3, 4, 9])
+    with pytest.raises(DataError, match=r"^b/0005.jpg is not the image recorded in .*: it changed or is gone$"):
+        restore(tmp_path / "splits.csv", changed)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "path,label\n", "path,label,split,group,sha256\na,b\n", 'path,label,split,group,sha256\n"a']
+)
+def test_a_damaged_splits_file_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "splits.csv").write_text(content)
+    with pytest.raises(RunError, match=r"splits.csv (is no splits file|cannot be read): .+"):
+        read_splits(tmp_path / "splits.csv")
+
+
+def test_a_missing_splits_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"splits.csv is missing$"):
+        read_splits(tmp_path / "splits.csv")
+
+
+def test_balanced_data_of_some_size_has_no_warnings() -> None:
+    index = made("a" * 200 + "b" * 200)
+    assert warnings(index, split(index, seed=0)) == []
+
+
+def test_small_and_uneven_splits_are_warned_about() -> None:
+    index = made("a" * 60 + "b" * 8)
+    assert warnings(index, split(index, seed=0)) == [
+        "the val split has only 10 images: its metrics are rough",
+        "the test split has only 10 images: its metrics are rough",
+        "class 'b' has only 6 images to train on",
+        "the classes are uneven: 42 images of 'a' to train on, 6 of 'b' (see --class-weights)",
+    ]
+
+
+def test_a_declared_split_without_a_class_is_warned_about() -> None:
+    index = made("ab" * 200 + "a" * 60, declared=["train", "train", "test", "test"] * 100 + ["val"] * 60)
+    assert warnings(index, split(index, seed=0)) == ["the val split has no image of class 'b'"]
+
+
+def test_duplicates_conflicts_and_leaks_are_named() -> None:
+    contents = [*range(400)]
+    for copy, of in ((4, 0), (1, 0), (6, 2), (12, 8), (20, 16), (399, 24)):
+        contents[copy] = of
+    index = made("ab" * 200, contents=contents, declared=["train"] * 240 + ["val"] * 80 + ["test"] * 80)
+    assert warnings(index, split(index, seed=0)) == [
+        "5 sets of byte-identical images: a/0000.jpg = b/0001.jpg = a/0004.jpg; a/0002.jpg = a/0006.jpg; "
+        "a/0008.jpg = a/0012.jpg; and 2 more",
+        "2 sets of byte-identical images with different labels: a/0000.jpg = b/0001.jpg = a/0004.jpg; "
+        "a/0024.jpg = b/0399.jpg",
+        "1 set of byte-identical images in more than one split: a/0024.jpg = b/0399.jpg",
+    ]
+
+
+@pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
+def test_the_copies_among_real_photos_stay_on_one_side() -> None:
+    index = scan(ASSETS / "flowers5")
+    splits = split(index, seed=0)
+    assert covers(index, splits)
+    assert len(index.duplicates()) == 6
+    assert leaks(index, splits) == []

@@ -1,0 +1,297 @@
+import math
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from upcycle.device import (
+    Machine,
+    apply,
+    autocast,
+    choose_precision,
+    detect,
+    environment,
+    keep_freed_memory,
+    processor_facts,
+    seed_for,
+    usable_cores,
+    usable_memory,
+)
+from upcycle.errors import ConfigError
+
+GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's system files")
+
+
+def machine(**changed):
+    facts = {"device": "cpu", "precision": "fp32", "threads": 1, "cores": 2, "processor": "A", "flags": ()}
+    return Machine(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
+
+
+@pytest.fixture
+def restored():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def tree(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def fresh(code):
+    """Run `code` in a process of its own and return what it prints."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_importing_the_module_imports_no_torch():
+    assert fresh("import sys, upcycle.device; print('torch' in sys.modules)") == "False"
+
+
+def test_a_machine_is_detected_the_same_every_time():
+    assert detect() == detect()
+
+
+def test_a_cpu_asked_for_is_taken_with_the_threads_asked_for():
+    found = detect(device="cpu", precision="fp32", threads=3)
+    assert (found.device, found.precision, found.threads, found.gpu) == ("cpu", "fp32", 3, None)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5", 5), ("4,2", 4), (" 3 ", 3)])
+def test_the_openmp_variable_sets_the_threads(monkeypatch, text, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert expected == detect(device="cpu").threads
+
+
+def test_threads_asked_for_win_over_the_openmp_variable(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert detect(device="cpu", threads=2).threads == 2
+
+
+def test_threads_are_the_cores_when_nothing_else_is_said(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = detect(device="cpu")
+    assert found.cores == found.threads
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-1", "2.5"])
+def test_an_openmp_variable_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with pytest.raises(ConfigError, match="is not a number of threads: unset it or use 1 or more"):
+        detect(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"device": "tpu"}, "unknown device 'tpu': use auto, cpu, cuda or mps"),
+        ({"device": "cpu", "precision": "fp8"}, "unknown precision 'fp8': use auto, fp32, bf16 or fp16"),
+        (
+            {"device": "cpu", "precision": "fp16"},
+            "precision fp16 is not to be had on cpu here: use fp32 or bf16",
+        ),
+        ({"device": "cpu", "threads": -2}, "threads -2 is out of range"),
+    ],
+)
+def test_impossible_requests_are_refused_in_one_line(asked, says):
+    with pytest.raises(ConfigError, match=says):
+        detect(**asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")
+def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(ConfigError, match="device cuda was asked for but torch sees none here"):
+        detect(device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_cuda_gpu_is_taken_and_named():
+    found = detect()
+    assert ("cuda", torch.cuda.get_device_name()) == (found.device, found.gpu)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(("avx512_bf16", "avx2"), "bf16"), (("amx_bf16",), "bf16"), (("avx512f", "avx2"), "fp32"), ((), "fp32")],
+)
+def test_the_precision_follows_the_processors_flags(flags, expected):
+    assert expected == choose_precision("auto", "cpu", flags)
+
+
+def test_bf16_may_be_asked_for_on_any_processor():
+    assert choose_precision("bf16", "cpu", ()) == "bf16"
+
+
+def test_mps_computes_in_fp32_only():
+    assert choose_precision("auto", "mps", ()) == "fp32"
+    with pytest.raises(ConfigError, match="precision bf16 is not to be had on mps here: use fp32"):
+        choose_precision("bf16", "mps", ())
+
+
+def test_the_processors_name_and_relevant_flags_are_read(tmp_path):
+    text = "processor\t: 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
+    root = tree(tmp_path, {"proc/cpuinfo": text})
+    assert processor_facts(root) == ("Fast One", ("amx_bf16", "avx512f", "avx2"))
+
+
+def test_an_arm_processors_features_are_its_flags(tmp_path):
+    root = tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd bf16\n"})
+    assert processor_facts(root)[1] == ("bf16", "asimd")
+
+
+def test_a_system_without_cpuinfo_has_a_name_and_no_flags(tmp_path):
+    name, flags = processor_facts(tmp_path)
+    assert name
+    assert flags == ()
+
+
+@LINUX
+def test_two_threads_of_one_core_count_once(tmp_path):
+    cpus = os.sched_getaffinity(0)
+    siblings = {f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": "0-1\n" for cpu in cpus}
+    assert usable_cores(tree(tmp_path, siblings)) == 1
+
+
+@LINUX
+def test_without_a_topology_every_cpu_is_a_core(tmp_path):
+    assert len(os.sched_getaffinity(0)) == usable_cores(tmp_path)
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"},
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "20000 100000\n"},
+        {
+            "proc/self/cgroup": "5:memory:/x\n2:cpu,cpuacct:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+)
+def test_a_containers_processor_quota_limits_the_cores(tmp_path, files):
+    assert usable_cores(tree(tmp_path, files)) == 1
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"},
+        {
+            "proc/self/cgroup": "2:cpu:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+)
+def test_no_quota_leaves_every_core(tmp_path, files):
+    assert len(os.sched_getaffinity(0)) == usable_cores(tree(tmp_path, files))
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1048576\n"},
+        {"proc/self/cgroup": "0::/gone\n", "sys/fs/cgroup/memory.max": "1048576\n"},
+        {"proc/self/cgroup": "4:memory:/x\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1048576\n"},
+    ],
+)
+def test_a_containers_memory_limit_is_respected(tmp_path, files):
+    assert usable_memory(tree(tmp_path, files)) == 1048576.0
+
+
+@LINUX
+def test_without_a_limit_all_memory_is_usable(tmp_path):
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}
+    assert os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") == usable_memory(tree(tmp_path, files))
+
+
+def test_applying_sets_threads_seed_and_deterministic_algorithms(restored):
+    apply(machine(threads=1), 5)
+    first = torch.rand(3)
+    apply(machine(threads=2), 5)
+    assert torch.equal(first, torch.rand(3))
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (2, True)
+
+
+@pytest.mark.skipif(not GLIBC, reason="only glibc's allocator has these settings")
+def test_freed_memory_is_kept_so_that_no_page_is_faulted_in_twice():
+    faults = fresh(
+        "import ctypes, resource, sys\n"
+        "from upcycle.device import keep_freed_memory\n"
+        "assert keep_freed_memory()\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; size = 100 * 2**20\n"
+        "def use():\n"
+        "    block = ctypes.c_void_p(libc.malloc(size)); ctypes.memset(block, 1, size); libc.free(block)\n"
+        "use(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "use(); use()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    assert int(faults) < 100  # 51,200 pages of 4 KiB otherwise
+
+
+@pytest.mark.skipif(GLIBC, reason="glibc is here")
+def test_other_allocators_are_left_alone():
+    assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_forward_pass_computes_in_the_machines_precision(precision, expected):
+    layer = torch.nn.Linear(4, 2)
+    with autocast(machine(precision=precision)):
+        result = layer(torch.ones(1, 4))
+    assert expected == result.dtype
+
+
+def test_a_seed_is_a_function_of_its_parts_that_never_changes():
+    # the first eight bytes of sha256("(7, 'batch', 3, 12)"), little-endian, halved
+    assert seed_for(7, "batch", 3, 12) == 4261693802454045298
+
+
+def test_numpys_integers_give_the_seed_of_plain_ones():
+    assert seed_for(7, 3) == seed_for(np.int64(7), np.int32(3))
+
+
+def test_other_parts_kinds_and_orders_give_other_seeds():
+    parts = [(1, 2), (2, 1), (12,), ("1", 2), (1, "2"), (1, 2, 0), ()]
+    assert len(parts) == len({seed_for(*some) for some in parts})
+
+
+def test_a_part_that_is_no_whole_number_is_refused():
+    with pytest.raises(TypeError):
+        seed_for(0.5)
+
+
+def test_seeds_fit_in_63_bits():
+    seeds = [seed_for("range", i) for i in range(1000)]
+    assert min(seeds) >= 0
+    assert 2**62 < max(seeds) < 2**63
+
+
+def test_the_environment_names_versions_and_hardware():
+    described = environment(machine(flags=("avx2",), memory_gb=7.96))
+    assert {"python", "upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn"} == set(
+        described["versions"]
+    )
+    assert platform.python_version() == described["versions"]["python"]
+    assert tuple(
+        described[key]
+        for key in ("processor", "flags", "cores", "threads", "device", "precision", "gpu", "memory_gb")
+    ) == ("A", ["avx2"], 2, 1, "cpu", "fp32", None, 8.0)
+
+
+def test_memory_that_is_unknown_is_left_out_of_the_environment():
+    assert environment(machine(memory_gb=math.nan))["memory_gb"] is None
