@@ -1,4 +1,7 @@
-"""The command line. A mistake prints one line and ends with its documented code; nothing is imported before it is needed."""
+"""The command line: a mistake prints one line and ends with its documented code.
+
+A command's own imports wait until it runs.
+"""
 
 import sys
 from collections.abc import Sequence

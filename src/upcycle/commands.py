@@ -74,9 +74,7 @@ def plan(
     )
 
 
-def evaluate(
-    run: Path, data: Path | None = None, /, *, split: Literal["train", "val", "test"] = "test"
-) -> None:
+def evaluate(run: Path, data: Path | None = None, /, *, split: Literal["train", "val", "test"] = "test") -> None:
     """Metrics of a run's best model, on its own split or another folder.
 
     Parameters
@@ -123,11 +121,7 @@ def predict(
             continue
         made = outcome.prediction
         if json_lines:
-            print(
-                json.dumps(
-                    {"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}
-                )
-            )
+            print(json.dumps({"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}))
         else:
             shares = "  ".join(f"{name} {share:.4f}" for name, share in made.probabilities.items())
             print(f"{outcome.path}\t{made.label}\t{shares}")

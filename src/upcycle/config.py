@@ -33,19 +33,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    recipe: Literal["default", "classic"] = Field("default", description="Named settings to start from.")
+    recipe: Literal["default", "classic", "simple-cnn"] = Field("default", description="Named settings to start from.")
     arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
-    weights: str = Field(
-        "auto", description="auto (timm's cache, an installed package, a download), none, or a FILE."
-    )
+    weights: str = Field("auto", description="auto (timm's cache, an installed package, a download), none, or a FILE.")
     input: str | None = Field(
         None,
         description="JSON file with image size, crop, interpolation, mean and std, for weights that do not say.",
     )
 
-    test_split: str | None = Field(
-        None, description="Folder or split of DATA that is the test set, e.g. val."
-    )
+    test_split: str | None = Field(None, description="Folder or split of DATA that is the test set, e.g. val.")
     val_fraction: float = Field(
         0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."
     )
@@ -54,9 +50,7 @@ class Config(BaseModel):
     )
     folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
 
-    epochs: int = Field(
-        4, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early)."
-    )
+    epochs: int = Field(4, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early).")
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
         None,
@@ -81,23 +75,15 @@ class Config(BaseModel):
     div: float = Field(25.0, ge=1, description="One-cycle starts at lr / div.")
     div_final: float = Field(1e4, ge=1, description="One-cycle ends at lr / div_final.")
     anneal: Literal["cos", "linear"] = Field("cos", description="Shape of one-cycle's flanks.")
-    moms: tuple[float, float, float] = Field(
-        (0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end."
-    )
+    moms: tuple[float, float, float] = Field((0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end.")
 
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="Update rule.")
-    weight_decay: float = Field(
-        0.01, ge=0, le=10, description="Decoupled weight decay; none on norms and biases."
-    )
+    weight_decay: float = Field(0.01, ge=0, le=10, description="Decoupled weight decay; none on norms and biases.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta1 where the schedule does not set it.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
-    layer_decay: float = Field(
-        0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down."
-    )
-    freeze: str = Field(
-        "auto", description="Freeze everything up to and including LAYER; none; auto: the lower half."
-    )
+    layer_decay: float = Field(0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down.")
+    freeze: str = Field("auto", description="Freeze everything up to and including LAYER; none; auto: the lower half.")
     bn: Literal["frozen", "train"] = Field(
         "frozen", description="BatchNorm statistics: kept as pretrained, or re-estimated."
     )
@@ -115,13 +101,9 @@ class Config(BaseModel):
 
     seed: int = Field(0, ge=0, lt=2**31, description="Decides the split, the order and the augmentation.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware has it."
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
-    cache: str | None = Field(
-        None, description="Folder of decoded images and features; default ~/.cache/upcycle."
-    )
+    cache: str | None = Field(None, description="Folder of decoded images and features; default ~/.cache/upcycle.")
 
     @field_validator("monitor")
     @classmethod

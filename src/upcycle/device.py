@@ -260,9 +260,7 @@ def _cgroup_values(root: Path, name: str, controller: str = "") -> list[str]:
             continue
         mount = root / "sys/fs/cgroup" / controller
         group = mount / path.lstrip("/")
-        found += [
-            _read(folder / name).strip() for folder in (group, *group.parents) if _within(folder, mount)
-        ]
+        found += [_read(folder / name).strip() for folder in (group, *group.parents) if _within(folder, mount)]
     return [text for text in found if text]
 
 

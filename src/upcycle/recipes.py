@@ -36,6 +36,24 @@ RECIPES: dict[str, dict[str, Any]] = {
         "monitor": "val_loss",
         "patience": 5,
     },
+    # The article's baseline: a small network from scratch, with a rate that suits it.
+    "simple-cnn": {
+        "arch": "simple-cnn",
+        "weights": "none",
+        "epochs": 100,
+        "head_epochs": 0,
+        "schedule": "constant",
+        "lr": 1e-3,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "beta2": 0.999,
+        "eps": 1e-7,
+        "layer_decay": 1.0,
+        "freeze": "none",
+        "bn": "train",
+        "augment": "none",
+        "patience": 5,
+    },
 }
 
 

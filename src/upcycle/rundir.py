@@ -82,9 +82,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: {path.parent} is not a run directory, or not a whole one"
-        ) from None
+        raise RunError(f"{path} is missing: {path.parent} is not a run directory, or not a whole one") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
@@ -100,9 +98,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSON-lines file atomically."""
-    write_text(
-        path, "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    )
+    write_text(path, "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -50,9 +50,7 @@ def _momenta(momenta: Iterable[float]) -> None:
 
 
 def _steps(name: str, value: int, least: int) -> None:
-    _require(
-        isinstance(value, int) and value >= least, f"{name} = {value} is out of range: use {least} or more"
-    )
+    _require(isinstance(value, int) and value >= least, f"{name} = {value} is out of range: use {least} or more")
 
 
 def _step(step: int) -> int:

@@ -3,6 +3,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +125,16 @@ def test_dropping_the_failures_keeps_cache_and_index_in_step(damaged: Index, tmp
         np.testing.assert_array_equal(images[i], expected)
 
 
-@pytest.mark.parametrize("damage", ["cut", "shorter", "flipped", "empty", "magic"])
+@pytest.mark.parametrize("damage", ["cut", "shorter", "flipped", "turned", "empty", "magic"])
 def test_a_damaged_cache_is_rebuilt(index: Index, tmp_path: Path, damage: str) -> None:
     built, _ = build(index, tmp_path / "cache")
     whole, path = built.path.read_bytes(), built.path
+    first = len(built.images) + 8  # where height and width of the first image stand
     changed = {
         "cut": whole[:-10],
         "shorter": whole[100:],
         "flipped": whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:],
+        "turned": whole[:first] + whole[first + 4 : first + 8] + whole[first : first + 4] + whole[first + 8 :],
         "empty": b"",
         "magic": whole[:-1] + b"\x00",
     }[damage]
@@ -169,6 +172,26 @@ def test_no_room_is_an_error_before_anything_is_decoded(index: Index, tmp_path: 
     with pytest.raises(StorageError, match=r"^the decoded images need \d+\.\d GB and .* has \d+\.\d GB free"):
         build(index, tmp_path, side=huge)
     assert [file for file in tmp_path.iterdir() if file.is_file()] == []
+
+
+@pytest.fixture
+def small_files(index: Index) -> Iterator[None]:
+    """Once the images are there no file may grow beyond 3,000 bytes, as on a disk that fills up."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_disk_that_fills_up_is_an_error_and_leaves_no_file_and_no_thread(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        build(index, tmp_path / "cache")
+    # the traceback that `caught` keeps must not keep the threads
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert str(caught.value).endswith(".images: File too large")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -234,6 +234,12 @@ def test_reduced_decoding_stays_close_to_the_whole() -> None:
     assert np.abs(reduced.astype(int) - whole).max() <= 4
 
 
+def test_reduced_decoding_does_not_stretch_a_size_that_is_no_multiple_of_eight() -> None:
+    image = photo(17, 17)
+    reduced, whole = load(encoded(image, "JPEG", quality=98, subsampling=0), 2), load(encoded(image), 2)
+    assert np.abs(reduced.astype(int) - whole).max() <= 12
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path: Path, kind: str) -> None:
     image = photo(40, 30)
@@ -302,16 +308,16 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP"])
 def test_a_file_cut_within_its_header_is_told_from_one_that_is_no_image(kind: str) -> None:
-    with pytest.raises(DecodeError, match=r"^damaged or cut short \(.+\)$"):
+    with pytest.raises(DecodeError, match=r"^(damaged or cut short \(.+\)|its header cannot be read: .+)$"):
         load(encoded(photo(40, 30), kind)[:12])
 
 
 def test_the_message_names_the_file_on_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "a.jpg"
+    file = tmp_path / "a\nb.jpg"
     file.write_bytes(b"text")
     with pytest.raises(DecodeError) as caught:
         load(file)
-    assert str(caught.value) == f"{file}: not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+    assert str(caught.value) == rf"{tmp_path}/a\nb.jpg: not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -328,12 +334,13 @@ def test_an_image_above_the_limit_is_refused_by_its_header() -> None:
         decode.size(stored)
 
 
-def test_pillow_and_the_warning_filters_are_left_as_they_were() -> None:
-    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
-    load(encoded(photo(9, 9)))
+def test_pillow_and_the_warning_filters_are_left_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1234)
+    filters = list(warnings.filters)
+    load(encoded(photo(90, 90)))
     with pytest.raises(DecodeError):
         load(b"text")
-    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == (1234, filters)
 
 
 def pixels_or_reason(data: bytes) -> np.ndarray | str:

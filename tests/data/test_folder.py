@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path) -> N
     assert paths(index) == sorted(FLAT)
     assert [file.path for file in index.quarantined] == sorted(bad)
     assert [file.reason for file in index.quarantined] == [
-        "damaged or cut short (its header cannot be read)",
+        "its header cannot be read: damaged, cut short or of an unknown kind",
         "empty file (zero bytes)",
         "not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
         "lies in no class folder",

@@ -193,6 +193,12 @@ def test_groups_that_mix_classes_still_give_every_class_to_every_split() -> None
     }
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rare_class_tied_to_a_common_one_still_reaches_every_split(seed: int) -> None:
+    index = made("ab" * 3 + "a" * 60, groups=["p", "p", "q", "q", "r", "r", *[""] * 60])
+    assert [side["b"] for side in counts(index, split(index, seed=seed)).values()] == [1, 1, 1]
+
+
 def test_a_class_that_cannot_be_shared_out_is_an_error() -> None:
     with pytest.raises(DataError) as caught:
         split(made("a" * 20 + "bb"), seed=0)
@@ -244,6 +250,16 @@ def test_folds_are_stratified_and_even() -> None:
     assert [fold["test"]["a"] for fold in found] == [10] * 5
     assert sorted(fold["test"]["b"] for fold in found) == [4, 4, 4, 4, 5]
     assert [fold["val"]["a"] for fold in found] == [6] * 5
+
+
+def test_folds_are_even_in_images_where_groups_differ_in_size() -> None:
+    index = made("a" * 14 + "b" * 12, groups=[*"pppppqqqqrrrss", *[""] * 12])
+    assert [counts(index, fold)["test"] for fold in folds(index, k=2, seed=0)] == [{"a": 7, "b": 6}] * 2
+
+
+def test_what_cannot_be_divided_goes_to_different_folds() -> None:
+    index = made("a" * 5 + "b" * 5)
+    assert [len(fold.test) for fold in folds(index, k=2, seed=0)] == [5, 5]
 
 
 def test_more_folds_than_images_of_a_class_are_an_error() -> None:

@@ -1,7 +1,9 @@
 import hashlib
+import html
 import io
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -15,13 +17,14 @@ from PIL import Image
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
-from upcycle.output.report import write_report
+from upcycle.output import page
+from upcycle.output.report import LARGEST_THUMBNAIL, thumbnail, write_report
 from upcycle.rundir import RunDir, append_line, write_bytes, write_json
 
 CHROMIUM = Path("/usr/bin/chromium")
 PETS = ("cats", "dogs")
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
-HOSTILE = ("<script>alert(1)</script>", 'quo"te\'s & $x^2$\nnext\u202eline')
+HOSTILE = ("<script>alert(1)</script>", "quo\"te's & $x^2$\nnext\u202eline")
 
 
 # ------------------------------------------------------------------------- a realistic run directory
@@ -67,9 +70,7 @@ def write_training(run: RunDir) -> None:
     phases, step = [], 0
     for name, epochs, steps, peak in PHASES:
         rates = cycle(epochs * steps, peak, step)
-        phases.append(
-            {"name": name, "epochs": epochs, "steps_per_epoch": steps, "per": "step", "rates": rates}
-        )
+        phases.append({"name": name, "epochs": epochs, "steps_per_epoch": steps, "per": "step", "rates": rates})
         high, low = (0.66, 0.12) if name == "head" else (0.15, 0.05)
         for epoch in range(1, epochs + 1):
             step += steps
@@ -191,11 +192,299 @@ def sample_run(
     return run
 
 
-if __name__ == "__main__":
-    import sys
-    photos = [Path(p).read_bytes() for p in sys.argv[2:]]
-    out=Path(sys.argv[1]); shutil.rmtree(out, ignore_errors=True)
-    import time
-    for name, kw in dict(two=dict(), five=dict(classes=FLOWERS, margin=3.2, data="flowers5"), hostile=dict(classes=HOSTILE), many=dict(classes=tuple(f"species {i:02}" for i in range(40)),margin=4)).items():
-        run=sample_run(out/name, thumbnails=photos or None, **kw)
-        t=time.time(); p=write_report(run); print(p, round(time.time()-t,2), p.stat().st_size//1024, "KB")
+# --------------------------------------------------------------------------------- reading the page
+
+
+class Page(HTMLParser):
+    """What a browser would find in the page: elements, attributes, visible text."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "wbr", "hr", "input"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.pieces: list[str] = []
+        self.styles: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in {"wbr", "b", "span", "i"}:
+            self.pieces.append(" ")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        (self.styles if "style" in self.open else self.pieces).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.pieces).split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def values(self, *names: str) -> list[str]:
+        return [value for _, found in self.elements for name, value in found.items() if name in names]
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = sample_run(tmp_path_factory.mktemp("pets") / "run")
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = sample_run(tmp_path_factory.mktemp("flowers") / "run", FLOWERS, margin=3.2, data="flowers5")
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    run = sample_run(tmp_path_factory.mktemp("hostile") / "run", HOSTILE, data="a 'b\n\"><img src=x onerror=alert(2)>")
+    write_report(run)
+    return run
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    write_machine(run, PETS, "photos")
+    run.set_status("interrupted", seconds=3.0)
+    return run
+
+
+def test_a_report_comes_with_every_figure_as_svg_and_png(pets: RunDir) -> None:
+    names = ("confusion", "curves", "metrics", "schedule")
+    expected = [f"{name}.{ending}" for name in names for ending in ("png", "svg")]
+    assert expected == sorted(file.name for file in pets.figures.iterdir())
+
+
+def test_the_page_says_what_was_trained_on_what_and_how_well_it_did(pets: RunDir) -> None:
+    text = Page(pets.report).text
+    assert "A pretrained resnet50 was fine-tuned on 49 images of 2 classes: cats and dogs." in text
+    assert (
+        "It gets 157 of 160 test images right. Its accuracy is 98.1 %, and with 95 % confidence between "
+        "94.6 % and 99.4 %; its test F1 is 0.981, between"
+    ) in text
+    assert "160 test images: models closer than about 4 points cannot be told apart." in text
+
+
+def test_the_page_has_a_section_for_everything_a_run_knows(flowers: RunDir) -> None:
+    expected = ["choice", "schedule", "curves", "metrics", "confusion", "mistakes", "data", "problems", "epochs"]
+    assert [*expected, "settings", "repeat"] == [found["id"] for found in Page(flowers.report).all("h2")]
+
+
+def test_the_page_needs_nothing_from_elsewhere(pets: RunDir) -> None:
+    page = Page(pets.report)
+    assert [] == [value for value in page.values("src", "srcset", "poster", "data", "action") if value[:5] != "data:"]
+    assert [] == [v for v in page.values("href", "xlink:href") if not v.startswith(("#", "data:,"))]
+    assert not any(word in style for style in page.styles for word in ("url(", "@import"))
+    assert "http" not in pets.report.read_text().replace("http-equiv", "")
+    assert [] == page.all("script")
+
+
+def test_the_page_is_well_formed_and_readable_to_a_screen_reader(flowers: RunDir) -> None:
+    page = Page(flowers.report)
+    assert ([], []) == (page.unbalanced, page.open)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert set() == {value.removeprefix("#") for value in page.values("href") if value[:1] == "#"} - set(ids)
+    assert set() == set(page.values("aria-labelledby")) - set(ids)
+    assert all(found.get("alt") for found in page.all("img"))
+    assert all(found["role"] == "img" and found["aria-label"] for found in page.all("svg"))
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all(found.get("scope") in {"row", "col"} for found in page.all("th"))
+
+
+def test_figures_take_their_colours_from_the_page(pets: RunDir) -> None:
+    styles = " ".join(
+        found.get("style", "") for tag, found in Page(pets.report).elements if tag in {"path", "text", "use"}
+    )
+    assert "var(--blue)" in styles
+    assert "#" not in styles.replace("url(#", "")
+
+
+def test_probe_and_fine_tuning_stand_beside_each_other_with_the_choice(pets: RunDir) -> None:
+    text = Page(pets.report).text
+    assert "Frozen probe 0.969" in text
+    assert "Fine-tuning ✓ kept 0.981" in text
+    assert "their log loss differs by 0.076 on average, with a paired standard error of 0.021." in text
+
+
+def test_a_kept_probe_is_compared_with_the_fine_tuned_model_it_beat(pets: RunDir) -> None:
+    scores = json.loads(pets.evaluation.read_text())
+    tuned, probe = scores["test"], scores["probe_test"]
+    choice = page.choice(scores | {"test": probe, "finetune_test": tuned, "choice": {"chosen": "probe"}})
+    assert choice is not None
+    expected = [("Frozen probe", True, probe), ("Fine-tuning", False, tuned)]
+    assert expected == [(row["name"], row["chosen"], row["scores"]) for row in choice["rows"]]
+
+
+def test_mistakes_are_the_24_most_confident_with_the_rest_counted(flowers: RunDir) -> None:
+    text = Page(flowers.report).text
+    shown = [float(share) for share in re.findall(r"guess \w+ ([\d.]+) %", text)]
+    assert 24 == len(shown)
+    assert sorted(shown, reverse=True) == shown
+    assert (
+        "39 test images were misclassified; here are the 24 the model was surest of, and 15 more are left out." in text
+    )
+    assert 24 == len([found for found in Page(flowers.report).all("img") if found["src"].startswith("data:image/jpeg")])
+
+
+def test_long_lists_are_cut_and_say_how_much_is_left_out(pets: RunDir) -> None:
+    text = Page(pets.report).text
+    assert "23 images there more than once" in text
+    assert "a_19 (copy).jpg" in text
+    assert "a_20 (copy).jpg" not in text
+    assert "3 images more are left out here." in text
+
+
+def test_what_is_wrong_with_the_data_is_named(pets: RunDir) -> None:
+    text = Page(pets.report).text
+    assert "train/cats/broken 1.jpg the file is cut short (41 of 812 bytes)" in text
+    assert "train/cats/x.jpg labelled cats · train/dogs/x.jpg labelled dogs" in text
+    assert "the training set has only 24 images of cats" in text
+
+
+def test_a_copied_run_gives_the_same_page_again(pets: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(tmp_path / "elsewhere")
+    shutil.copytree(pets.root, copy.root)
+    copy.report.unlink()
+    shutil.rmtree(copy.figures)
+    write_report(copy)
+    assert pets.report.read_bytes() == copy.report.read_bytes()
+    assert (pets.figures / "curves.svg").read_bytes() == (copy.figures / "curves.svg").read_bytes()
+
+
+def test_an_unfinished_run_has_a_page_that_says_what_is_not_there_yet(unfinished: RunDir) -> None:
+    found = Page(write_report(unfinished))
+    assert ["settings", "repeat"] == [heading["id"] for heading in found.all("h2")]
+    assert "Interrupted" in found.text
+    assert "The images have not been scanned and split yet." in found.text
+    assert "No epoch has finished yet, so there are no learning curves." in found.text
+    assert "The test set has not been looked at yet" in found.text
+
+
+def test_a_run_that_has_only_a_status_has_a_page(tmp_path: Path) -> None:
+    RunDir(tmp_path).set_status("failed", error="the loss is not finite between steps 3 and 4")
+    assert "Failed: the loss is not finite between steps 3 and 4" in Page(write_report(RunDir(tmp_path))).text
+
+
+def test_epochs_so_far_are_drawn_before_there_are_test_scores(unfinished: RunDir) -> None:
+    write_training(unfinished)
+    found = Page(write_report(unfinished))
+    assert ["schedule", "curves", "epochs", "settings", "repeat"] == [head["id"] for head in found.all("h2")]
+    assert "26 epochs in numbers" in found.text
+
+
+def test_a_model_without_mistakes_has_no_gallery(unfinished: RunDir) -> None:
+    perfect = predicted(PETS, 20, margin=60, seed=3)
+    perfect.save(unfinished.predictions("test"))
+    write_json(unfinished.evaluation, {"test": evaluate(perfect, n_boot=50).to_dict()})
+    assert "No test image was misclassified." in Page(write_report(unfinished)).text
+
+
+def test_hostile_names_are_shown_as_text_and_nothing_else(hostile: RunDir) -> None:
+    found = Page(hostile.report)
+    assert [] == found.all("script")
+    assert [] == [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    assert {"data:image/jpeg;base64"} == {image["src"].partition(",")[0] for image in found.all("img")}
+    assert [] == found.unbalanced
+    assert "2 classes: <script>alert(1)</script> and quo\"te's & $x^2$\\nnext\\u202eline." in found.text
+    assert "resnet50 on a 'b\\n\"><img src=x onerror=alert(2)>" in found.text
+
+
+def test_the_command_keeps_a_line_break_that_is_inside_quotes(hostile: RunDir) -> None:
+    assert "upcycle train 'a 'b\n\"><img src=x onerror=alert(2)>' --recipe" in html.unescape(hostile.report.read_text())
+
+
+def test_a_file_name_that_is_no_text_is_shown_escaped(unfinished: RunDir) -> None:
+    write_audit(unfinished, PETS)
+    audit = json.loads(unfinished.audit.read_text())
+    audit["quarantined"] = [{"path": "train/\udcff.jpg", "reason": "not an image"}]
+    unfinished.audit.write_text(json.dumps(audit))
+    assert "train/\\udcff.jpg not an image" in Page(write_report(unfinished)).text
+
+
+@pytest.mark.parametrize("name", ["../secret", "a" * 63 + "G", ""])
+def test_only_a_content_hash_names_a_thumbnail(tmp_path: Path, name: str) -> None:
+    write_bytes(tmp_path / f"{name}.jpg", picture(0))
+    (tmp_path / "thumbnails").mkdir()
+    assert thumbnail(tmp_path / "thumbnails", name) is None
+
+
+def test_a_thumbnail_that_is_too_large_for_one_is_left_out(tmp_path: Path) -> None:
+    write_bytes(tmp_path / f"{'a' * 64}.jpg", bytes(LARGEST_THUMBNAIL + 1))
+    write_bytes(tmp_path / f"{'b' * 64}.jpg", b"small")
+    assert (None, "data:image/jpeg;base64,c21hbGw=") == (
+        thumbnail(tmp_path, "a" * 64),
+        thumbnail(tmp_path, "b" * 64),
+    )
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run directory"):
+        write_report(RunDir(tmp_path))
+
+
+def test_a_damaged_file_is_named(unfinished: RunDir) -> None:
+    unfinished.evaluation.write_text("{")
+    with pytest.raises(RunError, match=r"evaluation\.json cannot be read"):
+        write_report(unfinished)
+
+
+# -------------------------------------------------------------------------------- in a real browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("sample", ["pets", "flowers", "hostile"])
+def test_a_browser_shows_it_all_without_scrolling_sideways_or_asking_for_anything(
+    browser: Any, sample: str, width: int, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    run: RunDir = request.getfixturevalue(sample)
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked: list[str] = []
+    complaints: list[str] = []
+    tab.on("request", lambda sent: asked.append(sent.url.partition(",")[0]))
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    tab.goto(run.report.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert width == tab.evaluate("document.documentElement.scrollWidth")
+    assert {run.report.as_uri()} == {url for url in asked if not url.startswith("data:")}
+    assert [] == complaints
+    tab.close()
+
+
+def test_a_browser_draws_figures_in_the_dark_pages_colours(browser: Any, pets: RunDir) -> None:
+    colours = []
+    for scheme in ("light", "dark"):
+        tab = browser.new_page(color_scheme=scheme)
+        tab.goto(pets.report.as_uri())
+        colours.append(tab.evaluate("getComputedStyle(document.querySelector('.plot text')).fill"))
+        tab.close()
+    assert ["rgb(90, 102, 114)", "rgb(157, 171, 183)"] == colours

@@ -133,9 +133,7 @@ def centre_crop(frames: list[Frame], size: int) -> Tensor:
     return crop(frames, centre_boxes(shapes, size), size)
 
 
-def random_crop(
-    frames: list[Frame], size: int, *, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
+def random_crop(frames: list[Frame], size: int, *, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Training's pixels before colour: uint8 [B, 3, size, size], channels_last, cropped and mirrored."""
     if augmentation.crop_scale == 1:
         images = centre_crop(frames, size)
@@ -182,9 +180,7 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def mixup(
-    images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def mixup(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Blend each image and target with another's of the batch, by its own Beta(alpha, alpha) weight.
 
     The weight is folded to 0.5..1, so an image's own label stays the largest part of its target.

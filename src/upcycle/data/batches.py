@@ -95,9 +95,7 @@ class Batches:
         if not self.shuffle:
             return positions
         generator = _generator(self.seed, "order", epoch)
-        shuffled: npt.NDArray[np.int64] = positions[
-            torch.randperm(len(positions), generator=generator).numpy()
-        ]
+        shuffled: npt.NDArray[np.int64] = positions[torch.randperm(len(positions), generator=generator).numpy()]
         return shuffled
 
     def _batch(self, order: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:

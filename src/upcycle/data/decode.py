@@ -22,6 +22,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DecodeError
 
@@ -66,7 +67,7 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _decoding(source: Source) -> Iterator[None]:
     """Turn whatever decoding `source` raises into a DecodeError that names it when it has a path."""
-    prefix = f"{source}: " if isinstance(source, Path) else ""
+    prefix = f"{shown(source)}: " if isinstance(source, Path) else ""
     try:
         yield
     except DecodeError as error:
@@ -78,7 +79,7 @@ def _decoding(source: Source) -> Iterator[None]:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 when there is none or the EXIF block is damaged."""
     try:
-        # Pillow turns a TIFF upright itself; and a PNG's own getexif decodes all pixels, see `_open`
+        # Pillow turns a TIFF upright itself; and a PNG's own getexif decodes all pixels, see `_identified`
         value = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(_ORIENTATION, 1)
         return value if value in _UPRIGHT else 1
     except Exception:  # a damaged block raises nearly anything; viewers then show the image as stored
@@ -108,7 +109,7 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
             return _identified(data)
         except UnidentifiedImageError:
             if data.startswith(_BEGINNINGS):
-                raise DecodeError("damaged or cut short (its header cannot be read)") from None
+                raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
             raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit

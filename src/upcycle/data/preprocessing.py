@@ -57,5 +57,5 @@ class Preprocessing:
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
             raise ConfigError(f"unknown preprocessing key {sorted(unknown)[0]!r}")
-        plain = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
         return cls(**plain)

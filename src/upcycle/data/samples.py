@@ -40,9 +40,7 @@ def _carried(name: str) -> Path:
         raise DataError("the sample images come with scikit-image: run pip install 'upcycle[demo]'")
     path = Path(spec.origin).parent / "data" / name
     if not path.is_file():
-        raise DataError(
-            f"this scikit-image lacks {name} and nothing is downloaded: run pip install 'upcycle[demo]'"
-        )
+        raise DataError(f"this scikit-image lacks {name} and nothing is downloaded: run pip install 'upcycle[demo]'")
     return path
 
 

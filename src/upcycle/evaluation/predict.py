@@ -54,9 +54,7 @@ def predict(
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:
     """Logits [n, outputs] of the cached images at `positions`."""
-    batches = eval_batches(
-        cache, positions, preprocessing=preprocessing, batch_size=EVAL_BATCH, device=machine.device
-    )
+    batches = eval_batches(cache, positions, preprocessing=preprocessing, batch_size=EVAL_BATCH, device=machine.device)
     told = None if progress is None else lambda done: progress(done, len(positions))
     return forward(model, batches, machine, progress=told)
 

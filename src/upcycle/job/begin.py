@@ -56,9 +56,7 @@ def begin(
     return data, config, run, command(data, given, run.root), False
 
 
-def _going_on(
-    data: Path | None, given: Mapping[str, Any], run: RunDir
-) -> tuple[Path, Config, RunDir, str, bool]:
+def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> tuple[Path, Config, RunDir, str, bool]:
     if not run.config.exists() or not run.status_file.exists():
         raise RunError(f"{run.root} is not empty and not a run: give another --out")
     config = read_json(run.config)
@@ -69,9 +67,7 @@ def _going_on(
     now = resolve(given).to_dict() if given else {}
     for name in given:
         if now[name] != recorded[name]:
-            raise RunError(
-                f"{run.root} was begun with {name} = {recorded[name]}, not {now[name]}: give another --out"
-            )
+            raise RunError(f"{run.root} was begun with {name} = {recorded[name]}, not {now[name]}: give another --out")
     finished = run.status()["state"] == "finished"
     said = str(read_plain(run.environment)["command"]) if run.environment.exists() else ""
     return begun, config, run, said, finished

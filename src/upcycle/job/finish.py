@@ -28,7 +28,10 @@ class Choice:
         """The decision in words."""
         difference = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f}"
         if self.chosen == "finetune":
-            return f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image (one standard error)"
+            return (
+                f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image, "
+                "better by more than one standard error"
+            )
         return (
             f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} an image, "
             "not better by more than one standard error"
@@ -60,7 +63,8 @@ def write_results(job: Job, results: Results) -> None:
     for name, made in named.items():
         made.save(job.run.predictions(name))
     known: dict[str, Any] = {
-        name: evaluate(made, seed=job.config.seed).to_dict() for name, made in named.items()
+        name: evaluate(made, seed=job.config.seed, split="val" if name.endswith("val") else "test").to_dict()
+        for name, made in named.items()
     }
     if results.choice is not None:
         known["choice"] = results.choice.to_dict()

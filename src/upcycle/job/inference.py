@@ -78,9 +78,7 @@ class Classifier:
         """A prediction for each decoded image."""
         classes = self.network.classes
         return [
-            Prediction(
-                classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True))
-            )
+            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
             for row in probabilities(self.logits(frames))
         ]
 
@@ -89,9 +87,7 @@ def _source(image: Source | str) -> Source:
     return Path(image) if isinstance(image, str) else image
 
 
-def load(
-    run: str | Path, *, precision: str | None = None, threads: int = 0, device: str = "auto"
-) -> Classifier:
+def load(run: str | Path, *, precision: str | None = None, threads: int = 0, device: str = "auto") -> Classifier:
     """The best model of a run, ready to predict, in the precision it was trained in where the machine has it.
 
     RunError when there is no such run or it has saved no model yet.
@@ -101,9 +97,7 @@ def load(
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     network = Network.from_dict(read_json(directory.model))
     config = read_config(directory.config)
-    machine = machines.detect(
-        precision=precision or config.precision, threads=threads or config.threads, device=device
-    )
+    machine = machines.detect(precision=precision or config.precision, threads=threads or config.threads, device=device)
     machines.apply(machine, config.seed)
     model = checkpoint.load_model(directory.best, network).to(machine.device)
     return Classifier(directory, network, model, machine)
@@ -142,9 +136,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
-            )
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
         elif path.exists():
             found.append(path)
         else:
@@ -166,14 +158,10 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str) -> Predi
     unknown = set(index.classes) - set(classifier.network.classes)
     if unknown:
         known = ", ".join(classifier.network.classes)
-        raise DataError(
-            f"{data} has a class {sorted(unknown)[0]!r} the model does not know: it knows {known}"
-        )
+        raise DataError(f"{data} has a class {sorted(unknown)[0]!r} the model does not know: it knows {known}")
     declared = np.flatnonzero(index.declared == split)
-    positions = declared if len(declared) else np.arange(len(index))
-    rows = [
-        Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions
-    ]
+    positions = [int(at) for at in (declared if len(declared) else range(len(index)))]
+    rows = [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
     return _predictions(classifier, rows, index.root)
 
 
@@ -189,9 +177,7 @@ def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -
     logits = []
     with ThreadPoolExecutor(classifier.machine.threads) as pool:
         for some in chunks(rows, FILES_AT_ONCE):
-            logits.append(
-                classifier.logits(list(pool.map(lambda row: _recorded(classifier, row, root), some)))
-            )
+            logits.append(classifier.logits(list(pool.map(lambda row: _recorded(classifier, row, root), some))))
     classes = classifier.network.classes
     return Predictions(
         classes=classes,
@@ -208,9 +194,7 @@ def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
     try:
         content = (root / row.path).read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{root / row.path} cannot be read: {error.strerror}; give the folder it is in now"
-        ) from None
+        raise DataError(f"{root / row.path} cannot be read: {error.strerror}; give the folder it is in now") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(f"{root / row.path} is not the file it was when the run split its images")
     return classifier.frame(content)

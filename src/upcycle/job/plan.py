@@ -8,6 +8,7 @@ from typing import Any
 
 from upcycle.errors import ConfigError
 from upcycle.recipes import Phase, phases, resolve
+from upcycle.rundir import write_bytes
 
 
 def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, plot: Path | None) -> None:
@@ -40,12 +41,15 @@ def _write_csv(planned: tuple[Phase, ...]) -> None:
     for phase in planned:
         for step in range(phase.steps):
             rate = phase.schedule(step)
-            rows.writerow(
-                [phase.name, phase.first_step + step, step // phase.steps_per_epoch, rate.lr, rate.momentum]
-            )
+            rows.writerow([phase.name, phase.first_step + step, step // phase.steps_per_epoch, rate.lr, rate.momentum])
 
 
 def _draw(planned: tuple[Phase, ...], path: Path) -> None:
-    from upcycle.output.plots import save_one, schedule_figure
+    from upcycle.output import drawing
+    from upcycle.output.plots import schedule_figure
 
-    save_one(schedule_figure({"phases": [phase.to_dict() for phase in planned]}), path)
+    if path.suffix not in (".svg", ".png"):
+        raise ConfigError(f"cannot draw into {path}: give a name that ends in .svg or .png")
+    figure = schedule_figure({"phases": [phase.to_dict() for phase in planned]})
+    write_bytes(path, drawing.svg(figure).encode() if path.suffix == ".svg" else drawing.png(figure))
+    print(f"drawn: {path}", file=sys.stderr)

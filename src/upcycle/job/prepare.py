@@ -122,9 +122,7 @@ def same_data(run: RunDir, prepared: Prepared) -> None:
         now = Path(folder) / "splits.csv"
         splitting.write_splits(now, prepared.index, prepared.splits)
         if now.read_bytes() != run.splits.read_bytes():
-            raise RunError(
-                f"the images or their split are not those {run.root} was begun with: give a new --out"
-            )
+            raise RunError(f"the images or their split are not those {run.root} was begun with: give a new --out")
 
 
 def audit(prepared: Prepared) -> dict[str, Any]:
@@ -137,9 +135,7 @@ def audit(prepared: Prepared) -> dict[str, Any]:
         "splits": {name: index.take(positions).class_counts() for name, positions in parts.items()},
         "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
         "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
-        "conflicts": [
-            [{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()
-        ],
+        "conflicts": [[{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()],
         "leaks": [[index.path(at) for at in run] for run in splitting.leaks(index, splits)],
         "warnings": splitting.warnings(index, splits),
     }
@@ -160,6 +156,4 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
     for warning in audit["warnings"]:
         show.warn(warning)
     points = distinguishable(counts["test"])
-    show.say(
-        f"{counts['test']} test images: models closer than about {points:.0f} points cannot be told apart"
-    )
+    show.say(f"{counts['test']} test images: models closer than about {points:.0f} points cannot be told apart")

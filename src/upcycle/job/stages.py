@@ -98,7 +98,8 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
-        f"probe (frozen network, L2 {probe.strength:.0e}): val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
+        f"probe (frozen network, L2 {probe.strength:.0e}): "
+        f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
     held = {name: _apply(probe, features[splits.of(name)]) for name in ("val", "test")}
     return Head(
@@ -138,9 +139,7 @@ def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> s
     if reason:
         return reason
     with job.show.progress(phase.name) as progress:
-        for row, totals in fit(
-            state, setting, validate=lambda model: _validate(job, model), progress=progress
-        ):
+        for row, totals in fit(state, setting, validate=lambda model: _validate(job, model), progress=progress):
             row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
             history = history.adding(row)
             _keep(job, state, row, totals)
@@ -193,13 +192,9 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     config, rows = job.config, history.of(phase.name)
     if len(rows) >= phase.epochs:
         return f"ran all {phase.epochs} epochs"
-    stop = should_stop(
-        rows, patience=config.patience, monitor=config.monitor, start_from_epoch=config.start_from_epoch
-    )
+    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=config.start_from_epoch)
     return (
-        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs"
-        if stop
-        else ""
+        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs" if stop else ""
     )
 
 

@@ -57,17 +57,13 @@ def train(
     show.say(f"finished in {seconds:.0f} s; report: {run.report}")
 
 
-def _begin(
-    run: RunDir, data: Path, config: Config, weights: Weights | None, command: str, machine: Machine
-) -> float:
+def _begin(run: RunDir, data: Path, config: Config, weights: Weights | None, command: str, machine: Machine) -> float:
     """Write what a run is known by before it does anything; returns the seconds spent on it earlier."""
     digest = weights.sha256 if weights is not None else ""
     seconds = 0.0
     if run.config.exists():
         if read_json(run.config).get("weights_sha256", "") != digest:
-            raise RunError(
-                f"{run.root} was begun with other weights than {config.weights} holds now: give a new --out"
-            )
+            raise RunError(f"{run.root} was begun with other weights than {config.weights} holds now: give a new --out")
         seconds = float(run.status().get("seconds") or 0.0)
     else:
         write_json(run.config, {**config.to_dict(), "data": str(data), "weights_sha256": digest})
@@ -88,9 +84,7 @@ def _prepare(
     given: tuple[Index, Splits] | None,
 ) -> Job:
     """Everything up to the plan, written down and said."""
-    preprocessing = zoo.preprocessing_for(
-        arch, weights, input_file=config.input, image_size=config.image_size
-    )
+    preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
     index = given[0] if given else read_index(data, config, machine, show)
     preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
     prepared = prepare(index, preprocessing, config, machine, show, given[1] if given else None)

@@ -45,9 +45,7 @@ def load_model(path: Path, network: Network) -> nn.Module:
     try:
         model.load_state_dict(load_tensors(path), strict=True)
     except RuntimeError as error:
-        raise WeightsError(
-            f"{path} does not fit {network.arch}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        raise WeightsError(f"{path} does not fit {network.arch}: {str(error).splitlines()[-1].strip()}") from None
     return model.eval()
 
 
@@ -69,9 +67,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict
     facts: dict[str, Any] = read_json(folder / "state.json")
     tensors = load_tensors(folder / Path(str(facts["file"])).name)
     model = {key.removeprefix("model|"): value for key, value in tensors.items() if key.startswith("model|")}
-    moments = {
-        key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")
-    }
+    moments = {key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")}
     return model, moments, facts
 
 

@@ -15,13 +15,11 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 def depth_groups(model: nn.Module) -> list[list[str]]:
     """Parameter names from the stem to the head, one list a stage; together they are all parameters, once."""
     if hasattr(model, "group_matcher"):
-        named: dict[Any, list[str]] = group_parameters(model, model.group_matcher(coarse=True))
+        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+        named: dict[Any, list[str]] = group_parameters(model, matcher)
         groups = [named[key] for key in sorted(named)]
     else:
-        groups = [
-            [f"{name}.{leaf}" for leaf, _ in child.named_parameters()]
-            for name, child in model.named_children()
-        ]
+        groups = [[f"{name}.{leaf}" for leaf, _ in child.named_parameters()] for name, child in model.named_children()]
     groups = [group for group in groups if group]
     listed = [name for group in groups for name in group]
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters()), (
@@ -47,11 +45,8 @@ def frozen_names(model: nn.Module, freeze: str) -> frozenset[str]:
     if not inside:
         modules = [name for name, _ in model.named_modules() if name]
         near = difflib.get_close_matches(freeze, modules, n=3) or modules[:6]
-        raise ConfigError(
-            f"cannot freeze {freeze!r}: the network has no such layer; there are {', '.join(near)} ..."
-        )
-    frozen = frozenset(names[: max(inside) + 1]) - frozenset(groups[-1])
-    return frozen
+        raise ConfigError(f"cannot freeze {freeze!r}: the network has no such layer; there are {', '.join(near)} ...")
+    return frozenset(names[: max(inside) + 1]) - frozenset(groups[-1])
 
 
 def freeze_parameters(model: nn.Module, names: Iterable[str]) -> None:
@@ -96,7 +91,5 @@ def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: floa
         for names, decay in (([n for n in trained if n not in plain], weight_decay), (sorted(plain), 0.0)):
             if names:
                 tensors = [parameters[name] for name in names]
-                groups.append(
-                    {"params": tensors, "names": names, "scale": layer_decay**depth, "weight_decay": decay}
-                )
+                groups.append({"params": tensors, "names": names, "scale": layer_decay**depth, "weight_decay": decay})
     return groups

@@ -67,7 +67,8 @@ def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | N
             if isinstance(path, str):
                 return read(Path(path), source=f"timm's cache, {cfg.hf_hub_id}")
     if cfg.url:
-        path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url).name
+        address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]
+        path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
         if path_in_hub.exists():
             return read(path_in_hub, source=f"torch's cache, {path_in_hub.name}")
     tried.append(f"not in timm's cache ({constants.HF_HUB_CACHE})")
@@ -98,9 +99,7 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(DOWNLOAD_SECONDS))
     began = time.monotonic()
     try:
-        path = huggingface_hub.hf_hub_download(
-            cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS
-        )
+        path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
     except Exception as error:  # the hub's client raises many unrelated kinds for "could not be had"
         reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
         tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
@@ -129,13 +128,9 @@ def read(path: Path, *, source: str | None = None) -> Weights:
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         raise WeightsError(f"weights {path} cannot be read: {str(error).splitlines()[0]}") from None
     except Exception as error:  # torch's restricted unpickler raises pickle.UnpicklingError and others
-        raise WeightsError(
-            f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors"
-        ) from None
+        raise WeightsError(f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors") from None
     sidecar = _sidecar(path)
-    plain = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+    plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     return Weights(plain, source or f"file {path}", sha256(path), sidecar or input_values(header))
 
 
@@ -156,11 +151,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    tensors = {
-        str(name).removeprefix("module."): value
-        for name, value in content.items()
-        if isinstance(value, Tensor)
-    }
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors")
     return tensors
@@ -181,9 +172,7 @@ def read_input(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"input description {path} cannot be read: {error}") from None
     if not values:
-        raise ConfigError(
-            f"input description {path} names none of input_size, interpolation, crop_pct, mean and std"
-        )
+        raise ConfigError(f"input description {path} names none of input_size, interpolation, crop_pct, mean and std")
     return values
 
 

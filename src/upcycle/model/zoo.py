@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.device import Machine, autocast
 from upcycle.errors import WeightsError
+from upcycle.model import baseline
 from upcycle.model.weights import Weights, input_values, obtain, read_input
 
 TAGS = {"resnet50": "tv_in1k"}
@@ -67,6 +68,8 @@ def _architectures() -> frozenset[str]:
 
 def resolve_arch(arch: str) -> str:
     """The architecture's full name; WeightsError, with the nearest names, when timm has none such."""
+    if arch == baseline.NAME:
+        return arch
     base, _, tag = arch.partition(".")
     if base not in _architectures():
         near = difflib.get_close_matches(base, _architectures(), n=3, cutoff=0.5)
@@ -80,8 +83,8 @@ def resolve_arch(arch: str) -> str:
 
 
 def pretrained_cfg(arch: str) -> PretrainedCfg:
-    """timm's description of the architecture's weights."""
-    cfg = timm.get_pretrained_cfg(arch)
+    """timm's description of the architecture's weights; an empty one where timm has none."""
+    cfg = timm.get_pretrained_cfg(arch) if arch != baseline.NAME else None
     return cfg if cfg is not None else PretrainedCfg()
 
 
@@ -103,6 +106,8 @@ def preprocessing_for(
     Read from the weights' own header or sidecar, else from `input_file`, else from timm's
     configuration of the tag; `image_size` replaces the size alone.
     """
+    if arch == baseline.NAME:
+        return baseline.PREPROCESSING if image_size is None else replace(baseline.PREPROCESSING, size=image_size)
     cfg = pretrained_cfg(arch)
     values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
     source = f"timm's configuration of {arch}"
@@ -119,11 +124,13 @@ def preprocessing_for(
 def create(network: Network, *, seed: int = 0) -> nn.Module:
     """The untrained network with its new head, its random weights drawn from `seed`."""
     torch.manual_seed(seed)
+    if network.arch == baseline.NAME:
+        return baseline.SimpleCnn(network.outputs).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"num_classes": network.outputs}
     if has_fixed_size(network.arch):
         options["img_size"] = network.preprocessing.size
     model: nn.Module = timm.create_model(network.arch, pretrained=False, **options)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def load_body(model: nn.Module, weights: Weights, arch: str) -> None:

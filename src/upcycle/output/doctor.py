@@ -18,11 +18,7 @@ Facts = list[tuple[str, str]]
 def precision_reason(machine: Machine) -> str:
     """Why `machine` has its precision, in a few words."""
     if machine.device == "cuda":
-        return (
-            "the GPU computes it natively"
-            if machine.precision == "bf16"
-            else "the GPU has no bf16 of its own"
-        )
+        return "the GPU computes it natively" if machine.precision == "bf16" else "the GPU has no bf16 of its own"
     if machine.device == "mps":
         return "mixed precision is not used on MPS"
     flags = sorted(BF16_FLAGS.intersection(machine.flags))

@@ -194,9 +194,7 @@ def metric_rows(evaluation: Values) -> list[Values]:
     """Every metric with its test and, where there, its validation value."""
     test, val = evaluation.get("test") or {}, evaluation.get("val") or {}
     return [
-        {"name": words, "test": test.get(key), "val": val.get(key)}
-        for key, words in METRICS.items()
-        if test.get(key)
+        {"name": words, "test": test.get(key), "val": val.get(key)} for key, words in METRICS.items() if test.get(key)
     ]
 
 
@@ -247,7 +245,9 @@ def split_rows(audit: Values) -> Values:
     """Images of each class in each split, with totals; of more than 50 classes the largest."""
     names = [name for name in ("train", "val", "test") if name in audit["splits"]]
     rows = []
-    for label, images in sorted(audit["classes"].items(), key=lambda item: -item[1] * (len(audit["classes"]) > CLASSES)):
+    for label, images in sorted(
+        audit["classes"].items(), key=lambda item: -item[1] * (len(audit["classes"]) > CLASSES)
+    ):
         counts = [audit["splits"][name].get(label, 0) for name in names]
         rows.append({"name": label, "counts": counts, "total": images})
     totals = [sum(audit["splits"][name].values()) for name in names]

@@ -83,9 +83,7 @@ def _head(axes: Axes, title: str, note: str) -> None:
 
 def _beside_corner(axes: Axes, text: str, points: tuple[float, float], **style: Any) -> None:
     """Write `text` so many points right of and above the panel's upper left corner."""
-    axes.annotate(
-        text, (0, 1), points, xycoords="axes fraction", textcoords="offset points", parse_math=False, **style
-    )
+    axes.annotate(text, (0, 1), points, xycoords="axes fraction", textcoords="offset points", parse_math=False, **style)
 
 
 # ------------------------------------------------------------------------------------- schedule
@@ -247,9 +245,7 @@ def _mark_best(column: Sequence[Axes], rows: Sequence[Row]) -> None:
             axes.plot(best["epoch"], best[metric], "o", markersize=11, clip_on=False, **ring)
 
 
-def _frame_column(
-    column: Sequence[Axes], name: str, rows: Sequence[Row], *, inches: float, first: bool
-) -> None:
+def _frame_column(column: Sequence[Axes], name: str, rows: Sequence[Row], *, inches: float, first: bool) -> None:
     """Titles of one phase's two panels, its own epoch axis, and the line that divides it from the last."""
     loss, accuracy = column
     best = _best(rows)

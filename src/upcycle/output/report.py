@@ -207,7 +207,7 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Path) -> str:
         classes=page.class_rows(test) if test else None,
         confusions=page.confusions(test) if test else None,
         mistakes=wrong,
-        thumbnails={item.sha256: _thumbnail(thumbnails, item.sha256) for item in wrong.items} if wrong else {},
+        thumbnails={item.sha256: thumbnail(thumbnails, item.sha256) for item in wrong.items} if wrong else {},
         splits=page.split_rows(audit) if audit else None,
         problems=page.problems(audit) if audit else None,
         epochs=page.epoch_rows(files.history, files.timings),
@@ -235,7 +235,7 @@ def _pending(files: Files) -> list[str]:
     return [sentence for sentence, missing in absent.items() if missing]
 
 
-def _thumbnail(folder: Path, sha256: str) -> str | None:
+def thumbnail(folder: Path, sha256: str) -> str | None:
     """A thumbnail as a data address; None where there is none, or its name is no content hash."""
     if not _SHA256.fullmatch(sha256):
         return None

@@ -28,8 +28,9 @@ def confusion_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     """Figure 3: how many images of each true class (rows) were given each class (columns).
 
     `evaluation` is one split's part of evaluation.json; `width` in inches is filled at most, and
-    exceeded only where the cells would be too small to see. Up to 12 classes each cell has its count and its share of the row, up to 25 its count. Beyond
-    50 classes the 50 that take part in most mistakes are shown.
+    exceeded only where the cells would be too small to see. Up to 12 classes each cell has its count
+    and its share of the row, up to 25 its count. Beyond 50 classes the 50 that take part in most
+    mistakes are shown.
     """
     counts = np.asarray(evaluation["confusion"], dtype=np.int64)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -60,7 +61,7 @@ def _square_figure(names: Sequence[str], width: float, summary: str) -> tuple[Dr
     words = _word_inches(names)
     largest = 1.15 if len(names) <= 3 else 0.75 if len(names) <= 6 else 0.5 if len(names) <= 12 else 0.3
     cell = min(max((width - words - 0.5) / len(names), 0.19), largest)
-    turned = words > 0.95 * cell
+    turned = words > 1.05 * cell
     figure = Drawing(
         cell * len(names) + words + 0.5, cell * len(names) + (0.75 * words + 0.5 if turned else 0.55), summary
     )
@@ -90,9 +91,7 @@ def _draw_cells(axes: Axes, counts: Counts, shares: Floats) -> None:
     squares = [_square(row, column, 0.48) for row, column in cells]
     axes.add_collection(PolyCollection(squares, facecolors=colours, edgecolors="none"))
     diagonal = [_square(index, index, 0.46) for index in range(len(counts))]
-    axes.add_collection(
-        PolyCollection(diagonal, facecolors="none", edgecolors=PALETTE["blue"], linewidths=0.9)
-    )
+    axes.add_collection(PolyCollection(diagonal, facecolors="none", edgecolors=PALETTE["blue"], linewidths=0.9))
     axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5), aspect="equal")
 
 
@@ -149,16 +148,12 @@ def metrics_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     classes.sort(key=lambda item: item[1]["value"] or 0.0)
     rows = [*classes[:MOST_CLASSES], ("macro average", evaluation["f1_macro"])]
     (lowest, low), (_, mean) = rows[0], rows[-1]
-    summary = (
-        f"F1 by class with 95 % intervals: lowest {_words(low)} for {lowest}, macro average {_words(mean)}."
-    )
+    summary = f"F1 by class with 95 % intervals: lowest {_words(low)} for {lowest}, macro average {_words(mean)}."
     figure = Drawing(width, 0.8 + 0.34 * len(rows), summary)
     axes = figure.subplots()
     for height, (_, score) in enumerate(rows):
         _draw_score(axes, height, score, average=height == len(rows) - 1, words=width >= 6)
-    left_out = (
-        f"; the {MOST_CLASSES} lowest of {len(classes):,} classes" if len(classes) > MOST_CLASSES else ""
-    )
+    left_out = f"; the {MOST_CLASSES} lowest of {len(classes):,} classes" if len(classes) > MOST_CLASSES else ""
     axes.set_xlabel(f"F1, with its 95 % interval{left_out}")
     _frame_scores(axes, rows)
     return figure

@@ -63,9 +63,9 @@ class Silent:
         """Nothing."""
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Told]:
+    def progress(self, what: str) -> Iterator[Told]:  # noqa: ARG002 the interface's argument
         """Nothing."""
-        yield lambda done, total: None
+        yield lambda _done, _total: None
 
     def row(self, history: History, epochs: int, images_per_second: float) -> None:
         """Nothing."""
@@ -99,9 +99,7 @@ class Terminal:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(
-            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
-        ) as bars:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
 

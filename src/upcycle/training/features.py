@@ -77,9 +77,7 @@ def _key(index: Index, network: zoo.Network, machine: Machine) -> str:
         "version": VERSION,
         "arch": network.arch,
         "weights": network.weights_sha256,
-        "preprocessing": {
-            key: value for key, value in network.preprocessing.to_dict().items() if key != "source"
-        },
+        "preprocessing": {key: value for key, value in network.preprocessing.to_dict().items() if key != "source"},
         "device": machine.device,
         "precision": machine.precision,
         "threads": machine.threads,

@@ -50,9 +50,7 @@ def one_hot(labels: Tensor, outputs: int) -> Tensor:
     return labels.float() if outputs == 1 else functional.one_hot(labels, outputs).float()
 
 
-def class_weights(
-    text: str, labels: npt.NDArray[np.int32], classes: tuple[str, ...]
-) -> npt.NDArray[np.float64] | None:
+def class_weights(text: str, labels: npt.NDArray[np.int32], classes: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
     """The weight of each class, scaled so that the mean over the training images is 1.
 
     "balanced": inversely proportional to the class's number of training images (King and Zeng 2001,
@@ -67,9 +65,7 @@ def class_weights(
     else:
         if len(choice) != len(classes):
             named = ", ".join(classes)
-            raise ConfigError(
-                f"class_weights names {len(choice)} weights for {len(classes)} classes ({named})"
-            )
+            raise ConfigError(f"class_weights names {len(choice)} weights for {len(classes)} classes ({named})")
         weights = np.asarray(choice, dtype=np.float64)
     scaled: npt.NDArray[np.float64] = weights * counts.sum() / (weights * counts).sum()
     return scaled

@@ -14,7 +14,7 @@ def make_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.
 
     Adam: Kingma and Ba, arXiv 1412.6980; AdamW: Loshchilov and Hutter, arXiv 1711.05101.
     """
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     device = groups[0]["params"][0].device.type
     return kind(
         [{key: value for key, value in group.items() if key != "names"} for group in groups],

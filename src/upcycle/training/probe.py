@@ -144,9 +144,7 @@ def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective
 
 
 @torch.no_grad()
-def _rows(
-    phase: Phase, epoch: int, step: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]
-) -> list[Row]:
+def _rows(phase: Phase, epoch: int, step: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]) -> list[Row]:
     """A row for each strength."""
     rate = phase.rate(phase.first_step + step - 1)
     learn, check = (_logits(side.inputs, *head) for side in sides)

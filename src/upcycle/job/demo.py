@@ -1,0 +1,40 @@
+"""The main job on real images and weights that installed packages carry: nothing is downloaded."""
+
+from pathlib import Path
+from typing import Literal
+
+from upcycle.data.samples import write_faces, write_textures
+from upcycle.errors import RunError
+from upcycle.job.api import train
+from upcycle.job.begin import RUNS
+from upcycle.output.show import Show, Terminal
+from upcycle.output.terminal import comparison_table
+
+ARCH = "tf_efficientnet_lite0"
+
+
+def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Show | None = None) -> Path:
+    """Fine-tune EfficientNet-Lite0 and train the simple CNN on the same split; returns the report's path.
+
+    OUT holds the images and both runs.
+    """
+    show = show or Terminal()
+    out = out or _free(data)
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty: give another --out")
+    images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
+    show.say(f"images: {images}")
+    tuned = train(images, out=out / "upcycle", arch=ARCH, seed=seed, show=show)
+    show.say("for comparison, a simple CNN from scratch on the same images")
+    simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", seed=seed, show=show)
+    tested = {"upcycle": tuned.evaluation["test"], "simple CNN": simple.evaluation["test"]}
+    show.table(comparison_table(tested))
+    show.say(f"report: {tuned.directory.report}")
+    return tuned.directory.report
+
+
+def _free(data: str) -> Path:
+    number = 1
+    while (path := RUNS / f"demo-{data}-{number}").exists():
+        number += 1
+    return path
