@@ -283,13 +283,10 @@ def test_seeds_fit_in_63_bits():
 
 def test_the_environment_names_versions_and_hardware():
     described = environment(machine(flags=("avx2",), memory_gb=7.96))
-    assert {"python", "upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn"} == set(
-        described["versions"]
-    )
+    assert {"python", "upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn"} == set(described["versions"])
     assert platform.python_version() == described["versions"]["python"]
     assert tuple(
-        described[key]
-        for key in ("processor", "flags", "cores", "threads", "device", "precision", "gpu", "memory_gb")
+        described[key] for key in ("processor", "flags", "cores", "threads", "device", "precision", "gpu", "memory_gb")
     ) == ("A", ["avx2"], 2, 1, "cpu", "fp32", None, 8.0)
 
 

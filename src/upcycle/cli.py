@@ -30,6 +30,7 @@ for _name, _help in {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (upcycle.errors lists them)."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names are any bytes
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)

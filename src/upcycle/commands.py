@@ -86,13 +86,17 @@ def evaluate(run: Path, data: Path | None = None, /, *, split: Literal["train", 
     split
         Which split.
     """
+    from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
     from upcycle.job.inference import evaluate_run, load
     from upcycle.output.show import Terminal
     from upcycle.output.terminal import table
+    from upcycle.rundir import RunDir
 
-    predictions = evaluate_run(load(run), data, split)
-    Terminal().table(table(measure(predictions).to_dict()))
+    show = Terminal()
+    predictions = evaluate_run(load(run, show=show), data, split, show=show)
+    seed = read_json(RunDir(run).config).seed
+    show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
 
 
 def predict(
@@ -109,6 +113,7 @@ def predict(
     json_lines
         Print one JSON object a line.
     """
+    from upcycle.data.listing import shown
     from upcycle.job.inference import files_of, load, predict_files
 
     files = files_of(paths)
@@ -117,14 +122,14 @@ def predict(
         if outcome.prediction is None:
             failed += 1
             text = json.dumps({"path": str(outcome.path), "error": outcome.error}) if json_lines else ""
-            print(text or f"{outcome.path}: {outcome.error}", file=sys.stdout if json_lines else sys.stderr)
+            print(text or f"{shown(outcome.path)}: {outcome.error}", file=sys.stdout if json_lines else sys.stderr)
             continue
         made = outcome.prediction
         if json_lines:
             print(json.dumps({"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}))
         else:
-            shares = "  ".join(f"{name} {share:.4f}" for name, share in made.probabilities.items())
-            print(f"{outcome.path}\t{made.label}\t{shares}")
+            shares = "  ".join(f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
+            print(f"{shown(outcome.path)}\t{shown(made.label)}\t{shares}")
     if failed:
         raise DataError(f"{failed} of {len(files)} files could not be read")
 

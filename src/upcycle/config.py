@@ -112,10 +112,12 @@ class Config(BaseModel):
             raise ValueError(f"choose one of {', '.join(MONITORS)}")
         return monitor
 
-    @field_validator("class_weights")
+    @field_validator("class_weights", mode="before")
     @classmethod
-    def _are_weights(cls, text: str) -> str:
-        parse_class_weights(text)
+    def _are_weights(cls, given: object) -> object:
+        text = ",".join(str(item) for item in given) if isinstance(given, list | tuple) else given
+        if isinstance(text, str):
+            parse_class_weights(text)
         return text
 
     @field_validator("moms")
@@ -146,6 +148,11 @@ def check(config: Config) -> Config:
         raise ConfigError(
             f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
             f"{config.epochs}: give more --epochs or a shorter --rampup"
+        )
+    if config.schedule == "ramp-sustain-decay" and max(config.lr_start, config.lr_min) > config.lr:
+        raise ConfigError(
+            f"lr = {config.lr:g} is to be the highest rate, but lr_start is {config.lr_start:g} and lr_min "
+            f"{config.lr_min:g}: lower those as well"
         )
     return config
 

@@ -71,8 +71,8 @@ def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto") -
     )
 
 
-def apply(machine: Machine, seed: int) -> None:
-    """Set torch's threads, seed and deterministic algorithms, and keep freed memory, for this process.
+def apply(machine: Machine, seed: int | None = None) -> None:
+    """Set torch's threads, seed (if given) and deterministic algorithms, and keep freed memory, for this process.
 
     With these the same seed on the same CPU and thread count gives the same bits. On a GPU only
     what is chosen by a stopwatch (cuDNN's benchmark) is switched off.
@@ -81,7 +81,8 @@ def apply(machine: Machine, seed: int) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(machine.threads)
-    torch.manual_seed(seed)
+    if seed is not None:
+        torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(machine.device == "cpu")
     # deterministic mode would otherwise also write NaN over every fresh tensor

@@ -66,7 +66,14 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     name = recipe or named.get("recipe", "default")
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return build({**RECIPES[name], **named, "recipe": name})
+    return build({**RECIPES[name], **_from_scratch(name, named), **named, "recipe": name})
+
+
+def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes without pretrained weights: nothing is worth freezing, no features are worth a probe."""
+    if named.get("weights", RECIPES[name].get("weights")) != "none":
+        return {}
+    return {"head_epochs": 0, "freeze": "none", "bn": "train", "layer_decay": 1.0}
 
 
 def schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -133,7 +140,8 @@ class Phase:
 HEAD_BATCH = 256
 HEAD_STEPS = 20
 """An epoch of the head phase is a pass over the features in batches of 256, and at least 20 updates."""
-HEAD_LR = 3e-3
+HEAD_RATES = (3e-3, 3e-2)
+"""Peaks tried for the head: wide features need small steps, few or uneven ones need large steps."""
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -148,7 +156,7 @@ def phases(config: Config, images: int) -> tuple[Phase, ...]:
     first = 0
     if config.head_epochs:
         steps = max(HEAD_STEPS, steps_per_epoch(images, HEAD_BATCH))
-        cycle = OneCycle(HEAD_LR, config.head_epochs * steps, div_final=1e4)
+        cycle = OneCycle(HEAD_RATES[0], config.head_epochs * steps, div_final=1e4)
         planned.append(Phase("head", config.head_epochs, steps, cycle))
         first = planned[0].steps
     steps = steps_per_epoch(images, config.batch_size)

@@ -30,6 +30,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _umask() -> int:
+    """The permissions the user withholds; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a failed write into one line that names the file."""
@@ -55,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -69,7 +76,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically as UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="surrogateescape"))  # names of files are any bytes
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +87,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run; RunError when it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing: {path.parent} is not a run directory, or not a whole one") from None
     except (OSError, ValueError) as error:
@@ -106,7 +113,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
@@ -207,12 +215,22 @@ class RunDir:
         return self.root / "status.json"
 
     def exists(self) -> bool:
-        """Whether the folder is there and holds anything."""
-        return self.root.is_dir() and any(self.root.iterdir())
+        """Whether the folder is there and holds anything but what a killed write left behind."""
+        return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
+
+    def is_run(self) -> bool:
+        """Whether a run was begun here."""
+        return self.status_file.exists()
+
+    def has_work(self) -> bool:
+        """Whether training began here; until then there is nothing to lose."""
+        return self.plan.exists() or any(self.root.glob("fold-*"))
 
     def status(self) -> dict[str, Any]:
         """The last recorded status; RunError when this is not a run directory."""
-        status: dict[str, Any] = read_json(self.status_file)
+        status: Any = read_json(self.status_file)
+        if not isinstance(status, dict) or "state" not in status:
+            raise RunError(f"{self.status_file} does not hold the state of a run")
         return status
 
     def set_status(self, state: State, **details: Any) -> None:

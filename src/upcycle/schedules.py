@@ -108,7 +108,8 @@ class Ramp:
 
     def __call__(self, step: int) -> Rate:
         """The rate between the two ends; past the end, `lr_end`."""
-        fraction = min(1.0, _step(step) / max(1, self.total_steps - 1))
+        last = self.total_steps - 1
+        fraction = min(_step(step), last) / max(1, last)
         if self.curve == "linear":
             return Rate(_linear(self.lr_start, self.lr_end, fraction), self.momentum)
         return Rate(self.lr_start ** (1 - fraction) * self.lr_end**fraction, self.momentum)

@@ -34,9 +34,9 @@ def generator(seed=0):
 
 
 def test_light_augmentation_crops_mirrors_and_varies_colour():
-    assert Augmentation(
-        crop_scale=0.5, crop_ratio=(3 / 4, 4 / 3), flip=True, colour=0.1, mixup=0.2
-    ) == Augmentation.of("light", mixup=0.2)
+    assert Augmentation(crop_scale=0.5, crop_ratio=(3 / 4, 4 / 3), flip=True, colour=0.1, mixup=0.2) == Augmentation.of(
+        "light", mixup=0.2
+    )
 
 
 def test_no_augmentation_is_the_default():
@@ -161,9 +161,7 @@ def test_without_a_random_crop_a_mirrored_image_is_the_centre_crop_reversed():
 def test_random_crops_repeat_with_the_generators_seed_and_differ_without():
     frames = [frame(40, 50, seed) for seed in range(4)]
     light = Augmentation.of("light")
-    first, again, other = (
-        random_crop(frames, 32, augmentation=light, generator=generator(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (random_crop(frames, 32, augmentation=light, generator=generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -213,4 +213,4 @@ def test_the_shared_folder_is_named_by_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path))
     assert cache.default_root() == tmp_path
     monkeypatch.delenv("UPCYCLE_CACHE")
-    assert cache.default_root() == Path.home() / ".cache" / "upcycle" / "images"
+    assert cache.default_root() == Path.home() / ".cache" / "upcycle"

@@ -149,9 +149,7 @@ def test_a_file_in_the_folders_place_gives_one_line(tmp_path: Path) -> None:
     assert [place] == list(tmp_path.iterdir())
 
 
-def test_without_scikit_image_the_install_command_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_scikit_image_the_install_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
     monkeypatch.delitem(sys.modules, "skimage", raising=False)
     with pytest.raises(DataError, match=re.escape("run pip install 'upcycle[demo]'")):

@@ -59,9 +59,7 @@ def test_the_logits_are_those_of_the_model_that_the_weights_were_published_for(
     # From efficientnet-lite-pytorch 0.1.0, EfficientNet.from_pretrained("efficientnet-lite0").
     wave = torch.sin(torch.arange(3 * 224 * 224, dtype=torch.float64) / 1000).float().reshape(1, 3, 224, 224)
     five = logits(model, wave)[[905, 811, 753, 754, 807]]
-    torch.testing.assert_close(
-        five, torch.tensor([7.0065, 6.4268, 6.3713, 5.7503, 5.1073]), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(five, torch.tensor([7.0065, 6.4268, 6.3713, 5.7503, 5.1073]), atol=1e-3, rtol=0)
 
 
 @needs_package

@@ -318,7 +318,8 @@ def test_only_colours_of_the_palette_are_used() -> None:
 
 def test_figures_and_report_load_neither_torch_nor_pyplot() -> None:
     code = (
-        "import sys, upcycle.output.report as r; from upcycle.output import plots; plots.curves_figure([])._repr_png_();"
+        "import sys, upcycle.output.report as r; from upcycle.output import plots;"
+        "plots.curves_figure([])._repr_png_();"
         "print({'torch', 'timm', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -159,8 +159,8 @@ def write_scores(run: RunDir, classes: tuple[str, ...], margin: float) -> Predic
     probe = predicted(classes, 160, margin=margin - 0.7, seed=1)
     for name, split in (("test", test), ("val", val), ("probe_test", probe)):
         split.save(run.predictions(name))
-    paired = paired_log_loss(predicted(classes, 40, margin=margin - 0.7, seed=2), val)
-    says = "Fine-tuning was kept: its validation log loss is lower by more than one standard error."
+    paired = paired_log_loss(val, predicted(classes, 40, margin=margin - 0.7, seed=2))
+    says = "fine-tuning kept: its validation log loss is lower by more than one standard error"
     choice = {"chosen": "finetune", "mean_difference": paired.mean_difference, "says": says}
     scores = {
         name: evaluate(split, n_boot=200).to_dict()
@@ -320,7 +320,7 @@ def test_probe_and_fine_tuning_stand_beside_each_other_with_the_choice(pets: Run
     text = Page(pets.report).text
     assert "Frozen probe 0.969" in text
     assert "Fine-tuning ✓ kept 0.981" in text
-    assert "their log loss differs by 0.076 on average, with a paired standard error of 0.021." in text
+    assert "the difference in log loss is -0.076, its paired standard error 0.021." in text
 
 
 def test_a_kept_probe_is_compared_with_the_fine_tuned_model_it_beat(pets: RunDir) -> None:
@@ -396,6 +396,20 @@ def test_a_model_without_mistakes_has_no_gallery(unfinished: RunDir) -> None:
     assert "No test image was misclassified." in Page(write_report(unfinished)).text
 
 
+def test_a_cross_validated_run_shows_its_folds_and_their_thumbnails(unfinished: RunDir) -> None:
+    pooled = predicted(PETS, 60, margin=1, seed=4)
+    pooled.save(unfinished.predictions("test"))
+    folds = {"f1_macro": [0.9, 0.95], "mean": 0.925, "deviation": 0.035}
+    write_json(unfinished.evaluation, {"test": evaluate(pooled, n_boot=50).to_dict(), "folds": folds})
+    for digest in pooled.hashes:
+        write_bytes(unfinished.root / "fold-2" / "thumbnails" / f"{digest}.jpg", picture(0))
+    unfinished.set_status("finished", folds=2)
+    found = Page(write_report(unfinished))
+    assert "Their test F1 by fold: 0.900 and 0.950 (mean 0.925, standard deviation 0.035)." in found.text
+    assert "stand in the reports of the folds, fold-1 to fold-2." in found.text
+    assert len(found.all("img")) == min(24, int((pooled.predicted() != pooled.labels).sum()))
+
+
 def test_hostile_names_are_shown_as_text_and_nothing_else(hostile: RunDir) -> None:
     found = Page(hostile.report)
     assert [] == found.all("script")
@@ -422,15 +436,15 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(unfinished: RunDir) -> Non
 def test_only_a_content_hash_names_a_thumbnail(tmp_path: Path, name: str) -> None:
     write_bytes(tmp_path / f"{name}.jpg", picture(0))
     (tmp_path / "thumbnails").mkdir()
-    assert thumbnail(tmp_path / "thumbnails", name) is None
+    assert thumbnail([tmp_path / "thumbnails"], name) is None
 
 
 def test_a_thumbnail_that_is_too_large_for_one_is_left_out(tmp_path: Path) -> None:
     write_bytes(tmp_path / f"{'a' * 64}.jpg", bytes(LARGEST_THUMBNAIL + 1))
     write_bytes(tmp_path / f"{'b' * 64}.jpg", b"small")
     assert (None, "data:image/jpeg;base64,c21hbGw=") == (
-        thumbnail(tmp_path, "a" * 64),
-        thumbnail(tmp_path, "b" * 64),
+        thumbnail([tmp_path], "a" * 64),
+        thumbnail([tmp_path], "b" * 64),
     )
 
 

@@ -96,8 +96,8 @@ class _Layout:
 
 
 def default_root() -> Path:
-    """The folder that runs share: $UPCYCLE_CACHE, else ~/.cache/upcycle/images."""
-    return Path(os.environ.get("UPCYCLE_CACHE") or Path.home() / ".cache" / "upcycle" / "images")
+    """The folder that runs share: $UPCYCLE_CACHE, else ~/.cache/upcycle."""
+    return Path(os.environ.get("UPCYCLE_CACHE") or Path.home() / ".cache" / "upcycle")
 
 
 def _file(index: Index, side: int, interpolation: Interpolation, root: Path) -> Path:
@@ -166,9 +166,9 @@ def _remove_abandoned(folder: Path) -> None:
 def _decoded(index: Index, i: int, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
-        data = index.file(i).read_bytes()
-    except OSError as error:
-        raise DataError(f"{shown(index.file(i))} cannot be read any more ({error.strerror}): run again") from error
+        data = decode.read_file(index.file(i))
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{shown(index.file(i))} cannot be read any more ({error}): run again") from error
     if hashlib.sha256(data).hexdigest() != index.hash(i):
         raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
     try:
@@ -201,10 +201,10 @@ def build(
     """All images of `index` decoded with `decode.load`, and position -> reason for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
-    of the same content in `root` (default: `default_root()`) is opened without decoding.
+    of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
     Raises StorageError when there is no room.
     """
-    path = _file(index, side, interpolation, root or default_root())
+    path = _file(index, side, interpolation, root or default_root() / "images")
     known = _opened(path)
     if known is not None:
         return known

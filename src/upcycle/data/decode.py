@@ -29,6 +29,7 @@ from upcycle.errors import DecodeError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 MAX_PIXELS = 200_000_000
+MAX_BYTES = 2**30
 """Images with more pixels are refused: decoded, this many take 600 MB."""
 MAX_ASPECT = 4
 """The long side is cropped to at most this many times the short side."""
@@ -137,11 +138,21 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return image
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; DecodeError for anything but a regular file of at most 1 GiB."""
+    size = path.stat().st_size
+    if not path.is_file():
+        raise DecodeError("is no regular file")
+    if size > MAX_BYTES:
+        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB")
+    return path.read_bytes()
+
+
 def _opened(source: Source) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
         try:
-            return _open(source.read_bytes())
+            return _open(read_file(source))
         except OSError as error:
             raise DecodeError(f"cannot be read ({error.strerror or error})") from error
     if isinstance(source, bytes):

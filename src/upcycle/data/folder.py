@@ -149,7 +149,7 @@ class _Facts(NamedTuple):
 def _read(file: Path) -> _Facts | str:
     """Hash and size of an image file, or the reason it cannot be used."""
     try:
-        data = file.read_bytes()
+        data = decode.read_file(file)
         width, height = decode.size(data)
     except DecodeError as error:
         return str(error)
@@ -216,13 +216,21 @@ def _check(index: Index, others: Mapping[str, int]) -> None:
         raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
 
-def scan(data: Path, *, test_split: str | None = None, progress: Progress | None = None, threads: int = 2) -> Index:
+def scan(
+    data: Path,
+    *,
+    test_split: str | None = None,
+    progress: Progress | None = None,
+    threads: int = 2,
+    trainable: bool = True,
+) -> Index:
     """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
 
     `data` holds `train|val|test/CLASS/*` (val and test may be missing; valid, validation, training
     and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`.
     `test_split` names the folder (or split value) to use as the test set. Files that cannot be
-    read as images are quarantined; DataError, one line, when what is left cannot be learned from.
+    read as images are quarantined; DataError, one line, when what is left cannot be learned from,
+    or with `trainable` False only when nothing is left.
     """
     data = Path(data)
     if data.is_dir():
@@ -235,5 +243,5 @@ def scan(data: Path, *, test_split: str | None = None, progress: Progress | None
     rows = sorted(found.rows)
     results = list(in_order(_read, [root / row.path for row in rows], threads=threads, progress=progress))
     index = _index(root, rows, results, found.aside)
-    _check(index, found.others)
+    (_check if trainable else _check_some)(index, found.others)
     return index

@@ -1,5 +1,6 @@
 """The one preprocessing that training, evaluation, prediction and export share."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -7,6 +8,10 @@ from upcycle.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,13 @@ class Preprocessing:
     source: str = "ImageNet's usual numbers"
 
     def __post_init__(self) -> None:
+        if type(self.size) is not int:
+            raise ConfigError(f"image size {self.size!r} is no whole number of pixels")
+        if not _is_number(self.crop_pct):
+            raise ConfigError(f"crop_pct {self.crop_pct!r} is not a number")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(map(_is_number, values)):
+                raise ConfigError(f"{name} {values!r} must be three numbers, one a channel")
         if not 8 <= self.size <= 2048:
             raise ConfigError(f"image size {self.size} is out of range: use 8 to 2048 pixels")
         if not 0 < self.crop_pct <= 1:

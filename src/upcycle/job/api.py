@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import Config, canonical
+from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
@@ -13,9 +13,10 @@ from upcycle.history import History
 from upcycle.job.begin import begin
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
-from upcycle.job.train import train as run_training
+from upcycle.job.train import run_training
 from upcycle.output.drawing import Drawing
 from upcycle.output.plots import curves_figure
+from upcycle.output.report import write_report
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, read_json, read_lines
 
@@ -78,17 +79,13 @@ def train(
     recipe="classic")`. Raises an UpcycleError with one line that says what is wrong.
     """
     show = show or default_show()
-    where, config, run, command, finished = begin(
-        Path(data) if data is not None else None,
-        options,
-        out=Path(out) if out is not None else None,
-        resume=resume,
-    )
-    if finished:
-        show.say(f"{run.root} is finished already: nothing to do")
-        return Run(run.root)
-    if config.folds:
-        cross_validate(where, config, run, show, command=command, options=canonical(options))
+    start = begin(Path(data) if data is not None else None, options, out=Path(out) if out else None, resume=resume)
+    if start.finished:
+        show.say(f"{start.run.root} is finished already: nothing to do")
+        if not start.run.report.exists():
+            write_report(start.run)
+    elif start.config.folds:
+        cross_validate(start, show)
     else:
-        run_training(where, config, run, show, command=command)
-    return Run(run.root)
+        run_training(start, show)
+    return Run(start.run.root)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,67 @@ from upcycle.rundir import RunDir
 from upcycle.rundir import read_json as read_plain
 
 RUNS = Path("runs")
+FREE_TO_CHANGE = ("cache",)
+"""Options that may differ when a run goes on: they change no result."""
 
 
-def command(data: Path | str, options: Mapping[str, Any], out: Path, *extra: str) -> str:
-    """The command that repeats a run."""
+@dataclass(frozen=True)
+class Start:
+    """What is to be done: DATA, how, where, and the command that does it again."""
+
+    data: Path
+    config: Config
+    run: RunDir
+    command: str
+    finished: bool = False
+
+
+def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
+    """What a call of `train` means.
+
+    RunError for a folder in the way, with the command that goes on with it, or for options that
+    differ from those the run was begun with. ConfigError when there is nothing to start with. A run
+    that failed before its training began holds nothing to lose: it is begun anew.
+    """
+    given = _absolute(canonical(options))
+    run = RunDir(out) if out is not None else None
+    if resume and run is None:
+        raise ConfigError("--resume needs --out RUN, the run to go on with")
+    if run is not None and run.exists():
+        if not run.is_run():
+            raise RunError(f"{run.root} is not empty and not a run: give another --out")
+        if run.config.exists() and (resume or run.has_work()):
+            if not resume:
+                again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
+                raise RunError(f"{run.root} is not empty; to go on with it: {again}; or give another --out")
+            return _going_on(data, given, run)
+        run.config.unlink(missing_ok=True)
+    if data is None:
+        raise ConfigError("say which images to train on: upcycle train DATA")
+    config = resolve(given)
+    run = run or RunDir(free_name(data, config))
+    if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
+        )
+    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root))
+
+
+def _absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Paths among the options made independent of the working directory."""
+    for name in ("weights", "input", "cache"):
+        value = given.get(name)
+        if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
+            given[name] = str(Path(value).expanduser().resolve())
+    return given
+
+
+def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
     words = ["upcycle", "train", str(data)]
-    for name, value in options.items():
+    for name, value in given.items():
         values = value if isinstance(value, list | tuple) else [value]
         words += ["--" + name.replace("_", "-"), *(str(item) for item in values)]
-    return shlex.join([*words, "--out", str(out), *extra])
+    return shlex.join([*words, "--out", str(out)])
 
 
 def free_name(data: Path, config: Config) -> Path:
@@ -32,42 +85,16 @@ def free_name(data: Path, config: Config) -> Path:
     return path
 
 
-def begin(
-    data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool
-) -> tuple[Path, Config, RunDir, str, bool]:
-    """DATA, configuration, run directory, the command that repeats it, and whether it is finished already.
-
-    RunError for a folder in the way, with the command that goes on with it, or for options that
-    differ from those the run was begun with. ConfigError when there is nothing to start with.
-    """
-    given = canonical(options)
-    run = RunDir(out) if out is not None else None
-    if resume and run is None:
-        raise ConfigError("--resume needs --out RUN, the run to go on with")
-    if run is not None and run.exists():
-        if not resume:
-            again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
-            raise RunError(f"{run.root} is not empty; to go on with it: {again}; or give another --out")
-        return _going_on(data, given, run)
-    if data is None:
-        raise ConfigError("say which images to train on: upcycle train DATA")
-    config = resolve(given)
-    run = run or RunDir(free_name(data, config))
-    return data, config, run, command(data, given, run.root), False
-
-
-def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> tuple[Path, Config, RunDir, str, bool]:
-    if not run.config.exists() or not run.status_file.exists():
-        raise RunError(f"{run.root} is not empty and not a run: give another --out")
+def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
     config = read_json(run.config)
-    recorded = read_plain(run.config)
-    begun = Path(recorded["data"])
-    if data is not None and data.resolve() != begun.resolve():
+    begun = Path(str(read_plain(run.config).get("data", "")))
+    if data is not None and data.resolve() != begun:
         raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
-    now = resolve(given).to_dict() if given else {}
+    recorded = config.to_dict()
+    now = resolve({**recorded, **given}).to_dict()
     for name in given:
-        if now[name] != recorded[name]:
+        if now[name] != recorded[name] and name not in FREE_TO_CHANGE:
             raise RunError(f"{run.root} was begun with {name} = {recorded[name]}, not {now[name]}: give another --out")
-    finished = run.status()["state"] == "finished"
-    said = str(read_plain(run.environment)["command"]) if run.environment.exists() else ""
-    return begun, config, run, said, finished
+    config = config.model_copy(update={name: given[name] for name in FREE_TO_CHANGE if name in given})
+    said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
+    return Start(begun, config, run, said, finished=run.status()["state"] == "finished")

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -11,7 +12,7 @@ from upcycle.model import zoo
 from upcycle.model.groups import set_training_mode
 from upcycle.training.loop import Setting, State
 
-WORTH_ESTIMATING = 200
+WORTH_ESTIMATING = 60
 """Updates from which on a run is long enough to be told about beforehand."""
 
 
@@ -35,19 +36,30 @@ def trial(state: State, setting: Setting) -> tuple[float, float]:
     def update() -> None:
         setting.objective(zoo.logits(model, batch.images, setting.machine), batch.targets).backward()  # type: ignore[no-untyped-call]
 
+    few = batch.images[:EVAL_BATCH]
+    check = few.repeat(-(-EVAL_BATCH // len(few)), 1, 1, 1)[:EVAL_BATCH]
+
     @torch.inference_mode()
     def look() -> None:
-        zoo.logits(model, batch.images, setting.machine)
+        zoo.logits(model, check, setting.machine)
 
-    seconds = []
-    for action in (update, look):
-        action()  # the first call also allocates
-        began = time.perf_counter()
-        action()
-        if setting.machine.device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return seconds[0], seconds[1]
+    return _timed(update, setting.machine.device), _timed(look, setting.machine.device)
+
+
+def _timed(action: Callable[[], None], device: str) -> float:
+    action()  # the first call also allocates
+    _wait(device)
+    began = time.perf_counter()
+    action()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def spoken(seconds: float) -> str:

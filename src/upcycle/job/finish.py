@@ -12,8 +12,6 @@ from upcycle.job.prepare import Job
 from upcycle.output.terminal import comparison_table, table
 from upcycle.rundir import write_bytes, write_json
 
-MOST_THUMBNAILS = 2000
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -82,7 +80,7 @@ def write_results(job: Job, results: Results) -> None:
 def _write_thumbnails(job: Job, test: Predictions) -> None:
     """Keep a small picture of every misclassified test image, so the report needs no data folder."""
     shutil.rmtree(job.run.thumbnails, ignore_errors=True)
-    wrong = (test.predicted() != test.labels).nonzero()[0][:MOST_THUMBNAILS]
+    wrong = (test.predicted() != test.labels).nonzero()[0]
     positions = job.prepared.splits.test
     for at in wrong:
         try:

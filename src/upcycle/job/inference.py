@@ -14,15 +14,16 @@ from upcycle import device as machines
 from upcycle.config import read_json as read_config
 from upcycle.data import decode
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import scan
-from upcycle.data.listing import ENDINGS
+from upcycle.data.folder import Index, scan
+from upcycle.data.listing import ENDINGS, shown
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.device import Machine
-from upcycle.errors import DataError, DecodeError, RunError
+from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
 from upcycle.model import checkpoint
 from upcycle.model.zoo import Network
+from upcycle.output.show import Show, Silent
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source
@@ -87,20 +88,32 @@ def _source(image: Source | str) -> Source:
     return Path(image) if isinstance(image, str) else image
 
 
-def load(run: str | Path, *, precision: str | None = None, threads: int = 0, device: str = "auto") -> Classifier:
+def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
     """The best model of a run, ready to predict, in the precision it was trained in where the machine has it.
 
     RunError when there is no such run or it has saved no model yet.
     """
     directory = RunDir(Path(run))
+    if any(directory.root.glob("fold-*")):
+        raise RunError(f"{run} holds one model a fold: name one of them, {Path(run) / 'fold-1'} for example")
     if not directory.model.exists():
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     network = Network.from_dict(read_json(directory.model))
-    config = read_config(directory.config)
-    machine = machines.detect(precision=precision or config.precision, threads=threads or config.threads, device=device)
-    machines.apply(machine, config.seed)
+    machine = _machine(directory, threads, device, show or Silent())
+    machines.apply(machine)
     model = checkpoint.load_model(directory.best, network).to(machine.device)
     return Classifier(directory, network, model, machine)
+
+
+def _machine(run: RunDir, threads: int, device: str, show: Show) -> Machine:
+    """This machine at the run's own precision and threads, or, where it has not that precision, at its best."""
+    recorded = read_json(run.environment)
+    threads = threads or int(recorded.get("threads") or 0)
+    try:
+        return machines.detect(precision=str(recorded.get("precision", "auto")), threads=threads, device=device)
+    except ConfigError as error:
+        show.warn(f"{error}; predicting at this machine's best instead")
+        return machines.detect(threads=threads, device=device)
 
 
 @dataclass(frozen=True)
@@ -146,31 +159,45 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def evaluate_run(classifier: Classifier, data: Path | None, split: str) -> Predictions:
+def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
     """Predictions of the run's own `split`, or of the images of another folder `data`.
 
-    Images are decoded from their files again. DataError when a file is gone or is no longer what it
-    was, or when `data` has a class the model does not know.
+    Images are decoded from their files again. DataError when a file of the run is gone or is no longer
+    what it was, or when `data` has a class the model does not know. Files of `data` that cannot be read
+    are told and left out; images the model trained on are told.
     """
+    show = show or Silent()
+    recorded = read_splits(classifier.run.splits)
+    config = read_config(classifier.run.config)
     if data is None:
-        return _own_split(classifier, split)
-    index = scan(data)
-    unknown = set(index.classes) - set(classifier.network.classes)
+        rows = [row for row in recorded if row.split == split]
+        if not rows:
+            raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
+        begun = Path(str(read_json(classifier.run.config)["data"]))
+        return _predictions(classifier, rows, begun.parent if begun.is_file() else begun)
+    index = scan(data, test_split=config.test_split, trainable=False)
+    for file in index.quarantined:
+        show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
+    rows = _rows(index, split)
+    unknown = {row.label for row in rows} - set(classifier.network.classes)
     if unknown:
-        known = ", ".join(classifier.network.classes)
-        raise DataError(f"{data} has a class {sorted(unknown)[0]!r} the model does not know: it knows {known}")
-    declared = np.flatnonzero(index.declared == split)
-    positions = [int(at) for at in (declared if len(declared) else range(len(index)))]
-    rows = [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
+        known = ", ".join(shown(name) for name in classifier.network.classes)
+        raise DataError(f"{shown(data)} has a class {min(unknown)!r} the model does not know: it knows {known}")
+    seen = {row.sha256 for row in recorded if row.split != "test"}
+    trained = sum(row.sha256 in seen for row in rows)
+    if trained:
+        show.warn(f"{trained} of these {len(rows)} images are ones the model was trained or chosen on")
     return _predictions(classifier, rows, index.root)
 
 
-def _own_split(classifier: Classifier, split: str) -> Predictions:
-    rows = [row for row in read_splits(classifier.run.splits) if row.split == split]
-    if not rows:
-        raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
-    data = Path(read_json(classifier.run.config)["data"])
-    return _predictions(classifier, rows, data.parent if data.is_file() else data)
+def _rows(index: Index, split: str) -> list[Recorded]:
+    """The images of one split where the folder declares splits, else all of them."""
+    declared = index.declared != ""
+    chosen = (index.declared == split) if declared.any() else ~declared
+    if not chosen.any():
+        raise DataError(f"{shown(index.root)} has no images in the split {split!r}")
+    positions = [int(at) for at in np.flatnonzero(chosen)]
+    return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
 
 
 def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -> Predictions:
@@ -192,9 +219,9 @@ def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -
 def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
     """The decoded image of a recorded file, if it still is that file."""
     try:
-        content = (root / row.path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{root / row.path} cannot be read: {error.strerror}; give the folder it is in now") from None
+        content = decode.read_file(root / row.path)
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{shown(root / row.path)} cannot be read ({error}): give the folder it is in now") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
-        raise DataError(f"{root / row.path} is not the file it was when the run split its images")
+        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
     return classifier.frame(content)

@@ -1,6 +1,5 @@
 """From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
 
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,11 @@ from upcycle.data import cache as images
 from upcycle.data import splits as splitting
 from upcycle.data.cache import Cache
 from upcycle.data.folder import Index, scan
+from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits
 from upcycle.device import Machine
-from upcycle.errors import RunError
+from upcycle.errors import DataError, RunError
 from upcycle.evaluation.intervals import distinguishable
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show
@@ -49,9 +49,8 @@ class Job:
 
 
 def cache_root(config: Config) -> Path:
-    """The folder shared by runs: the option, else $UPCYCLE_CACHE, else ~/.cache/upcycle."""
-    chosen = config.cache or os.environ.get("UPCYCLE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "upcycle"
+    """The folder shared by runs: the option, else the default."""
+    return Path(config.cache) if config.cache else images.default_root()
 
 
 def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Index:
@@ -111,6 +110,8 @@ def prepare(
         splits = splitting.split(
             index, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
         )
+    elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
+        raise DataError("an image that could be decoded before cannot be decoded now: run again")
     return Prepared(index, cache, splits, preprocessing)
 
 
@@ -144,13 +145,15 @@ def audit(prepared: Prepared) -> dict[str, Any]:
 def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
     """Say how the images were split and what is wrong with them."""
     counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
-    named = ", ".join(prepared.index.classes[:8]) + (" ..." if len(prepared.index.classes) > 8 else "")
+    named = ", ".join(shown(name) for name in prepared.index.classes[:8]) + (
+        " ..." if len(prepared.index.classes) > 8 else ""
+    )
     show.say(
         f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
         + ", ".join(f"{count} {name}" for name, count in counts.items())
     )
     for file in audit["quarantined"][:10]:
-        show.warn(f"not used: {file['path']}: {file['reason']}")
+        show.warn(f"not used: {shown(file['path'])}: {file['reason']}")
     if len(audit["quarantined"]) > 10:
         show.warn(f"not used: {len(audit['quarantined']) - 10} files more, listed in audit.json")
     for warning in audit["warnings"]:

@@ -1,5 +1,7 @@
 """The stages of a run once its data is ready: plan, head, fine-tuning, choice, test."""
 
+import math
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
 from upcycle.evaluation.metrics import paired_log_loss
@@ -30,8 +33,9 @@ from upcycle.training.scores import Scores, score
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head phase's outcome: the probe, and its predictions of the held-out splits."""
+    """The head phase's outcome: the probe, its phase, and its predictions of the held-out splits."""
 
+    phase: Phase
     probe: Probe
     val: Predictions
     test: Predictions
@@ -39,25 +43,30 @@ class Head:
 
 def run_stages(job: Job, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
+    _objective(job, device="cpu")  # says what is wrong with class weights before anything long
     model = zoo.create(job.network, seed=job.config.seed)
     if weights is not None:
         zoo.load_body(model, weights, job.network.arch)
     model = model.to(job.machine.device)
     planned = _plan(job, model)
     head = _train_head(job, model, planned[0]) if len(planned) > 1 else None
+    if head is not None:  # the plan shows the rate that won
+        _write_plan(job, (head.phase, *planned[1:]))
     pretrained = checkpoint.clone_weights(model)
     stopped = _fine_tune(job, model, planned[-1], head)
     _load_best(job, model)
     results = _choose(job, model, head, pretrained)
     write_results(job, results)
+    shutil.rmtree(job.run.last, ignore_errors=True)  # nothing is left to go on with
     return stopped
 
 
 def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
     config = job.config
-    if job.network.weights_sha256 == "" or not zoo.has_linear_head(model):
-        config = config.model_copy(update={"head_epochs": 0})  # random features are no head start
+    if config.head_epochs and not zoo.has_linear_head(model):
+        job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
+        config = config.model_copy(update={"head_epochs": 0})
     planned = phases(config, len(job.prepared.splits.train))
     frozen = groups.frozen_names(model, config.freeze)
     groups.freeze_parameters(model, frozen)
@@ -65,7 +74,7 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     trained = sum(count for name, count in parameters.items() if name not in frozen)
     counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
     write_json(job.run.model, job.network.to_dict() | counts)
-    write_json(job.run.plan, {"phases": [phase.to_dict() for phase in planned]})
+    _write_plan(job, planned)
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
         job.show.say(
@@ -74,6 +83,10 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
         )
     job.show.say(f"{trained:,} of {counts['parameters']:,} parameters are fine-tuned")
     return planned
+
+
+def _write_plan(job: Job, planned: tuple[Phase, ...]) -> None:
+    write_json(job.run.plan, {"phases": [phase.to_dict() for phase in planned]})
 
 
 # ---------------------------------------------------------------- the head on frozen features
@@ -98,11 +111,12 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
-        f"probe (frozen network, L2 {probe.strength:.0e}): "
+        f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
         f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
     held = {name: _apply(probe, features[splits.of(name)]) for name in ("val", "test")}
     return Head(
+        replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
         probe,
         predictions(index, splits.val, held["val"]),
         predictions(index, splits.test, held["test"]),
@@ -192,10 +206,16 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     config, rows = job.config, history.of(phase.name)
     if len(rows) >= phase.epochs:
         return f"ran all {phase.epochs} epochs"
-    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=config.start_from_epoch)
+    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=_armed_from(config))
     return (
         f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs" if stop else ""
     )
+
+
+def _armed_from(config: Config) -> int:
+    """The epoch from which patience counts: with one-cycle never before the rate is past its peak."""
+    peak = math.ceil(config.pct_start * config.epochs) if config.schedule == "one-cycle" else 0
+    return max(config.start_from_epoch, peak)
 
 
 def _keep(job: Job, state: State, row: Row, totals: Totals) -> None:

@@ -5,7 +5,6 @@ Files are safetensors, or torch files read with `weights_only=True`: nothing is 
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from upcycle.model import packaged
 DOWNLOAD_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 MAX_BYTES = 20 * 2**30
+MAX_SIDECAR = 2**20
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
@@ -96,7 +96,6 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
     if constants.HF_HUB_OFFLINE:
         tried.append("not downloaded, since HF_HUB_OFFLINE is set")
         return None
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(DOWNLOAD_SECONDS))
     began = time.monotonic()
     try:
         path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
@@ -126,12 +125,16 @@ def read(path: Path, *, source: str | None = None) -> Weights:
     try:
         tensors, header = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise WeightsError(f"weights {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"weights {path} cannot be read: {_first_line(error)}") from None
     except Exception as error:  # torch's restricted unpickler raises pickle.UnpicklingError and others
         raise WeightsError(f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors") from None
     sidecar = _sidecar(path)
     plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     return Weights(plain, source or f"file {path}", sha256(path), sidecar or input_values(header))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -158,9 +161,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
+    """What a JSON file beside the weights says of their input; nothing when it speaks of other things."""
     for candidate in (path.with_suffix(".json"), path.with_name(path.name + ".json")):
-        if candidate.is_file():
-            return read_input(candidate)
+        if candidate.is_file() and candidate.stat().st_size < MAX_SIDECAR:
+            try:
+                return read_input(candidate)
+            except ConfigError:
+                continue
     return {}
 
 
@@ -187,12 +194,12 @@ def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("input_size", "image_size", "size"):
         if name in content:
             size = _plain(content[name])
-            values["size"] = int(size[-1] if isinstance(size, list | tuple) else size)
+            values["size"] = size[-1] if isinstance(size, list | tuple) and size else size
             break
     for name in ("interpolation", "crop_pct", "mean", "std"):
         if name in content:
             value = _plain(content[name])
-            values[name] = tuple(float(item) for item in value) if isinstance(value, list | tuple) else value
+            values[name] = tuple(value) if isinstance(value, list | tuple) else value
     return values
 
 

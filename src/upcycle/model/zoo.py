@@ -76,8 +76,9 @@ def resolve_arch(arch: str) -> str:
         raise WeightsError(f"unknown architecture {arch!r}: did you mean {', '.join(near) or 'resnet50'}?")
     if not tag and base in TAGS:
         return f"{base}.{TAGS[base]}"
-    if tag and timm.get_pretrained_cfg(arch, allow_unregistered=False) is None:
-        tags = ", ".join(name.partition(".")[2] for name in timm.list_pretrained(base + ".*"))
+    known = [name.partition(".")[2] for name in timm.list_pretrained(base + ".*")]
+    if tag and tag not in known:
+        tags = ", ".join(known)
         raise WeightsError(f"architecture {base} has no tag {tag!r}: it has {tags or 'none'}")
     return arch
 
@@ -110,13 +111,13 @@ def preprocessing_for(
         return baseline.PREPROCESSING if image_size is None else replace(baseline.PREPROCESSING, size=image_size)
     cfg = pretrained_cfg(arch)
     values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
+    if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
+        values["interpolation"] = "bilinear"
     source = f"timm's configuration of {arch}"
     if weights is not None and weights.input:
         values, source = {**values, **weights.input}, str(weights.input.get("source", weights.source))
     elif input_file is not None:
         values, source = {**values, **read_input(Path(input_file))}, f"file {input_file}"
-    if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
-        values["interpolation"] = "bilinear"
     found = Preprocessing.from_dict({**values, "source": source})
     return found if image_size is None else replace(found, size=image_size)
 

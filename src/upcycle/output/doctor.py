@@ -1,7 +1,6 @@
 """What `upcycle doctor` says: the machine, what a run would use of it and why, and the weights at hand."""
 
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from upcycle.data.cache import default_root
 from upcycle.device import BF16_FLAGS, GIB, Machine, detect, environment
 from upcycle.model import packaged
 
@@ -70,10 +70,6 @@ def free_room(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _image_cache() -> Path:
-    return Path(os.environ.get("UPCYCLE_CACHE") or Path.home() / ".cache" / "upcycle" / "images")
-
-
 def _listed(names: list[str], otherwise: str) -> str:
     return "\n".join(names) or otherwise
 
@@ -106,7 +102,7 @@ def _hardware(machine: Machine) -> Facts:
 
 def facts(machine: Machine) -> Facts:
     """(name, value) of everything worth knowing before a run or in a report of a problem; no long waits."""
-    cache = _image_cache()
+    cache = default_root()
     described = environment(machine)
     versions = [f"{name} {version or 'not installed'}" for name, version in described["versions"].items()]
     return [

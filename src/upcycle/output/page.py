@@ -85,6 +85,11 @@ def clock(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def sentence(text: str) -> str:
+    """A line that was told on the way, as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names as a phrase: a, b and c; beyond `most`, the count of the others."""
     if len(names) > most:
@@ -117,6 +122,13 @@ def lead(config: Values, model: Values | None, audit: Values | None, evaluation:
             f"{percent(accuracy['high'])}; its test F1 is {three(f1['value'])}, between {three(f1['low'])} and "
             f"{three(f1['high'])}."
         )
+    folds = (evaluation or {}).get("folds")
+    if folds:
+        scores = [three(score) for score in folds["f1_macro"]]
+        sentences.append(
+            f"Each image was tested by the one of {len(scores)} models that had not seen it. Their test F1 by fold: "
+            f"{listed(scores, most=50)} (mean {three(folds['mean'])}, standard deviation {three(folds['deviation'])})."
+        )
     return sentences
 
 
@@ -126,11 +138,11 @@ def _trained(config: Values, model: Values, audit: Values, evaluation: Values | 
     classes = list(audit["classes"])
     what = f"{counted(images, 'image')} of {counted(len(classes), 'class').replace('classs', 'classes')}"
     if source.startswith("none") or config.get("weights") == "none":
-        how = f"{model['arch']} was trained from random weights"
+        how = f"{model['arch']} {'was' if evaluation else 'is being'} trained from random weights"
     elif ((evaluation or {}).get("choice") or {}).get("chosen") == "probe":
         how = f"On the frozen features of {model['arch']}, a linear classifier was fitted"
     else:
-        how = f"A pretrained {model['arch']} was fine-tuned"
+        how = f"A pretrained {model['arch']} {'was' if evaluation else 'is being'} fine-tuned"
     return f"{how} on {what}: {listed(classes)}."
 
 
@@ -148,7 +160,8 @@ def tiles(evaluation: Values | None, status: Values) -> list[Values]:
             found.append({"name": words, "value": shown(metric["value"]), "note": note, "strip": strip})
         found.append({"name": "Mistakes", "value": f"{wrong:,}", "note": f"of {counted(test['n'], 'test image')}"})
     if status.get("seconds"):
-        found.append({"name": "Time", "value": clock(status["seconds"]), "note": "for the whole run"})
+        note = "for the whole run" if status.get("state") == "finished" else "so far"
+        found.append({"name": "Time", "value": clock(status["seconds"]), "note": note})
     return found
 
 

@@ -9,7 +9,7 @@ import base64
 import functools
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def write_report(run: RunDir) -> Path:
     drawings = _draw(files)
     for name, draw in drawings.items():
         plots.save(draw(None), run.figures / name)
-    write_text(run.report, _render(files, drawings, run.thumbnails))
+    write_text(run.report, _render(files, drawings, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))]))
     return run.report
 
 
@@ -179,6 +179,7 @@ def _environment() -> Environment:
         "three": page.three,
         "percent": page.percent,
         "clock": page.clock,
+        "sentence": page.sentence,
         "rate": plots.rate_text,
         "phase": plots.phase_name,
         "counted": counted,
@@ -187,7 +188,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(files: Files, drawings: dict[str, Draw], thumbnails: Path) -> str:
+def _render(files: Files, drawings: dict[str, Draw], thumbnails: Sequence[Path]) -> str:
     evaluation, audit = files.evaluation or {}, files.audit
     test = evaluation.get("test")
     wrong = page.mistakes(files.predictions) if files.predictions is not None else None
@@ -222,6 +223,9 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Path) -> str:
 
 def _pending(files: Files) -> list[str]:
     """A sentence for each part of the page that has no data yet."""
+    folds = files.status.get("folds")
+    if folds:
+        return [f"Schedules, curves and splits stand in the reports of the folds, fold-1 to fold-{folds}."]
     absent = {
         "The images have not been scanned and split yet.": files.audit is None,
         "No schedule has been planned yet.": not (files.plan or {}).get("phases"),
@@ -235,11 +239,10 @@ def _pending(files: Files) -> list[str]:
     return [sentence for sentence, missing in absent.items() if missing]
 
 
-def thumbnail(folder: Path, sha256: str) -> str | None:
-    """A thumbnail as a data address; None where there is none, or its name is no content hash."""
-    if not _SHA256.fullmatch(sha256):
-        return None
-    file = folder / f"{sha256}.jpg"
-    if not file.is_file() or file.stat().st_size > LARGEST_THUMBNAIL:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
+def thumbnail(folders: Sequence[Path], sha256: str) -> str | None:
+    """A thumbnail as a data address, from the first folder that has it; None where the name is no content hash."""
+    files = [folder / f"{sha256}.jpg" for folder in folders if _SHA256.fullmatch(sha256)]
+    for file in files:
+        if file.is_file() and file.stat().st_size <= LARGEST_THUMBNAIL:
+            return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
+    return None

@@ -16,7 +16,7 @@ from upcycle.data.batches import eval_batches
 from upcycle.data.cache import Cache
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
-from upcycle.errors import StorageError
+from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.predict import EVAL_BATCH, forward
 from upcycle.model import zoo
 from upcycle.rundir import replacing
@@ -50,6 +50,8 @@ def extract(
     )
     told = None if progress is None else lambda done: progress(done, len(index))
     features = forward(model, batches, machine, output=_features, progress=told)
+    if not np.isfinite(features).all():
+        raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, features)

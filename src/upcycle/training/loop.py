@@ -137,6 +137,8 @@ def fit(
         totals = train_epoch(state, setting, progress)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
+        if not math.isfinite(scores.loss):
+            raise DivergenceError(_diverged(setting, state.step - len(setting.batches), state.step))
         row = Row(
             phase=phase.name,
             epoch=state.epoch,

@@ -26,6 +26,10 @@ class Objective:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """`logits` [B, outputs]; `targets` [B] in 0..1 for one output, else [B, K] rows that sum to 1."""
+        return self.losses(logits, targets).mean()
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each image [B], its class's weight included."""
         logits = logits.float()
         targets = targets.float()
         if self.outputs == 1:
@@ -35,8 +39,8 @@ class Objective:
             smooth = targets * (1 - self.smoothing) + self.smoothing / self.outputs
             losses = -(smooth * functional.log_softmax(logits, dim=1)).sum(dim=1)
         if self.weights is None:
-            return losses.mean()
-        return (losses * self._image_weights(targets)).mean()
+            return losses
+        return losses * self._image_weights(targets)
 
     def _image_weights(self, targets: Tensor) -> Tensor:
         assert self.weights is not None

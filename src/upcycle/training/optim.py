@@ -45,10 +45,17 @@ def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[st
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, names: list[str], flat: dict[str, Tensor]) -> None:
-    """Put back what `state_tensors` took out."""
+    """Put back what `state_tensors` took out, each moment in its parameter's own memory layout.
+
+    The fused update walks memory, not indices: a contiguous moment beside a channels_last weight would be
+    applied to the wrong entries.
+    """
     where = {name: at for at, name in enumerate(names)}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         name, entry = key.rsplit("|", 1)
-        state.setdefault(where[name], {})[entry] = value
+        own = parameters[where[name]]
+        alike = torch.empty_like(own, dtype=value.dtype).copy_(value) if value.shape == own.shape else value
+        state.setdefault(where[name], {})[entry] = alike
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

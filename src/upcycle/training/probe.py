@@ -4,7 +4,7 @@ All strengths of L2 regularisation learn side by side as one batched product; th
 validation loss is the probe. Fine-tuning starts from it, and has to beat it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from upcycle.device import seed_for
 from upcycle.history import Row
-from upcycle.recipes import HEAD_BATCH, Phase
+from upcycle.recipes import HEAD_BATCH, HEAD_RATES, Phase
+from upcycle.schedules import OneCycle
 from upcycle.training.objective import Objective, one_hot
 from upcycle.training.scores import score
 
@@ -32,6 +33,7 @@ class Probe:
     bias: Tensor
     strength: float
     scaling: str
+    lr_max: float
     rows: tuple[Row, ...]
 
 
@@ -46,9 +48,10 @@ class _Side:
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """All strengths of one scaling after the last epoch; `rows[epoch][strength]`."""
+    """All strengths of one scaling and one peak rate after the last epoch; `rows[epoch][strength]`."""
 
     scaling: str
+    lr_max: float
     weight: Tensor
     bias: Tensor
     mean: Tensor
@@ -57,35 +60,32 @@ class _Fitted:
 
 
 def train_probe(
-    train: tuple[Features, Labels],
-    val: tuple[Features, Labels],
-    *,
-    phase: Phase,
-    objective: Objective,
-    seed: int,
+    train: tuple[Features, Labels], val: tuple[Features, Labels], *, phase: Phase, objective: Objective, seed: int
 ) -> Probe:
     """The best linear head on `train` features [n, D] by the loss on `val`, with a row an epoch.
 
-    Two scalings compete as well: all features by one number, which keeps their geometry and wins
-    with few images, and each feature by its own deviation, which wins with many.
+    Beside the strengths two scalings compete: all features by one number, which keeps their geometry
+    and wins with few images, and each feature by its own deviation, which can win with many; and
+    two peak rates. The rows are those of the winner.
     """
     features = torch.from_numpy(train[0])
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     scales = {"common": std.square().mean().sqrt().expand_as(std), "each": std}
     fitted = [
-        _fit(scaling, train, val, (mean, scale + 1e-6), phase=phase, objective=objective, seed=seed)
+        _fit((scaling, lr_max), train, val, (mean, scale + 1e-6), phase=phase, objective=objective, seed=seed)
         for scaling, scale in scales.items()
+        for lr_max in HEAD_RATES
     ]
     choices = [(one, at) for one in fitted for at in range(len(STRENGTHS))]
     chosen, at = min(choices, key=lambda choice: choice[0].rows[-1][choice[1]].val_loss)
     scaled = chosen.weight[at].T / chosen.std
     shifted = chosen.bias[at, 0] - (scaled * chosen.mean).sum(dim=1)
     rows = tuple(table[at] for table in chosen.rows)
-    return Probe(scaled.contiguous(), shifted, STRENGTHS[at], chosen.scaling, rows)
+    return Probe(scaled.contiguous(), shifted, STRENGTHS[at], chosen.scaling, chosen.lr_max, rows)
 
 
 def _fit(
-    scaling: str,
+    kind: tuple[str, float],
     train: tuple[Features, Labels],
     val: tuple[Features, Labels],
     scale: tuple[Tensor, Tensor],
@@ -94,7 +94,9 @@ def _fit(
     objective: Objective,
     seed: int,
 ) -> _Fitted:
-    """Train every strength side by side with one-cycle Adam."""
+    """Train every strength side by side with one-cycle Adam; `kind` is the scaling and the peak rate."""
+    assert isinstance(phase.schedule, OneCycle)
+    phase = replace(phase, schedule=replace(phase.schedule, lr_max=kind[1]))
     outputs = objective.outputs
     learn, check = _side(*train, *scale, outputs), _side(*val, *scale, outputs)
     penalty = torch.tensor(STRENGTHS, dtype=torch.float32)
@@ -114,7 +116,7 @@ def _fit(
             optimizer.step()
             step += 1
         rows.append(_rows(phase, epoch, step, (learn, check), (weight, bias)))
-    return _Fitted(scaling, weight.detach(), bias.detach(), *scale, rows)
+    return _Fitted(*kind, weight.detach(), bias.detach(), *scale, rows)
 
 
 def _side(features: Features, labels: Labels, mean: Tensor, std: Tensor, outputs: int) -> _Side:
@@ -139,8 +141,11 @@ def _logits(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
+    """The mean loss of each strength on the chosen images, [strengths]."""
     logits = _logits(side.inputs[chosen], weight, bias)
-    return torch.stack([objective(each, side.targets[chosen]) for each in logits])
+    targets = side.targets[chosen]
+    repeated = targets.expand(len(logits), *targets.shape).flatten(0, 1)
+    return objective.losses(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
 
 
 @torch.no_grad()

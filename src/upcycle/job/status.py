@@ -1,0 +1,73 @@
+"""What a run is known by while it works and when it ends, however it ends."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+from upcycle import device as machines
+from upcycle.device import Machine
+from upcycle.errors import StorageError, UpcycleError
+from upcycle.job.begin import Start
+from upcycle.output.report import write_report
+from upcycle.output.show import Show
+from upcycle.rundir import RunDir, read_json, write_json
+
+DIFFERENCES = ("device", "precision", "threads", "processor")
+
+
+def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show) -> None:
+    """Write status, environment and, last, the configuration: until that is there the run has not begun."""
+    run = start.run
+    facts = machines.environment(machine)
+    if run.config.exists():
+        _warn_of_changes(read_json(run.environment), facts, run, show)
+        return
+    run.set_status("running", seconds=0.0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    write_json(run.environment, {**facts, "command": start.command, "started": started})
+    recorded = {**start.config.to_dict(), "data": str(start.data), "weights_sha256": weights_sha256}
+    write_json(run.config, recorded)
+
+
+def _warn_of_changes(before: dict[str, object], now: dict[str, object], run: RunDir, show: Show) -> None:
+    for name in DIFFERENCES:
+        if name in before and before[name] != now.get(name):
+            show.warn(f"{run.root} was begun with {name} {before[name]}, now it is {now.get(name)}: bits may differ")
+
+
+@contextlib.contextmanager
+def working(run: RunDir, show: Show) -> Iterator[dict[str, object]]:
+    """Record how the work inside ends, with the seconds of all sessions; put details of success into the value.
+
+    A finished run gets its report; whatever stops it is recorded and raised again. Running out of an
+    accelerator's memory becomes one line.
+    """
+    began, earlier = time.monotonic(), float(run.status().get("seconds") or 0.0)
+
+    def seconds() -> float:
+        return earlier + time.monotonic() - began
+
+    details: dict[str, object] = {}
+    run.set_status("running", seconds=earlier)
+    try:
+        yield details
+    except KeyboardInterrupt:
+        run.set_status("interrupted", seconds=seconds())
+        raise
+    except torch.OutOfMemoryError as error:
+        _record_failure(run, "out of memory", seconds())
+        raise UpcycleError(
+            "the accelerator's memory is too small for this batch: give a smaller --batch-size"
+        ) from error
+    except BaseException as error:
+        _record_failure(run, str(error), seconds())
+        raise
+    run.set_status("finished", seconds=seconds(), **details)
+    show.say(f"finished in {seconds():.0f} s; report: {write_report(run)}")
+
+
+def _record_failure(run: RunDir, reason: str, seconds: float) -> None:
+    with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
+        run.set_status("failed", error=reason, seconds=seconds)

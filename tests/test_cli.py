@@ -1,0 +1,99 @@
+"""The command line: quick help, one line a mistake, documented exit codes."""
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from upcycle.cli import main
+
+PRINT_MODULES = (
+    "import sys; from upcycle.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+)
+
+
+def test_help_imports_no_torch_and_no_configuration() -> None:
+    done = subprocess.run([sys.executable, "-c", PRINT_MODULES], capture_output=True, text=True, check=True)
+    modules = done.stderr
+    for command in ("train", "plan", "evaluate", "predict", "report", "demo", "doctor"):
+        assert command in done.stdout
+    for heavy in ("'torch'", "'numpy'", "'pydantic'", "'matplotlib'"):
+        assert heavy not in modules
+
+
+def test_help_answers_quickly() -> None:
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "upcycle", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    # the best of several: other work on the machine only ever adds; 0.3 s is the promise on a quiet one
+    assert min(once() for _ in range(5)) < 0.5
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["train", "photos", "--epoch", "3"], 2, "unknown option: --epoch. Did you mean --epochs"),
+        (["train", "photos", "--epochs", "none"], 2, "epochs = 'none': input should be a valid integer"),
+        (["train", "photos", "--lr", "nan"], 2, "lr = "),
+        (["train", "photos", "--recipe", "fast"], 2, "recipe"),
+        (["train"], 2, "say which images to train on"),
+        (["train", "--resume"], 2, "--resume needs --out RUN"),
+        (["train", "/nowhere/photos", "--weights", "none"], 3, "/nowhere/photos"),
+        (["train", "photos", "--arch", "resnet5O"], 4, "unknown architecture 'resnet5O': did you mean"),
+        (["train", "photos", "--weights", "/nowhere.pt"], 4, "weights /nowhere.pt do not exist"),
+        (["plan", "--recipe", "classic", "--epochs", "3"], 2, "a ramp-up of 5 and a plateau of 0 epochs are longer"),
+        (["plan", "--steps-per-epoch", "0"], 2, "steps_per_epoch = 0 is out of range"),
+        (["plan", "--plot", "schedule.bmp"], 2, "cannot draw into schedule.bmp"),
+        (["evaluate", "/nowhere"], 5, "/nowhere holds no trained run"),
+        (["report", "/nowhere"], 5, "/nowhere"),
+        (["predict", "/nowhere"], 3, "no images"),
+        (["trian"], 2, 'unknown command "trian". Did you mean "train"'),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_exit_code(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = main(words)
+    said = lines(capsys)
+    assert code == found
+    assert 1 == len(said)
+    assert said[0].startswith("upcycle: ")
+    assert text in said[0]
+
+
+def test_the_plan_of_classic_is_the_formula_for_200_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["plan", "--recipe", "classic", "--epochs", "200", "--csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    expected = [1e-5 + 9e-5 / 5 * at if at < 5 else 1e-5 + 9e-5 * 0.8 ** (at - 5) for at in range(200)]
+    assert 200 == len(rows)
+    assert max(abs(float(row["lr"]) - rate) for row, rate in zip(rows, expected, strict=True)) < 1e-12
+
+
+def test_the_plan_of_classic_prints_first_and_last_rate_and_draws_figure_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert 0 == main(["plan", "--recipe", "classic", "--epochs", "50", "--plot", str(tmp_path / "figure1.svg")])
+    said = capsys.readouterr().out
+    assert "first rate 1e-05, highest 0.0001 at step 5, last 1.000490007e-05" in said
+    assert (tmp_path / "figure1.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_the_plan_of_the_default_recipe_shows_both_phases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["plan", "--steps-per-epoch", "10"])
+    assert ["head", "finetune"] == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]

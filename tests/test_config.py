@@ -1,0 +1,92 @@
+"""Options: defaults, ranges, aliases, files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from upcycle.config import Config, build, parse_class_weights, read_json, read_toml
+from upcycle.errors import ConfigError
+
+
+def test_an_unknown_option_is_an_error_that_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"^unknown option 'epoch': did you mean epochs\?$"):
+        build({"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [("lr_max", "lr", 0.01), ("bs", "batch_size", 8), ("imgsz", "image_size", 96), ("batch-size", "batch_size", 8)],
+)
+def test_names_from_other_tools_are_understood(alias: str, name: str, value: float) -> None:
+    assert value == getattr(build({alias: value}), name)
+
+
+def test_an_option_given_under_two_names_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="'lr_max' says again what an earlier option said"):
+        build({"lr": 0.1, "lr_max": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0: input should be greater than or equal to 1"),
+        ({"epochs": "x"}, "epochs = 'x': input should be a valid integer"),
+        ({"lr": float("nan")}, "lr = nan: input should be a finite number"),
+        ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
+        ({"lr": -1}, "lr = -1: input should be greater than 0"),
+        ({"monitor": "f2"}, "monitor = 'f2': choose one of val_loss"),
+        ({"class_weights": "1,x"}, "class_weights = '1,x': class_weights '1,x' is neither none, balanced nor numbers"),
+        ({"class_weights": "1,-2"}, "class_weights = '1,-2': class_weights '1,-2' must be positive"),
+        ({"folds": 1}, "folds = 1: one fold is no cross-validation"),
+        ({"moms": (0.9, 0.8, 1.0)}, "moms = .*: use 0 or more and less than 1"),
+        ({"precision": "fp8"}, "precision = 'fp8': input should be 'auto', 'fp32' or 'bf16'"),
+        ({"schedule": "ramp-sustain-decay", "rampup": 9, "epochs": 8}, "a ramp-up of 9 .* longer than the run of 8"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_that_names_it(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(options)
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().epochs = 3  # type: ignore[misc]
+
+
+def test_toml_options_have_the_command_lines_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('epochs = 3\nlr-max = 0.01\nclass_weights = "balanced"\n')
+    assert {"epochs": 3, "lr": 0.01, "class_weights": "balanced"} == read_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("epochs = ", "cannot be read"), ("epoch = 3", "unknown option 'epoch' in .*run.toml: did you mean epochs")],
+)
+def test_a_bad_toml_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_toml(path)
+
+
+def test_a_missing_toml_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing.toml does not exist"):
+        read_toml(tmp_path / "nothing.toml")
+
+
+def test_a_recorded_configuration_is_read_back(tmp_path: Path) -> None:
+    config = build({"epochs": 7, "moms": (0.9, 0.8, 0.9)})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config.to_dict(), "data": "photos", "weights_sha256": "ab"}))
+    assert config == read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("none", "none"), ("balanced", "balanced"), ("1,2.5", (1.0, 2.5)), ("3", (3.0,))]
+)
+def test_class_weights_are_words_or_numbers(text: str, expected: object) -> None:
+    assert expected == parse_class_weights(text)

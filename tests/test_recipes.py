@@ -1,0 +1,73 @@
+"""Recipes and the plan they make."""
+
+import pytest
+
+from upcycle.errors import ConfigError
+from upcycle.recipes import phases, resolve, steps_per_epoch
+from upcycle.schedules import OneCycle, RampSustainDecay
+
+
+def test_classic_is_the_articles_recipe() -> None:
+    config = resolve({"recipe": "classic"})
+    named = {
+        "epochs": 100,
+        "batch_size": 32,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "momentum": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-7,
+        "freeze": "none",
+        "bn": "train",
+        "augment": "none",
+        "monitor": "val_loss",
+        "patience": 5,
+        "head_epochs": 0,
+        "label_smoothing": 0.0,
+        "mixup": 0.0,
+        "layer_decay": 1.0,
+        "arch": "resnet50",
+    }
+    assert named == {name: getattr(config, name) for name in named}
+
+
+def test_classic_sets_the_articles_rate_once_an_epoch() -> None:
+    (phase,) = phases(resolve({"recipe": "classic"}), 2000)
+    assert RampSustainDecay(1e-5, 1e-4, 1e-5, 5, 0, 0.8, steps_per_epoch=63) == phase.schedule
+    assert {1e-4} == {phase.rate(step).lr for step in range(5 * 63, 6 * 63)}
+
+
+def test_options_win_over_the_recipe() -> None:
+    assert (7, 5) == (lambda config: (config.epochs, config.patience))(resolve({"recipe": "classic", "epochs": 7}))
+
+
+def test_the_default_recipe_has_two_phases_each_with_its_own_cycle() -> None:
+    head, tuned = phases(resolve({"epochs": 3}), 1000)
+    assert ("head", "finetune") == (head.name, tuned.name)
+    assert isinstance(head.schedule, OneCycle)
+    assert (head.steps, 3 * 32) == (tuned.first_step, tuned.steps)
+    assert tuned.rate(tuned.first_step) == tuned.schedule(0)
+
+
+def test_a_networks_first_training_is_not_called_fine_tuning() -> None:
+    assert ["train"] == [phase.name for phase in phases(resolve({"recipe": "simple-cnn"}), 100)]
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"), [(1, 1), (31, 1), (32, 1), (33, 1), (34, 2), (64, 2), (65, 2), (2000, 63)]
+)
+def test_a_last_batch_of_one_image_joins_the_one_before(images: int, steps: int) -> None:
+    assert steps == steps_per_epoch(images, 32)
+
+
+def test_an_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'fast': choose one of default, classic, simple-cnn"):
+        resolve({"recipe": "fast"})
+
+
+def test_a_plan_draws_at_most_500_points_and_every_epoch_of_classic() -> None:
+    long = phases(resolve({"epochs": 40}), 10_000)[1].to_dict()
+    classic = phases(resolve({"recipe": "classic"}), 2000)[0].to_dict()
+    assert len(long["rates"]) <= 501
+    assert 101 == len(classic["rates"])
+    assert 40 * 313 - 1 + long["first_step"] == long["rates"][-1]["step"]

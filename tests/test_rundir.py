@@ -1,0 +1,75 @@
+"""The run directory: a file is either absent or whole."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from upcycle.errors import RunError, StorageError
+from upcycle.rundir import RunDir, append_line, read_json, read_lines, replacing, write_json, write_lines, write_text
+
+
+def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert ["before"] == [path.read_text()]
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_file() -> None:
+    with pytest.raises(StorageError, match=r"cannot write /dev/full: No space left on device"):
+        append_line(Path("/dev/full"), {"a": 1})
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write .*file/config.json"):
+        write_json(tmp_path / "file" / "config.json", {})
+
+
+def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [math.nan, math.inf, 1.5], "b": {"c": -math.inf}})
+    assert {"a": [None, None, 1.5], "b": {"c": None}} == json.loads((tmp_path / "a.json").read_text())
+
+
+def test_a_last_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_line(path, {"a": 1})
+    append_line(path, {"a": 2})
+    path.write_text(path.read_text()[:-4])
+    assert [{"a": 1}] == read_lines(path)
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(RunError, match="line 2 is damaged"):
+        read_lines(path)
+
+
+def test_lines_are_written_and_read_back(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"a": 1}, {"b": "ä\n"}])
+    assert [{"a": 1}, {"b": "ä\n"}] == read_lines(tmp_path / "a.jsonl")
+
+
+def test_a_missing_file_says_that_this_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="status.json is missing: .* is not a run directory"):
+        RunDir(tmp_path).status()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(RunError, match="a.json cannot be read"):
+        read_json(tmp_path / "a.json")
+
+
+def test_an_empty_folder_is_no_run_yet(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert not run.exists()
+    run.set_status("running", seconds=1)
+    assert run.exists()
+    assert {"state": "running", "seconds": 1} == run.status()

@@ -1,0 +1,141 @@
+"""The loop: rows, rates, resuming, divergence."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from upcycle.config import Config
+from upcycle.data.augment import Augmentation
+from upcycle.data.batches import Batches
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.device import detect
+from upcycle.errors import DivergenceError
+from upcycle.model import zoo
+from upcycle.model.groups import frozen_names
+from upcycle.recipes import phases, resolve
+from upcycle.training import optim
+from upcycle.training.loop import Setting, State, fit, start, train_epoch
+from upcycle.training.objective import Objective
+from upcycle.training.scores import Scores
+
+NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=32), "test", "")
+NOTHING = Scores(0.5, 0.5, 0.5)
+
+
+def frames(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 100 + 100 * (at % 2), (37, 40, 3), dtype=np.uint8) for at in range(count)]
+
+
+def setting(options: dict[str, Any] | None = None, images: int = 12) -> Setting:
+    config: Config = resolve({"recipe": "classic", "batch_size": 4, "precision": "fp32", **(options or {})})
+    model = zoo.create(NETWORK)
+    return Setting(
+        config=config,
+        phase=phases(config, images)[-1],
+        batches=Batches(
+            frames(images),
+            np.arange(images) % 2,
+            np.arange(images),
+            preprocessing=NETWORK.preprocessing,
+            batch_size=4,
+            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
+            seed=config.seed,
+            num_classes=2,
+        ),
+        objective=Objective(1),
+        machine=detect(precision="fp32", threads=1, device="cpu"),
+        frozen=frozen_names(model, config.freeze),
+    )
+
+
+def begin(config: Config, step: int = 0) -> State:
+    return start(zoo.create(NETWORK, seed=1), config, step=step)
+
+
+def test_each_epoch_yields_a_row_with_its_rate_as_the_article_sets_it() -> None:
+    here = setting({"epochs": 7, "patience": None})
+    rows = [row for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
+    assert list(range(1, 8)) == [row.epoch for row in rows]
+    assert [1e-5, 2.8e-5, 4.6e-5, 6.4e-5, 8.2e-5, 1e-4, 8.2e-5] == pytest.approx([row.lr for row in rows])
+    assert [3, 21] == [rows[0].step, rows[-1].step]
+
+
+def test_training_lowers_the_loss_and_finds_the_classes() -> None:
+    here = setting({"epochs": 12, "lr": 1e-2, "lr_start": 1e-3, "patience": None})
+    rows = [row for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
+    assert rows[-1].loss < rows[0].loss / 2
+    assert rows[-1].accuracy > 0.9
+
+
+def test_driving_may_stop_by_no_longer_asking() -> None:
+    here = setting({"epochs": 50, "rampup": 5})
+    state = begin(here.config)
+    for row, _ in fit(state, here, validate=lambda _: NOTHING):
+        if row.epoch == 2:
+            break
+    assert (2, 6) == (state.epoch, state.step)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    here = setting({"augment": "light", "mixup": 0.2})
+    losses = [train_epoch(begin(here.config), here).loss for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
+    here = setting({"recipe": "default", "epochs": 4, "head_epochs": 0, "freeze": "none", "bn": "train"})
+    whole = begin(here.config)
+    list(fit(whole, here, validate=lambda _: NOTHING))
+    first = begin(here.config)
+    for row, _ in fit(first, here, validate=lambda _: NOTHING):
+        if row.epoch == 2:
+            break
+    second = begin(here.config)
+    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
+    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    second.epoch, second.step = first.epoch, first.step
+    list(fit(second, here, validate=lambda _: NOTHING))
+    ours, theirs = second.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None:
+    here = setting({"lr": 1e-3})
+    state = begin(here.config)
+    train_epoch(state, here)
+    with torch.no_grad():
+        state.model.get_classifier().weight.fill_(float("inf"))  # type: ignore[operator]
+    message = r"not finite between updates 3 and 4 of phase finetune \(rate .*\): try --lr 0.0001"
+    with pytest.raises(DivergenceError, match=message):
+        train_epoch(state, here)
+
+
+def test_a_phases_steps_go_on_from_those_before_it() -> None:
+    here = setting({"recipe": "default", "epochs": 1, "head_epochs": 2, "freeze": "none"})
+    state = begin(here.config, step=here.phase.first_step)
+    rows = [row for row, _ in fit(state, here, validate=lambda _: NOTHING)]
+    assert [40 + 3] == [row.step for row in rows]
+
+
+def test_progress_is_told_batch_by_batch() -> None:
+    here = setting()
+    told: list[tuple[int, int]] = []
+    train_epoch(begin(here.config), here, lambda done, total: told.append((done, total)))
+    assert [(1, 3), (2, 3), (3, 3)] == told
+
+
+def test_the_optimizer_is_the_one_that_was_named() -> None:
+    assert isinstance(begin(setting().config).optimizer, torch.optim.Adam)
+    adamw = setting({"recipe": "default", "head_epochs": 0}).config
+    assert isinstance(begin(adamw).optimizer, torch.optim.AdamW)
+    assert 1e-7 == begin(setting().config).optimizer.param_groups[0]["eps"]
+
+
+def test_class_weights_change_the_training_loss() -> None:
+    here = setting()
+    weighted = replace(here, objective=Objective(1, weights=torch.tensor([0.1, 1.9])))
+    assert train_epoch(begin(here.config), here).loss != train_epoch(begin(here.config), weighted).loss

@@ -1,0 +1,74 @@
+"""The loss: agreement with torch, class weights, smoothing."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from upcycle.errors import ConfigError
+from upcycle.training.objective import Objective, class_weights, objective, one_hot
+from upcycle.training.scores import Scores, score
+
+LABELS = np.array([0, 0, 0, 1], np.int32)
+
+
+def test_two_classes_are_binary_cross_entropy() -> None:
+    logits, labels = torch.tensor([[0.3], [-2.0]]), torch.tensor([1, 0])
+    expected = functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
+    assert torch.allclose(expected, Objective(1)(logits, one_hot(labels, 1)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_more_classes_are_torchs_cross_entropy(smoothing: float) -> None:
+    logits, labels = torch.randn(8, 4), torch.arange(8) % 4
+    expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    assert torch.allclose(expected, Objective(4, smoothing=smoothing)(logits, one_hot(labels, 4)))
+
+
+def test_smoothing_two_classes_is_smoothing_a_softmax_over_them() -> None:
+    logits, labels = torch.tensor([[0.7], [-1.5]]), torch.tensor([1, 0])
+    wide = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    expected = functional.cross_entropy(wide, labels, label_smoothing=0.2)
+    assert torch.allclose(expected, Objective(1, smoothing=0.2)(logits, one_hot(labels, 1)))
+
+
+def test_balanced_weights_give_every_class_the_same_total_and_a_mean_of_one() -> None:
+    weights = class_weights("balanced", LABELS, ("a", "b"))
+    assert weights is not None
+    assert [2 / 3, 2.0] == pytest.approx(weights.tolist())
+
+
+def test_listed_weights_keep_their_ratio() -> None:
+    weights = class_weights("1,3", LABELS, ("a", "b"))
+    assert weights is not None
+    assert 3.0 == pytest.approx(weights[1] / weights[0])
+    assert 1.0 == pytest.approx(weights[LABELS].mean())
+
+
+def test_a_list_of_another_length_names_the_classes() -> None:
+    with pytest.raises(ConfigError, match=r"class_weights names 3 weights for 2 classes \(a, b\)"):
+        class_weights("1,2,3", LABELS, ("a", "b"))
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
+def test_a_weight_multiplies_its_classs_loss(classes: tuple[str, ...]) -> None:
+    labels = np.arange(6, dtype=np.int32) % len(classes)
+    listed = ",".join(str(1 + at) for at in range(len(classes)))
+    weighted = objective(listed, labels, classes, smoothing=0, device="cpu")
+    plain = Objective(weighted.outputs)
+    logits = torch.randn(1, weighted.outputs)
+    for label in range(len(classes)):
+        target = one_hot(torch.tensor([label]), weighted.outputs)
+        assert weighted.weights is not None
+        assert torch.allclose(plain(logits, target) * weighted.weights[label], weighted(logits, target))
+
+
+def test_scores_are_the_textbooks() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    found = score(torch.tensor([[-1.0], [1.0], [1.0], [1.0]]), labels)
+    assert Scores(pytest.approx(0.5632617, abs=1e-6), 0.75, pytest.approx((2 / 3 + 0.8) / 2)) == found
+
+
+def test_scores_of_a_class_nobody_predicts_count_as_zero() -> None:
+    found = score(torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0]]), torch.tensor([0, 1, 2]))
+    assert (1 / 3, 1 / 6) == (pytest.approx(found.accuracy), pytest.approx(found.f1_macro))
