@@ -50,7 +50,7 @@ class Config(BaseModel):
     )
     folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
 
-    epochs: int = Field(4, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early).")
+    epochs: int = Field(3, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early).")
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
         None,
@@ -65,7 +65,7 @@ class Config(BaseModel):
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant"] = Field(
         "one-cycle", description="Shape of the learning rate."
     )
-    lr: float = Field(3e-4, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
+    lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
     lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
     lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")
     rampup: int = Field(5, ge=0, description="Epochs of ramp-up of ramp-sustain-decay.")

@@ -158,5 +158,6 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
         show.warn(f"not used: {len(audit['quarantined']) - 10} files more, listed in audit.json")
     for warning in audit["warnings"]:
         show.warn(warning)
-    points = distinguishable(counts["test"])
-    show.say(f"{counts['test']} test images: models closer than about {points:.0f} points cannot be told apart")
+    points = max(1, round(distinguishable(counts["test"])))
+    unit = "point" if points == 1 else "points"
+    show.say(f"{counts['test']} test images: models closer than about {points} {unit} cannot be told apart")

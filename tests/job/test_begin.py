@@ -1,0 +1,86 @@
+"""What a call of train means before anything is done."""
+
+from pathlib import Path
+
+import pytest
+
+from upcycle.config import Config
+from upcycle.errors import ConfigError, RunError
+from upcycle.job.begin import begin
+from upcycle.rundir import RunDir, write_json, write_text
+
+
+def begun(folder: Path, data: Path, state: str = "interrupted", **options: object) -> RunDir:
+    """A run as it stands once its training has begun."""
+    run = RunDir(folder)
+    run.set_status(state, seconds=1.0)  # type: ignore[arg-type]
+    write_json(run.environment, {"command": "upcycle train photos"})
+    write_json(run.config, {**Config(**options).to_dict(), "data": str(data.resolve()), "weights_sha256": "ab"})
+    write_json(run.plan, {"phases": []})
+    return run
+
+
+def test_the_command_that_is_recorded_repeats_the_run(tmp_path: Path) -> None:
+    options = {"recipe": "classic", "epochs": 7, "moms": (0.9, 0.8, 0.9)}
+    start = begin(tmp_path / "my photos", options, out=tmp_path / "out", resume=False)
+    expected = f"upcycle train '{tmp_path}/my photos' --recipe classic --epochs 7 --moms 0.9 0.8 0.9 --out {tmp_path}/out"
+    assert expected == start.command
+
+
+def test_paths_are_recorded_independently_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = begin(Path("photos"), {"weights": "w.safetensors", "cache": "c"}, out=Path("out"), resume=False)
+    assert (tmp_path / "photos", str(tmp_path / "w.safetensors")) == (start.data, start.config.weights)
+
+
+def test_without_out_runs_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "photos-classic-1").mkdir(parents=True)
+    start = begin(Path("photos"), {"recipe": "classic"}, out=None, resume=False)
+    assert Path("runs/photos-classic-2") == start.run.root
+
+
+def test_a_run_inside_its_own_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lies inside .*, where its pictures would be taken for a class"):
+        begin(tmp_path, {}, out=tmp_path / "runs" / "one", resume=False)
+
+
+def test_a_run_that_failed_before_training_is_begun_anew(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "phots", "failed")
+    run.plan.unlink()
+    start = begin(tmp_path / "photos", {}, out=run.root, resume=False)
+    assert (tmp_path / "photos", False) == (start.data, start.finished)
+
+
+def test_a_run_killed_before_it_had_a_configuration_can_be_begun_again(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "out")
+    run.set_status("running", seconds=0.0)
+    write_text(run.root / ".config.json.x1y2", "half")
+    assert tmp_path / "photos" == begin(tmp_path / "photos", {}, out=run.root, resume=True).data
+
+
+def test_a_temporary_file_alone_is_no_run_in_the_way(tmp_path: Path) -> None:
+    write_text(tmp_path / "out" / ".status.json.x1y2", "half")
+    assert tmp_path / "out" == begin(tmp_path / "photos", {}, out=tmp_path / "out", resume=False).run.root
+
+
+def test_options_given_again_must_agree_in_the_runs_own_recipe(tmp_path: Path) -> None:
+    classic = {"recipe": "classic", "epochs": 100, "schedule": "ramp-sustain-decay", "lr": 1e-4}
+    run = begun(tmp_path / "out", tmp_path / "photos", **classic)
+    start = begin(None, {"schedule": "ramp-sustain-decay", "epochs": 100}, out=run.root, resume=True)
+    assert "upcycle train photos" == start.command
+    with pytest.raises(RunError, match="was begun with epochs = 100, not 50"):
+        begin(None, {"epochs": 50}, out=run.root, resume=True)
+
+
+def test_the_cache_folder_may_change(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos")
+    start = begin(None, {"cache": str(tmp_path / "other")}, out=run.root, resume=True)
+    assert str(tmp_path / "other") == start.config.cache
+
+
+def test_a_finished_run_says_so(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", "finished")
+    assert begin(None, {}, out=run.root, resume=True).finished

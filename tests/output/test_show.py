@@ -1,0 +1,60 @@
+"""What a job tells: lines in a terminal, live curves in a real notebook."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from rich.console import Console
+
+from tests.conftest import TINY
+from upcycle.history import History, Row
+from upcycle.output.show import Silent, Terminal, line
+
+ROW = Row("finetune", 3, 21, 4.6e-05, 0.9, 0.5532, 0.7121, 0.5110, 0.7232, 0.72, best=True)
+
+
+def test_an_epochs_line_names_rate_losses_and_accuracies() -> None:
+    expected = (
+        "finetune 3/100  rate 4.6000e-05  loss 0.5532  accuracy 0.7121  val loss 0.5110  val accuracy 0.7232  "
+        "12.3 images/s *"
+    )
+    assert expected == line(ROW, 100, 12.34)
+
+
+def test_a_terminal_prints_a_line_an_epoch_and_marks_warnings() -> None:
+    written = io.StringIO()
+    show = Terminal(Console(file=written, soft_wrap=True))
+    show.row(History((ROW,)), 100, 12.34)
+    show.warn("the val split has only [4] images")
+    with show.progress("decoding") as progress:
+        progress(1, 2)
+    assert [line(ROW, 100, 12.34), "warning: the val split has only [4] images"] == written.getvalue().splitlines()
+
+
+def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show = Silent()
+    show.say("a")
+    show.warn("b")
+    show.row(History((ROW,)), 1, 1.0)
+    with show.progress("c") as progress:
+        progress(1, 1)
+    assert ("", "") == capsys.readouterr()
+
+
+def test_a_notebook_shows_curves_that_grow_in_one_place(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    code = f"""
+import upcycle
+run = upcycle.train({str(photos)!r}, out={str(tmp_path / "run")!r}, weights={str(tiny_weights)!r}, arch={TINY!r},
+                    image_size=32, epochs=3, threads=1, precision="fp32")
+"""
+    cells = [nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell("run.history.plot()")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    outputs: list[dict[str, Any]] = notebook.cells[0].outputs
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert 1 == len(pictures)  # updated in place, not one an epoch
+    assert "finetune 3/3" in "".join(output.get("text", "") for output in outputs)
+    assert "image/png" in notebook.cells[1].outputs[0]["data"]
