@@ -3,7 +3,7 @@
 import pytest
 
 from upcycle.errors import ConfigError
-from upcycle.recipes import phases, resolve, steps_per_epoch
+from upcycle.recipes import adapted_rate, phases, resolve, steps_per_epoch
 from upcycle.schedules import OneCycle, RampSustainDecay
 
 
@@ -71,3 +71,29 @@ def test_a_plan_draws_at_most_500_points_and_every_epoch_of_classic() -> None:
     assert len(long["rates"]) <= 501
     assert 101 == len(classic["rates"])
     assert 40 * 313 - 1 + long["first_step"] == long["rates"][-1]["step"]
+
+
+@pytest.mark.parametrize(
+    ("probe_loss", "classes", "rate"),
+    [(0.0, 2, 1e-4), (0.046, 2, 1.8961e-4), (0.258, 2, 1e-3), (0.69, 2, 1e-3), (0.28164, 5, 5e-4)],
+)
+def test_the_peak_is_lower_where_the_frozen_network_already_fits(probe_loss: float, classes: int, rate: float) -> None:
+    assert rate == pytest.approx(adapted_rate(1e-3, probe_loss, classes), rel=1e-3)
+
+
+def test_a_rate_that_is_named_is_the_rate() -> None:
+    assert resolve({}).lr_adapt
+    assert not resolve({"lr": 1e-3}).lr_adapt
+    assert not resolve({"lr_max": 1e-3}).lr_adapt
+    assert not resolve({"recipe": "classic"}).lr_adapt
+
+
+def test_without_pretrained_weights_nothing_is_frozen_and_no_probe_is_trained() -> None:
+    config = resolve({"weights": "none"})
+    assert (0, "none", "train", 1.0) == (config.head_epochs, config.freeze, config.bn, config.layer_decay)
+    assert "layer2" == resolve({"weights": "none", "freeze": "layer2"}).freeze
+
+
+def test_a_rate_below_classics_own_ends_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="lr = 1e-06 is to be the highest rate, but lr_start is 1e-05"):
+        resolve({"recipe": "classic", "lr": 1e-6})

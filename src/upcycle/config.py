@@ -66,6 +66,9 @@ class Config(BaseModel):
         "one-cycle", description="Shape of the learning rate."
     )
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
+    lr_adapt: bool = Field(
+        True, description="Lower the peak where the frozen network already fits (off when --lr is given)."
+    )
     lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
     lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")
     rampup: int = Field(5, ge=0, description="Epochs of ramp-up of ramp-sustain-decay.")

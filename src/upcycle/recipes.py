@@ -1,5 +1,6 @@
 """Named configurations, and the schedules that a configuration asks for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,8 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     name = recipe or named.get("recipe", "default")
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return build({**RECIPES[name], **_from_scratch(name, named), **named, "recipe": name})
+    exact = {"lr_adapt": False} if "lr" in {**RECIPES[name], **named} else {}  # a rate that is named is the rate
+    return build({**RECIPES[name], **exact, **_from_scratch(name, named), **named, "recipe": name})
 
 
 def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,23 @@ HEAD_STEPS = 20
 """An epoch of the head phase is a pass over the features in batches of 256, and at least 20 updates."""
 HEAD_RATES = (3e-3, 3e-2)
 """Peaks tried for the head: wide features need small steps, few or uneven ones need large steps."""
+
+
+FAR = 0.35
+"""A probe this bad, as a fraction of the loss of guessing, calls for the whole peak rate."""
+LEAST_SHARE = 0.1
+
+
+def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
+    """The peak rate of fine-tuning after a probe with this validation loss (mean, nats).
+
+    Where the frozen features nearly solve the task, large steps spoil them; where they do not, small
+    steps leave them as they are. The rate is in proportion to the probe's loss over the loss of
+    guessing, log(classes), from a tenth of `lr` up to `lr`. A heuristic, set on validation images
+    of tasks near ImageNet and far from it (docs/recipes.md).
+    """
+    share = probe_loss / math.log(classes) / FAR
+    return lr * min(1.0, max(LEAST_SHARE, share))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -23,7 +23,9 @@ def begun(folder: Path, data: Path, state: str = "interrupted", **options: objec
 def test_the_command_that_is_recorded_repeats_the_run(tmp_path: Path) -> None:
     options = {"recipe": "classic", "epochs": 7, "moms": (0.9, 0.8, 0.9)}
     start = begin(tmp_path / "my photos", options, out=tmp_path / "out", resume=False)
-    expected = f"upcycle train '{tmp_path}/my photos' --recipe classic --epochs 7 --moms 0.9 0.8 0.9 --out {tmp_path}/out"
+    expected = (
+        f"upcycle train '{tmp_path}/my photos' --recipe classic --epochs 7 --moms 0.9 0.8 0.9 --out {tmp_path}/out"
+    )
     assert expected == start.command
 
 

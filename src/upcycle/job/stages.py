@@ -21,7 +21,7 @@ from upcycle.job.finish import Choice, Results, write_results
 from upcycle.job.prepare import Job, cache_root
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
-from upcycle.recipes import Phase, phases
+from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.rundir import append_line, read_lines, write_json, write_lines
 from upcycle.training import optim
 from upcycle.training.features import extract
@@ -50,8 +50,9 @@ def run_stages(job: Job, weights: Weights | None) -> str:
     model = model.to(job.machine.device)
     planned = _plan(job, model)
     head = _train_head(job, model, planned[0]) if len(planned) > 1 else None
-    if head is not None:  # the plan shows the rate that won
-        _write_plan(job, (head.phase, *planned[1:]))
+    if head is not None:
+        planned = (head.phase, _adapted(job, planned[-1], head))
+        _write_plan(job, planned)
     pretrained = checkpoint.clone_weights(model)
     stopped = _fine_tune(job, model, planned[-1], head)
     _load_best(job, model)
@@ -137,6 +138,16 @@ def _objective(job: Job, *, device: str) -> Objective:
         smoothing=job.config.label_smoothing,
         device=device,
     )
+
+
+def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
+    """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
+    if not job.config.lr_adapt:
+        return phase
+    lr = adapted_rate(job.config.lr, head.probe.rows[-1].val_loss, len(job.network.classes))
+    job.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
+    config = job.config.model_copy(update={"lr": lr})
+    return replace(phase, schedule=schedule(config, phase.steps_per_epoch))
 
 
 # ---------------------------------------------------------------- fine-tuning

@@ -5,7 +5,10 @@ Files are safetensors, or torch files read with `weights_only=True`: nothing is 
 
 import hashlib
 import json
+import socket
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +100,10 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
         tried.append("not downloaded, since HF_HUB_OFFLINE is set")
         return None
     began = time.monotonic()
+    reason = _out_of_reach(constants.ENDPOINT)
+    if reason:
+        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
+        return None
     try:
         path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
     except Exception as error:  # the hub's client raises many unrelated kinds for "could not be had"
@@ -104,6 +111,22 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
         tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
         return None
     return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")
+
+
+def _out_of_reach(endpoint: str) -> str:
+    """Why no connection to the hub can be made, or "" when one can; its own client tries for half a minute.
+
+    Behind a proxy only the client knows the way, so nothing is tried here.
+    """
+    address = urllib.parse.urlsplit(endpoint)
+    if urllib.request.getproxies().get(address.scheme):
+        return ""
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=DOWNLOAD_SECONDS).close()
+    except OSError as error:
+        return f"no connection: {error.strerror or error}"
+    return ""
 
 
 def sha256(path: Path) -> str:

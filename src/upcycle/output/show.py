@@ -126,7 +126,7 @@ class Notebook(Terminal):
             return
         figure = curves_figure(history.to_dicts())
         if self._handle is None:
-            self._handle = display(figure, display_id=True)
+            self._handle = display(figure, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(figure)
 
