@@ -57,7 +57,7 @@ def plan(
     steps_per_epoch
         Updates an epoch (training images / batch size).
     csv
-        Print every step as CSV: step, epoch, lr, momentum.
+        Print every step as CSV: phase, step, epoch, lr, momentum.
     plot
         Draw it into FILE.svg or FILE.png.
     config

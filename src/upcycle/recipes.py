@@ -13,7 +13,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Config's own defaults.
     "default": {},
     # The article "Fine-tuning pre-trained ResNet-50 with one-cycle learning rate" (Transfer Learning in
-    # Action); docs/classic.md lists what it leaves unsaid and what is taken for it.
+    # Action); docs/recipes.md lists what it leaves unsaid and what is taken for it.
     "classic": {
         "epochs": 100,
         "head_epochs": 0,

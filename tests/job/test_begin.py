@@ -29,6 +29,12 @@ def test_the_command_that_is_recorded_repeats_the_run(tmp_path: Path) -> None:
     assert expected == start.command
 
 
+def test_a_switch_is_recorded_as_the_command_line_spells_it(tmp_path: Path) -> None:
+    for value, word in ((True, "--lr-adapt"), (False, "--no-lr-adapt")):
+        start = begin(tmp_path / "photos", {"lr_adapt": value}, out=tmp_path / "out", resume=False)
+        assert f"upcycle train {tmp_path}/photos {word} --out {tmp_path}/out" == start.command
+
+
 def test_paths_are_recorded_independently_of_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,5 +56,5 @@ run = upcycle.train({str(photos)!r}, out={str(tmp_path / "run")!r}, weights={str
     outputs: list[dict[str, Any]] = notebook.cells[0].outputs
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert 1 == len(pictures)  # updated in place, not one an epoch
-    assert "finetune 3/3" in "".join(output.get("text", "") for output in outputs)
+    assert any("finetune 3/3" in output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "image/png" in notebook.cells[1].outputs[0]["data"]

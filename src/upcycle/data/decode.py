@@ -28,8 +28,9 @@ from upcycle.errors import DecodeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-MAX_PIXELS = 200_000_000
 MAX_BYTES = 2**30
+"""Bytes of the largest file that is read."""
+MAX_PIXELS = 200_000_000
 """Images with more pixels are refused: decoded, this many take 600 MB."""
 MAX_ASPECT = 4
 """The long side is cropped to at most this many times the short side."""

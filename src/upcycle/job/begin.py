@@ -71,8 +71,12 @@ def _absolute(given: dict[str, Any]) -> dict[str, Any]:
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
     words = ["upcycle", "train", str(data)]
     for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
         values = value if isinstance(value, list | tuple) else [value]
-        words += ["--" + name.replace("_", "-"), *(str(item) for item in values)]
+        words += [f"--{option}", *(str(item) for item in values)]
     return shlex.join([*words, "--out", str(out)])
 
 

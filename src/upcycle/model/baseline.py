@@ -15,7 +15,7 @@ class SimpleCnn(nn.Module):
     """Three blocks of 3x3 convolution, ReLU and 2x2 max pooling (32, 64, 128 channels), then a dense head.
 
     The maps are averaged to 4 x 4, so that any input from 32 pixels on fits; the head is 128 units
-    with ReLU and one linear layer to `outputs`. About 360,000 parameters with one output.
+    with ReLU and one linear layer to `outputs`. 355,649 parameters with one output.
     """
 
     def __init__(self, outputs: int) -> None:

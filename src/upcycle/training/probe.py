@@ -1,9 +1,10 @@
 """The head phase: a linear classifier on frozen features, trained with one-cycle at many strengths at once.
 
 All strengths of L2 regularisation learn side by side as one batched product; the one with the lowest
-validation loss is the probe. Fine-tuning starts from it, and has to beat it.
+held-out loss is the probe. Fine-tuning starts from it, and has to beat it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ STRENGTHS = tuple(10.0**power for power in np.arange(-5.0, 2.5, 0.5))
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
+Split = tuple[Features, Labels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,64 +48,98 @@ class _Side:
     targets: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """All strengths of one scaling and one peak rate after the last epoch; `rows[epoch][strength]`."""
+@dataclass(frozen=True)
+class _Kind:
+    """One way to train: how features are scaled, and the peak rate."""
 
     scaling: str
     lr_max: float
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    std: Tensor
-    rows: list[list[Row]]
 
 
-def train_probe(
-    train: tuple[Features, Labels], val: tuple[Features, Labels], *, phase: Phase, objective: Objective, seed: int
-) -> Probe:
-    """The best linear head on `train` features [n, D] by the loss on `val`, with a row an epoch.
+KINDS = tuple(_Kind(scaling, lr_max) for scaling in ("common", "each") for lr_max in HEAD_RATES)
+FEW = 200
+"""With fewer validation images than this, held-out folds of the training images help to choose."""
+FOLDS = 4
+
+
+def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective, seed: int) -> Probe:
+    """The linear head on `train` features [n, D] with the lowest held-out loss, with a row an epoch.
 
     Beside the strengths two scalings compete: all features by one number, which keeps their geometry
     and wins with few images, and each feature by its own deviation, which can win with many; and
-    two peak rates. The rows are those of the winner.
+    two peak rates. Held out are the validation images and, where they are few, each fold of the
+    training images in turn: the best of sixty candidates on thirty images is mostly luck.
     """
+    losses = {kind: _held_out(kind, train, val, phase, objective, seed) for kind in KINDS}
+    kind, at = min(
+        ((kind, at) for kind in KINDS for at in range(len(STRENGTHS))), key=lambda one: losses[one[0]][one[1]]
+    )
+    scale = _scale(kind, train)
+    learn, check = _side(train, scale, objective.outputs), _side(val, scale, objective.outputs)
+    rows: list[Row] = []
+    trained = _train(learn, kind, (STRENGTHS[at],), phase=phase, objective=objective, seed=seed)
+    for epoch, (weight, bias) in enumerate(trained, 1):
+        rows.append(_row(_peaked(phase, kind), epoch, (learn, check), (weight[:1], bias[:1])))
+    mean, std = scale
+    scaled = weight[0].T / std
+    shifted = bias[0, 0] - (scaled * mean).sum(dim=1)
+    return Probe(scaled.contiguous(), shifted, STRENGTHS[at], kind.scaling, kind.lr_max, tuple(rows))
+
+
+def _held_out(kind: _Kind, train: Split, val: Split, phase: Phase, objective: Objective, seed: int) -> list[float]:
+    """The mean loss of each strength on images it was not trained on."""
+    parts = [(train, val)]
+    if len(val[1]) < FEW:
+        parts += _folds(train, seed)
+    sums, images = torch.zeros(len(STRENGTHS)), 0
+    for learned, held in parts:
+        scale = _scale(kind, learned)
+        learn, check = (_side(part, scale, objective.outputs) for part in (learned, held))
+        *_, head = _train(learn, kind, STRENGTHS, phase=phase, objective=objective, seed=seed)
+        sums += _losses(check, slice(None), *head, Objective(objective.outputs)) * len(held[1])
+        images += len(held[1])
+    return (sums / images).tolist()
+
+
+def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
+    """The training images, each fold held out once; classes keep their shares."""
+    features, labels = train
+    generator = torch.Generator().manual_seed(seed_for(seed, "probe folds"))
+    order = torch.randperm(len(labels), generator=generator).numpy()
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), np.int64)
+    fold[by_class] = np.arange(len(labels)) % FOLDS
+    parts = []
+    for number in range(FOLDS):
+        rest, held = fold != number, fold == number
+        if held.any() and len(np.unique(labels[rest])) == len(np.unique(labels)):
+            parts.append(((features[rest], labels[rest]), (features[held], labels[held])))
+    return parts
+
+
+def _scale(kind: _Kind, train: Split) -> tuple[Tensor, Tensor]:
+    """What is subtracted from each feature, and what it is then divided by."""
     features = torch.from_numpy(train[0])
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    scales = {"common": std.square().mean().sqrt().expand_as(std), "each": std}
-    fitted = [
-        _fit((scaling, lr_max), train, val, (mean, scale + 1e-6), phase=phase, objective=objective, seed=seed)
-        for scaling, scale in scales.items()
-        for lr_max in HEAD_RATES
-    ]
-    choices = [(one, at) for one in fitted for at in range(len(STRENGTHS))]
-    chosen, at = min(choices, key=lambda choice: choice[0].rows[-1][choice[1]].val_loss)
-    scaled = chosen.weight[at].T / chosen.std
-    shifted = chosen.bias[at, 0] - (scaled * chosen.mean).sum(dim=1)
-    rows = tuple(table[at] for table in chosen.rows)
-    return Probe(scaled.contiguous(), shifted, STRENGTHS[at], chosen.scaling, chosen.lr_max, rows)
+    common = std.square().mean().sqrt().expand_as(std)
+    return mean, (common if kind.scaling == "common" else std) + 1e-6
 
 
-def _fit(
-    kind: tuple[str, float],
-    train: tuple[Features, Labels],
-    val: tuple[Features, Labels],
-    scale: tuple[Tensor, Tensor],
-    *,
-    phase: Phase,
-    objective: Objective,
-    seed: int,
-) -> _Fitted:
-    """Train every strength side by side with one-cycle Adam; `kind` is the scaling and the peak rate."""
+def _peaked(phase: Phase, kind: _Kind) -> Phase:
+    """The phase at this kind's peak rate."""
     assert isinstance(phase.schedule, OneCycle)
-    phase = replace(phase, schedule=replace(phase.schedule, lr_max=kind[1]))
-    outputs = objective.outputs
-    learn, check = _side(*train, *scale, outputs), _side(*val, *scale, outputs)
-    penalty = torch.tensor(STRENGTHS, dtype=torch.float32)
-    weight = torch.zeros(len(STRENGTHS), learn.inputs.shape[1], outputs, requires_grad=True)
-    bias = torch.zeros(len(STRENGTHS), 1, outputs, requires_grad=True)
+    return replace(phase, schedule=replace(phase.schedule, lr_max=kind.lr_max))
+
+
+def _train(
+    learn: _Side, kind: _Kind, strengths: tuple[float, ...], *, phase: Phase, objective: Objective, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Train every strength side by side with one-cycle Adam; yields weights and biases after each epoch."""
+    phase = _peaked(phase, kind)
+    penalty = torch.tensor(strengths, dtype=torch.float32)
+    weight = torch.zeros(len(strengths), learn.inputs.shape[1], objective.outputs, requires_grad=True)
+    bias = torch.zeros(len(strengths), 1, objective.outputs, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], fused=True)
-    rows: list[list[Row]] = []
     step = 0
     for epoch in range(1, phase.epochs + 1):
         for chosen in _epoch_batches(len(learn.labels), phase.steps_per_epoch, seed_for(seed, "head", epoch)):
@@ -115,11 +151,12 @@ def _fit(
             (losses + penalty / 2 * weight.pow(2).sum(dim=(1, 2))).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
-        rows.append(_rows(phase, epoch, step, (learn, check), (weight, bias)))
-    return _Fitted(*kind, weight.detach(), bias.detach(), *scale, rows)
+        yield weight.detach(), bias.detach()
 
 
-def _side(features: Features, labels: Labels, mean: Tensor, std: Tensor, outputs: int) -> _Side:
+def _side(split: Split, scale: tuple[Tensor, Tensor], outputs: int) -> _Side:
+    features, labels = split
+    mean, std = scale
     classes = torch.from_numpy(labels.astype(np.int64))
     return _Side((torch.from_numpy(features) - mean) / std, classes, one_hot(classes, outputs))
 
@@ -140,7 +177,7 @@ def _logits(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return wide.view(len(inputs), strengths, outputs).permute(1, 0, 2) + bias
 
 
-def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
+def _losses(side: _Side, chosen: Tensor | slice, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
     """The mean loss of each strength on the chosen images, [strengths]."""
     logits = _logits(side.inputs[chosen], weight, bias)
     targets = side.targets[chosen]
@@ -148,26 +185,20 @@ def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective
     return objective.losses(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
 
 
-@torch.no_grad()
-def _rows(phase: Phase, epoch: int, step: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]) -> list[Row]:
-    """A row for each strength."""
-    rate = phase.rate(phase.first_step + step - 1)
-    learn, check = (_logits(side.inputs, *head) for side in sides)
-    rows: list[Row] = []
-    for strength in range(len(STRENGTHS)):
-        fit, held = score(learn[strength], sides[0].labels), score(check[strength], sides[1].labels)
-        rows.append(
-            Row(
-                phase=phase.name,
-                epoch=epoch,
-                step=phase.first_step + step,
-                lr=rate.lr,
-                momentum=rate.momentum,
-                loss=fit.loss,
-                accuracy=fit.accuracy,
-                val_loss=held.loss,
-                val_accuracy=held.accuracy,
-                val_f1_macro=held.f1_macro,
-            )
-        )
-    return rows
+def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]) -> Row:
+    """One epoch's row of one head."""
+    step = phase.first_step + epoch * phase.steps_per_epoch
+    rate = phase.rate(step - 1)
+    fit, held = (score(_logits(side.inputs, *head)[0], side.labels) for side in sides)
+    return Row(
+        phase=phase.name,
+        epoch=epoch,
+        step=step,
+        lr=rate.lr,
+        momentum=rate.momentum,
+        loss=fit.loss,
+        accuracy=fit.accuracy,
+        val_loss=held.loss,
+        val_accuracy=held.accuracy,
+        val_f1_macro=held.f1_macro,
+    )
