@@ -26,7 +26,8 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     show.say(f"images: {images}")
     tuned = train(images, out=out / "upcycle", arch=ARCH, seed=seed, show=show)
     show.say("for comparison, a simple CNN from scratch on the same images")
-    simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", seed=seed, show=show)
+    # with a few images a class, batches of 32 would leave it one update an epoch
+    simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", batch_size=4, seed=seed, show=show)
     tested = {"upcycle": tuned.evaluation["test"], "simple CNN": simple.evaluation["test"]}
     show.table(comparison_table(tested))
     show.say(f"report: {tuned.directory.report}")
