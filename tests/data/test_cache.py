@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import shutil
@@ -174,19 +175,20 @@ def test_no_room_is_an_error_before_anything_is_decoded(index: Index, tmp_path: 
     assert [file for file in tmp_path.iterdir() if file.is_file()] == []
 
 
-@pytest.fixture
-def small_files(index: Index) -> Iterator[None]:
-    """Once the images are there no file may grow beyond 3,000 bytes, as on a disk that fills up."""
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Inside, no file may grow beyond 3,000 bytes, as on a disk that fills up; nor may pytest's own output."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fills_up_is_an_error_and_leaves_no_file_and_no_thread(index: Index, tmp_path: Path) -> None:
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError) as caught, small_files():
         build(index, tmp_path / "cache")
     # the traceback that `caught` keeps must not keep the threads
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
