@@ -163,12 +163,16 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def _decoded(index: Index, i: int, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
         data = decode.read_file(index.file(i))
     except (OSError, DecodeError) as error:
-        raise DataError(f"{shown(index.file(i))} cannot be read any more ({error}): run again") from error
+        raise DataError(f"{shown(index.file(i))} cannot be read any more ({_why(error)}): run again") from error
     if hashlib.sha256(data).hexdigest() != index.hash(i):
         raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
     try:
