@@ -221,7 +221,8 @@ def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
     try:
         content = decode.read_file(root / row.path)
     except (OSError, DecodeError) as error:
-        raise DataError(f"{shown(root / row.path)} cannot be read ({error}): give the folder it is in now") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
     return classifier.frame(content)
