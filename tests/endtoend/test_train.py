@@ -425,3 +425,62 @@ def test_an_image_that_changed_since_the_split_is_not_evaluated_as_the_old_one(
 
     with pytest.raises(DataError, match="200.png is not the file it was"):
         evaluate_run(upcycle.load(run.path), None, "test")
+
+
+class Warnings(Silent):
+    """Keeps what a job warns of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_images_the_model_trained_on_and_damaged_ones_are_told(
+    trained: upcycle.Run, photos: Path, tmp_path: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    shutil.copytree(photos / "train", tmp_path / "data")
+    (tmp_path / "data" / "down" / "empty.png").write_bytes(b"")
+    show = Warnings()
+    found = evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test", show=show)
+    assert 24 == len(found)
+    assert [
+        "not evaluated: down/empty.png: empty file (zero bytes)",
+        "24 of these 24 images are ones the model was trained or chosen on",
+    ] == show.said
+
+
+def test_a_folder_of_a_single_class_can_be_evaluated(trained: upcycle.Run, tmp_path: Path) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    write_classes(tmp_path / "data", {"across": 1}, start=300)
+    assert 1 == len(evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test"))
+
+
+def test_a_folder_without_the_asked_split_is_refused(trained: upcycle.Run, photos: Path, tmp_path: Path) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    shutil.copytree(photos / "train", tmp_path / "data" / "train")
+    with pytest.raises(DataError, match="has no images in the split 'test'"):
+        evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test")
+
+
+def test_a_cross_validation_names_the_models_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "fold-1").mkdir()
+    with pytest.raises(RunError, match="holds one model a fold: name one of them, .*fold-1 for example"):
+        upcycle.load(tmp_path)
+
+
+def test_a_finished_run_without_its_report_gets_one(trained: upcycle.Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.path, copy)
+    (copy / "report.html").unlink()
+    upcycle.train(out=copy, resume=True, show=Silent())
+    assert (copy / "report.html").exists()
+
+
+def test_what_is_only_needed_to_go_on_is_gone_at_the_end(trained: upcycle.Run) -> None:
+    assert not trained.directory.last.exists()

@@ -139,3 +139,20 @@ def test_class_weights_change_the_training_loss() -> None:
     here = setting()
     weighted = replace(here, objective=Objective(1, weights=torch.tensor([0.1, 1.9])))
     assert train_epoch(begin(here.config), here).loss != train_epoch(begin(here.config), weighted).loss
+
+
+def test_a_validation_loss_that_is_not_finite_is_no_finished_epoch() -> None:
+    here = setting()
+    state = begin(here.config)
+    with pytest.raises(DivergenceError, match="not finite between updates 0 and 3"):
+        next(fit(state, here, validate=lambda _: Scores(float("nan"), 0.5, 0.5)))
+
+
+def test_moments_put_back_have_the_memory_layout_of_their_weights() -> None:
+    here = setting()
+    first, second = begin(here.config), begin(here.config)
+    train_epoch(first, here)
+    saved = {key: value.contiguous() for key, value in optim.state_tensors(first.optimizer, first.names).items()}
+    optim.load_state_tensors(second.optimizer, second.names, saved)
+    for parameter, state in second.optimizer.state.items():
+        assert parameter.stride() == state["exp_avg"].stride()

@@ -20,7 +20,7 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     """
     show = show or Terminal()
     out = out or _free(data)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty: give another --out")
     images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
     show.say(f"images: {images}")
