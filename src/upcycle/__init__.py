@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upcycle.errors import UpcycleError as UpcycleError
+    from upcycle.job.api import Comparison as Comparison
     from upcycle.job.api import Run as Run
+    from upcycle.job.api import compare as compare
     from upcycle.job.api import train as train
     from upcycle.job.inference import Classifier as Classifier
     from upcycle.job.inference import Prediction as Prediction
@@ -26,7 +28,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "upcycle.job.api",
+    "compare": "upcycle.job.api",
     "Run": "upcycle.job.api",
+    "Comparison": "upcycle.job.api",
     "load": "upcycle.job.inference",
     "Classifier": "upcycle.job.inference",
     "Prediction": "upcycle.job.inference",

@@ -18,6 +18,7 @@ app = App(
 )
 for _name, _help in {
     "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
+    "compare": "What each choice buys: train rungs on one split and compare them, or compare runs.",
     "plan": "Print and draw the learning-rate schedule; train nothing.",
     "evaluate": "Metrics of a run's best model, on its own split or another folder.",
     "predict": "Class and probabilities of files and folders.",

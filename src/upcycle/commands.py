@@ -42,6 +42,49 @@ def train(
     run_train(data, out=out, resume=resume, **{**(read_toml(config) if config else {}), **given})
 
 
+def compare(
+    *paths: Path,
+    rungs: str | None = None,
+    seeds: int | None = None,
+    smallest_difference: float = 1.0,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    config: Path | None = None,
+    options: Options = _UNSET,
+) -> None:
+    """What each choice buys: train rungs on one split and compare them, or compare runs.
+
+    Parameters
+    ----------
+    paths
+        DATA, a folder of labelled images to train on; or two or more runs that were tested on the same images.
+    rungs
+        simple-cnn,probe,constant,constant-tuned,classic,default (all of them if left out), or TOML files of options.
+    seeds
+        Trainings of each rung (3 if left out); 5 or more say whether a recipe would win again.
+    smallest_difference
+        Points of F1 that would matter to you.
+    out
+        The folder of the comparison; left out, runs/NAME-compare-N.
+    resume
+        Go on with the comparison in --out; runs that are finished are kept.
+    config
+        TOML file of options for all rungs; those on the command line win.
+    """
+    from upcycle.job.api import compare as run_compare
+
+    given = {name: getattr(options, name) for name in options.model_fields_set}
+    run_compare(
+        *paths,
+        rungs=[name.strip() for name in rungs.split(",") if name.strip()] if rungs is not None else None,
+        seeds=seeds,
+        smallest_difference=smallest_difference,
+        out=out,
+        resume=resume,
+        **{**(read_toml(config) if config else {}), **given},
+    )
+
+
 def plan(
     *,
     steps_per_epoch: int = 1,

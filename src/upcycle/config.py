@@ -33,7 +33,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    recipe: Literal["default", "classic", "simple-cnn"] = Field("default", description="Named settings to start from.")
+    recipe: Literal["default", "classic", "probe", "simple-cnn"] = Field(
+        "default", description="Named settings to start from."
+    )
     arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
     weights: str = Field("auto", description="auto (timm's cache, an installed package, a download), none, or a FILE.")
     input: str | None = Field(
@@ -50,7 +52,9 @@ class Config(BaseModel):
     )
     folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
 
-    epochs: int = Field(3, ge=1, le=10_000, description="Epochs of fine-tuning (at most, where a run stops early).")
+    epochs: int = Field(
+        3, ge=0, le=10_000, description="Epochs of fine-tuning, at most where a run stops early (0: the probe alone)."
+    )
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
         None,
@@ -103,6 +107,7 @@ class Config(BaseModel):
     start_from_epoch: int = Field(0, ge=0, description="Epochs before patience counts.")
 
     seed: int = Field(0, ge=0, lt=2**31, description="Decides the split, the order and the augmentation.")
+    split_seed: int | None = Field(None, ge=0, lt=2**31, description="Decides the split alone; left out, --seed.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
@@ -137,6 +142,11 @@ class Config(BaseModel):
             raise ValueError("one fold is no cross-validation: use 2 or more, or 0 for one split")
         return folds
 
+    @property
+    def seed_of_split(self) -> int:
+        """The seed that decides which images are split off."""
+        return self.seed if self.split_seed is None else self.split_seed
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return self.model_dump(mode="json")
@@ -146,8 +156,10 @@ def check(config: Config) -> Config:
     """`config` itself when its values agree with each other; ConfigError otherwise."""
     if config.val_fraction + config.test_fraction >= 0.95:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
+    if config.epochs == 0 and config.head_epochs == 0:
+        raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
     ramp = config.rampup + config.sustain
-    if config.schedule == "ramp-sustain-decay" and ramp > config.epochs:
+    if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
             f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
             f"{config.epochs}: give more --epochs or a shorter --rampup"
@@ -186,6 +198,16 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
             raise ConfigError(f"{name!r}{where} says again what an earlier option said ({key})")
         plain[key] = value
     return plain
+
+
+def absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """`options`, under canonical names, with paths that do not depend on the working directory."""
+    given = dict(options)
+    for name in ("weights", "input", "cache"):
+        value = given.get(name)
+        if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
+            given[name] = str(Path(value).expanduser().resolve())
+    return given
 
 
 def build(values: Mapping[str, Any], where: str = "") -> Config:

@@ -37,6 +37,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "monitor": "val_loss",
         "patience": 5,
     },
+    # A linear classifier on the frozen network's features, and nothing else.
+    "probe": {"epochs": 0},
     # The article's baseline: a small network from scratch, with a rate that suits it.
     "simple-cnn": {
         "arch": "simple-cnn",
@@ -170,7 +172,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def phases(config: Config, images: int) -> tuple[Phase, ...]:
-    """What a run on `images` training images does: the head on frozen features, if asked for, then fine-tuning."""
+    """What a run on `images` training images does: the head on frozen features, then fine-tuning, each if asked for."""
     planned: list[Phase] = []
     first = 0
     if config.head_epochs:
@@ -178,6 +180,8 @@ def phases(config: Config, images: int) -> tuple[Phase, ...]:
         cycle = OneCycle(HEAD_RATES[0], config.head_epochs * steps, div_final=1e4)
         planned.append(Phase("head", config.head_epochs, steps, cycle))
         first = planned[0].steps
+    if not config.epochs:
+        return tuple(planned)
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"
     planned.append(Phase(name, config.epochs, steps, schedule(config, steps), first))

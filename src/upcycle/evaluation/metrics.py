@@ -138,7 +138,7 @@ def _bootstrapped(
 
 def _statistics(predictions: Predictions) -> list[Statistic]:
     labels, classes = predictions.labels, len(predictions.classes)
-    found = [_averages(labels, predictions.predicted(), classes), _mean(predictions.log_losses())]
+    found = [averages(labels, predictions.predicted(), classes), _mean(predictions.log_losses())]
     if classes == 2 and 0 < labels.sum() < len(labels):
         found.append(_auc(predictions.logits[:, 0], labels == 1))
     return found
@@ -157,8 +157,8 @@ def _ratio(part: Reals, whole: Reals) -> Reals:
     return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
 
 
-def _averages(labels: Integers, predicted: Integers, classes: int) -> Statistic:
-    """Macro precision, recall and F1 under image weights."""
+def averages(labels: Integers, predicted: Integers, classes: int) -> Statistic:
+    """Macro precision, recall and F1, [b, 3], under image weights [b, n], over the classes that occur."""
 
     def rows(values: Integers, kept: NDArray[np.bool_]) -> csr_array:
         # one row a class: a product with weights then counts each class's images

@@ -1,4 +1,4 @@
-"""The Python interface: `train` and `load`, with the command line's words."""
+"""The Python interface: `train`, `compare` and `load`, with the command line's words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from typing import Any
 
 from upcycle.config import Config
 from upcycle.config import read_json as read_config
+from upcycle.errors import ConfigError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
 from upcycle.job.begin import begin
+from upcycle.job.compare import FILE, begin_grid, compare_runs, run_grid
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
@@ -89,3 +91,51 @@ def train(
     else:
         run_training(start, show)
     return Run(start.run.root)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The folder of a comparison, read when it is asked."""
+
+    path: Path
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All of comparison.json: `values["pairs"][0]["difference"]["interval"]`."""
+        known: dict[str, Any] = read_json(self.path / FILE)
+        return known
+
+    @property
+    def page(self) -> Path:
+        """The self-contained page."""
+        return self.path / "comparison.html"
+
+
+def compare(
+    *paths: Path | str,
+    rungs: Sequence[str] | None = None,
+    seeds: int | None = None,
+    smallest_difference: float = 1.0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    show: Show | None = None,
+    **options: Any,
+) -> Comparison:
+    """Train rungs on one split and compare them, or compare runs that exist.
+
+    `upcycle.compare("photos/", rungs=["probe", "default"], seeds=5, arch="resnet50")` trains;
+    `upcycle.compare("runs/a", "runs/b")` trains nothing. `smallest_difference` is in points of F1: what
+    would matter to you. Raises an UpcycleError with one line that says what is wrong.
+    """
+    if not 0 < smallest_difference <= 100:
+        raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
+    given, folder = [Path(path) for path in paths], Path(out) if out else None
+    show, goal = show or default_show(), smallest_difference / 100
+    if len(given) > 1 or any(RunDir(path).is_run() for path in given):
+        unused = [*options, *(name for name, value in (("rungs", rungs), ("seeds", seeds)) if value is not None)]
+        if unused:
+            raise ConfigError(f"{unused[0]} says how to train, and runs that exist are not trained again: leave it out")
+        return Comparison(compare_runs(given, out=folder, goal=goal, show=show))
+    grid = begin_grid(given[0] if given else None, rungs, seeds=seeds, options=options, out=folder, resume=resume)
+    run_grid(grid, goal=goal, show=show)
+    return Comparison(grid.out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import Config, canonical, read_json
+from upcycle.config import Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir
@@ -35,7 +35,7 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     differ from those the run was begun with. ConfigError when there is nothing to start with. A run
     that failed before its training began holds nothing to lose: it is begun anew.
     """
-    given = _absolute(canonical(options))
+    given = absolute(canonical(options))
     run = RunDir(out) if out is not None else None
     if resume and run is None:
         raise ConfigError("--resume needs --out RUN, the run to go on with")
@@ -51,7 +51,7 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
-    run = run or RunDir(free_name(data, config))
+    run = run or RunDir(free_name(data, config.recipe))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
         raise ConfigError(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
@@ -59,17 +59,13 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root))
 
 
-def _absolute(given: dict[str, Any]) -> dict[str, Any]:
-    """Paths among the options made independent of the working directory."""
-    for name in ("weights", "input", "cache"):
-        value = given.get(name)
-        if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
-            given[name] = str(Path(value).expanduser().resolve())
-    return given
-
-
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
-    words = ["upcycle", "train", str(data)]
+    return shlex.join(["upcycle", "train", str(data), *spelled(given), "--out", str(out)])
+
+
+def spelled(given: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line."""
+    words: list[str] = []
     for name, value in given.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
@@ -77,14 +73,14 @@ def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
             continue
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"--{option}", *(str(item) for item in values)]
-    return shlex.join([*words, "--out", str(out)])
+    return words
 
 
-def free_name(data: Path, config: Config) -> Path:
-    """The first of runs/NAME-RECIPE-1, -2, ... that does not exist."""
+def free_name(data: Path, kind: str) -> Path:
+    """The first of runs/NAME-KIND-1, -2, ... that does not exist."""
     stem = data.resolve().stem if data.is_file() else data.resolve().name
     number = 1
-    while (path := RUNS / f"{stem}-{config.recipe}-{number}").exists():
+    while (path := RUNS / f"{stem}-{kind}-{number}").exists():
         number += 1
     return path
 

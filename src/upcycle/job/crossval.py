@@ -28,16 +28,16 @@ def cross_validate(start: Start, show: Show) -> None:
     machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
     index = read_index(start.data, config, machine, show)
     record_start(start, "", machine, show)
-    with working(run, show) as details:
+    with working(run, show) as work:
         index = decodable(index, config, machine, show)
-        split = folds(index, k=config.folds, seed=config.seed, val_fraction=config.val_fraction)
+        split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
         for number, splits in enumerate(split, 1):
             fold = RunDir(run.root / f"fold-{number}")
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})
-                run_training(replace(start, config=single, run=fold), show, given=(index, splits))
-        details["folds"] = config.folds
+                run_training(replace(start, config=single, run=fold), show, index=index, splits=splits)
+        work.details["folds"] = config.folds
         _write_pooled(run, config.folds, config.seed, show)
 
 

@@ -18,6 +18,7 @@ from upcycle.data.splits import Splits
 from upcycle.device import Machine
 from upcycle.errors import DataError, RunError
 from upcycle.evaluation.intervals import distinguishable
+from upcycle.job.status import Work
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show
 from upcycle.rundir import RunDir
@@ -46,6 +47,7 @@ class Job:
     network: Network
     prepared: Prepared
     show: Show
+    work: Work
 
 
 def cache_root(config: Config) -> Path:
@@ -108,7 +110,7 @@ def prepare(
     index, cache = decode(index, preprocessing, config, machine, show)
     if splits is None:
         splits = splitting.split(
-            index, seed=config.seed, val_fraction=config.val_fraction, test_fraction=config.test_fraction
+            index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
         )
     elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
         raise DataError("an image that could be decoded before cannot be decoded now: run again")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
+from upcycle.errors import ConfigError
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
@@ -24,7 +25,7 @@ from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.rundir import append_line, read_lines, write_json, write_lines
 from upcycle.training import optim
-from upcycle.training.features import extract
+from upcycle.training.features import extract, head_logits
 from upcycle.training.loop import Setting, State, Totals, fit, start
 from upcycle.training.objective import Objective, objective
 from upcycle.training.probe import Probe, train_probe
@@ -49,10 +50,12 @@ def run_stages(job: Job, weights: Weights | None) -> str:
         zoo.load_body(model, weights, job.network.arch)
     model = model.to(job.machine.device)
     planned = _plan(job, model)
-    head = _train_head(job, model, planned[0]) if len(planned) > 1 else None
+    head = _train_head(job, model, planned[0]) if planned[0].name == "head" else None
     if head is not None:
-        planned = (head.phase, _adapted(job, planned[-1], head))
+        planned = (head.phase, *(_adapted(job, phase, head) for phase in planned[1:]))
         _write_plan(job, planned)
+        if len(planned) == 1:
+            return _keep_probe(job, model, head)
     pretrained = checkpoint.clone_weights(model)
     stopped = _fine_tune(job, model, planned[-1], head)
     _load_best(job, model)
@@ -66,13 +69,16 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
     config = job.config
     if config.head_epochs and not zoo.has_linear_head(model):
+        if not config.epochs:
+            raise ConfigError(f"{job.network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
         config = config.model_copy(update={"head_epochs": 0})
     planned = phases(config, len(job.prepared.splits.train))
     frozen = groups.frozen_names(model, config.freeze)
     groups.freeze_parameters(model, frozen)
     parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    trained = sum(count for name, count in parameters.items() if name not in frozen)
+    kept = zoo.head_names(model) if not config.epochs else parameters.keys() - frozen
+    trained = sum(parameters[name] for name in kept)
     counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
     write_json(job.run.model, job.network.to_dict() | counts)
     _write_plan(job, planned)
@@ -82,7 +88,9 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
             f"{phase.name}: {phase.epochs} epochs of {phase.steps_per_epoch} updates, {phase.schedule.kind}, "
             f"first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
-    job.show.say(f"{trained:,} of {counts['parameters']:,} parameters are fine-tuned")
+    job.show.say(
+        f"{trained:,} of {counts['parameters']:,} parameters are {'fine-tuned' if config.epochs else 'trained'}"
+    )
     return planned
 
 
@@ -96,7 +104,7 @@ def _write_plan(job: Job, planned: tuple[Phase, ...]) -> None:
 def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     index, splits = job.prepared.index, job.prepared.splits
-    with job.show.progress("features") as progress:
+    with job.work.timed("features_seconds"), job.show.progress("features") as progress:
         features = extract(
             model,
             index,
@@ -115,7 +123,7 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
         f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
-    held = {name: _apply(probe, features[splits.of(name)]) for name in ("val", "test")}
+    held = {name: head_logits(model, features[splits.of(name)], job.machine) for name in ("val", "test")}
     return Head(
         replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
         probe,
@@ -124,9 +132,12 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     )
 
 
-def _apply(probe: Probe, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    logits: npt.NDArray[np.float32] = (torch.from_numpy(features) @ probe.weight.T + probe.bias).numpy()
-    return logits
+def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
+    """The probe is all that was asked for: write it down as the run's model."""
+    write_lines(job.run.history, [row.to_dict() for row in head.probe.rows])
+    checkpoint.save_model(job.run.best, model, job.network)
+    write_results(job, Results(val=head.val, test=head.test))
+    return "trained the probe alone"
 
 
 def _objective(job: Job, *, device: str) -> Objective:
@@ -242,6 +253,7 @@ def _keep(job: Job, state: State, row: Row, totals: Totals) -> None:
         moments=optim.state_tensors(state.optimizer, state.names),
         facts={"phase": row.phase, "epoch": state.epoch, "step": state.step},
     )
+    job.work.tick()
 
 
 def _resume(job: Job, state: State, phase: Phase, head: Head | None) -> History:
@@ -294,6 +306,5 @@ def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str,
         job.run.best.replace(job.run.fine_tuned)
     checkpoint.load_clone(model, pretrained)
     checkpoint.save_model(job.run.best, model, job.network)
-    kept = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in ("val", "test")}
     others |= {"finetune_val": tuned["val"], "finetune_test": tuned["test"]}
-    return Results(val=kept["val"], test=kept["test"], others=others, choice=choice)
+    return Results(val=head.val, test=head.test, others=others, choice=choice)

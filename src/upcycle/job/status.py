@@ -3,6 +3,8 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -37,35 +39,55 @@ def _warn_of_changes(before: dict[str, object], now: dict[str, object], run: Run
             show.warn(f"{run.root} was begun with {name} {before[name]}, now it is {now.get(name)}: bits may differ")
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a run's record says of the work under way: its clock, and details for its end."""
+
+    run: RunDir
+    began: float
+    earlier: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        """Seconds of all sessions so far."""
+        return self.earlier + time.monotonic() - self.began
+
+    def tick(self) -> None:
+        """Write the clock down, so that a killed run loses little of it."""
+        self.run.set_status("running", seconds=self.seconds())
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the work inside takes to the details under `name`."""
+        began = time.monotonic()
+        yield
+        self.details[name] = self.details.get(name, 0.0) + time.monotonic() - began
+
+
 @contextlib.contextmanager
-def working(run: RunDir, show: Show) -> Iterator[dict[str, object]]:
-    """Record how the work inside ends, with the seconds of all sessions; put details of success into the value.
+def working(run: RunDir, show: Show) -> Iterator[Work]:
+    """Record how the work inside ends, with the seconds of all sessions and the value's details.
 
     A finished run gets its report; whatever stops it is recorded and raised again. Running out of an
     accelerator's memory becomes one line.
     """
-    began, earlier = time.monotonic(), float(run.status().get("seconds") or 0.0)
-
-    def seconds() -> float:
-        return earlier + time.monotonic() - began
-
-    details: dict[str, object] = {}
-    run.set_status("running", seconds=earlier)
+    work = Work(run, time.monotonic(), float(run.status().get("seconds") or 0.0))
+    work.tick()
     try:
-        yield details
+        yield work
     except KeyboardInterrupt:
-        run.set_status("interrupted", seconds=seconds())
+        run.set_status("interrupted", seconds=work.seconds())
         raise
     except torch.OutOfMemoryError as error:
-        _record_failure(run, "out of memory", seconds())
+        _record_failure(run, "out of memory", work.seconds())
         raise UpcycleError(
             "the accelerator's memory is too small for this batch: give a smaller --batch-size"
         ) from error
     except BaseException as error:
-        _record_failure(run, str(error), seconds())
+        _record_failure(run, str(error), work.seconds())
         raise
-    run.set_status("finished", seconds=seconds(), **details)
-    show.say(f"finished in {seconds():.0f} s; report: {write_report(run)}")
+    run.set_status("finished", seconds=work.seconds(), **work.details)
+    show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 
 
 def _record_failure(run: RunDir, reason: str, seconds: float) -> None:

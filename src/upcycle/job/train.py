@@ -8,61 +8,56 @@ exact, and goes on from its last finished epoch.
 from upcycle import device as machines
 from upcycle.data.folder import Index
 from upcycle.data.splits import Splits, write_splits
-from upcycle.device import Machine
 from upcycle.errors import RunError
 from upcycle.job.begin import Start
-from upcycle.job.prepare import Job, audit, describe, fit_size, prepare, read_index, same_data
+from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, prepare, read_index, same_data
 from upcycle.job.stages import run_stages
 from upcycle.job.status import record_start, working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.output.show import Show
-from upcycle.rundir import read_json, write_json
+from upcycle.rundir import RunDir, read_json, write_json
 
 
-def run_training(start: Start, show: Show, *, given: tuple[Index, Splits] | None = None) -> None:
+def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
     """Do the whole job in `start.run`, from the beginning or from its last finished epoch.
 
-    What is wrong with the request is found out before the run directory is made. `given` is for a
-    caller that has scanned and split already, as cross-validation has.
+    What is wrong with the request is found out before the run directory is made. `index` and `splits`
+    are for a caller that has scanned and split already, as cross-validation has.
     """
     config = start.config
     machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
-    index = given[0] if given else read_index(start.data, config, machine, show)
+    index = index if index is not None else read_index(start.data, config, machine, show)
     digest = weights.sha256 if weights is not None else ""
     if start.run.config.exists() and read_json(start.run.config).get("weights_sha256", "") != digest:
         raise RunError(f"{start.run.root} was begun with other weights than {config.weights} holds: give another --out")
     record_start(start, digest, machine, show)
-    with working(start.run, show) as details:
-        job = _prepare(start, machine, arch, weights, show, index, given[1] if given else None)
-        details["stopped"] = run_stages(job, weights)
+    with working(start.run, show) as work:
+        preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
+        preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+        with work.timed("decoding_seconds"):
+            prepared = prepare(index, preprocessing, config, machine, show, splits)
+        _record_data(start.run, prepared, show)
+        network = _network(arch, weights, prepared)
+        show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
+        show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {machine.processor}")
+        job = Job(start.run, config, machine, network, prepared, show, work)
+        work.details["stopped"] = run_stages(job, weights)
 
 
-def _prepare(
-    start: Start,
-    machine: Machine,
-    arch: str,
-    weights: Weights | None,
-    show: Show,
-    index: Index,
-    splits: Splits | None,
-) -> Job:
-    """Everything up to the plan, written down and said."""
-    config, run = start.config, start.run
-    preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
-    preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
-    prepared = prepare(index, preprocessing, config, machine, show, splits)
+def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:
+    """Write down and say what is trained on; RunError when a run would go on with other images."""
     if run.has_work():
         same_data(run, prepared)
     known = audit(prepared)
     write_json(run.audit, known)
     write_splits(run.splits, prepared.index, prepared.splits)
     describe(prepared, known, show)
+
+
+def _network(arch: str, weights: Weights | None, prepared: Prepared) -> zoo.Network:
     source, digest = (weights.source, weights.sha256) if weights else ("none: random", "")
-    network = zoo.Network(arch, prepared.index.classes, preprocessing, source, digest)
-    show.say(f"{arch}, weights from {source}; {preprocessing.describe()}")
-    show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {machine.processor}")
-    return Job(run, config, machine, network, prepared, show)
+    return zoo.Network(arch, prepared.index.classes, prepared.preprocessing, source, digest)

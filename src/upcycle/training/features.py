@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,18 @@ def extract(
     except StorageError:
         return features
     return features
+
+
+def head_logits(model: nn.Module, features: npt.NDArray[np.float32], machine: Machine) -> npt.NDArray[np.float32]:
+    """Logits [n, outputs] of images from their features [n, D]: to the bit what the whole network gives."""
+
+    def batches() -> Iterator[tuple[torch.Tensor, int]]:
+        for start in range(0, len(features), EVAL_BATCH):
+            some = torch.from_numpy(features[start : start + EVAL_BATCH])
+            padded = torch.nn.functional.pad(some, (0, 0, 0, EVAL_BATCH - len(some)))
+            yield padded.to(machine.device), len(some)
+
+    return forward(model, batches(), machine, output=lambda model, some, _: model.get_classifier()(some))  # type: ignore[operator]
 
 
 def _features(model: nn.Module, images: torch.Tensor, machine: Machine) -> torch.Tensor:

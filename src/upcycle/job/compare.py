@@ -1,0 +1,216 @@
+"""The comparison job: train what of the grid is missing, then compare; or compare runs that exist."""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from upcycle import device as machines
+from upcycle.config import absolute, canonical
+from upcycle.data.folder import Index
+from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
+from upcycle.job.begin import RUNS, begin, free_name, spelled
+from upcycle.job.estimate import spoken
+from upcycle.job.prepare import read_index
+from upcycle.job.train import run_training
+from upcycle.model import zoo
+from upcycle.output.comparison import write_comparison
+from upcycle.output.ladder_table import ladder_table
+from upcycle.output.show import Show
+from upcycle.recipes import resolve
+from upcycle.rundir import read_json, write_json
+from upcycle.study.compare import compare
+from upcycle.study.ladder import RUNGS, Rung, check_common, rungs
+from upcycle.study.runs import Group, grouped, read_run
+from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
+
+FILE = "comparison.json"
+
+
+def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Show) -> Path:
+    """Compare finished runs; returns the folder of the comparison.
+
+    RunError for a folder that is no tested run, or whose classes or test images are others than the
+    first's; ConfigError for fewer than two configurations.
+    """
+    groups = grouped([read_run(path) for path in paths])
+    out = out or _free()
+    if out.exists() and any(out.iterdir()) and not _is_of_runs(out):
+        raise RunError(f"{out} is not empty and not a comparison of runs: give another --out")
+    known = {str(run.config.get("data")) for group in groups for run in group.runs}
+    words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(out)]
+    facts = {"data": known.pop() if len(known) == 1 else None, "command": shlex.join(words)}
+    _write(groups, out, facts, goal, show)
+    return out
+
+
+def _is_of_runs(out: Path) -> bool:
+    return (out / FILE).is_file() and not (out / "grid.json").exists()
+
+
+def _free() -> Path:
+    number = 1
+    while (path := RUNS / f"compare-{number}").exists():
+        number += 1
+    return path
+
+
+def _write(groups: Sequence[Group], out: Path, facts: Mapping[str, Any], goal: float, show: Show) -> None:
+    """Compare, write everything down and show it."""
+    created = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    values = compare(groups, folder=out, smallest_difference=goal, facts={**facts, "created": created})
+    write_json(out / FILE, values)
+    page = write_comparison(out)
+    show.table(ladder_table(values))
+    show.say(f"comparison: {page}")
+
+
+# ------------------------------------------------------------------------------------------- grid
+
+
+def begin_grid(
+    data: Path | None,
+    names: Sequence[str] | None,
+    *,
+    seeds: int | None,
+    options: Mapping[str, Any],
+    out: Path | None,
+    resume: bool,
+) -> Grid:
+    """What a call of `compare` on images means; ConfigError or RunError for what it cannot mean.
+
+    With `resume` whatever is left out is as the comparison in `out` was begun; rungs and seeds may be added.
+    """
+    given = absolute(canonical(options))
+    check_common(given)
+    known: dict[str, Any] = {}
+    if resume:
+        if out is None:
+            raise ConfigError("--resume needs --out DIR, the comparison to go on with")
+        known = read_json(out / "grid.json") if (out / "grid.json").exists() else {}
+    elif out is not None and out.exists() and any(out.iterdir()):
+        again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
+        raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
+    if data is None and not known:
+        raise ConfigError("say what to compare: upcycle compare DATA, or upcycle compare RUN RUN ...")
+    data = data if data is not None else Path(known["data"])
+    first = int(given.pop("seed", known.get("first_seed", 0)))
+    grid = Grid(
+        data=data.resolve(),
+        rungs=_extended(names, known),
+        seeds=seeds_from(first, seeds if seeds is not None else known.get("seeds", 3)),
+        common=given or known.get("common", {}),
+        out=out or free_name(data, "compare"),
+    )
+    if known:
+        check_same(grid)
+    if grid.data.is_dir() and grid.out.resolve().is_relative_to(grid.data):
+        raise ConfigError(f"{grid.out} lies inside {data}: give another --out")
+    return grid
+
+
+def _extended(names: Sequence[str] | None, known: Mapping[str, Any]) -> tuple[Rung, ...]:
+    """The rungs asked for; left out, those the comparison was begun with, else all built-in ones."""
+    if names is not None:
+        return rungs(names)
+    begun = known.get("rungs")
+    if not begun:
+        return tuple(RUNGS.values())
+    own = [name for name in begun if name not in RUNGS]
+    if own:
+        raise ConfigError(f"the rung {own[0]} came from a TOML file: name all rungs again with --rungs")
+    return rungs(list(begun))
+
+
+def run_grid(grid: Grid, *, goal: float, show: Show) -> None:
+    """Train every run of the grid that is not there, and write the comparison after each seed.
+
+    All rungs with the first seed come first, so that an early end leaves a whole ladder. A run that fails
+    is told and reported beside the others; a disk that cannot be written stops everything.
+    """
+    progress = Progress(grid)
+    index = _checked(grid, show)
+    write_grid(grid)
+    command = ["upcycle", "compare", str(grid.data), "--rungs", ",".join(rung.name for rung in grid.rungs)]
+    command += ["--seeds", str(len(grid.seeds)), "--seed", str(grid.seeds[0]), *spelled(grid.common)]
+    facts = {"data": str(grid.data), "command": shlex.join([*command, "--out", str(grid.out)])}
+    try:
+        for seed in grid.seeds:
+            for rung in grid.rungs:
+                _climb(rung, seed, progress, index, show)
+            groups = _groups(progress)
+            if sum(bool(group.runs) for group in groups) >= 2:
+                _write(groups, grid.out, facts, goal, show)
+    except KeyboardInterrupt:
+        show.say(f"to go on: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
+        raise
+    if sum(bool(group.runs) for group in groups) < 2:
+        place, reason = next(iter(progress.failed.items()))
+        raise UpcycleError(f"nothing to compare: {len(progress.failed)} runs failed, first {place.name}: {reason}")
+
+
+def _checked(grid: Grid, show: Show) -> Index:
+    """The scanned images; raises for what would make every run of a rung fail, before anything is trained."""
+    configs = [resolve(grid.options(rung, grid.seeds[0])) for rung in grid.rungs]
+    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
+        zoo.get_weights(zoo.resolve_arch(arch), weights)
+    config = configs[0]
+    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    return read_index(grid.data, config, machine, show)
+
+
+def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Show) -> None:
+    """Train a rung for one seed, its trials first where its rate is still to be chosen."""
+    if rung.rates and progress.chosen(rung) is None:
+        for trial in progress.trials(rung):
+            _run(trial, progress, index, show)
+        lr = progress.chosen(rung)
+        if lr is not None:
+            show.say(f"{rung.name}: the lowest validation loss is that of the rate {lr:g}")
+    cell = progress.cell(rung, seed)
+    if cell is not None:
+        _run(cell, progress, index, show)
+
+
+def _run(cell: Cell, progress: Progress, index: Index, show: Show) -> None:
+    """One training, unless it is there; a failure is kept and told."""
+    place = progress.place(cell)
+    if progress.finished(cell) or place in progress.failed:
+        return
+    show.say(_where(cell, progress))
+    try:
+        run_training(begin(progress.grid.data, cell.options, out=place, resume=True), show, index=index)
+    except StorageError:
+        raise
+    except UpcycleError as error:
+        progress.failed[place] = str(error)
+        show.warn(f"{cell.words} failed: {error}")
+
+
+def _where(cell: Cell, progress: Progress) -> str:
+    """How far the grid is, and how long the rest takes as far as that is known."""
+    rest = remaining(progress)
+    left = f", about {spoken(rest.seconds)} left" if rest.seconds else ""
+    untimed = f" ({', '.join(rest.untimed)} not timed yet)" if rest.untimed else ""
+    return f"run {rest.done + 1} of {rest.total}: {cell.words}{left}{untimed}"
+
+
+def _groups(progress: Progress) -> list[Group]:
+    return [_group(rung, progress) for rung in progress.grid.rungs]
+
+
+def _group(rung: Rung, progress: Progress) -> Group:
+    """A rung's finished runs, failures and trials."""
+    cells = [cell for seed in progress.grid.seeds if (cell := progress.cell(rung, seed)) is not None]
+    trials = progress.trials(rung)
+    failed = [cell for cell in [*trials, *cells] if progress.place(cell) in progress.failed]
+    return Group(
+        name=rung.name,
+        title=rung.title,
+        does=rung.does,
+        runs=tuple(read_run(progress.place(cell)) for cell in cells if progress.finished(cell)),
+        failed=tuple({"seed": cell.seed, "reason": progress.failed[progress.place(cell)]} for cell in failed),
+        trials=tuple(read_run(progress.place(cell)) for cell in trials if progress.finished(cell)),
+        lr=progress.chosen(rung) if rung.rates else None,
+    )

@@ -1,0 +1,339 @@
+"""Runs on the same test images, compared: a ladder of rungs, what each step bought, and whether it is real.
+
+`compare` gives plain values for `comparison.json`; docs/comparison.md says what each means. Scores and
+differences are shares of one; sentences speak of points, hundredths.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from upcycle.errors import ConfigError
+from upcycle.evaluation.intervals import LEVEL, Interval, exact_mean, from_replicates, proportion
+from upcycle.study import costs, words
+from upcycle.study.paired import (
+    FEWEST_UNITS,
+    Arm,
+    Metric,
+    Scored,
+    again,
+    combined,
+    difference,
+    holm,
+    images_needed,
+    mcnemar,
+    scored,
+    sign_flip,
+)
+from upcycle.study.runs import Group, Run, SharedTest, shared_test
+
+VERSION = 1
+SMALLEST_DIFFERENCE = 0.01
+
+Values = dict[str, Any]
+
+
+def compare(
+    groups: Sequence[Group],
+    *,
+    folder: Path,
+    smallest_difference: float = SMALLEST_DIFFERENCE,
+    facts: Values | None = None,
+) -> Values:
+    """The comparison of `groups`, in the order of the ladder, as plain values.
+
+    Paths of runs are written relative to `folder`. `facts` (data, command, created) are carried along.
+    ConfigError with fewer than two groups that have runs; RunError for runs that were not tested on the same
+    images.
+    """
+    there = [group for group in groups if group.runs]
+    if len(there) < 2:
+        raise ConfigError("a comparison needs 2 or more runs that differ in more than their seed")
+    test = shared_test([run for group in there for run in group.runs])
+    arms = {group.name: test.arm(group.runs) for group in there}
+    scores = {name: scored(arm) for name, arm in arms.items()}
+    titles = {group.name: group.title for group in groups}
+    rungs = [_rung(group, arms, scores, costs.shared(groups), folder) for group in groups]
+    pairs = [_pair(one, two, kinds, arms, scores, smallest_difference) for one, two, kinds in _chosen(there, scores)]
+    _correct(pairs)
+    for pair in pairs:
+        _judge(pair, titles, smallest_difference, test, same=_same_runs(pair, there))
+    return {
+        "version": VERSION,
+        "data": None,
+        "command": None,
+        "created": None,
+        **(facts or {}),
+        "classes": list(test.reference.classes),
+        "test": _test_facts(test),
+        "level": LEVEL,
+        "smallest_difference": smallest_difference,
+        "family": {"correction": "holm", "size": sum("step" in pair["kinds"] for pair in pairs)},
+        "environment": _environment(there[0].runs[0]),
+        "rungs": rungs,
+        "pairs": pairs,
+        "recommendation": words.recommendation(rungs, pairs, smallest_difference),
+        "says": words.headline(rungs, pairs, len(test.reference), smallest_difference),
+        "options": differing_options(there),
+    }
+
+
+def _test_facts(test: SharedTest) -> Values:
+    digest = hashlib.sha256("\n".join(sorted(test.reference.hashes)).encode()).hexdigest()
+    return {"images": len(test.reference), "units": int(test.units.max()) + 1, "sha256": digest}
+
+
+def _environment(run: Run) -> Values:
+    names = ("processor", "device", "threads", "precision", "versions")
+    return {name: run.environment[name] for name in names if name in run.environment}
+
+
+# ------------------------------------------------------------------------------------------ rungs
+
+
+def _rung(group: Group, arms: dict[str, Arm], scores: dict[str, Scored], shared: costs.Shared, folder: Path) -> Values:
+    """One rung's part of comparison.json."""
+    values: Values = {
+        "name": group.name,
+        "title": group.title,
+        "does": group.does,
+        "seeds": [run.seed for run in group.runs],
+        "runs": [_run(run, folder) for run in group.runs],
+        "failed": list(group.failed),
+        "tuned": _tuned(group, folder) if group.trials else None,
+    }
+    if not group.runs:
+        names = ("accuracy", "f1_macro", "epochs", "seconds", "tuning_seconds", "trained_parameters", "parameters")
+        return values | dict.fromkeys(names)
+    arm, made = arms[group.name], scores[group.name]
+    return values | {
+        "accuracy": _score(made, "accuracy", _accuracy(arm)),
+        "f1_macro": _score(made, "f1_macro", _f1(made, arm)),
+        "epochs": mean(len(run.rows) for run in group.runs),
+        "seconds": mean(costs.seconds(run, shared) for run in group.runs),
+        "tuning_seconds": sum(costs.seconds(run, shared) for run in group.trials),
+        "trained_parameters": group.runs[0].model.get("trained_parameters"),
+        "parameters": group.runs[0].model.get("parameters"),
+    }
+
+
+def _run(run: Run, folder: Path) -> Values:
+    return {
+        "seed": run.seed,
+        "path": os.path.relpath(run.path, folder),
+        "accuracy": run.score("accuracy"),
+        "f1_macro": run.score("f1_macro"),
+        "log_loss": run.score("log_loss"),
+        "epochs": len(run.rows),
+        "seconds": run.status.get("seconds"),
+        "phase": run.rows[0]["phase"] if run.history else None,
+    }
+
+
+def _tuned(group: Group, folder: Path) -> Values:
+    trials = [
+        {
+            "lr": run.config["lr"],
+            "val_loss": min(row["val_loss"] for row in run.rows),
+            "path": os.path.relpath(run.path, folder),
+        }
+        for run in group.trials
+    ]
+    return {"lr": group.lr, "trials": sorted(trials, key=lambda trial: trial["lr"])}
+
+
+def _score(made: Scored, metric: Metric, interval: Interval) -> Values:
+    value = made.mean(metric)
+    return {
+        "value": value,
+        "low": min(interval.low, value),
+        "high": max(interval.high, value),
+        "spread": made.deviation(metric),
+        "method": interval.method,
+    }
+
+
+def _accuracy(arm: Arm) -> Interval:
+    """The interval of seed-averaged accuracy over new images: answers to one image are one unit."""
+    hits = arm.correct.ravel()
+    return proportion(hits, np.ones(len(hits), np.bool_), np.tile(arm.units, len(arm.predicted)))
+
+
+def _f1(made: Scored, arm: Arm) -> Interval:
+    """The interval of seed-averaged macro F1 over new images; exact where nobody erred."""
+    value, replicates = made.mean("f1_macro"), made.of("f1_macro")[1].mean(axis=1)
+    interval = from_replicates(value, replicates, units=arm.independent, scale="logit")
+    if interval is not None:
+        return interval
+    if not arm.correct.all():
+        return _accuracy(arm)
+    return exact_mean([len(np.unique(arm.units[arm.labels == label])) for label in np.unique(arm.labels)])
+
+
+# ------------------------------------------------------------------------------------------ pairs
+
+
+def _chosen(groups: Sequence[Group], scores: dict[str, Scored]) -> list[tuple[Group, Group, list[str]]]:
+    """The pairs worth a look: each step, each rung against the first, and each against the best by F1."""
+    best = max(groups, key=lambda group: scores[group.name].mean("f1_macro"))
+    kinds: dict[tuple[str, str], list[str]] = {}
+    by_name = {group.name: group for group in groups}
+    for one, two in pairwise(groups):
+        kinds.setdefault((one.name, two.name), []).append("step")
+    for group in groups[1:]:
+        kinds.setdefault((groups[0].name, group.name), []).append("first")
+    for group in groups:
+        if group is not best:
+            kinds.setdefault((group.name, best.name), []).append("best")
+    return [(by_name[one], by_name[two], words) for (one, two), words in kinds.items()]
+
+
+def _pair(
+    one: Group, two: Group, kinds: list[str], arms: dict[str, Arm], scores: dict[str, Scored], goal: float
+) -> Values:
+    """Both answers for one pair of rungs, before any correction and without words."""
+    first, second = arms[one.name], arms[two.name]
+    units, images = first.independent, len(first.labels)
+    right = difference(scores[one.name], scores[two.name], "accuracy", units=units)
+    f1 = difference(scores[one.name], scores[two.name], "f1_macro", units=units)
+    matched = _matched(one, two)
+    tests = [(seeds, mcnemar(first.correct[a], second.correct[b])) for seeds, a, b in matched]
+    retrained = again(_kept(scores[one.name], matched, 1), _kept(scores[two.name], matched, 2), "f1_macro", units=units)
+    return {
+        "first": one.name,
+        "second": two.name,
+        "kinds": kinds,
+        "seeds": [list(seeds) for seeds, _ in tests],
+        "difference": {
+            "metric": "accuracy",
+            "value": right.value,
+            "interval": [right.low, right.high],
+            "p": sign_flip(first, second),
+            "method": "paired bootstrap; p: sign-flip test",
+        },
+        "f1_difference": {
+            "metric": "f1_macro",
+            "value": f1.value,
+            "interval": [f1.low, f1.high],
+            "method": "paired bootstrap",
+        },
+        "mcnemar": {
+            "p": combined([made.p for _, made in tests]),
+            "combined": "twice the mean" if len(tests) > 1 else None,
+            "pairs": [
+                {"seeds": list(seeds), "only_first": made.only_first, "only_second": made.only_second, "p": made.p}
+                for seeds, made in tests
+            ],
+        },
+        "discordance": mean((made.only_first + made.only_second) / images for _, made in tests),
+        "again": {
+            "answerable": retrained.interval is not None,
+            "reason": retrained.reason,
+            "seeds": retrained.seeds,
+            "value": retrained.value,
+            "interval": list(retrained.interval) if retrained.interval else None,
+            "df": retrained.df,
+            "image_deviation": retrained.image_deviation,
+            "seed_deviation": retrained.seed_deviation,
+        },
+        "images_needed": images_needed(f1, goal, images=images),
+    }
+
+
+Match = tuple[tuple[int, int], int, int]
+
+
+def _matched(one: Group, two: Group) -> list[Match]:
+    """Pairs of runs, (seeds, position in one, position in two): of the same seed, or in order where none is."""
+    ours, theirs = [run.seed for run in one.runs], [run.seed for run in two.runs]
+    same = [((seed, seed), ours.index(seed), theirs.index(seed)) for seed in ours if seed in theirs]
+    return same or [((a, b), at, at) for at, (a, b) in enumerate(zip(ours, theirs, strict=False))]
+
+
+def _kept(made: Scored, matched: Sequence[Match], side: int) -> Scored:
+    """The scores of the matched runs alone."""
+    at = [match[side] for match in matched]
+    return Scored(made.values[at], made.replicates[:, at])
+
+
+def _same_runs(pair: Values, groups: Sequence[Group]) -> bool:
+    """Whether both rungs are the very same runs, as when tuning picks the rate that another rung has."""
+    paths = {group.name: {run.path for run in group.runs} for group in groups}
+    return paths[pair["first"]] == paths[pair["second"]]
+
+
+def _correct(pairs: Sequence[Values]) -> None:
+    """Holm's correction over the family: every rung against the one before."""
+    steps = [pair for pair in pairs if "step" in pair["kinds"]]
+    corrected = holm([pair["difference"]["p"] for pair in steps])
+    for pair in pairs:
+        pair["holm"] = None
+    for pair, p in zip(steps, corrected, strict=True):
+        pair["holm"] = {"p": p, "real": p < 1 - LEVEL}
+
+
+def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest, *, same: bool) -> None:
+    """The verdict of a pair and its sentence."""
+    pair["verdict"] = verdict(pair, goal, units=int(test.units.max()) + 1)
+    if same:
+        pair["verdict"], pair["images_needed"] = "same", None
+    pair["says"] = words.step(pair, titles, goal, images=len(test.reference), same=same)
+
+
+def verdict(pair: Values, goal: float, *, units: int) -> str:
+    """gain or loss: the test, corrected where it is one of the family, and the F1 interval both say so.
+
+    same: the whole F1 interval lies within `goal` of no difference; too-small: no paired test of so few
+    independent images could show anything; unclear: none of these.
+    """
+    low, high = pair["f1_difference"]["interval"]
+    p = (pair["holm"] or pair["difference"])["p"]
+    if units < FEWEST_UNITS:
+        return "too-small"
+    if p < 1 - LEVEL and low > 0:
+        return "gain"
+    if p < 1 - LEVEL and high < 0:
+        return "loss"
+    return "same" if max(abs(low), abs(high)) <= goal else "unclear"
+
+
+# ---------------------------------------------------------------------------------- configuration
+
+_ELSEWHERE = ("recipe", "seed", "split_seed", "cache", "data", "threads", "weights_sha256")
+_SHAPES = {
+    "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
+    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
+    "constant": ("momentum",),
+}
+_ALWAYS = ("arch", "weights", "image_size", "head_epochs", "epochs", "input", "class_weights", "label_smoothing")
+
+
+def differing_options(groups: Sequence[Group]) -> dict[str, Values]:
+    """Options whose values differ between the rungs, by rung; an option that a rung makes no use of is missing."""
+    used = {group.name: _used(group.runs[0]) for group in groups}
+    names = dict.fromkeys(name for options in used.values() for name in options)
+    found: dict[str, Values] = {}
+    for name in names:
+        values = {rung: options[name] for rung, options in used.items() if name in options}
+        if len(values) < len(used) or len({repr(value) for value in values.values()}) > 1:
+            found[name] = values
+    return found
+
+
+def _used(run: Run) -> Values:
+    """The options that had an effect on a run, with the image size that was resolved."""
+    options = {name: value for name, value in run.config.items() if name not in _ELSEWHERE}
+    shaped = {name for names in _SHAPES.values() for name in names}
+    unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
+    if not options.get("epochs"):  # the probe alone
+        unused = set(options) - set(_ALWAYS) - {"class_weights", "label_smoothing"}
+    if not options.get("head_epochs"):
+        unused |= {"lr_adapt"}
+    kept = {name: value for name, value in options.items() if name not in unused and value is not None}
+    return kept | ({"image_size": run.size} if run.size else {})

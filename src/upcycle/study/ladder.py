@@ -1,0 +1,121 @@
+"""The rungs of a comparison: named configurations, each of which adds a choice to the one before."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upcycle.config import absolute, read_toml
+from upcycle.errors import ConfigError
+from upcycle.recipes import resolve
+
+TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
+"""Rates that constant-tuned chooses from, by validation loss."""
+PER_RUNG = ("recipe", "seed", "split_seed", "folds")
+"""Options that the grid sets itself."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A configuration with a name: `options` over its recipe; `rates` where its rate is chosen on validation.
+
+    `title` stands in tables, `does` is what it is, in a phrase. `ignores` names common options it does not take.
+    """
+
+    name: str
+    title: str
+    does: str
+    options: Mapping[str, Any]
+    rates: tuple[float, ...] = ()
+    ignores: tuple[str, ...] = ()
+
+    def over(self, common: Mapping[str, Any], *, seed: int, split_seed: int, lr: float | None = None) -> dict[str, Any]:
+        """The options of its run for one seed: `common` ones over the recipe's, what makes the rung over both."""
+        shared = {name: value for name, value in common.items() if name not in self.ignores}
+        rate = {} if lr is None else {"lr": lr}
+        return {"recipe": "default", **shared, **self.options, **rate, "seed": seed, "split_seed": split_seed}
+
+
+_CONSTANT = {"recipe": "classic", "schedule": "constant"}
+
+RUNGS = {
+    rung.name: rung
+    for rung in (
+        Rung(
+            "simple-cnn",
+            "Simple CNN",
+            "a small convolutional network trained from random weights",
+            {"recipe": "simple-cnn"},
+            ignores=("arch", "weights", "input", "freeze", "lr"),
+        ),
+        Rung(
+            "probe",
+            "Frozen probe",
+            "a linear classifier on the frozen pretrained network's features",
+            {"recipe": "probe"},
+        ),
+        Rung(
+            "constant", "Constant rate", "all layers fine-tuned at a constant rate of 1e-4", {**_CONSTANT, "lr": 1e-4}
+        ),
+        Rung(
+            "constant-tuned",
+            "Constant rate, tuned",
+            "all layers fine-tuned at the constant rate, of 1e-5, 3e-5, 1e-4 and 3e-4, with the lowest validation loss",
+            _CONSTANT,
+            rates=TUNED_RATES,
+        ),
+        Rung(
+            "classic",
+            "One-cycle, classic",
+            "all layers fine-tuned with the article's ramp and decay of the rate",
+            {"recipe": "classic"},
+        ),
+        Rung(
+            "default",
+            "upcycle's default",
+            "the probe, then the upper layers fine-tuned with one-cycle, whichever validates better",
+            {"recipe": "default"},
+        ),
+    )
+}
+"""The article's ladder and upcycle's own recipe, in order."""
+
+
+def rungs(names: Sequence[str]) -> tuple[Rung, ...]:
+    """The rungs that `names` mean: built-in ones, or TOML files of options, named by the file.
+
+    ConfigError for an unknown name, two of the same name, or a file that sets what the grid sets.
+    """
+    found = tuple(_rung(name) for name in names)
+    doubled = {rung.name for rung in found if sum(rung.name == other.name for other in found) > 1}
+    if doubled:
+        raise ConfigError(f"two rungs are called {min(doubled)!r}: give each a name of its own")
+    if len(found) < 2:
+        raise ConfigError(f"a comparison needs 2 or more rungs: choose from {', '.join(RUNGS)} and TOML files")
+    return found
+
+
+def _rung(name: str) -> Rung:
+    if name in RUNGS:
+        return RUNGS[name]
+    if not name.endswith(".toml"):
+        raise ConfigError(f"unknown rung {name!r}: choose from {', '.join(RUNGS)}, or name a TOML file of options")
+    path = Path(name)
+    options = absolute(read_toml(path))
+    taken = next((option for option in PER_RUNG[1:] if option in options), None)
+    if taken:
+        raise ConfigError(f"{path} sets {taken}, which a comparison sets for all rungs alike: take it out")
+    resolve(options)  # says what is wrong with it
+    if path.stem in RUNGS or not path.stem.strip():
+        raise ConfigError(f"{path} has the name of a built-in rung: rename the file")
+    return Rung(path.stem, path.stem, f"the options of {path.name}", options)
+
+
+def check_common(options: Mapping[str, Any]) -> None:
+    """ConfigError for a common option that the grid sets itself."""
+    if "recipe" in options:
+        raise ConfigError("--recipe is what the rungs of a comparison differ in: name them with --rungs")
+    if options.get("folds"):
+        raise ConfigError("a comparison has one test set: leave --folds out")
+    if "split_seed" in options:
+        raise ConfigError("all rungs share the split that --seed decides: leave --split-seed out")

@@ -1,0 +1,201 @@
+"""Runs as a comparison sees them: what a run directory says of itself, and several on the same test images."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upcycle.errors import RunError
+from upcycle.evaluation.intervals import clusters
+from upcycle.evaluation.predictions import Predictions, read
+from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.study.paired import Arm
+
+Values = dict[str, Any]
+
+OF_THE_MACHINE = ("seed", "cache", "threads", "device", "precision")
+"""Options that may differ between the seeds of one recipe."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its files as plain values, and its predictions of the test images."""
+
+    path: Path
+    config: Values
+    model: Values
+    status: Values
+    environment: Values
+    history: list[Values]
+    evaluation: Values
+    predictions: Predictions
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return int(self.config.get("seed", 0))
+
+    @property
+    def size(self) -> int | None:
+        """Pixels of the square input, as it was resolved."""
+        size = self.model.get("preprocessing", {}).get("size")
+        return int(size) if size else None
+
+    def score(self, metric: str) -> float:
+        """One test metric's value."""
+        return float(self.evaluation["test"][metric]["value"])
+
+    @property
+    def rows(self) -> list[Values]:
+        """The epochs of its last phase, the one that its curves are about."""
+        return [row for row in self.history if row["phase"] == self.history[-1]["phase"]]
+
+
+def read_run(path: Path) -> Run:
+    """A run that has been tested; RunError, saying what it lacks, for any other folder."""
+    run = RunDir(path)
+    if not run.is_run():
+        raise RunError(f"{path} is not a run: give folders that upcycle train wrote")
+    status = run.status()
+    if not run.predictions("test").exists() or not run.evaluation.exists():
+        raise RunError(f"{path} has no predictions of its test images (it is {status['state']}): finish it first")
+    evaluation = read_json(run.evaluation)
+    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("test"), dict):
+        raise RunError(f"{run.evaluation} does not hold test metrics: upcycle train writes it again with --resume")
+    return Run(
+        path=path,
+        config=read_json(run.config),
+        model=read_json(run.model) if run.model.exists() else {},
+        status=status,
+        environment=read_json(run.environment) if run.environment.exists() else {},
+        history=read_lines(run.history),
+        evaluation=evaluation,
+        predictions=read(run.predictions("test")),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs of one rung, a seed each, with the words for it and, where there are, trials and failures."""
+
+    name: str
+    title: str
+    does: str
+    runs: tuple[Run, ...]
+    failed: tuple[Values, ...] = ()
+    trials: tuple[Run, ...] = ()
+    lr: float | None = None
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """Runs that differ in nothing but their seed, together; groups in the order of their first run.
+
+    A group has its recipe's name, or, where two recipes have the same, its first folder's.
+    RunError when one of them was given twice, or trained twice with one seed.
+    """
+    kinds: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        facts = {name: value for name, value in run.config.items() if name not in OF_THE_MACHINE}
+        facts |= {"split_seed": None, "data": None, "size": run.size}
+        kinds[json.dumps(facts, sort_keys=True)].append(run)
+    recipes = [str(some[0].config.get("recipe", "")) for some in kinds.values()]
+    for some in kinds.values():
+        _check_seeds(some)
+    names = [
+        recipe if recipe and recipes.count(recipe) == 1 else some[0].path.resolve().name
+        for recipe, some in zip(recipes, kinds.values(), strict=True)
+    ]
+    if len(set(names)) < len(names):
+        names = [str(some[0].path) for some in kinds.values()]
+    return [
+        Group(name, name, f"the runs {', '.join(run.path.name for run in some)}", tuple(some))
+        for name, some in zip(names, kinds.values(), strict=True)
+    ]
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    seen: dict[int, Path] = {}
+    for run in runs:
+        if run.seed in seen:
+            raise RunError(f"{seen[run.seed]} and {run.path} are the same configuration and seed: give one of them")
+        seen[run.seed] = run.path
+
+
+@dataclass(frozen=True, eq=False)
+class SharedTest:
+    """The test images that all runs share: in the order of the first run."""
+
+    reference: Predictions
+    order: dict[Path, NDArray[np.int64]] = field(default_factory=dict)
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """The independent unit of each image, [n], numbered from 0."""
+        return clusters(self.reference.groups, self.reference.hashes)
+
+    def arm(self, runs: Sequence[Run]) -> Arm:
+        """What the models of `runs` answered, [S, n], in the shared order."""
+        predicted = np.stack([run.predictions.predicted()[self.order[run.path]] for run in runs])
+        return Arm(self.reference.labels, predicted, self.units, len(self.reference.classes))
+
+
+def shared_test(runs: Sequence[Run]) -> SharedTest:
+    """The test set of all `runs`; RunError, with the reason, when one was tested on others than the first.
+
+    Images are the same when their content and their class are.
+    """
+    first = runs[0]
+    keys = _keys(first.predictions)
+    places = {key: at for at, key in enumerate(keys)}
+    order = {}
+    for run in runs:
+        _same_classes(first, run)
+        theirs = {key: at for at, key in enumerate(_keys(run.predictions))}
+        if theirs.keys() != places.keys():
+            raise RunError(_other_images(first, run))
+        order[run.path] = np.array([theirs[key] for key in keys], dtype=np.int64)
+    return SharedTest(first.predictions, order)
+
+
+Key = tuple[str, str, int]
+
+
+def _keys(made: Predictions) -> list[Key]:
+    """What each image is known by: content, class, and its number among identical ones."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    keys = []
+    for digest, path, label in zip(made.hashes, made.paths, made.labels, strict=True):
+        what = (digest or path, made.classes[label])
+        keys.append((*what, counts[what]))
+        counts[what] += 1
+    return keys
+
+
+def _same_classes(first: Run, other: Run) -> None:
+    ours, theirs = first.predictions.classes, other.predictions.classes
+    if ours != theirs:
+        raise RunError(
+            f"{other.path} knows other classes ({_listed(theirs)}) than {first.path} ({_listed(ours)}): "
+            "only runs of the same classes can be compared"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _other_images(first: Run, other: Run) -> str:
+    ours, theirs = first.predictions, other.predictions
+    both = len(set(ours.hashes) & set(theirs.hashes))
+    what = f"{other.path} was tested on {len(theirs)} images, {first.path} on {len(ours)}, {both} of them the same"
+    if both == len(set(ours.hashes)) == len(set(theirs.hashes)):
+        what = (
+            f"{other.path} and {first.path} were tested on the same images under different labels or in other numbers"
+        )
+    return f"{what}: only runs with the same test images can be compared; train them with one --split-seed"

@@ -1,0 +1,175 @@
+"""The grid of a comparison: rungs x seeds as jobs, the order they are done in, and how long the rest will take."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from upcycle.errors import ConfigError, RunError
+from upcycle.recipes import resolve
+from upcycle.rundir import RunDir, read_json, read_lines, write_json
+from upcycle.study.ladder import Rung
+
+MOST_SEEDS = 100
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: `rungs` in order, `seeds`, and the options that all rungs share."""
+
+    data: Path
+    rungs: tuple[Rung, ...]
+    seeds: tuple[int, ...]
+    common: Mapping[str, Any]
+    out: Path
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its run directories."""
+        return self.out / "runs"
+
+    @property
+    def file(self) -> Path:
+        """Where it is written down (JSON)."""
+        return self.out / "grid.json"
+
+    def options(self, rung: Rung, seed: int, lr: float | None = None) -> dict[str, Any]:
+        """The options of one run; all share the split of the first seed."""
+        return rung.over(self.common, seed=seed, split_seed=self.seeds[0], lr=lr)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: what may not change when the grid is gone on with, and its rungs and seeds."""
+        return {
+            "data": str(self.data),
+            "common": {name: list(value) if isinstance(value, tuple) else value for name, value in self.common.items()},
+            "first_seed": self.seeds[0],
+            "seeds": len(self.seeds),
+            "rungs": {rung.name: dict(rung.options) for rung in self.rungs},
+        }
+
+
+def seeds_from(first: int, count: int) -> tuple[int, ...]:
+    """`count` seeds from `first`; ConfigError when that is none or too many."""
+    if not 1 <= count <= MOST_SEEDS:
+        raise ConfigError(f"seeds = {count} is out of range: use 1 to {MOST_SEEDS}")
+    return tuple(range(first, first + count))
+
+
+def check_same(grid: Grid) -> None:
+    """RunError when `grid` goes on with one that was begun otherwise; more rungs and more seeds are welcome."""
+    begun, now = read_json(grid.file), grid.to_dict()
+    for name, words in (("data", "DATA"), ("common", "options"), ("first_seed", "--seed")):
+        if begun.get(name) != now[name]:
+            raise RunError(f"{grid.out} was begun with {words} {begun.get(name)}, not {now[name]}: give another --out")
+    for name in begun["rungs"].keys() & now["rungs"].keys():
+        if begun["rungs"][name] != json.loads(json.dumps(now["rungs"][name])):
+            raise RunError(f"{grid.out} was begun with other options for the rung {name}: give another --out")
+
+
+def write_grid(grid: Grid) -> None:
+    """Write the grid down, so that it can be gone on with."""
+    write_json(grid.file, grid.to_dict())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid: a run of a rung for one seed, or a trial of a rate."""
+
+    rung: Rung
+    seed: int
+    options: Mapping[str, Any]
+    trial: bool = False
+
+    @property
+    def key(self) -> str:
+        """What its configuration is known by, whatever rung asks for it."""
+        return json.dumps(resolve(self.options).to_dict(), sort_keys=True)
+
+    @property
+    def words(self) -> str:
+        """What it is, for a line of progress."""
+        rate = f" at rate {self.options['lr']:g}" if self.trial else ""
+        return f"{self.rung.name}{rate}, seed {self.seed}"
+
+
+class Progress:
+    """Which run directory each cell has, and which failed; what has finished is read from the directories."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.failed: dict[Path, str] = {}
+        self._places: dict[str, Path] = {}
+        # in one fixed order, so that cells that are the same run find it under the same name next time
+        for rung in grid.rungs:
+            for seed in grid.seeds if not rung.rates else ():
+                self.place(Cell(rung, seed, grid.options(rung, seed)))
+        for rung in grid.rungs:
+            for trial in self.trials(rung):
+                self.place(trial)
+
+    def place(self, cell: Cell) -> Path:
+        """The run directory of a cell: cells of one configuration, in whatever rung, are one run."""
+        trial = f"-rate-{cell.options['lr']:g}" if cell.trial else ""
+        return self._places.setdefault(cell.key, self.grid.runs / f"{cell.rung.name}{trial}-seed-{cell.seed}")
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether its run is there."""
+        run = RunDir(self.place(cell))
+        return run.is_run() and run.status()["state"] == "finished"
+
+    def trials(self, rung: Rung) -> tuple[Cell, ...]:
+        """The cells that a rung's rate is chosen from: one a rate, with the first seed."""
+        seed = self.grid.seeds[0]
+        return tuple(Cell(rung, seed, self.grid.options(rung, seed, lr), trial=True) for lr in rung.rates)
+
+    def cell(self, rung: Rung, seed: int) -> Cell | None:
+        """The run of a rung for one seed; None while its rate is not chosen."""
+        if not rung.rates:
+            return Cell(rung, seed, self.grid.options(rung, seed))
+        lr = self.chosen(rung)
+        return None if lr is None else Cell(rung, seed, self.grid.options(rung, seed, lr))
+
+    def chosen(self, rung: Rung) -> float | None:
+        """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
+        trials = self.trials(rung)
+        done = [cell for cell in trials if self.finished(cell)]
+        if not done or any(not self.finished(cell) and self.place(cell) not in self.failed for cell in trials):
+            return None
+        return float(min(done, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
+
+
+def lowest_loss(run: Path) -> float:
+    """The lowest validation loss of a run's epochs."""
+    return min(float(row["val_loss"]) for row in read_lines(RunDir(run).history))
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is left to do: `done` of `total` runs, `seconds` of those whose rung has been timed, and the other rungs."""
+
+    done: int
+    total: int
+    seconds: float
+    untimed: tuple[str, ...]
+
+
+def remaining(progress: Progress) -> Remaining:
+    """How long the rest will take, if each rung goes on taking what its finished runs took on average."""
+    done, known, waiting = 0, {}, {}
+    counted: set[Path] = set()
+    for rung in progress.grid.rungs:
+        cells: list[Cell | None] = [*progress.trials(rung), *(progress.cell(rung, at) for at in progress.grid.seeds)]
+        places = {progress.place(cell): cell for cell in cells if cell is not None}
+        finished = [place for place, cell in places.items() if progress.finished(cell)]
+        to_come = places.keys() - set(finished) - progress.failed.keys() - counted
+        # while the rate is not chosen, every seed but the trials' own is still to come
+        waiting[rung.name] = len(to_come) + (len(progress.grid.seeds) - 1 if None in cells else 0)
+        done += len(set(finished) - counted)
+        counted |= places.keys()
+        if finished:
+            known[rung.name] = mean(float(RunDir(place).status().get("seconds") or 0.0) for place in finished)
+    left = sum(count * known.get(name, 0.0) for name, count in waiting.items())
+    untimed = tuple(name for name, count in waiting.items() if count and name not in known)
+    return Remaining(done, done + sum(waiting.values()), left, untimed)

@@ -1,0 +1,152 @@
+"""A comparison in plain words: a sentence a step, a headline, a recommendation that weighs gain against cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Values = dict[str, Any]
+
+
+def points(share: float) -> str:
+    """A share as points, with one decimal: 0.4 points, 1.0 point."""
+    text = f"{100 * abs(share):.1f}"
+    return f"{text} point{'' if text == '1.0' else 's'}"
+
+
+def _bound(share: float) -> str:
+    text = f"{100 * share:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def interval(ends: Sequence[float]) -> str:
+    """The ends of an interval in points: -0.2 to 1.0."""
+    return f"{_bound(ends[0])} to {_bound(ends[1])}"
+
+
+def _goal(goal: float) -> str:
+    return "a point" if abs(goal - 0.01) < 1e-9 else f"{100 * goal:g} points"
+
+
+def step(pair: Values, titles: dict[str, str], goal: float, *, images: int, same: bool = False) -> str:
+    """What the second rung of a pair bought over the first, and whether that is more than chance."""
+    one, two = titles[pair["first"]], titles[pair["second"]]
+    if same:
+        return f"{two} came out as the same runs as {one}: there is no difference."
+    made = pair["f1_difference"]
+    moved = f"{two} {'gained' if made['value'] >= 0 else 'lost'} {points(made['value'])} of F1 over {one}"
+    moved = moved if made["value"] >= 0 else moved.replace(" over ", " against ")
+    known = f"{moved} (95 % interval {interval(made['interval'])})"
+    more = (
+        f"about {pair['images_needed']:,} test images would narrow it to {_goal(goal)}" if pair["images_needed"] else ""
+    )
+    if pair["verdict"] == "too-small":
+        return f"{known}: {images} test images are too few for any conclusion; {more}."
+    if pair["verdict"] == "gain":
+        return f"{known}: more than chance."
+    if pair["verdict"] == "loss":
+        return f"{known}: it hurts here, by more than chance."
+    if pair["verdict"] == "same":
+        return f"{known}: any difference is smaller than {_goal(goal)}."
+    return f"{known}: {_why_unclear(pair)}" + (f"; {more}." if more else ".")
+
+
+def _why_unclear(pair: Values) -> str:
+    low, high = pair["f1_difference"]["interval"]
+    p, corrected = pair["difference"]["p"], pair["holm"]
+    if not low <= 0 <= high and corrected and p < 0.05:
+        return (
+            f"by itself more than chance, but not as one of several steps (p {p:.3f}, corrected {corrected['p']:.3f})"
+        )
+    return "not distinguishable from chance here"
+
+
+def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal: float) -> list[str]:
+    """The comparison in a few sentences, the most important first."""
+    steps = [pair for pair in pairs if "step" in pair["kinds"]]
+    titles = {rung["name"]: rung["title"] for rung in rungs}
+    verdicts = [pair["verdict"] for pair in steps]
+    said = [_overall(steps, titles)]
+    needed = [pair["images_needed"] for pair in steps if pair["images_needed"] and pair["verdict"] != "gain"]
+    if "too-small" in verdicts or not set(verdicts) & {"gain", "loss", "same"}:
+        said.append(
+            f"{images:,} test images are too few for a conclusion about any step"
+            + (f"; about {max(needed):,} would settle a difference of {_goal(goal)}." if needed else ".")
+        )
+    else:
+        said.append(_resolution(steps, images))
+    return [*said, *_failures(rungs)]
+
+
+def _overall(steps: Sequence[Values], titles: dict[str, str]) -> str:
+    gains = [titles[pair["second"]] for pair in steps if pair["verdict"] == "gain"]
+    losses = [titles[pair["second"]] for pair in steps if pair["verdict"] == "loss"]
+    if not gains and not losses:
+        return "Nothing here differs by more than chance: no rung is shown to be better or worse than the one before."
+    parts = []
+    if gains:
+        parts.append(f"{_listed(gains)} {_were(gains)} better than the rung before by more than chance")
+    if losses:
+        parts.append(f"{_listed(losses)} {_were(losses)} worse than the rung before by more than chance")
+    rest = len(steps) - len(gains) - len(losses)
+    tail = (
+        f"; {rest} of {len(steps)} steps {'is' if rest == 1 else 'are'} not distinguishable from chance" if rest else ""
+    )
+    return "; ".join(parts) + tail + "."
+
+
+def _were(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are each"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _resolution(steps: Sequence[Values], images: int) -> str:
+    """What these test images can tell apart, by how much the compared models disagree."""
+    halves = sorted((pair["f1_difference"]["interval"][1] - pair["f1_difference"]["interval"][0]) / 2 for pair in steps)
+    low, high = halves[0], halves[-1]
+    width = points(high) if f"{100 * low:.1f}" == f"{100 * high:.1f}" else f"{100 * low:.1f} to {points(high)}"
+    return (
+        f"With {images:,} test images and models that disagree as much as these, "
+        f"differences under about {width} of F1 cannot be told from chance."
+    )
+
+
+def _failures(rungs: Sequence[Values]) -> list[str]:
+    failed = [rung for rung in rungs if rung["failed"]]
+    return [f"{rung['title']}: {len(rung['failed'])} of its runs failed." for rung in failed]
+
+
+def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float) -> Values | None:
+    """The cheapest rung that is not shown to be worse than the best one, with what that leaves open."""
+    there = [rung for rung in rungs if rung["runs"]]
+    if len(there) < 2:
+        return None
+    best = max(there, key=lambda rung: rung["f1_macro"]["value"])
+    against = {pair["first"]: pair for pair in pairs if pair["second"] == best["name"] and "best" in pair["kinds"]}
+    good = [rung for rung in there if rung is best or against[rung["name"]]["verdict"] != "gain"]
+    cheapest = min(good, key=_cost)
+    if cheapest is best:
+        rest = "the cheapest of those not shown to be worse" if len(good) > 1 else "all others are shown to be worse"
+        return {"rung": best["name"], "says": f"Take {best['title']}: {_f1(best)} is the best here, {rest}."}
+    return {"rung": cheapest["name"], "says": _cheaper(cheapest, best, against[cheapest["name"]], goal)}
+
+
+def _cheaper(cheapest: Values, best: Values, pair: Values, goal: float) -> str:
+    times = _cost(best) / max(_cost(cheapest), 1e-9)
+    says = (
+        f"Take {cheapest['title']} ({_f1(cheapest)}): these test images do not show it to be worse than the best, "
+        f"{best['title']} ({_f1(best)}), which takes {times:.1f} times as long."
+    )
+    possible = pair["f1_difference"]["interval"][1]
+    if possible > goal:
+        says += f" A gain of up to {points(possible)} from {best['title']} is not excluded."
+    return says
+
+
+def _f1(rung: Values) -> str:
+    return f"F1 {rung['f1_macro']['value']:.3f}"
+
+
+def _cost(rung: Values) -> float:
+    return float(rung["seconds"] + rung["tuning_seconds"])
