@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RECIPE_PAGE = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "recipes.md"
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
+OTHERS = ("steps-per-epoch", "csv", "plot", "split", "json", "data", "rungs", "seeds", "smallest-difference")
+"""Options of the other commands."""
 JOB_OPTIONS = ("out", "resume", "config")
 """Options of `upcycle train` that are no part of a configuration."""
 
@@ -36,8 +38,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_there_are_seven_commands() -> None:
-    assert ["demo", "doctor", "evaluate", "plan", "predict", "report", "train"] == COMMANDS
+def test_there_are_eight_commands() -> None:
+    assert ["compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "train"] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,13 +52,13 @@ def test_every_option_of_train_is_documented(option: str) -> None:
     assert re.search(rf"--{option.replace('_', '-')}(?![\w-])", prose())
 
 
-@pytest.mark.parametrize("option", ["steps-per-epoch", "csv", "plot", "split", "json", "data"])
+@pytest.mark.parametrize("option", OTHERS)
 def test_the_options_of_the_other_commands_are_documented(option: str) -> None:
     assert re.search(rf"--{option}(?![\w-])", prose())
 
 
 def test_no_option_is_documented_that_does_not_exist() -> None:
-    others = {"steps-per-epoch", "csv", "plot", "split", "json", "data", "help", "no-lr-adapt"}
+    others = {*OTHERS, "help", "no-lr-adapt"}
     known = {name.replace("_", "-") for name in (*Config.model_fields, *JOB_OPTIONS)} | others
     assert set() == set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", prose())) - known
 

@@ -61,7 +61,7 @@ def test_a_last_batch_of_one_image_joins_the_one_before(images: int, steps: int)
 
 
 def test_an_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="unknown recipe 'fast': choose one of default, classic, simple-cnn"):
+    with pytest.raises(ConfigError, match="unknown recipe 'fast': choose one of default, classic, probe, simple-cnn"):
         resolve({"recipe": "fast"})
 
 

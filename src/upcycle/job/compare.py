@@ -23,7 +23,7 @@ from upcycle.rundir import read_json, write_json
 from upcycle.study.compare import compare
 from upcycle.study.ladder import RUNGS, Rung, check_common, rungs
 from upcycle.study.runs import Group, grouped, read_run
-from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
+from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, rounds, seeds_from, write_grid
 
 FILE = "comparison.json"
 
@@ -124,10 +124,9 @@ def _extended(names: Sequence[str] | None, known: Mapping[str, Any]) -> tuple[Ru
 
 
 def run_grid(grid: Grid, *, goal: float, show: Show) -> None:
-    """Train every run of the grid that is not there, and write the comparison after each seed.
+    """Train every run of the grid that is not there, and write the comparison after each round of them.
 
-    All rungs with the first seed come first, so that an early end leaves a whole ladder. A run that fails
-    is told and reported beside the others; a disk that cannot be written stops everything.
+    A run that fails is told and reported beside the others; a disk that cannot be written stops everything.
     """
     progress = Progress(grid)
     index = _checked(grid, show)
@@ -136,8 +135,8 @@ def run_grid(grid: Grid, *, goal: float, show: Show) -> None:
     command += ["--seeds", str(len(grid.seeds)), "--seed", str(grid.seeds[0]), *spelled(grid.common)]
     facts = {"data": str(grid.data), "command": shlex.join([*command, "--out", str(grid.out)])}
     try:
-        for seed in grid.seeds:
-            for rung in grid.rungs:
+        for cells in rounds(progress):
+            for rung, seed in cells:
                 _climb(rung, seed, progress, index, show)
             groups = _groups(progress)
             if sum(bool(group.runs) for group in groups) >= 2:

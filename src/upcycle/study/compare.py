@@ -225,7 +225,7 @@ def _pair(
         },
         "mcnemar": {
             "p": combined([made.p for _, made in tests]),
-            "combined": "twice the mean" if len(tests) > 1 else None,
+            "combined": "bonferroni" if len(tests) > 1 else None,
             "pairs": [
                 {"seeds": list(seeds), "only_first": made.only_first, "only_second": made.only_second, "p": made.p}
                 for seeds, made in tests

@@ -29,11 +29,14 @@ class Rung:
     rates: tuple[float, ...] = ()
     ignores: tuple[str, ...] = ()
 
-    def over(self, common: Mapping[str, Any], *, seed: int, split_seed: int, lr: float | None = None) -> dict[str, Any]:
+    def over(
+        self, common: Mapping[str, Any], *, seed: int, split_seed: int | None, lr: float | None = None
+    ) -> dict[str, Any]:
         """The options of its run for one seed: `common` ones over the recipe's, what makes the rung over both."""
         shared = {name: value for name, value in common.items() if name not in self.ignores}
-        rate = {} if lr is None else {"lr": lr}
-        return {"recipe": "default", **shared, **self.options, **rate, "seed": seed, "split_seed": split_seed}
+        own = {"lr": lr, "split_seed": split_seed}
+        own = {name: value for name, value in own.items() if value is not None}
+        return {"recipe": "default", **shared, **self.options, **own, "seed": seed}
 
 
 _CONSTANT = {"recipe": "classic", "schedule": "constant"}
@@ -52,7 +55,7 @@ RUNGS = {
             "probe",
             "Frozen probe",
             "a linear classifier on the frozen pretrained network's features",
-            {"recipe": "probe"},
+            {"recipe": "probe", "epochs": 0},
         ),
         Rung(
             "constant", "Constant rate", "all layers fine-tuned at a constant rate of 1e-4", {**_CONSTANT, "lr": 1e-4}

@@ -195,7 +195,5 @@ def _other_images(first: Run, other: Run) -> str:
     both = len(set(ours.hashes) & set(theirs.hashes))
     what = f"{other.path} was tested on {len(theirs)} images, {first.path} on {len(ours)}, {both} of them the same"
     if both == len(set(ours.hashes)) == len(set(theirs.hashes)):
-        what = (
-            f"{other.path} and {first.path} were tested on the same images under different labels or in other numbers"
-        )
+        what = f"{other.path} and {first.path} were tested on the same images with other labels or in other numbers"
     return f"{what}: only runs with the same test images can be compared; train them with one --split-seed"

@@ -1,18 +1,22 @@
 """The grid of a comparison: rungs x seeds as jobs, the order they are done in, and how long the rest will take."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines, write_json
 from upcycle.study.ladder import Rung
 
 MOST_SEEDS = 100
+FREE_TO_CHANGE = ("cache",)
+"""Options that may differ between a run that is there and the one that is asked for: they change no result."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Grid:
         return self.out / "grid.json"
 
     def options(self, rung: Rung, seed: int, lr: float | None = None) -> dict[str, Any]:
-        """The options of one run; all share the split of the first seed."""
-        return rung.over(self.common, seed=seed, split_seed=self.seeds[0], lr=lr)
+        """The options of one run; all share the split of the first seed, whose own runs need not say so."""
+        return rung.over(self.common, seed=seed, split_seed=None if seed == self.seeds[0] else self.seeds[0], lr=lr)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what may not change when the grid is gone on with, and its rungs and seeds."""
@@ -115,9 +119,17 @@ class Progress:
         return self._places.setdefault(cell.key, self.grid.runs / f"{cell.rung.name}{trial}-seed-{cell.seed}")
 
     def finished(self, cell: Cell) -> bool:
-        """Whether its run is there."""
+        """Whether its run is there; RunError when what is there was trained with other options."""
         run = RunDir(self.place(cell))
-        return run.is_run() and run.status()["state"] == "finished"
+        if not run.is_run() or run.status()["state"] != "finished":
+            return False
+        there, asked = read_config(run.config).to_dict(), resolve(cell.options).to_dict()
+        other = [name for name in asked if asked[name] != there[name] and name not in FREE_TO_CHANGE]
+        if other:
+            raise RunError(
+                f"{run.root} was trained with {other[0]} = {there[other[0]]}, not {asked[other[0]]}: give another --out"
+            )
+        return True
 
     def trials(self, rung: Rung) -> tuple[Cell, ...]:
         """The cells that a rung's rate is chosen from: one a rate, with the first seed."""
@@ -145,6 +157,27 @@ def lowest_loss(run: Path) -> float:
     return min(float(row["val_loss"]) for row in read_lines(RunDir(run).history))
 
 
+def rounds(progress: Progress) -> Iterator[list[tuple[Rung, int]]]:
+    """Rungs and seeds in the order of work: the whole ladder with the first seed, then the cheapest rung's other seeds,
+    the next cheapest's and so on, so that an early end leaves a whole ladder and many seeds of what is cheap."""
+    first, *others = progress.grid.seeds
+    yield [(rung, first) for rung in progress.grid.rungs]
+    known = costs(progress)
+    for rung in sorted(progress.grid.rungs, key=lambda rung: known.get(rung.name, math.inf)) if others else ():
+        yield [(rung, seed) for seed in others]
+
+
+def costs(progress: Progress) -> dict[str, float]:
+    """Mean seconds of each rung's finished runs."""
+    found = {}
+    for rung in progress.grid.rungs:
+        cells = [*progress.trials(rung), *(progress.cell(rung, seed) for seed in progress.grid.seeds)]
+        places = {progress.place(cell) for cell in cells if cell is not None and progress.finished(cell)}
+        if places:
+            found[rung.name] = mean(float(RunDir(place).status().get("seconds") or 0.0) for place in places)
+    return found
+
+
 @dataclass(frozen=True)
 class Remaining:
     """What is left to do: `done` of `total` runs, `seconds` of those whose rung has been timed, and the other rungs."""
@@ -157,7 +190,7 @@ class Remaining:
 
 def remaining(progress: Progress) -> Remaining:
     """How long the rest will take, if each rung goes on taking what its finished runs took on average."""
-    done, known, waiting = 0, {}, {}
+    done, known, waiting = 0, costs(progress), {}
     counted: set[Path] = set()
     for rung in progress.grid.rungs:
         cells: list[Cell | None] = [*progress.trials(rung), *(progress.cell(rung, at) for at in progress.grid.seeds)]
@@ -168,8 +201,6 @@ def remaining(progress: Progress) -> Remaining:
         waiting[rung.name] = len(to_come) + (len(progress.grid.seeds) - 1 if None in cells else 0)
         done += len(set(finished) - counted)
         counted |= places.keys()
-        if finished:
-            known[rung.name] = mean(float(RunDir(place).status().get("seconds") or 0.0) for place in finished)
     left = sum(count * known.get(name, 0.0) for name, count in waiting.items())
     untimed = tuple(name for name, count in waiting.items() if count and name not in known)
     return Remaining(done, done + sum(waiting.values()), left, untimed)

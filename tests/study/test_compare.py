@@ -1,0 +1,179 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.study.rundirs import predictions, write_run
+from upcycle.errors import ConfigError
+from upcycle.study.compare import compare
+from upcycle.study.runs import Group, grouped, read_run
+
+IMAGES = 400
+
+
+def answers(share: float, seed: int, images: int = IMAGES) -> np.ndarray:
+    """Which images are answered right: all those of a common ease above 1 - share, with a little luck."""
+    ease = np.random.default_rng(0).random(images)
+    luck = np.random.default_rng(seed + 1).normal(0, 0.03, images)
+    return (ease + luck > 1 - share).astype(int)
+
+
+def ladder(folder: Path, rungs: dict[str, float], *, seeds: int = 1, images: int = IMAGES, **facts: Any) -> list[Group]:
+    """A group a rung, whose models get that share of the images right."""
+    groups = []
+    for number, (name, share) in enumerate(rungs.items()):
+        runs = []
+        for seed in range(seeds):
+            made = predictions(answers(share, 10 * number + seed, images))
+            path = folder / "runs" / f"{name}-seed-{seed}"
+            write_run(path, made, seconds=100.0 * (number + 1), recipe="classic", epochs=10 + number, seed=seed)
+            runs.append(read_run(path))
+        groups.append(Group(name, name.title(), f"what {name} does", tuple(runs), **facts))
+    return groups
+
+
+def pair(values: dict[str, Any], first: str, second: str) -> dict[str, Any]:
+    (found,) = [one for one in values["pairs"] if (one["first"], one["second"]) == (first, second)]
+    return found
+
+
+def test_a_clear_gain_is_called_one_in_all_its_figures(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"low": 0.7, "high": 0.9}), folder=tmp_path)
+    made = pair(values, "low", "high")
+    low, high = made["difference"]["interval"]
+    assert low < made["difference"]["value"] < high
+    assert 0.1 < low
+    assert made["mcnemar"]["p"] < 1e-6
+    assert made["mcnemar"]["p"] == pytest.approx(made["difference"]["p"])
+    assert ("gain", True) == (made["verdict"], made["holm"]["real"])
+    assert "High gained 15.0 points of F1 over Low (95 % interval 11.4 to 18.6): more than chance." == made["says"]
+    assert values["says"][0] == "High is better than the rung before by more than chance."
+
+
+def test_where_fine_tuning_hurts_it_says_so(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"probe": 0.95, "tuned": 0.8}), folder=tmp_path)
+    assert "loss" == pair(values, "probe", "tuned")["verdict"]
+    assert "Tuned lost 1" in pair(values, "probe", "tuned")["says"]
+    assert "it hurts here, by more than chance" in pair(values, "probe", "tuned")["says"]
+    assert "Tuned is worse than the rung before by more than chance." == values["says"][0]
+    assert "probe" == values["recommendation"]["rung"]
+
+
+def test_where_nothing_differs_it_says_so_and_how_many_images_would_tell(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"one": 0.9, "two": 0.9, "three": 0.905}, seeds=2), folder=tmp_path)
+    assert {"unclear"} == {one["verdict"] for one in values["pairs"]}
+    assert "Nothing here differs by more than chance" in values["says"][0]
+    assert "400 test images are too few for a conclusion about any step; about " in values["says"][1]
+    assert "not distinguishable from chance here; about " in values["pairs"][0]["says"]
+    assert values["pairs"][0]["images_needed"] > IMAGES
+    assert ("one", 2) == (values["recommendation"]["rung"], values["family"]["size"])
+
+
+def test_where_models_answer_alike_any_difference_is_shown_to_be_small(tmp_path: Path) -> None:
+    right = answers(0.95, 0, 2000)
+    for name, epochs in (("a", 6), ("b", 7)):
+        write_run(tmp_path / name, predictions(right), recipe="classic", epochs=epochs)
+    values = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)
+    assert ("same", None) == (values["pairs"][0]["verdict"], values["pairs"][0]["images_needed"])
+    assert "any difference is smaller than a point" in values["pairs"][0]["says"]
+
+
+def test_five_test_images_are_too_few_whatever_they_show(tmp_path: Path) -> None:
+    for name, epochs, right in (("a", 6, 0), ("b", 7, 1)):
+        write_run(tmp_path / name, predictions([right] * 5), recipe="classic", epochs=epochs)
+    values = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)
+    assert "too-small" == values["pairs"][0]["verdict"]
+    assert "5 test images are too few for any conclusion; about " in values["pairs"][0]["says"]
+    assert "5 test images are too few for a conclusion about any step; about " in values["says"][1]
+
+
+def test_a_step_that_counts_alone_may_not_count_as_one_of_five(tmp_path: Path) -> None:
+    base, rungs = [0] * 10 + [1] * 390, {"zero": 0, "one": 8, "two": 0, "three": 8, "four": 0, "five": 8}
+    for number, (name, more) in enumerate(rungs.items()):
+        right = [1] * more + base[more:]
+        right[395] = 1 - more // 8
+        write_run(tmp_path / name, predictions(right), recipe="classic", epochs=6 + number)
+    values = compare(grouped([read_run(tmp_path / name) for name in rungs]), folder=tmp_path)
+    step = pair(values, "zero", "one")
+    assert (True, False) == (step["difference"]["p"] < 0.05, step["holm"]["real"])
+    assert "unclear" == step["verdict"]
+    assert "not as one of several steps" in step["says"]
+
+
+def test_three_seeds_answer_for_the_models_and_not_for_the_recipe(tmp_path: Path) -> None:
+    again = compare(ladder(tmp_path, {"low": 0.7, "high": 0.9}, seeds=3), folder=tmp_path)["pairs"][0]["again"]
+    assert (False, None, "3 seeds of both; 5 or more are needed") == (
+        again["answerable"],
+        again["interval"],
+        again["reason"],
+    )
+
+
+def test_five_seeds_answer_for_the_recipe(tmp_path: Path) -> None:
+    made = compare(ladder(tmp_path, {"low": 0.7, "high": 0.9}, seeds=5), folder=tmp_path)["pairs"][0]
+    assert (True, 4) == (made["again"]["answerable"], made["again"]["df"])
+    assert made["again"]["interval"][0] > 0.1
+    assert 5 == len(made["mcnemar"]["pairs"])
+
+
+def test_every_rung_is_compared_with_the_one_before_the_first_and_the_best(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"a": 0.6, "b": 0.95, "c": 0.8}), folder=tmp_path)
+    kinds = {(one["first"], one["second"]): one["kinds"] for one in values["pairs"]}
+    assert {
+        ("a", "b"): ["step", "first", "best"],
+        ("b", "c"): ["step"],
+        ("a", "c"): ["first"],
+        ("c", "b"): ["best"],
+    } == kinds
+
+
+def test_paths_of_runs_are_relative_to_the_comparison(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"a": 0.6, "b": 0.9}), folder=tmp_path)
+    assert "runs/a-seed-0" == values["rungs"][0]["runs"][0]["path"]
+
+
+def test_a_rung_that_failed_stands_beside_the_others(tmp_path: Path) -> None:
+    failed = Group("broken", "Broken", "", (), failed=({"seed": 0, "reason": "the loss is not finite"},))
+    groups = ladder(tmp_path, {"a": 0.6, "b": 0.9})
+    values = compare([groups[0], failed, groups[1]], folder=tmp_path)
+    assert (None, [{"seed": 0, "reason": "the loss is not finite"}]) == (
+        values["rungs"][1]["f1_macro"],
+        values["rungs"][1]["failed"],
+    )
+    assert ["step", "first", "best"] == pair(values, "a", "b")["kinds"]
+    assert "Broken: 1 of its runs failed." in values["says"]
+
+
+def test_one_rung_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 or more runs that differ in more than their seed"):
+        compare(ladder(tmp_path, {"a": 0.6}, seeds=2), folder=tmp_path)
+
+
+def test_the_cheapest_rung_that_is_not_shown_to_be_worse_is_recommended(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"bad": 0.6, "cheap": 0.9, "dear": 0.92}), folder=tmp_path)
+    says = values["recommendation"]["says"]
+    assert "cheap" == values["recommendation"]["rung"]
+    assert "these test images do not show it to be worse than the best, Dear" in says
+    assert "which takes 1.5 times as long" in says
+    assert "is not excluded" in says
+
+
+def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) -> None:
+    write_run(tmp_path / "probe", predictions(answers(0.8, 0)), recipe="probe")
+    write_run(tmp_path / "classic", predictions(answers(0.8, 1)), recipe="classic", image_size=128)
+    write_run(tmp_path / "constant", predictions(answers(0.8, 2)), recipe="classic", schedule="constant", lr=1e-4)
+    runs = [read_run(tmp_path / name) for name in ("probe", "classic", "constant")]
+    options = compare(grouped(runs), folder=tmp_path)["options"]
+    assert {"classic": "ramp-sustain-decay", "constant": "constant"} == options["schedule"]
+    assert {"probe": 224, "classic": 128, "constant": 224} == options["image_size"]
+    assert {"classic": 5} == options["rampup"]
+    assert set() == {"arch", "weights", "pct_start", "seed", "recipe", "split_seed"} & options.keys()
+
+
+def test_who_finds_decoded_images_and_features_in_the_cache_is_charged_for_them(tmp_path: Path) -> None:
+    for name, recipe, seconds, decoding in (("a", "probe", 50.0, 30.0), ("b", "default", 100.0, 0.5)):
+        status = {"decoding_seconds": decoding, "features_seconds": decoding / 2}
+        write_run(tmp_path / name, predictions(answers(0.8, 0)), seconds=seconds, status=status, recipe=recipe)
+    rungs = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)["rungs"]
+    assert [50.0, pytest.approx(144.25)] == [rung["seconds"] for rung in rungs]

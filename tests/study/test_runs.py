@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.study.rundirs import predictions, write_run
+from upcycle.errors import RunError
+from upcycle.rundir import RunDir
+from upcycle.study.runs import grouped, read_run, shared_test
+
+RIGHT = [1, 1, 1, 0] * 5
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_group_named_by_its_recipe(tmp_path: Path) -> None:
+    for seed in (1, 0):
+        write_run(tmp_path / f"a{seed}", predictions(RIGHT), recipe="classic", seed=seed, threads=seed + 1)
+    write_run(tmp_path / "b", predictions(RIGHT), recipe="default")
+    groups = grouped([read_run(tmp_path / name) for name in ("a1", "b", "a0")])
+    assert [("classic", [1, 0]), ("default", [0])] == [
+        (group.name, [run.seed for run in group.runs]) for group in groups
+    ]
+
+
+def test_two_configurations_of_one_recipe_are_named_by_their_folders(tmp_path: Path) -> None:
+    for name, epochs in (("short", 6), ("long", 9)):
+        write_run(tmp_path / name, predictions(RIGHT), recipe="classic", epochs=epochs)
+    assert ["short", "long"] == [group.name for group in grouped([read_run(tmp_path / n) for n in ("short", "long")])]
+
+
+def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, predictions(RIGHT), seed=3)
+    with pytest.raises(RunError, match=r"/a and .*/b are the same configuration and seed: give one of them"):
+        grouped([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run: give folders that upcycle train wrote"):
+        read_run(tmp_path)
+
+
+def test_a_run_without_predictions_is_refused(tmp_path: Path) -> None:
+    RunDir(tmp_path).set_status("interrupted", seconds=1.0)
+    with pytest.raises(RunError, match=r"has no predictions of its test images \(it is interrupted\): finish it first"):
+        read_run(tmp_path)
+
+
+def test_the_same_images_in_another_order_are_matched_by_their_content(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic")
+    write_run(tmp_path / "b", predictions(RIGHT, shuffle=1), recipe="default")
+    runs = [read_run(tmp_path / name) for name in ("a", "b")]
+    test = shared_test(runs)
+    first, second = (test.arm([run]).correct for run in runs)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(np.array([RIGHT], dtype=bool), first)
+
+
+def test_copies_of_one_image_are_matched_one_to_one_and_are_one_unit(tmp_path: Path) -> None:
+    for name, recipe in (("a", "classic"), ("b", "default")):
+        path = write_run(tmp_path / name, predictions(RIGHT), recipe=recipe)
+        file = path / "predictions" / "test.csv"
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join([*lines, lines[1].replace("0000.jpg", "copy.jpg")]) + "\n")
+    test = shared_test([read_run(tmp_path / name) for name in ("a", "b")])
+    assert (21, 20) == (len(test.reference), test.units.max() + 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (predictions(RIGHT[:16]), "was tested on 16 images, .* on 20, 16 of them the same"),
+        (predictions(RIGHT, first=10), "was tested on 20 images, .* on 20, 10 of them the same"),
+        (predictions(RIGHT, classes=("cats", "wolves")), r"knows other classes \(cats, wolves\) than .*\(cats, dogs\)"),
+        (predictions(RIGHT, classes=("dogs", "cats")), "knows other classes"),
+    ],
+)
+def test_other_images_or_classes_are_refused_with_the_reason(tmp_path: Path, other: object, message: str) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic")
+    write_run(tmp_path / "b", other, recipe="default")
+    with pytest.raises(RunError, match=message):
+        shared_test([read_run(tmp_path / name) for name in ("a", "b")])
+
+
+def test_the_same_images_under_other_labels_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic")
+    path = write_run(tmp_path / "b", predictions(RIGHT), recipe="default")
+    file = path / "predictions" / "test.csv"
+    file.write_text(file.read_text().replace('0000.jpg","cats"', '0000.jpg","dogs"'))
+    with pytest.raises(RunError, match="the same images with other labels"):
+        shared_test([read_run(tmp_path / name) for name in ("a", "b")])

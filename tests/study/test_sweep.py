@@ -1,0 +1,105 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upcycle.errors import ConfigError, RunError
+from upcycle.rundir import RunDir, append_line
+from upcycle.study.ladder import rungs
+from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
+
+
+def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2, **common: Any) -> Grid:
+    return Grid(Path("/photos"), rungs(names.split(",")), seeds_from(0, seeds), common, out)
+
+
+def finish(progress: Progress, cell: Cell | None, *, seconds: float = 10.0, val_loss: float = 0.5) -> None:
+    assert cell is not None
+    run = RunDir(progress.place(cell))
+    run.set_status("finished", seconds=seconds)
+    append_line(run.history, {"val_loss": val_loss})
+
+
+def test_cells_of_one_configuration_are_one_run(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    _, constant, tuned = progress.grid.rungs
+    trials = {trial.options["lr"]: progress.place(trial).name for trial in progress.trials(tuned)}
+    assert "constant-seed-0" == trials[1e-4] == progress.place(progress.cell(constant, 0)).name
+    assert "constant-tuned-rate-1e-05-seed-0" == trials[1e-5]
+
+
+def test_the_rate_with_the_lowest_validation_loss_is_chosen_once_all_are_tried(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    tuned = progress.grid.rungs[2]
+    for trial, loss in zip(progress.trials(tuned)[:3], (0.4, 0.2, 0.3), strict=True):
+        finish(progress, trial, val_loss=loss)
+    assert (None, None) == (progress.chosen(tuned), progress.cell(tuned, 0))
+    finish(progress, progress.trials(tuned)[3], val_loss=0.9)
+    assert 3e-5 == progress.chosen(tuned)
+    assert "constant-tuned-rate-3e-05-seed-0" == progress.place(progress.cell(tuned, 0)).name
+    assert "constant-tuned-seed-1" == progress.place(progress.cell(tuned, 1)).name
+
+
+def test_a_trial_that_failed_is_not_waited_for(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    tuned = progress.grid.rungs[2]
+    for trial in progress.trials(tuned)[:3]:
+        finish(progress, trial)
+    progress.failed[progress.place(progress.trials(tuned)[3])] = "the loss is not finite"
+    assert 1e-5 == progress.chosen(tuned)
+
+
+def test_the_time_left_is_that_of_the_runs_to_come_as_far_as_their_rungs_are_timed(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    probe, constant, tuned = progress.grid.rungs
+    assert (0, 8, 0.0, ("probe", "constant", "constant-tuned")) == (*vars(remaining(progress)).values(),)
+    finish(progress, progress.cell(probe, 0), seconds=10)
+    finish(progress, progress.cell(constant, 0), seconds=100)
+    rest = remaining(progress)
+    # a probe, a constant, three trials that take as long as the one that is constant's too, and a tuned run
+    assert (2, 8, 10 + 100 + 3 * 100 + 100, ()) == (rest.done, rest.total, rest.seconds, rest.untimed)
+    for trial in progress.trials(tuned):
+        if not progress.finished(trial):
+            finish(progress, trial, seconds=50)
+    assert (5, 8) == (remaining(progress).done, remaining(progress).total)
+
+
+def test_a_failed_run_is_not_to_come(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,default"))
+    progress.failed[progress.place(progress.cell(progress.grid.rungs[0], 0))] = "no room"
+    assert 3 == remaining(progress).total
+
+
+def test_more_rungs_and_more_seeds_are_welcome_later(tmp_path: Path) -> None:
+    write_grid(grid(tmp_path, "probe,default", seeds=1, image_size=64))
+    check_same(grid(tmp_path, "probe,constant,default", seeds=3, image_size=64))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_size": 32}, "was begun with options"),
+        ({}, "was begun with options"),
+    ],
+)
+def test_other_options_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    write_grid(grid(tmp_path, image_size=64))
+    with pytest.raises(RunError, match=message):
+        check_same(grid(tmp_path, **changed))
+
+
+def test_another_rung_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for text in ("epochs = 5", "epochs = 6"):
+        file.write_text(text)
+        made = grid(tmp_path / "out", f"probe,{file}")
+        if not made.file.exists():
+            write_grid(made)
+    with pytest.raises(RunError, match="other options for the rung mine"):
+        check_same(made)
+
+
+@pytest.mark.parametrize("count", [0, -1, 101])
+def test_seeds_out_of_range_are_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match="out of range: use 1 to 100"):
+        seeds_from(0, count)
