@@ -156,6 +156,8 @@ def check(config: Config) -> Config:
     """`config` itself when its values agree with each other; ConfigError otherwise."""
     if config.val_fraction + config.test_fraction >= 0.95:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
+    if config.epochs == 0 and config.weights == "none":
+        raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
         raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
     ramp = config.rampup + config.sustain

@@ -210,7 +210,9 @@ def test_a_mistake_is_told_before_anything_is_trained(
 
 def test_images_that_cannot_be_trained_on_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        upcycle.compare(tmp_path / "absent", out=tmp_path / "ladder", show=Silent(), weights="none")
+        upcycle.compare(
+            tmp_path / "absent", out=tmp_path / "ladder", show=Silent(), rungs=["simple-cnn", "default"], weights="none"
+        )
 
 
 # --------------------------------------------------------------------------------- runs that exist

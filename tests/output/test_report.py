@@ -1,42 +1,29 @@
 import hashlib
 import html
-import io
 import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.output.pages import Page, picture
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
 from upcycle.output import page
-from upcycle.output.report import LARGEST_THUMBNAIL, thumbnail, write_report
+from upcycle.output.report import write_report
 from upcycle.rundir import RunDir, append_line, write_bytes, write_json
 
-CHROMIUM = Path("/usr/bin/chromium")
 PETS = ("cats", "dogs")
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 HOSTILE = ("<script>alert(1)</script>", "quo\"te's & $x^2$\nnext\u202eline")
 
 
 # ------------------------------------------------------------------------- a realistic run directory
-
-
-def picture(seed: int, side: int = 160) -> bytes:
-    """A thumbnail-sized JPEG: smooth blobs, another one for every seed."""
-    small = np.random.default_rng(seed).integers(30, 230, (5, 5, 3), dtype=np.uint8)
-    image = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
 
 
 def predicted(classes: tuple[str, ...], n: int, *, margin: float, seed: int) -> Predictions:
@@ -190,49 +177,6 @@ def sample_run(
         write_bytes(run.thumbnails / f"{test.hashes[at]}.jpg", content)
     run.set_status("finished", stopped="all 6 epochs done", seconds=151.3)
     return run
-
-
-# --------------------------------------------------------------------------------- reading the page
-
-
-class Page(HTMLParser):
-    """What a browser would find in the page: elements, attributes, visible text."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "wbr", "hr", "input"})
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.unbalanced: list[str] = []
-        self.pieces: list[str] = []
-        self.styles: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in {"wbr", "b", "span", "i"}:
-            self.pieces.append(" ")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.unbalanced.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        (self.styles if "style" in self.open else self.pieces).append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.pieces).split())
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def values(self, *names: str) -> list[str]:
-        return [value for _, found in self.elements for name, value in found.items() if name in names]
 
 
 @pytest.fixture(scope="module")
@@ -432,22 +376,6 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(unfinished: RunDir) -> Non
     assert "train/\\udcff.jpg not an image" in Page(write_report(unfinished)).text
 
 
-@pytest.mark.parametrize("name", ["../secret", "a" * 63 + "G", ""])
-def test_only_a_content_hash_names_a_thumbnail(tmp_path: Path, name: str) -> None:
-    write_bytes(tmp_path / f"{name}.jpg", picture(0))
-    (tmp_path / "thumbnails").mkdir()
-    assert thumbnail([tmp_path / "thumbnails"], name) is None
-
-
-def test_a_thumbnail_that_is_too_large_for_one_is_left_out(tmp_path: Path) -> None:
-    write_bytes(tmp_path / f"{'a' * 64}.jpg", bytes(LARGEST_THUMBNAIL + 1))
-    write_bytes(tmp_path / f"{'b' * 64}.jpg", b"small")
-    assert (None, "data:image/jpeg;base64,c21hbGw=") == (
-        thumbnail([tmp_path], "a" * 64),
-        thumbnail([tmp_path], "b" * 64),
-    )
-
-
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         write_report(RunDir(tmp_path))
@@ -460,17 +388,6 @@ def test_a_damaged_file_is_named(unfinished: RunDir) -> None:
 
 
 # -------------------------------------------------------------------------------- in a real browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from upcycle.errors import ConfigError, RunError
-from upcycle.rundir import RunDir, append_line
+from upcycle.recipes import resolve
+from upcycle.rundir import RunDir, append_line, write_json
 from upcycle.study.ladder import rungs
 from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
 
@@ -17,6 +18,7 @@ def finish(progress: Progress, cell: Cell | None, *, seconds: float = 10.0, val_
     assert cell is not None
     run = RunDir(progress.place(cell))
     run.set_status("finished", seconds=seconds)
+    write_json(run.config, resolve(cell.options).to_dict())
     append_line(run.history, {"val_loss": val_loss})
 
 

@@ -12,10 +12,11 @@ from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
 from upcycle.job.begin import begin
-from upcycle.job.compare import FILE, begin_grid, compare_runs, run_grid
+from upcycle.job.compare import begin_grid, compare_runs, run_grid
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
+from upcycle.output.comparison import FILE, PAGE
 from upcycle.output.drawing import Drawing
 from upcycle.output.plots import curves_figure
 from upcycle.output.report import write_report
@@ -108,7 +109,7 @@ class Comparison:
     @property
     def page(self) -> Path:
         """The self-contained page."""
-        return self.path / "comparison.html"
+        return self.path / PAGE
 
 
 def compare(

@@ -15,7 +15,7 @@ from upcycle.job.estimate import spoken
 from upcycle.job.prepare import read_index
 from upcycle.job.train import run_training
 from upcycle.model import zoo
-from upcycle.output.comparison import write_comparison
+from upcycle.output.comparison import FILE, write_comparison
 from upcycle.output.ladder_table import ladder_table
 from upcycle.output.show import Show
 from upcycle.recipes import resolve
@@ -24,8 +24,6 @@ from upcycle.study.compare import compare
 from upcycle.study.ladder import RUNGS, Rung, check_common, rungs
 from upcycle.study.runs import Group, grouped, read_run
 from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, rounds, seeds_from, write_grid
-
-FILE = "comparison.json"
 
 
 def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Show) -> Path:

@@ -25,6 +25,10 @@ PALETTE = {
     "rule": "#d3dae0",
     "blue": "#17609c",
     "rust": "#b34a0c",
+    "ochre": "#8a6400",
+    "plum": "#8b3a86",
+    "green": "#2c7a3f",
+    "teal": "#0b7579",
 }
 WIDE, NARROW = 9.2, 3.9
 """Widths in inches: a page or notebook, and a phone. Figures narrower than 6 stack their panels."""
@@ -63,6 +67,10 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "upcycle",
 }
+# neighbours far apart in colour, in dash and in marker
+_COLOURS = ("ochre", "plum", "green", "rust", "teal", "blue")
+_DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.3, 1.4)), "-", (0, (6, 2, 1.3, 2)))
+_MARKERS = "sD^vPoX*<>ph"
 _INSIDE = (0.008, 0.01, 0.984, 0.98)
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -110,6 +118,15 @@ def short(text: str, limit: int = 22) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: 1 epoch, 1,200 epochs."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def stroke(place: int) -> dict[str, Any]:
+    """Colour, dash and marker of the line at `place`, counted from 0: different in all, for 24 lines in some."""
+    return {
+        "color": PALETTE[_COLOURS[place % len(_COLOURS)]],
+        "linestyle": _DASHES[(place + place // len(_COLOURS)) % len(_DASHES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
 
 
 @contextmanager

@@ -296,14 +296,15 @@ def settings(values: Values) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += [(f"{name} {inner}", text) for inner, text in settings(value)]
         elif value not in (None, "", []):
-            rows.append((name, _setting(value)))
+            rows.append((name, setting(value)))
     return rows
 
 
-def _setting(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A setting as text: yes and no, numbers without needless digits, long texts cut at 300 characters."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    text = ", ".join(_setting(item) for item in value) if isinstance(value, list) else str(value)
+    text = ", ".join(setting(item) for item in value) if isinstance(value, list) else str(value)
     return text if len(text) <= 300 else f"{text[:300]}… ({len(text) - 300:,} characters more)"

@@ -34,22 +34,23 @@ def table(evaluation: Row) -> RenderableType:
     return Group(_metrics(evaluation), _classes(evaluation), mistakes, Text(evaluation["says"]))
 
 
-def comparison_table(named: Mapping[str, Row]) -> RenderableType:
+def comparison_table(models: Mapping[str, Row]) -> RenderableType:
     """Accuracy, macro F1 and log loss of several models, a row each, from their parts of evaluation.json."""
-    grid = _table("model", "accuracy", "F1, macro", "log loss")
-    for name, evaluation in named.items():
+    grid = columns("model", "accuracy", "F1, macro", "log loss")
+    for name, evaluation in models.items():
         shares = (f"{_share(evaluation[key])} {_interval(evaluation[key])}" for key in ("accuracy", "f1_macro"))
-        grid.add_row(_name(name), *shares, _cost(evaluation["log_loss"]["value"]))
-    says = list(dict.fromkeys(evaluation["says"] for evaluation in named.values()))
-    return Group(_titled("Models compared", grid), *map(Text, says))
+        grid.add_row(named(name), *shares, _cost(evaluation["log_loss"]["value"]))
+    says = list(dict.fromkeys(evaluation["says"] for evaluation in models.values()))
+    return Group(titled("Models compared", grid), *map(Text, says))
 
 
-def _titled(title: str, grid: Table) -> Group:
+def titled(title: str, grid: Table) -> Group:
+    """A table below its title."""
     # not the table's own title, which would be folded to the width of a narrow table
     return Group(Text(title, style="bold"), grid, "")
 
 
-def _table(first: str, *others: str) -> Table:
+def columns(first: str, *others: str) -> Table:
     """A table whose first column gives way when the terminal is narrow; numbers keep their width."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     grid.add_column(first)
@@ -58,7 +59,8 @@ def _table(first: str, *others: str) -> Table:
     return grid
 
 
-def _name(name: str) -> Text:
+def named(name: str) -> Text:
+    """Anyone's name as a cell."""
     # Text: brackets in a name are no markup; printable: an escape sequence must not reach the terminal
     return Text(printable(name), no_wrap=True, overflow="ellipsis")
 
@@ -76,14 +78,14 @@ def _interval(metric: Row) -> str:
 
 
 def _metrics(evaluation: Row) -> Group:
-    grid = _table("metric", "value", "95 % interval")
+    grid = columns("metric", "value", "95 % interval")
     for key, label in METRICS.items():
         metric = evaluation.get(key)
         if metric and key == "log_loss":
             grid.add_row(label, _cost(metric["value"]), f"[{_cost(metric['low'])}, {_cost(metric['high'])}]")
         elif metric:
             grid.add_row(label, _share(metric), _interval(metric))
-    return _titled(f"Metrics of {evaluation['n']:,} images", grid)
+    return titled(f"Metrics of {evaluation['n']:,} images", grid)
 
 
 def _classes(evaluation: Row) -> Group:
@@ -93,13 +95,13 @@ def _classes(evaluation: Row) -> Group:
     if len(rows) > MOST_CLASSES:
         shown = sorted(rows, key=lambda row: row[1]["f1"]["value"])[:MOST_CLASSES]
         title = f"The {MOST_CLASSES} of {len(rows)} classes with the lowest F1, with 95 % intervals"
-    grid = _table("class", "precision", "recall", "F1", "images")
+    grid = columns("class", "precision", "recall", "F1", "images")
     for name, metrics in shown:
         cells = (
             f"{metrics[key]['value']:.2f} {_short_interval(metrics[key])}" for key in ("precision", "recall", "f1")
         )
-        grid.add_row(_name(name), *cells, f"{metrics['support']:,}")
-    return _titled(title, grid)
+        grid.add_row(named(name), *cells, f"{metrics['support']:,}")
+    return titled(title, grid)
 
 
 def _short_interval(metric: Row) -> str:
@@ -108,21 +110,21 @@ def _short_interval(metric: Row) -> str:
 
 def _confusion(evaluation: Row) -> Group:
     names = evaluation["classes"]
-    grid = _table("true class")
+    grid = columns("true class")
     for name in names:
-        grid.add_column(_name(name), justify="right", min_width=6)
+        grid.add_column(named(name), justify="right", min_width=6)
     for name, counts in zip(names, evaluation["confusion"], strict=True):
-        grid.add_row(_name(name), *(f"{count:,}" for count in counts))
-    return _titled("Confusion matrix: a row for each true class, a column for each predicted one", grid)
+        grid.add_row(named(name), *(f"{count:,}" for count in counts))
+    return titled("Confusion matrix: a row for each true class, a column for each predicted one", grid)
 
 
 def _mistakes(evaluation: Row) -> Group:
-    grid = _table("true class")
+    grid = columns("true class")
     grid.add_column("predicted")
     grid.add_column("images", justify="right", no_wrap=True)
     for count, true, predicted in sorted(_wrong(evaluation), key=lambda cell: -cell[0])[:MOST_MISTAKES]:
-        grid.add_row(_name(true), _name(predicted), f"{count:,}")
-    return _titled("The commonest mistakes", grid)
+        grid.add_row(named(true), named(predicted), f"{count:,}")
+    return titled("The commonest mistakes", grid)
 
 
 def _wrong(evaluation: Row) -> Iterator[tuple[int, str, str]]:

@@ -32,8 +32,7 @@ def step(pair: Values, titles: dict[str, str], goal: float, *, images: int, same
     if same:
         return f"{two} came out as the same runs as {one}: there is no difference."
     made = pair["f1_difference"]
-    moved = f"{two} {'gained' if made['value'] >= 0 else 'lost'} {points(made['value'])} of F1 over {one}"
-    moved = moved if made["value"] >= 0 else moved.replace(" over ", " against ")
+    moved = _moved(one, two, made["value"])
     known = f"{moved} (95 % interval {interval(made['interval'])})"
     more = (
         f"about {pair['images_needed']:,} test images would narrow it to {_goal(goal)}" if pair["images_needed"] else ""
@@ -47,6 +46,13 @@ def step(pair: Values, titles: dict[str, str], goal: float, *, images: int, same
     if pair["verdict"] == "same":
         return f"{known}: any difference is smaller than {_goal(goal)}."
     return f"{known}: {_why_unclear(pair)}" + (f"; {more}." if more else ".")
+
+
+def _moved(one: str, two: str, value: float) -> str:
+    if points(value) == "0.0 points":
+        return f"{two} has the same F1 as {one}"
+    gained = value > 0
+    return f"{two} {'gained' if gained else 'lost'} {points(value)} of F1 {'over' if gained else 'against'} {one}"
 
 
 def _why_unclear(pair: Values) -> str:

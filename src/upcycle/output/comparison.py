@@ -1,0 +1,148 @@
+"""The page of a comparison, made from comparison.json and the runs that it names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upcycle.errors import RunError
+from upcycle.output import gains, html, page
+from upcycle.output.disagreements import Opinion, opinion, sides
+from upcycle.output.html import Draw
+from upcycle.output.ladder import cost_figure, ladder_figure, overlay_figure
+from upcycle.rundir import RunDir, read_json, read_lines, write_text
+
+FILE, PAGE = "comparison.json", "comparison.html"
+
+Values = dict[str, Any]
+
+
+def write_comparison(folder: Path) -> Path:
+    """Write `figures/` and `comparison.html` of a comparison; gives the page's path.
+
+    Curves and pictures come from the run directories that comparison.json names; one that is gone
+    costs its own alone. RunError when comparison.json is missing or damaged.
+    """
+    values = read_json(folder / FILE)
+    if not isinstance(values, dict) or not {"rungs", "pairs", "test", "classes"} <= values.keys():
+        raise RunError(f"{folder / FILE} does not hold a comparison")
+    drawings = _draw(values, folder)
+    html.save(drawings, folder / "figures")
+    write_text(folder / PAGE, _render(values, drawings, folder))
+    return folder / PAGE
+
+
+def _draw(values: Values, folder: Path) -> dict[str, Draw]:
+    drawings = {"ladder": html.drawn(ladder_figure, values)}
+    curves = [
+        {"title": rung["title"], "runs": [_rows(run, folder) for run in rung["runs"]]} for rung in values["rungs"]
+    ]
+    if any(any(rung["runs"]) for rung in curves):
+        drawings["curves"] = html.drawn(overlay_figure, curves)
+    if any(gains.finished(rung) and gains.duration(rung) is not None for rung in values["rungs"]):
+        drawings["cost"] = html.drawn(cost_figure, values)
+    return drawings
+
+
+def _rows(run: Values, folder: Path) -> list[Values]:
+    """The epochs of a run's last phase; none where its directory is gone or damaged."""
+    try:
+        rows = read_lines(RunDir(folder / run["path"]).history)
+    except RunError:
+        return []
+    return [row for row in rows if row.get("phase") == run.get("phase")]
+
+
+# --------------------------------------------------------------------------------------------- page
+
+
+def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
+    steps = [pair for pair in values["pairs"] if "step" in pair["kinds"]]
+    disagreements = _disagreements(steps, values, folder)
+    return html.render(
+        "comparison.html",
+        values=values,
+        title=_title(values),
+        gains=gains,
+        tiles=_tiles(values, steps),
+        figures=html.figures(drawings),
+        rows=[_row(rung, values) for rung in values["rungs"]],
+        steps=steps,
+        titles=gains.titles(values),
+        disagreements=disagreements,
+        thumbnails=_thumbnails(disagreements),
+        tuned=[rung for rung in values["rungs"] if rung.get("tuned")],
+        failed=[rung for rung in values["rungs"] if rung["failed"]],
+        options=_options(values),
+        machine=page.settings({k: v for k, v in (values.get("environment") or {}).items() if k != "versions"}),
+        versions=page.settings((values.get("environment") or {}).get("versions") or {}),
+        command=html.command(values.get("command")),
+    )
+
+
+def _title(values: Values) -> str:
+    name = Path(str(values["data"])).name if values.get("data") else ""
+    return f"What each choice bought on {name}" if name else "What each choice bought"
+
+
+def _tiles(values: Values, steps: Sequence[Values]) -> list[Values]:
+    """The headline numbers."""
+    titles, there = gains.titles(values), [rung for rung in values["rungs"] if gains.finished(rung)]
+    best = max(there, key=lambda rung: rung["f1_macro"]["value"])
+    advice = values.get("recommendation") or {}
+    real = sum(gains.is_real(step) for step in steps)
+    tiles = [{"name": "Best test F1", "value": page.three(best["f1_macro"]["value"]), "note": best["title"]}]
+    chosen = next((rung for rung in there if rung["name"] == advice.get("rung")), None)
+    if chosen is not None:
+        note = f"{titles[chosen['name']]}, F1 {page.three(chosen['f1_macro']['value'])}"
+        tiles.append({"name": "Recommended takes", "value": page.clock(gains.duration(chosen)), "note": note})
+    tiles.append({"name": "Steps that are real", "value": f"{real} of {len(steps)}", "note": "by more than chance"})
+    tiles.append({"name": "Test images", "value": f"{values['test']['images']:,}", "note": _units(values["test"])})
+    return tiles
+
+
+def _units(test: Values) -> str:
+    same = test["units"] == test["images"]
+    return "all independent" if same else f"{test['units']:,} independent groups"
+
+
+def _row(rung: Values, values: Values) -> Values:
+    """A row of the table: a rung with its two gains."""
+    step, climb = gains.step_to(values, rung["name"]), gains.climb_to(values, rung["name"])
+    chosen = rung["name"] == (values.get("recommendation") or {}).get("rung")
+    return {"rung": rung, "step": step, "climb": climb, "chosen": chosen}
+
+
+def _options(values: Values) -> list[tuple[str, list[str]]]:
+    """Options that differ, with each rung's value as text; a dash where it does not apply."""
+    names = [rung["name"] for rung in values["rungs"]]
+    return [
+        (option, [page.setting(by_rung[name]) if name in by_rung else "–" for name in names])
+        for option, by_rung in (values.get("options") or {}).items()
+    ]
+
+
+# ------------------------------------------------------------------------------------ disagreements
+
+
+def _disagreements(steps: Sequence[Values], values: Values, folder: Path) -> list[Values]:
+    """For each step the images that one side gets right and the other wrong, where the runs can still be read."""
+    opinions: dict[str, Opinion | None] = {
+        rung["name"]: opinion([folder / run["path"] for run in rung["runs"]]) for rung in values["rungs"]
+    }
+    found = []
+    for step in steps:
+        one, two = opinions.get(step["first"]), opinions.get(step["second"])
+        both = sides(one, two) if one is not None and two is not None else None
+        if both is not None and one is not None and two is not None:
+            found.append({"step": step, "sides": both, "folders": [*one.folders, *two.folders]})
+    return found
+
+
+def _thumbnails(disagreements: Sequence[Values]) -> dict[str, str | None]:
+    """The small picture of every image that is shown, kept by the run that got it wrong."""
+    return {
+        item.sha256: html.thumbnail(found["folders"], item.sha256)
+        for found in disagreements
+        for side in (found["sides"].only_first, found["sides"].only_second)
+        for item in side.items
+    }
