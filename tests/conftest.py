@@ -19,11 +19,18 @@ TINY = "test_resnet"
 """timm's own small test network: 0.5 million parameters, with BatchNorm."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test, nor a fixture of a module, reaches a network or the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UPCYCLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _quiet_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reaches a network or the user's cache, nor leaves torch's process-wide settings changed."""
-    monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def _quiet_machine() -> Iterator[None]:
+    """No test leaves torch's process-wide settings changed."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -9,8 +9,18 @@ import upcycle
 
 
 def test_the_public_names_are_these() -> None:
-    expected = ["Classifier", "Constant", "OneCycle", "Prediction", "Ramp", "RampSustainDecay", "Run", "UpcycleError"]
-    assert [*expected, "__version__", "load", "train"] == dir(upcycle)
+    expected = [
+        "Classifier",
+        "Comparison",
+        "Constant",
+        "OneCycle",
+        "Prediction",
+        "Ramp",
+        "RampSustainDecay",
+        "Run",
+        "UpcycleError",
+    ]
+    assert [*expected, "__version__", "compare", "load", "train"] == dir(upcycle)
     assert all(getattr(upcycle, name) for name in upcycle.__all__)
 
 

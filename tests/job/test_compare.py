@@ -40,7 +40,15 @@ def show() -> Listening:
 def compared(photos: Path, tiny_weights: Path, tmp_path_factory: Any, show: Listening) -> upcycle.Comparison:
     out = tmp_path_factory.mktemp("compared") / "ladder"
     return upcycle.compare(
-        photos, rungs=RUNGS, seeds=2, out=out, weights=str(tiny_weights), epochs=2, show=show, **FAST
+        photos,
+        rungs=RUNGS,
+        seeds=2,
+        out=out,
+        weights=str(tiny_weights),
+        epochs=2,
+        cache=str(out.parent / "cache"),
+        show=show,
+        **FAST,
     )
 
 
