@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 
 from tests.study.rundirs import predictions, write_run
 from upcycle.errors import ConfigError
+from upcycle.rundir import append_line
 from upcycle.study.compare import compare
 from upcycle.study.runs import Group, grouped, read_run
 
@@ -177,3 +179,12 @@ def test_who_finds_decoded_images_and_features_in_the_cache_is_charged_for_them(
         write_run(tmp_path / name, predictions(answers(0.8, 0)), seconds=seconds, status=status, recipe=recipe)
     rungs = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)["rungs"]
     assert [50.0, pytest.approx(144.25)] == [rung["seconds"] for rung in rungs]
+
+
+def test_a_run_whose_clock_lost_a_session_is_said_to_be_timed_in_part(tmp_path: Path) -> None:
+    groups = ladder(tmp_path, {"whole": 0.8, "part": 0.9})
+    for name, seconds in (("whole", 99.0), ("part", 201.0)):
+        append_line(tmp_path / f"runs/{name}-seed-0/timings.jsonl", {"phase": "finetune", "seconds": seconds})
+    groups = [replace(group, runs=tuple(read_run(run.path) for run in group.runs)) for group in groups]
+    rungs = compare(groups, folder=tmp_path)["rungs"]
+    assert [True, False] == [rung["runs"][0]["seconds_complete"] for rung in rungs]

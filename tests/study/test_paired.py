@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from tests.study.arms import answers, expected_accuracy
+from tests.study.arms import answers, simulate
 from upcycle.study.paired import (
     Arm,
     again,
@@ -129,50 +129,22 @@ def test_seeds_that_differ_widen_the_interval_of_the_recipe_and_not_of_the_model
 # ---------------------------------------------------------------------------------- simulations
 
 
-def simulate(
-    repeats: int, *, images: int, seeds: int, gap: float, hardness: float, spread: float
-) -> tuple[float, float, float]:
-    """How often interval (a) holds the difference of the trained models over all images, interval (b) that of the
-    recipes over all seeds and images, and how often the sign-flip test rejects at 5 %."""
-    random = np.random.default_rng(3)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-    recipes = [
-        expected_accuracy(base + spread * nodes, hardness) @ weights / weights.sum() for base in (2.0, 2.0 + gap)
-    ]
-    held_a = held_b = rejected = 0
-    for _ in range(repeats):
-        labels, hard = random.integers(0, 2, images), random.normal(0, hardness, images)
-        abilities = [base + random.normal(0, spread, seeds) for base in (2.0, 2.0 + gap)]
-        first, second = (answers(random, ability, labels, hard) for ability in abilities)
-        draw = int(random.integers(2**31))
-        ones, twos = (scored(one, n_boot=200, seed=draw) for one in (first, second))
-        truth = [expected_accuracy(ability, hardness).mean() for ability in abilities]
-        made = difference(ones, twos, "accuracy", units=images)
-        held_a += made.low <= truth[1] - truth[0] <= made.high
-        retrained = again(ones, twos, "accuracy", units=images)
-        if retrained.interval is not None:
-            held_b += retrained.interval[0] <= recipes[1] - recipes[0] <= retrained.interval[1]
-        rejected += sign_flip(first, second) < 0.05
-    return held_a / repeats, held_b / repeats, rejected / repeats
-
-
 @pytest.mark.parametrize(("images", "seeds", "spread"), [(150, 1, 0.0), (300, 3, 0.3), (300, 5, 1.0)])
 def test_interval_a_covers_the_trained_models_difference_95_times_in_100(
     images: int, seeds: int, spread: float
 ) -> None:
-    covered, _, _ = simulate(400, images=images, seeds=seeds, gap=0.4, hardness=1.5, spread=spread)
-    assert 0.93 <= covered <= 0.99
+    made = simulate(400, images=images, seeds=seeds, gap=0.4, hardness=1.5, spread=spread)
+    assert 0.93 <= made.trained <= 0.99
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(5, 0.5), (5, 1.0), (10, 0.5)])
 def test_interval_b_covers_the_recipes_difference_95_times_in_100(seeds: int, spread: float) -> None:
-    _, covered, _ = simulate(400, images=300, seeds=seeds, gap=0.4, hardness=1.5, spread=spread)
-    assert 0.93 <= covered <= 0.985
+    made = simulate(400, images=300, seeds=seeds, gap=0.4, hardness=1.5, spread=spread)
+    assert 0.93 <= made.again <= 0.985
 
 
 def test_interval_b_covers_too_much_rather_than_too_little_where_seeds_do_not_matter() -> None:
-    _, covered, _ = simulate(300, images=300, seeds=5, gap=0.4, hardness=1.5, spread=0.0)
-    assert covered >= 0.97
+    assert simulate(300, images=300, seeds=5, gap=0.4, hardness=1.5, spread=0.0).again >= 0.97
 
 
 def test_interval_a_does_not_cover_the_recipe_where_seeds_differ_so_the_two_questions_are_two() -> None:
@@ -189,8 +161,7 @@ def test_interval_a_does_not_cover_the_recipe_where_seeds_differ_so_the_two_ques
 
 @pytest.mark.parametrize(("seeds", "images"), [(1, 100), (1, 1000), (3, 300)])
 def test_of_equal_recipes_one_in_twenty_at_most_is_called_different(seeds: int, images: int) -> None:
-    _, _, rejected = simulate(600, images=images, seeds=seeds, gap=0.0, hardness=1.5, spread=0.0)
-    assert rejected <= 0.068
+    assert simulate(600, images=images, seeds=seeds, gap=0.0, hardness=1.5, spread=0.0).rejected <= 0.068
 
 
 def test_of_a_ladder_of_six_equal_rungs_one_step_in_any_is_called_real_one_time_in_twenty_at_most() -> None:

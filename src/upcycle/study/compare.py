@@ -132,6 +132,7 @@ def _run(run: Run, folder: Path) -> Values:
         "log_loss": run.score("log_loss"),
         "epochs": len(run.rows),
         "seconds": run.status.get("seconds"),
+        "seconds_complete": run.is_timed_whole,
         "phase": run.rows[0]["phase"] if run.history else None,
     }
 

@@ -33,6 +33,7 @@ class Run:
     status: Values
     environment: Values
     history: list[Values]
+    timings: list[Values]
     evaluation: Values
     predictions: Predictions
 
@@ -50,6 +51,12 @@ class Run:
     def score(self, metric: str) -> float:
         """One test metric's value."""
         return float(self.evaluation["test"][metric]["value"])
+
+    @property
+    def is_timed_whole(self) -> bool:
+        """Whether its seconds hold all its epochs: a session that was killed may have taken some along."""
+        spent = sum(float(row.get("seconds") or 0.0) for row in self.timings)
+        return spent <= float(self.status.get("seconds") or 0.0)
 
     @property
     def rows(self) -> list[Values]:
@@ -75,6 +82,7 @@ def read_run(path: Path) -> Run:
         status=status,
         environment=read_json(run.environment) if run.environment.exists() else {},
         history=read_lines(run.history),
+        timings=read_lines(run.timings),
         evaluation=evaluation,
         predictions=read(run.predictions("test")),
     )

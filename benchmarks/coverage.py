@@ -1,0 +1,50 @@
+"""How often the two intervals of `upcycle compare` hold the truth, and its tests reject equal recipes: simulated.
+
+    python benchmarks/coverage.py --repeats 1000
+
+Two recipes, S seeds each; a model's ability is its recipe's plus a normal seed effect, an image's hardness
+is normal, an answer is right with the logistic chance of their sum. The tests in tests/study run the same
+simulation with fewer repeats.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.study.arms import simulate
+
+CASES = [
+    # images, seeds, gap, hardness, spread over seeds
+    (150, 1, 0.4, 1.5, 0.0),
+    (300, 3, 0.4, 1.5, 0.3),
+    (1000, 3, 0.0, 1.5, 0.0),
+    (300, 5, 0.4, 1.5, 0.0),
+    (300, 5, 0.4, 1.5, 0.5),
+    (300, 5, 0.4, 1.5, 1.0),
+    (300, 10, 0.4, 1.5, 0.5),
+    (100, 1, 0.0, 1.5, 0.0),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=1000)
+    repeats = parser.parse_args().repeats
+    print(f"{repeats} repeats a row\n")
+    print("| images | seeds | true gap | seed effect | (a) covers | (b) covers | (a) finds a difference |")
+    print("|" + "---|" * 7)
+    for images, seeds, gap, hardness, spread in CASES:
+        made = simulate(repeats, images=images, seeds=seeds, gap=gap, hardness=hardness, spread=spread)
+        again = f"{made.again:.3f}" if seeds >= 5 else "not answered"
+        points = f"{100 * made.gap:.1f} points"
+        print(
+            f"| {images} | {seeds} | {points} | {100 * made.seed_deviation:.1f} points | {made.trained:.3f} | {again} "
+            f"| {made.rejected:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
