@@ -7,10 +7,13 @@ from typing import Any
 from upcycle.errors import RunError
 from upcycle.output import gains, html, page
 from upcycle.output.disagreements import Opinion, opinion, sides
+from upcycle.output.drawing import counted, short
 from upcycle.output.html import Draw
 from upcycle.output.ladder import cost_figure, ladder_figure, overlay_figure
 from upcycle.rundir import RunDir, read_json, read_lines, write_text
 
+NAME = 60
+"""Letters of a rung's name in tables; the whole name stands beside what the rung does."""
 FILE, PAGE = "comparison.json", "comparison.html"
 
 Values = dict[str, Any]
@@ -47,9 +50,9 @@ def _rows(run: Values, folder: Path) -> list[Values]:
     """The epochs of a run's last phase; none where its directory is gone or damaged."""
     try:
         rows = read_lines(RunDir(folder / run["path"]).history)
-    except RunError:
+    except (RunError, OSError):
         return []
-    return [row for row in rows if row.get("phase") == run.get("phase")]
+    return [row for row in rows if isinstance(row, dict) and row.get("phase") == run.get("phase")]
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -58,6 +61,7 @@ def _rows(run: Values, folder: Path) -> list[Values]:
 def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
     steps = [pair for pair in values["pairs"] if "step" in pair["kinds"]]
     disagreements = _disagreements(steps, values, folder)
+    differ, partial = _options(values)
     return html.render(
         "comparison.html",
         values=values,
@@ -67,12 +71,14 @@ def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
         figures=html.figures(drawings),
         rows=[_row(rung, values) for rung in values["rungs"]],
         steps=steps,
-        titles=gains.titles(values),
+        others=[pair for pair in values["pairs"] if "step" not in pair["kinds"]],
+        titles={name: short(title, NAME) for name, title in gains.titles(values).items()},
         disagreements=disagreements,
         thumbnails=_thumbnails(disagreements),
         tuned=[rung for rung in values["rungs"] if rung.get("tuned")],
         failed=[rung for rung in values["rungs"] if rung["failed"]],
-        options=_options(values),
+        differ=differ,
+        partial=partial,
         machine=page.settings({k: v for k, v in (values.get("environment") or {}).items() if k != "versions"}),
         versions=page.settings((values.get("environment") or {}).get("versions") or {}),
         command=html.command(values.get("command")),
@@ -86,16 +92,20 @@ def _title(values: Values) -> str:
 
 def _tiles(values: Values, steps: Sequence[Values]) -> list[Values]:
     """The headline numbers."""
-    titles, there = gains.titles(values), [rung for rung in values["rungs"] if gains.finished(rung)]
-    best = max(there, key=lambda rung: rung["f1_macro"]["value"])
+    there = [rung for rung in values["rungs"] if gains.finished(rung)]
+    best = max(there, key=lambda rung: rung["f1_macro"]["value"], default=None)
     advice = values.get("recommendation") or {}
-    real = sum(gains.is_real(step) for step in steps)
-    tiles = [{"name": "Best test F1", "value": page.three(best["f1_macro"]["value"]), "note": best["title"]}]
+    gained, lost = (sum(step["verdict"] == kind for step in steps) for kind in ("gain", "loss"))
+    tiles = []
+    if best is not None:
+        value = page.three(best["f1_macro"]["value"])
+        tiles.append({"name": "Best test F1", "value": value, "note": short(best["title"], NAME)})
     chosen = next((rung for rung in there if rung["name"] == advice.get("rung")), None)
     if chosen is not None:
-        note = f"{titles[chosen['name']]}, F1 {page.three(chosen['f1_macro']['value'])}"
+        note = f"{short(chosen['title'], NAME)}, F1 {page.three(chosen['f1_macro']['value'])}"
         tiles.append({"name": "Recommended takes", "value": page.clock(gains.duration(chosen)), "note": note})
-    tiles.append({"name": "Steps that are real", "value": f"{real} of {len(steps)}", "note": "by more than chance"})
+    note = f"{counted(gained, 'gain')}, {counted(lost, 'loss').replace('losss', 'losses')}"
+    tiles.append({"name": "Steps that are real", "value": f"{gained + lost} of {len(steps)}", "note": note})
     tiles.append({"name": "Test images", "value": f"{values['test']['images']:,}", "note": _units(values["test"])})
     return tiles
 
@@ -112,13 +122,16 @@ def _row(rung: Values, values: Values) -> Values:
     return {"rung": rung, "step": step, "climb": climb, "chosen": chosen}
 
 
-def _options(values: Values) -> list[tuple[str, list[str]]]:
-    """Options that differ, with each rung's value as text; a dash where it does not apply."""
+def _options(values: Values) -> tuple[list[Values], list[Values]]:
+    """Options with different values, and those that only some rungs make use of; each rung's value as text."""
     names = [rung["name"] for rung in values["rungs"]]
-    return [
-        (option, [page.setting(by_rung[name]) if name in by_rung else "–" for name in names])
-        for option, by_rung in (values.get("options") or {}).items()
-    ]
+    differ: list[Values] = []
+    partial: list[Values] = []
+    for option, by_rung in (values.get("options") or {}).items():
+        texts = [page.setting(by_rung[name]) if name in by_rung else "–" for name in names]
+        kinds = differ if len(set(texts) - {"–"}) > 1 else partial
+        kinds.append({"option": option, "texts": texts})
+    return differ, partial
 
 
 # ------------------------------------------------------------------------------------ disagreements

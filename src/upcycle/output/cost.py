@@ -1,21 +1,26 @@
 """Cost against quality: what a rung's test F1 takes to train."""
 
-import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, short, stroke
 from upcycle.output.gains import duration, finished, time_words
-from upcycle.output.labels import Box, beside, folded, nearest, width
+from upcycle.output.labels import Box, beside, folded, nearest, width, write
 
 Row = dict[str, Any]
 
 _UNITS = (("s", 1, (1, 2, 5, 10, 20, 30)), ("min", 60, (1, 2, 5, 10, 20, 30)), ("h", 3600, (1, 2, 5, 10, 20, 50)))
 _COARSE = {1, 10, 60, 600, 3600, 36_000, 360_000, 3_600_000}
 _LETTERS = 8.5
+_LINE = 1.2 * _LETTERS / 72
+"""Inches from one line of a label to the next."""
+_ABOVE = 0.32
+"""Inches above the axes, where a label may stand too."""
 _LEAST = 0.1
 """Seconds; the logarithmic axis begins no earlier."""
 
@@ -29,17 +34,20 @@ def cost_figure(comparison: Row, *, width: float = WIDE) -> Drawing:
     places = [at for at, rung in enumerate(comparison["rungs"]) if finished(rung) and duration(rung) is not None]
     figure = Drawing(width, 4.6 if width < 6 else 4.2, _summary([comparison["rungs"][at] for at in places]))
     figure.set_layout_engine("none")
-    frame = Box(0.62, 0.55, width - 0.15, figure.get_figheight() - 0.32)
+    frame = Box(0.62, 0.55, width - 0.15, figure.get_figheight() - _ABOVE)
     axes = figure.add_axes(_shares(figure, frame))
     if not places:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "No rung has scores and a time.", ha="center", va="center", color=PALETTE["soft"])
         return figure
-    _frame(axes, [comparison["rungs"][at] for at in places], narrow=width < 6)
+    rungs = [comparison["rungs"][at] for at in places]
+    labels = {at: _label(rung, comparison, wide=width >= 6) for at, rung in zip(places, rungs, strict=True)}
+    inches = frame.right - frame.left
+    _frame(axes, rungs, inches, max(_size(text)[0] for text in labels.values()), narrow=width < 6)
     for at in places:
         _draw_rung(axes, comparison["rungs"][at], stroke(at))
     _ring_recommended(axes, comparison)
-    _name_rungs(axes, comparison, places, frame)
+    _name_rungs(axes, comparison, labels, frame)
     return figure
 
 
@@ -57,12 +65,18 @@ def _seconds(rung: Row) -> float:
     return max(duration(rung) or 0.0, _LEAST)
 
 
-def _frame(axes: Axes, rungs: Sequence[Row], *, narrow: bool) -> None:
-    """Both axes with room around the points, times in seconds, minutes and hours."""
+def _with_room(first: float, last: float, inches: float, words: float) -> tuple[float, float]:
+    """The ends of a logarithmic axis that leaves `words` inches right of its last point for a label."""
+    left, right = 0.45, min(words + 0.2, 0.42 * inches)
+    each = max(math.log(last / first), math.log(2)) / (inches - left - right)
+    return first / math.exp(each * left), last * math.exp(each * right)
+
+
+def _frame(axes: Axes, rungs: Sequence[Row], inches: float, words: float, *, narrow: bool) -> None:
+    """Both axes with room for the points and a label, times in seconds, minutes and hours."""
     times = [_seconds(rung) for rung in rungs]
-    room = max((max(times) / min(times)) ** (0.16 if narrow else 0.1), 1.7)
     axes.set_xscale("log")
-    axes.set_xlim(min(times) / room, max(times) * room)
+    axes.set_xlim(*_with_room(min(times), max(times), inches, words))
     ticks = time_ticks(*axes.get_xlim(), most=4 if narrow else 8)
     axes.set_xticks([seconds for seconds, _ in ticks], [words for _, words in ticks])
     axes.set_xticks([], minor=True)
@@ -70,7 +84,8 @@ def _frame(axes: Axes, rungs: Sequence[Row], *, narrow: bool) -> None:
     low, high = min(e for e in ends if e is not None), max(e for e in ends if e is not None)
     pad = 0.12 * (high - low) or 0.02
     axes.set_ylim(low - pad, high + pad)
-    axes.set_yticks([tick for tick in axes.get_yticks() if low - pad <= tick <= min(high + pad, 1.0 + 1e-9)])
+    ticks_up = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low - pad, high + pad)
+    axes.set_yticks([tick for tick in ticks_up if low - pad <= tick <= min(high + pad, 1.0 + 1e-9)])
     axes.grid(axis="y")
     axes.set_xlabel("training it once, and tuning it before")
     axes.annotate("test F1", (0, 1), (-4, 8), xycoords="axes fraction", textcoords="offset points", ha="right")
@@ -103,50 +118,45 @@ def _draw_rung(axes: Axes, rung: Row, look: Row) -> None:
 
 
 def _ring_recommended(axes: Axes, comparison: Row) -> None:
-    name = (comparison.get("recommendation") or {}).get("rung")
-    rung = next((rung for rung in comparison["rungs"] if rung["name"] == name), None)
+    rung = next((rung for rung in comparison["rungs"] if _is_recommended(rung, comparison)), None)
     if rung is None or not finished(rung) or duration(rung) is None:
         return
     ring: Row = {"markerfacecolor": "none", "markeredgecolor": PALETTE["ink"], "markeredgewidth": 1.3}
     axes.plot(_seconds(rung), rung["f1_macro"]["value"], "o", markersize=16, zorder=5, **ring)
 
 
-def _name_rungs(axes: Axes, comparison: Row, places: Sequence[int], frame: Box) -> None:
+def _name_rungs(axes: Axes, comparison: Row, labels: Mapping[int, str], frame: Box) -> None:
     """Each rung's name beside its point, clear of every point and interval, led to where it is far."""
-    rungs = [comparison["rungs"][at] for at in places]
-    recommended = (comparison.get("recommendation") or {}).get("rung")
-    words = [_label(rung, recommended=rung["name"] == recommended, wide=frame.right > 6) for rung in rungs]
+    rungs = [comparison["rungs"][at] for at in labels]
     points = [_inches(axes, frame, _seconds(rung), rung["f1_macro"]["value"]) for rung in rungs]
-    boxes = beside(points, [_size(text) for text in words], list(_obstacles(axes, frame, rungs)), frame)
-    for text, point, box, at in zip(words, points, boxes, places, strict=True):
+    obstacles = [box for rung in rungs for box in _covered(axes, frame, rung, ring=_is_recommended(rung, comparison))]
+    whole = Box(frame.left, frame.bottom, frame.right, frame.top + _ABOVE)
+    boxes = beside(points, [_size(text) for text in labels.values()], obstacles, whole)
+    for (at, text), point, box in zip(labels.items(), points, boxes, strict=True):
         near, colour = nearest(box, point), stroke(at)["color"]
         scale = axes.figure.dpi_scale_trans
         if abs(near[0] - point[0]) + abs(near[1] - point[1]) > 0.22:
             axes.plot([near[0], point[0]], [near[1], point[1]], color=colour, linewidth=0.7, transform=scale)
         right = box.right < point[0]
-        axes.text(
-            box.right if right else box.left,
-            (box.bottom + box.top) / 2,
-            text,
-            transform=scale,
-            color=colour,
-            ha="right" if right else "left",
-            va="center",
-            fontsize=_LETTERS,
-            parse_math=False,
-            linespacing=1.15,
-        )
+        place = box.right if right else box.left, (box.bottom + box.top) / 2
+        style = {"transform": scale, "color": colour, "fontsize": _LETTERS, "parse_math": False}
+        write(axes, place, text, _LINE, ha="right" if right else "left", **style)
 
 
-def _label(rung: Row, *, recommended: bool, wide: bool) -> str:
+def _label(rung: Row, comparison: Row, *, wide: bool) -> str:
     name = short(rung["title"], 34) if wide else folded(rung["title"], 16)
-    lines = [name, *(["recommended"] if recommended else []), *([time_words(rung)] if wide else [])]
-    return "\n".join(lines)
+    recommended = ["recommended"] if _is_recommended(rung, comparison) else []
+    return "\n".join([name, *recommended, *([time_words(rung)] if wide else [])])
+
+
+def _is_recommended(rung: Row, comparison: Row) -> bool:
+    name: str = rung["name"]
+    return name == (comparison.get("recommendation") or {}).get("rung")
 
 
 def _size(text: str) -> tuple[float, float]:
     lines = text.split("\n")
-    return max(width(line, _LETTERS) for line in lines), 1.25 * _LETTERS / 72 * len(lines)
+    return max(width(line, _LETTERS) for line in lines), _LINE * len(lines)
 
 
 def _inches(axes: Axes, frame: Box, seconds: float, score: float) -> tuple[float, float]:
@@ -155,15 +165,11 @@ def _inches(axes: Axes, frame: Box, seconds: float, score: float) -> tuple[float
     return frame.left + across * (frame.right - frame.left), frame.bottom + up * (frame.top - frame.bottom)
 
 
-def _obstacles(axes: Axes, frame: Box, rungs: Sequence[Row]) -> itertools.chain[Box]:
-    """What no label may cover: every point, and its interval."""
-    return itertools.chain.from_iterable(_covered(axes, frame, rung) for rung in rungs)
-
-
-def _covered(axes: Axes, frame: Box, rung: Row) -> list[Box]:
-    scores = rung["f1_macro"]
+def _covered(axes: Axes, frame: Box, rung: Row, *, ring: bool) -> list[Box]:
+    """What no label may cover of a rung: its point, the ring around it, and its interval."""
+    scores, half = rung["f1_macro"], 0.16 if ring else 0.1
     x, y = _inches(axes, frame, _seconds(rung), scores["value"])
-    dot = Box(x - 0.1, y - 0.1, x + 0.1, y + 0.1)
+    dot = Box(x - half, y - half, x + half, y + half)
     if scores["low"] is None or scores["high"] is None:
         return [dot]
     (_, low), (_, high) = (_inches(axes, frame, _seconds(rung), scores[end]) for end in ("low", "high"))

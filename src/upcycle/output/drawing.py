@@ -69,7 +69,7 @@ STYLE: Any = {
 }
 # neighbours far apart in colour, in dash and in marker
 _COLOURS = ("ochre", "plum", "green", "rust", "teal", "blue")
-_DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.3, 1.4)), "-", (0, (6, 2, 1.3, 2)))
+_DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (1.3, 1.4)), (0, (6, 2, 1.3, 2)), (0, (9, 2.5)), "-")
 _MARKERS = "sD^vPoX*<>ph"
 _INSIDE = (0.008, 0.01, 0.984, 0.98)
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -121,7 +121,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def stroke(place: int) -> dict[str, Any]:
-    """Colour, dash and marker of the line at `place`, counted from 0: different in all, for 24 lines in some."""
+    """Colour, dash and marker of the line at `place`, counted from 0: different in all three from its neighbours."""
     return {
         "color": PALETTE[_COLOURS[place % len(_COLOURS)]],
         "linestyle": _DASHES[(place + place // len(_COLOURS)) % len(_DASHES)],

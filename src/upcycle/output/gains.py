@@ -122,11 +122,25 @@ def chance(p: float | None) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 0.01 else f"{p:.4f}"
 
 
+def once_words(rung: Row) -> str:
+    """How long training a rung once takes; at least so long where a part of the time is not known."""
+    return f"{'' if is_timed_whole(rung) else '≥ '}{clock(rung.get('seconds'))}"
+
+
 def time_words(rung: Row) -> str:
     """How long training a rung once takes, and tuning it before: "4 min 2 s + 1 h 5 min tuning"."""
-    once = clock(rung.get("seconds"))
-    least = "" if is_timed_whole(rung) else "≥ "
-    return f"{least}{once} + {clock(rung['tuning_seconds'])} tuning" if rung.get("tuning_seconds") else f"{least}{once}"
+    tuning = rung.get("tuning_seconds")
+    return f"{once_words(rung)} + {clock(tuning)} tuning" if tuning else once_words(rung)
+
+
+def parameters_words(number: int | None) -> str:
+    """A number of parameters in three digits: 2,562, 355 k, 23.5 M."""
+    if number is None:
+        return "–"
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= 10 * size or (unit != "k" and number >= size):
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,}"
 
 
 def epochs_words(epochs: float | None) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from upcycle.output import drawing, page, plots
-from upcycle.output.drawing import NARROW, PALETTE, Drawing, counted, printable, svg
+from upcycle.output.drawing import NARROW, PALETTE, Drawing, counted, printable, short, svg
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
@@ -52,6 +52,7 @@ def _environment() -> Environment:
         "phase": plots.phase_name,
         "counted": counted,
         "breakable": _breakable,
+        "short": short,
     }
     return environment
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
+from upcycle.output import labels
 from upcycle.output.cost import cost_figure
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, short
 from upcycle.output.gains import finished, gain_words, is_real, step_to
@@ -17,6 +18,9 @@ from upcycle.output.labels import folded
 from upcycle.output.overlay import overlay_figure
 
 __all__ = ["cost_figure", "ladder_figure", "overlay_figure"]
+
+_ROW = 0.62
+"""Inches from one rung to the next."""
 
 Row = dict[str, Any]
 
@@ -30,10 +34,10 @@ def ladder_figure(comparison: Row, *, width: float = WIDE) -> Drawing:
     stand above and below the dots instead of beside them.
     """
     rungs, narrow = comparison["rungs"], width < 6
-    row = 0.86 if narrow else 0.62
+    row = 0.86 if narrow else _ROW
     figure = Drawing(width, row * len(rungs) + 0.62, _summary(comparison))
     figure.set_layout_engine("none")
-    left, right = (0.12, 0.12) if narrow else (2.15, 2.5)
+    left, right = (0.12, 0.12) if narrow else _margins(comparison)
     height = figure.get_figheight()
     axes = figure.add_axes((left / width, 0.5 / height, (width - left - right) / width, row * len(rungs) / height))
     _frame(axes, comparison, narrow=narrow)
@@ -51,6 +55,14 @@ def _summary(comparison: Row) -> str:
         for rung in comparison["rungs"]
     ]
     return f"Test F1 by rung of the ladder, in its order: {', '.join(parts)}."
+
+
+def _margins(comparison: Row) -> tuple[float, float]:
+    """Inches that the names left of the rows and the words right of them need."""
+    names = [line for rung in comparison["rungs"] for line in folded(rung["title"], 25).split("\n")]
+    words = [_score_words(rung) for rung in comparison["rungs"]]
+    words += [gain_words(step_to(comparison, rung["name"])) for rung in comparison["rungs"]]
+    return max(labels.width(line, 10.0) for line in names) + 0.2, max(labels.width(line, 9.0) for line in words) + 0.3
 
 
 def _recommended(comparison: Row) -> str | None:
@@ -107,7 +119,8 @@ def _write_beside(axes: Axes, place: int, rung: Row, step: Row | None, recommend
     at = axes.get_yaxis_transform()
     style: Row = {"transform": at, "va": "center", "parse_math": False, "clip_on": False}
     name = folded(rung["title"], 25)
-    axes.text(-0.04, place, name, ha="right", weight="bold" if recommended else "normal", linespacing=1.1, **style)
+    weight = "bold" if recommended else "normal"
+    labels.write(axes, (-0.04, place), name, -0.145 / _ROW, ha="right", weight=weight, **style)
     axes.text(1.04, place - (0.17 if step else 0), _score_words(rung), **style)
     if step:
         axes.text(1.04, place + 0.19, gain_words(step), **style, **_tone(step))
@@ -116,7 +129,8 @@ def _write_beside(axes: Axes, place: int, rung: Row, step: Row | None, recommend
 def _write_around(axes: Axes, place: int, rung: Row, step: Row | None, recommended: bool) -> None:
     """The rung's name and score above its row, its gain below it."""
     at = axes.get_yaxis_transform()
-    style: Row = {"transform": at, "parse_math": False, "clip_on": False, "fontsize": 8.5}
+    style: Row = {"transform": at, "parse_math": False, "clip_on": False, "fontsize": 8.5, "zorder": 3}
+    style["bbox"] = {"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 1.0}  # no line crosses the words
     name = short(rung["title"], 27)
     axes.text(0.0, place - 0.2, name, va="bottom", weight="bold" if recommended else "normal", **style)
     axes.text(1.0, place - 0.2, _score_words(rung), ha="right", va="bottom", **style)

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from upcycle.output import gains
 from upcycle.output.drawing import printable
+from upcycle.output.page import clock
 from upcycle.output.terminal import columns, named, titled
 
 Row = dict[str, Any]
@@ -31,23 +32,21 @@ def _scores(comparison: Row) -> Group:
         step, climb = gains.step_to(comparison, rung["name"]), gains.climb_to(comparison, rung["name"])
         mark = f"{gains.points(gains.gain(step))} {gains.verdict(step).mark}" if step else "–"
         spread = "–" if f1["spread"] is None else f"{f1['spread']:.3f}"
-        words = f"{f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]"
-        cells = (f"{accuracy['value']:.3f}", words, spread, mark, gains.points(gains.gain(climb)))
+        ends = "" if f1["low"] is None or f1["high"] is None else f" [{f1['low']:.3f}, {f1['high']:.3f}]"
+        cells = (f"{accuracy['value']:.3f}", f"{f1['value']:.3f}{ends}", spread, mark, gains.points(gains.gain(climb)))
         table.add_row(named(rung["title"]), *cells)
-    marks = "▲ a real gain, ▼ a real loss, = no difference that matters, ? not distinguishable from chance"
-    return Group(
-        titled("What each choice bought: gains in points of F1 over the rung before and the first", table),
-        Text(marks),
-        Text(""),
-    )
+    marks = "▲ real gain  ▼ real loss  = no difference that matters  ? not distinguishable"
+    return Group(titled("What each choice bought: points of F1 over the rung before, and the first", table), marks, "")
 
 
 def _costs(comparison: Row) -> Group:
-    """What each rung takes to train once."""
-    table = columns("rung", "seeds", "epochs", "time", "trained parameters")
-    for rung in comparison["rungs"]:
-        if gains.finished(rung):
-            trained = f"{rung['trained_parameters']:,}" if rung.get("trained_parameters") else "–"
-            cells = (str(len(rung["seeds"])), gains.epochs_words(rung["epochs"]), gains.time_words(rung), trained)
-            table.add_row(named(rung["title"]), *cells)
+    """What each rung takes to train once, and to tune before."""
+    rungs = [rung for rung in comparison["rungs"] if gains.finished(rung)]
+    tuned = any(rung.get("tuning_seconds") for rung in rungs)
+    table = columns("rung", "seeds", "epochs", "time", *(["tuning"] if tuned else []), "trained parameters")
+    for rung in rungs:
+        trained = f"{rung['trained_parameters']:,}" if rung.get("trained_parameters") else "–"
+        tuning = [clock(rung["tuning_seconds"]) if rung["tuning_seconds"] else "–"] if tuned else []
+        cells = (str(len(rung["seeds"])), gains.epochs_words(rung["epochs"]), gains.once_words(rung), *tuning, trained)
+        table.add_row(named(rung["title"]), *cells)
     return titled("What it takes to train once", table)

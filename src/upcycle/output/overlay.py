@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from upcycle.output import labels
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, counted, short, stroke
-from upcycle.output.labels import apart, folded
+from upcycle.output.labels import apart, folded, write
 
 STRETCHED = 8.0
 """Losses, or errors, whose extremes differ by more than this factor are drawn on a logarithmic axis."""
@@ -20,6 +21,9 @@ UNEQUAL = 4.0
 """Numbers of epochs that differ by this factor or more share a logarithmic axis."""
 _ACCURACIES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
 _SOFT = PALETTE["soft"]
+_LETTERS = 8.5
+_LEAD = 0.25
+"""Inches between a panel and the names right of it."""
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -47,20 +51,18 @@ class Curve:
 
 def curve(runs: Sequence[Sequence[Row]], metric: str) -> Curve:
     """`metric` over the rows of one phase, epoch after epoch, a list for each seed."""
-    lengths = [len(rows) for rows in runs if rows]
-    table = np.full((len(lengths), max(lengths, default=0)), np.nan)
-    for values, rows in zip(table, [rows for rows in runs if rows], strict=True):
+    some = [rows for rows in runs if rows]
+    lengths = [len(rows) for rows in some]
+    table = np.full((len(some), max(lengths, default=0)), np.nan)
+    for values, rows in zip(table, some, strict=True):
         values[: len(rows)] = [np.nan if row.get(metric) is None else float(row[metric]) for row in rows]
     known = np.isfinite(table)
     count = known.sum(axis=0)
-    mean = np.where(known, table, 0.0).sum(axis=0) / np.where(count, count, 1)
-    low, high = (
-        np.where(known, table, np.inf).min(axis=0, initial=np.inf),
-        np.where(known, table, -np.inf).max(axis=0, initial=-np.inf),
-    )
-    none = count == 0
-    blank = [np.where(none, np.nan, values) for values in (mean, low, high)]
-    return Curve(blank[0], blank[1], blank[2], shared=min(lengths, default=0), seeds=len(lengths))
+    mean = np.where(known, table, 0.0).sum(axis=0) / np.maximum(count, 1)
+    low = np.where(known, table, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(known, table, -np.inf).max(axis=0, initial=-np.inf)
+    mean, low, high = (np.where(count > 0, values, np.nan) for values in (mean, low, high))
+    return Curve(mean, low, high, shared=min(lengths, default=0), seeds=len(some))
 
 
 @mpl.rc_context(STYLE)
@@ -80,21 +82,26 @@ def overlay_figure(curves: Sequence[Mapping[str, Any]], *, width: float = WIDE) 
     if not places:
         figure.text(0.5, 0.5, "No learning curves are there.", ha="center", va="center", color=_SOFT)
         return figure
-    lengths = [max(map(len, curves[at]["runs"])) for at in places]
-    words = 1.25 if narrow else 2.1
-    for number, (metric, title) in enumerate(
-        (("val_loss", "validation loss"), ("val_accuracy", "validation accuracy"))
-    ):
-        bottom = 0.55 + (1 - number) * (panel + 0.55)
-        axes = figure.add_axes(_shares(figure, 0.6, bottom, width - 0.6 - words, panel))
+    letters = 15 if narrow else 26
+    names = [folded(rung["title"], letters, 1 if len(places) > 8 else 2) for rung in curves]
+    room = _LEAD + 0.1 + max(labels.width(line, _LETTERS) for at in places for line in names[at].split("\n"))
+    for number, metric in enumerate(("val_accuracy", "val_loss")):
+        bottom = 0.55 + number * (panel + 0.55)
+        axes = figure.add_axes(_shares(figure, 0.6, bottom, width - 0.6 - room, panel))
         found = {at: curve(curves[at]["runs"], metric) for at in places}
-        stretched = _scale_values(axes, list(found.values()), accuracy=metric == "val_accuracy")
-        _scale_epochs(axes, lengths, named=number == 1)
-        _head(axes, title, "axis stretched" if stretched else "")
-        for at, line in found.items():
-            _draw(axes, line, stroke(at))
-        _name_ends(axes, found, [rung["title"] for rung in curves], letters=15 if narrow else 26, panel=panel)
+        _draw_panel(axes, found, accuracy=metric == "val_accuracy")
+        _name_ends(axes, found, names, lead=_LEAD / (width - 0.6 - room), panel=panel)
     return figure
+
+
+def _draw_panel(axes: Axes, found: Mapping[int, Curve], *, accuracy: bool) -> None:
+    """The lines of one metric with both axes and a head."""
+    stretched = _scale_values(axes, list(found.values()), accuracy=accuracy)
+    _scale_epochs(axes, [len(line.mean) for line in found.values()], named=accuracy)
+    note = "stretched axis" if accuracy else "logarithmic axis"
+    _head(axes, "validation accuracy" if accuracy else "validation loss", note if stretched else "")
+    for at, line in found.items():
+        _draw(axes, line, stroke(at))
 
 
 def _shares(figure: Drawing, left: float, bottom: float, wide: float, high: float) -> tuple[float, float, float, float]:
@@ -242,29 +249,23 @@ def _marked(epochs: int) -> list[int]:
     return sorted({round(2 ** (step / 2)) - 1 for step in range(2 * int(math.log2(epochs)) + 2)})
 
 
-def _name_ends(axes: Axes, found: Mapping[int, Curve], titles: Sequence[str], *, letters: int, panel: float) -> None:
-    """Name each line right of the panel, a dotted line leading there from the epoch where it ends."""
+def _name_ends(axes: Axes, found: Mapping[int, Curve], names: Sequence[str], *, lead: float, panel: float) -> None:
+    """Name each line right of the panel, a dotted line leading there from the epoch where it ends.
+
+    `lead` is the share of the panel's width between it and the names, `panel` its height in inches.
+    """
     ends = {at: last for at, line in found.items() if (last := line.last)}
     heights = [_height(axes, value) for _, value in ends.values()]
-    words = {at: folded(titles[at], letters, 1 if len(ends) > 8 else 2) for at in ends}
+    words = {at: names[at] for at in ends}
     lines = max((text.count("\n") + 1 for text in words.values()), default=1)
     places = apart(heights, (0.145 * lines + 0.02) / panel, 0.02, 0.98)
     for (at, (epoch, _)), height, place in zip(ends.items(), heights, places, strict=True):
         colour, start = stroke(at)["color"], _across(axes, epoch)
         led: Row = {"color": colour, "linewidth": 0.7, "transform": axes.transAxes, "clip_on": False}
         axes.plot([start, 1.0], [height, height], linestyle=(0, (1, 2.5)), **led)
-        axes.plot([1.0, 1.03], [height, place], **led)
-        axes.text(
-            1.04,
-            place,
-            words[at],
-            transform=axes.transAxes,
-            va="center",
-            color=colour,
-            fontsize=8.5,
-            parse_math=False,
-            linespacing=1.05,
-        )
+        axes.plot([1.0, 1.0 + 0.8 * lead], [height, place], **led)
+        style = {"transform": axes.transAxes, "color": colour, "fontsize": _LETTERS, "parse_math": False}
+        write(axes, (1.0 + lead, place), words[at], 0.13 / panel, **style)
 
 
 def _height(axes: Axes, value: float) -> float:
