@@ -170,7 +170,11 @@ def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) ->
     assert {"classic": "ramp-sustain-decay", "constant": "constant"} == options["schedule"]
     assert {"probe": 224, "classic": 128, "constant": 224} == options["image_size"]
     assert {"classic": 5} == options["rampup"]
-    assert set() == {"arch", "weights", "pct_start", "seed", "recipe", "split_seed"} & options.keys()
+    assert (
+        set()
+        == {"arch", "weights", "pct_start", "seed", "recipe", "split_seed", "optimizer", "val_fraction"}
+        & options.keys()
+    )
 
 
 def test_who_finds_decoded_images_and_features_in_the_cache_is_charged_for_them(tmp_path: Path) -> None:

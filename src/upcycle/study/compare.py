@@ -312,17 +312,32 @@ _SHAPES = {
     "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
     "constant": ("momentum",),
 }
-_ALWAYS = ("arch", "weights", "image_size", "head_epochs", "epochs", "input", "class_weights", "label_smoothing")
+_DATA = (
+    "val_fraction",
+    "test_fraction",
+    "test_split",
+    "input",
+    "class_weights",
+    "label_smoothing",
+    "precision",
+    "device",
+)
+_ALWAYS = (*_DATA, "arch", "weights", "image_size", "head_epochs", "epochs", "folds")
+"""Options that count for the probe alone as well."""
 
 
 def differing_options(groups: Sequence[Group]) -> dict[str, Values]:
-    """Options whose values differ between the rungs, by rung; an option that a rung makes no use of is missing."""
+    """Options whose values differ between the rungs, by rung; an option that a rung makes no use of is missing.
+
+    That the probe alone makes no use of fine-tuning's options is no difference in each of them.
+    """
     used = {group.name: _used(group.runs[0]) for group in groups}
     names = dict.fromkeys(name for options in used.values() for name in options)
     found: dict[str, Values] = {}
     for name in names:
         values = {rung: options[name] for rung, options in used.items() if name in options}
-        if len(values) < len(used) or len({repr(value) for value in values.values()}) > 1:
+        expected = [rung for rung, options in used.items() if options.get("epochs") or name in _ALWAYS]
+        if set(expected) - values.keys() or len({repr(value) for value in values.values()}) > 1:
             found[name] = values
     return found
 
@@ -333,7 +348,7 @@ def _used(run: Run) -> Values:
     shaped = {name for names in _SHAPES.values() for name in names}
     unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
     if not options.get("epochs"):  # the probe alone
-        unused = set(options) - set(_ALWAYS) - {"class_weights", "label_smoothing"}
+        unused = set(options) - set(_ALWAYS)
     if not options.get("head_epochs"):
         unused |= {"lr_adapt"}
     kept = {name: value for name, value in options.items() if name not in unused and value is not None}
