@@ -46,7 +46,7 @@ def compare(
     *paths: Path,
     rungs: str | None = None,
     seeds: int | None = None,
-    smallest_difference: float = 1.0,
+    smallest_difference: float | None = None,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
@@ -63,7 +63,7 @@ def compare(
     seeds
         Trainings of each rung (3 if left out); 5 or more say whether a recipe would win again.
     smallest_difference
-        Points of F1 that would matter to you.
+        Points of F1 that would matter to you (1 if left out).
     out
         The folder of the comparison; left out, runs/NAME-compare-N.
     resume

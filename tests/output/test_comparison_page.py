@@ -90,7 +90,7 @@ def test_a_row_of_the_table_has_scores_gains_and_costs(six: Path) -> None:
     assert (
         "Frozen probe 3 seeds 98.3 97.1 to 99.0 0.983 0.970 to 0.990 0.003 +12.1 ▲ a real gain +12.1 20 1 min 14 s 22 M"
     ) in text
-    assert "28 min 15 s + 1 h 48 min tuning" in text
+    assert "28 min 15 s + 1 h 21 min tuning" in text
     assert "upcycle's default recommended 3 seeds" in text
 
 

@@ -186,7 +186,7 @@ def test_points_stand_at_the_time_of_training_and_tuning(six: dict[str, Any]) ->
     rung = six["rungs"][3]
     marked = [line for line in cost_figure(six).axes[0].lines if line.get_marker() == stroke(3)["marker"]]
     assert [rung["seconds"] + rung["tuning_seconds"]] == list(marked[0].get_xdata())
-    assert rung["tuning_seconds"] > 4 * rung["seconds"] * 0.9
+    assert rung["tuning_seconds"] > 3 * rung["seconds"] * 0.9
 
 
 def test_every_rung_is_named_with_its_time_and_the_recommended_one_marked(six: dict[str, Any]) -> None:

@@ -49,16 +49,17 @@ def test_a_clear_gain_is_called_one_in_all_its_figures(tmp_path: Path) -> None:
     assert made["mcnemar"]["p"] < 1e-6
     assert made["mcnemar"]["p"] == pytest.approx(made["difference"]["p"])
     assert ("gain", True) == (made["verdict"], made["holm"]["real"])
-    assert "High gained 15.0 points of F1 over Low (95 % interval 11.4 to 18.6): more than chance." == made["says"]
-    assert values["says"][0] == "High is better than the rung before by more than chance."
+    said = "High gained 15.0 points of F1 over Low (95 % interval 11.4 to 18.6): for these models more than chance."
+    assert made["says"].startswith(said)
+    assert values["says"][0] == "As trained here, High is better than the rung before by more than chance."
 
 
 def test_where_fine_tuning_hurts_it_says_so(tmp_path: Path) -> None:
     values = compare(ladder(tmp_path, {"probe": 0.95, "tuned": 0.8}), folder=tmp_path)
     assert "loss" == pair(values, "probe", "tuned")["verdict"]
     assert "Tuned lost 1" in pair(values, "probe", "tuned")["says"]
-    assert "it hurts here, by more than chance" in pair(values, "probe", "tuned")["says"]
-    assert "Tuned is worse than the rung before by more than chance." == values["says"][0]
+    assert "it hurts here, for these models by more than chance" in pair(values, "probe", "tuned")["says"]
+    assert "As trained here, Tuned is worse than the rung before by more than chance." == values["says"][0]
     assert "probe" == values["recommendation"]["rung"]
 
 
@@ -100,7 +101,7 @@ def test_a_step_that_counts_alone_may_not_count_as_one_of_five(tmp_path: Path) -
     step = pair(values, "zero", "one")
     assert (True, False) == (step["difference"]["p"] < 0.05, step["holm"]["real"])
     assert "unclear" == step["verdict"]
-    assert "not as one of several steps" in step["says"]
+    assert "not as one of several comparisons" in step["says"]
 
 
 def test_three_seeds_answer_for_the_models_and_not_for_the_recipe(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_the_cheapest_rung_that_is_not_shown_to_be_worse_is_recommended(tmp_path
     values = compare(ladder(tmp_path, {"bad": 0.6, "cheap": 0.9, "dear": 0.92}), folder=tmp_path)
     says = values["recommendation"]["says"]
     assert "cheap" == values["recommendation"]["rung"]
-    assert "these test images do not show it to be worse than the best, Dear" in says
+    assert "it is not shown to be worse than the best, Dear" in says
     assert "which takes 1.5 times as long" in says
     assert "is not excluded" in says
 
@@ -192,3 +193,44 @@ def test_a_run_whose_clock_lost_a_session_is_said_to_be_timed_in_part(tmp_path: 
     groups = [replace(group, runs=tuple(read_run(run.path) for run in group.runs)) for group in groups]
     rungs = compare(groups, folder=tmp_path)["rungs"]
     assert [True, False] == [rung["runs"][0]["seconds_complete"] for rung in rungs]
+
+
+def test_with_a_rare_class_nothing_is_called_smaller_than_a_point(tmp_path: Path) -> None:
+    labels = np.array([1] * 5 + [0] * 995)
+    for name, epochs in (("a", 6), ("b", 7)):
+        made = predictions([1] * 1000)
+        made = replace(made, labels=labels, logits=np.where(labels == 1, 2.0, -2.0)[:, None].astype(np.float32))
+        write_run(tmp_path / name, made, recipe="classic", epochs=epochs)
+    made = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)["pairs"][0]
+    low, high = made["f1_difference"]["interval"]
+    assert "unclear" == made["verdict"]
+    assert low < -0.1 < 0.1 < high
+
+
+def test_the_best_of_equal_rungs_is_not_called_better_than_the_others(tmp_path: Path) -> None:
+    """The best was chosen by its score: against it p is corrected for every pair that might have been asked."""
+    groups = ladder(tmp_path, {"a": 0.9, "b": 0.9, "c": 0.935, "d": 0.9})
+    for pair in (one for one in compare(groups, folder=tmp_path)["pairs"] if "best" in one["kinds"]):
+        assert pair["corrected"]["best"] == pytest.approx(min(1.0, 6 * pair["difference"]["p"]))
+
+
+def test_a_dear_rung_that_is_better_by_less_than_matters_is_not_recommended(tmp_path: Path) -> None:
+    groups = ladder(tmp_path, {"cheap": 0.90, "dear": 0.95}, images=1000)
+    assert "dear" == compare(groups, folder=tmp_path)["recommendation"]["rung"]
+    assert "cheap" == compare(groups, folder=tmp_path, smallest_difference=0.2)["recommendation"]["rung"]
+
+
+def test_from_too_few_images_nothing_is_recommended(tmp_path: Path) -> None:
+    for name, epochs, right in (("a", 6, 0), ("b", 7, 1)):
+        write_run(tmp_path / name, predictions([right] * 5), recipe="classic", epochs=epochs)
+    assert compare(grouped([read_run(tmp_path / n) for n in ("a", "b")]), folder=tmp_path)["recommendation"] is None
+
+
+def test_with_groups_mcnemars_test_of_images_gives_no_p(tmp_path: Path) -> None:
+    for name, epochs, share in (("a", 6, 0.8), ("b", 7, 0.9)):
+        made = predictions(answers(share, epochs))
+        groups = tuple(str(at // 10) if name == "b" else "" for at in range(IMAGES))
+        write_run(tmp_path / name, replace(made, groups=groups), recipe="classic", epochs=epochs)
+    for order in (("a", "b"), ("b", "a")):
+        values = compare(grouped([read_run(tmp_path / name) for name in order]), folder=tmp_path)
+        assert (40, None) == (values["test"]["units"], values["pairs"][0]["mcnemar"]["p"])

@@ -28,22 +28,21 @@ def test_the_tuned_rate_is_chosen_from_four() -> None:
 
 
 def test_common_options_reach_every_rung_but_never_undo_what_makes_it() -> None:
-    common = {"arch": "resnet18", "weights": "/w.safetensors", "image_size": 64, "epochs": 7, "lr": 0.5}
+    common = {"arch": "resnet18", "weights": "/w.safetensors", "image_size": 64, "epochs": 7, "bn": "frozen"}
     made = {name: resolve(rung.over(common, seed=4, split_seed=0)) for name, rung in RUNGS.items() if not rung.rates}
     assert {64} == {config.image_size for config in made.values()}
     assert {(4, 0)} == {(config.seed, config.split_seed) for config in made.values()}
     assert {"simple-cnn": "simple-cnn"} == {name: c.arch for name, c in made.items() if c.arch != "resnet18"}
-    assert ("none", 1e-3) == (made["simple-cnn"].weights, made["simple-cnn"].lr)
+    assert ("none", "train", "frozen") == (made["simple-cnn"].weights, made["simple-cnn"].bn, made["classic"].bn)
     assert {"probe": 0} == {name: config.epochs for name, config in made.items() if config.epochs != 7}
-    assert (1e-4, 0.5) == (made["constant"].lr, made["classic"].lr)
 
 
 def test_a_toml_file_is_a_rung_by_its_own_name_and_wins_over_common_options(tmp_path: Path) -> None:
     file = tmp_path / "gentle.toml"
     file.write_text('recipe = "default"\nlr_max = 1e-4\n')
     _, mine = rungs(["probe", str(file)])
-    config = resolve(mine.over({"lr": 0.5}, seed=0, split_seed=0))
-    assert ("gentle", 1e-4) == (mine.name, config.lr)
+    config = resolve(mine.over({"batch_size": 8, "epochs": 5}, seed=0, split_seed=0))
+    assert ("gentle", 1e-4, 8) == (mine.name, config.lr, config.batch_size)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +63,7 @@ def test_rungs_that_cannot_be_are_refused(names: list[str], message: str) -> Non
     ("text", "message"),
     [
         ("seed = 3", "sets seed, which a comparison sets for all rungs alike"),
+        ("test_fraction = 0.3", "sets test_fraction, which a comparison sets for all rungs alike"),
         ("epoch = 3", "unknown option 'epoch'"),
         ("lr = -1.0", "lr = -1.0"),
     ],
@@ -82,7 +82,9 @@ def test_a_toml_file_cannot_take_a_built_in_rungs_name(tmp_path: Path) -> None:
         rungs(["probe", str(file)])
 
 
-@pytest.mark.parametrize("options", [{"recipe": "classic"}, {"folds": 3}, {"split_seed": 1}])
+@pytest.mark.parametrize(
+    "options", [{"recipe": "classic"}, {"lr": 1e-4}, {"schedule": "constant"}, {"folds": 3}, {"split_seed": 1}]
+)
 def test_what_the_grid_sets_itself_is_no_common_option(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         check_common(options)

@@ -159,6 +159,30 @@ def test_interval_a_does_not_cover_the_recipe_where_seeds_differ_so_the_two_ques
     assert missed / 200 > 0.3
 
 
+def macro_f1(recall: float, specificity: float, share: float) -> float:
+    """The macro F1 of a model with these rates of right answers, over all images, of which `share` are of class 1."""
+    hits, misses, alarms = share * recall, share * (1 - recall), (1 - share) * (1 - specificity)
+    rest = (1 - share) * specificity
+    return (2 * hits / (2 * hits + misses + alarms) + 2 * rest / (2 * rest + misses + alarms)) / 2
+
+
+@pytest.mark.parametrize(("rare", "images"), [(5, 1000), (20, 1000)])
+def test_interval_a_of_f1_covers_with_a_rare_class_too(rare: int, images: int) -> None:
+    random = np.random.default_rng(6)
+    labels, units = (np.arange(images) < rare).astype(np.int64), np.arange(images)
+    truth = macro_f1(0.95, 0.998, rare / images) - macro_f1(0.8, 0.998, rare / images)
+    held = 0
+    for _ in range(300):
+        arms = []
+        for recall in (0.8, 0.95):
+            right = random.random(images) < np.where(labels == 1, recall, 0.998)
+            arms.append(Arm(labels, np.where(right, labels, 1 - labels)[None], units, 2))
+        ones, twos = (scored(one, n_boot=200) for one in arms)
+        made = difference(ones, twos, "f1_macro", units=images)
+        held += made.low <= truth <= made.high
+    assert held / 300 >= 0.93
+
+
 @pytest.mark.parametrize(("seeds", "images"), [(1, 100), (1, 1000), (3, 300)])
 def test_of_equal_recipes_one_in_twenty_at_most_is_called_different(seeds: int, images: int) -> None:
     assert simulate(600, images=images, seeds=seeds, gap=0.0, hardness=1.5, spread=0.0).rejected <= 0.068

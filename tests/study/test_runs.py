@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.study.rundirs import predictions, write_run
-from upcycle.errors import RunError
+from upcycle.errors import RunError, UpcycleError
 from upcycle.rundir import RunDir
 from upcycle.study.runs import grouped, read_run, shared_test
 
@@ -88,3 +88,20 @@ def test_the_same_images_under_other_labels_are_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('0000.jpg","cats"', '0000.jpg","dogs"'))
     with pytest.raises(RunError, match="the same images with other labels"):
         shared_test([read_run(tmp_path / name) for name in ("a", "b")])
+
+
+def test_a_cross_validated_run_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), folds=3)
+    with pytest.raises(RunError, match="is cross-validated, each image tested by another model"):
+        read_run(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("evaluation.json", '{"test": {}}'), ("evaluation.json", "[]"), ("model.json", "3"), ("config.json", "[]")],
+)
+def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT))
+    (tmp_path / "a" / name).write_text(text)
+    with pytest.raises(UpcycleError, match="does not hold"):
+        read_run(tmp_path / "a")

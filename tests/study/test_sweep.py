@@ -14,12 +14,14 @@ def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2
     return Grid(Path("/photos"), rungs(names.split(",")), seeds_from(0, seeds), common, out)
 
 
-def finish(progress: Progress, cell: Cell | None, *, seconds: float = 10.0, val_loss: float = 0.5) -> None:
+def finish(
+    progress: Progress, cell: Cell | None, *, seconds: float = 10.0, val_loss: float = 0.5, weights: str = "a"
+) -> None:
     assert cell is not None
     run = RunDir(progress.place(cell))
     run.set_status("finished", seconds=seconds)
-    write_json(run.config, resolve(cell.options).to_dict())
-    append_line(run.history, {"val_loss": val_loss})
+    write_json(run.config, {**resolve(cell.options).to_dict(), "data": "/photos", "weights_sha256": weights})
+    append_line(run.history, {"phase": "finetune", "val_loss": val_loss})
 
 
 def test_cells_of_one_configuration_are_one_run(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_the_rate_with_the_lowest_validation_loss_is_chosen_once_all_are_tried(t
     finish(progress, progress.trials(tuned)[3], val_loss=0.9)
     assert 3e-5 == progress.chosen(tuned)
     assert "constant-tuned-rate-3e-05-seed-0" == progress.place(progress.cell(tuned, 0)).name
-    assert "constant-tuned-seed-1" == progress.place(progress.cell(tuned, 1)).name
+    assert "constant-tuned-rate-3e-05-seed-1" == progress.place(progress.cell(tuned, 1)).name
 
 
 def test_a_trial_that_failed_is_not_waited_for(tmp_path: Path) -> None:
@@ -105,3 +107,51 @@ def test_another_rung_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_seeds_out_of_range_are_refused(count: int) -> None:
     with pytest.raises(ConfigError, match="out of range: use 1 to 100"):
         seeds_from(0, count)
+
+
+def test_a_trial_that_succeeds_later_may_change_the_chosen_rate_without_a_clash(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    tuned = progress.grid.rungs[2]
+    for trial, loss in zip(progress.trials(tuned)[:3], (0.4, 0.2, 0.3), strict=True):
+        finish(progress, trial, val_loss=loss)
+    progress.failed[progress.place(progress.trials(tuned)[3])] = "out of memory"
+    finish(progress, progress.cell(tuned, 1))
+    again = Progress(grid(tmp_path))
+    finish(again, again.trials(tuned)[3], val_loss=0.1)
+    assert not again.finished(again.cell(tuned, 1))
+
+
+def test_a_rung_that_is_added_later_takes_over_the_run_that_is_its_own(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,constant-tuned"))
+    finish(progress, progress.trials(progress.grid.rungs[1])[2])
+    more = Progress(grid(tmp_path))
+    assert more.finished(more.cell(more.grid.rungs[1], 0))
+
+
+def test_runs_of_other_weights_under_the_same_name_are_not_mixed(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,default"))
+    probe = progress.grid.rungs[0]
+    finish(progress, progress.cell(probe, 0), weights="a")
+    finish(progress, progress.cell(probe, 1), weights="b")
+    assert progress.finished(progress.cell(probe, 0))
+    with pytest.raises(RunError, match="were trained with other weights auto: give another --out"):
+        progress.finished(progress.cell(probe, 1))
+
+
+def test_runs_of_another_split_are_not_mixed(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,default"))
+    for seed, rung in enumerate(progress.grid.rungs):
+        cell = progress.cell(rung, 0)
+        finish(progress, cell)
+        RunDir(progress.place(cell)).splits.write_text(f"another {seed}")
+    assert progress.finished(progress.cell(progress.grid.rungs[0], 0))
+    with pytest.raises(RunError, match="were trained with other images or split"):
+        progress.finished(progress.cell(progress.grid.rungs[1], 0))
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"version": 1}', '{"data": 3}'])
+def test_a_damaged_grid_is_refused(tmp_path: Path, text: str) -> None:
+    made = grid(tmp_path)
+    made.file.write_text(text)
+    with pytest.raises(RunError, match="does not hold a comparison's grid"):
+        check_same(made)

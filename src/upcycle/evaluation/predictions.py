@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,16 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def identities(self) -> list[tuple[str, str, int]]:
+        """What each image is known by in any run: content (its path where unknown), class, number among copies."""
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        found = []
+        for digest, path, label in zip(self.hashes, self.paths, self.labels, strict=True):
+            what = (digest or path, self.classes[label])
+            found.append((*what, counts[what]))
+            counts[what] += 1
+        return found
 
     def probabilities(self) -> Reals:
         """The probability of each class, float64 [n, K], rows summing to 1."""

@@ -22,6 +22,7 @@ from upcycle.output.plots import curves_figure
 from upcycle.output.report import write_report
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.study.compare import SMALLEST_DIFFERENCE
 
 
 class Curves(History):
@@ -116,7 +117,7 @@ def compare(
     *paths: Path | str,
     rungs: Sequence[str] | None = None,
     seeds: int | None = None,
-    smallest_difference: float = 1.0,
+    smallest_difference: float | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     show: Show | None = None,
@@ -126,17 +127,18 @@ def compare(
 
     `upcycle.compare("photos/", rungs=["probe", "default"], seeds=5, arch="resnet50")` trains;
     `upcycle.compare("runs/a", "runs/b")` trains nothing. `smallest_difference` is in points of F1: what
-    would matter to you. Raises an UpcycleError with one line that says what is wrong.
+    would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
     """
-    if not 0 < smallest_difference <= 100:
+    if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     given, folder = [Path(path) for path in paths], Path(out) if out else None
-    show, goal = show or default_show(), smallest_difference / 100
+    show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
     if len(given) > 1 or any(RunDir(path).is_run() for path in given):
         unused = [*options, *(name for name, value in (("rungs", rungs), ("seeds", seeds)) if value is not None)]
         if unused:
             raise ConfigError(f"{unused[0]} says how to train, and runs that exist are not trained again: leave it out")
-        return Comparison(compare_runs(given, out=folder, goal=goal, show=show))
-    grid = begin_grid(given[0] if given else None, rungs, seeds=seeds, options=options, out=folder, resume=resume)
-    run_grid(grid, goal=goal, show=show)
+        return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
+    data = given[0] if given else None
+    grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
+    run_grid(grid, show=show)
     return Comparison(grid.out)

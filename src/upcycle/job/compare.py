@@ -19,11 +19,11 @@ from upcycle.output.comparison import FILE, write_comparison
 from upcycle.output.ladder_table import ladder_table
 from upcycle.output.show import Show
 from upcycle.recipes import resolve
-from upcycle.rundir import read_json, write_json
-from upcycle.study.compare import compare
-from upcycle.study.ladder import RUNGS, Rung, check_common, rungs
+from upcycle.rundir import write_json
+from upcycle.study.compare import SMALLEST_DIFFERENCE, compare
+from upcycle.study.ladder import RUNGS, Rung, check_common, from_options, rungs
 from upcycle.study.runs import Group, grouped, read_run
-from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, rounds, seeds_from, write_grid
+from upcycle.study.sweep import Cell, Grid, Progress, check_same, read_grid, remaining, rounds, seeds_from, write_grid
 
 
 def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Show) -> Path:
@@ -34,11 +34,14 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     """
     groups = grouped([read_run(path) for path in paths])
     out = out or _free()
-    if out.exists() and any(out.iterdir()) and not _is_of_runs(out):
+    if out.exists() and not (out.is_dir() and (_is_of_runs(out) or not any(out.iterdir()))):
         raise RunError(f"{out} is not empty and not a comparison of runs: give another --out")
     known = {str(run.config.get("data")) for group in groups for run in group.runs}
     words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(out)]
-    facts = {"data": known.pop() if len(known) == 1 else None, "command": shlex.join(words)}
+    facts = {
+        "data": known.pop() if len(known) == 1 else None,
+        "command": shlex.join([*words, "--smallest-difference", f"{100 * goal:g}"]),
+    }
     _write(groups, out, facts, goal, show)
     return out
 
@@ -73,6 +76,7 @@ def begin_grid(
     *,
     seeds: int | None,
     options: Mapping[str, Any],
+    goal: float | None,
     out: Path | None,
     resume: bool,
 ) -> Grid:
@@ -83,23 +87,21 @@ def begin_grid(
     given = absolute(canonical(options))
     check_common(given)
     known: dict[str, Any] = {}
-    if resume:
-        if out is None:
-            raise ConfigError("--resume needs --out DIR, the comparison to go on with")
-        known = read_json(out / "grid.json") if (out / "grid.json").exists() else {}
-    elif out is not None and out.exists() and any(out.iterdir()):
-        again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
-        raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the comparison to go on with")
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        known = _known(out, resume=resume)
     if data is None and not known:
         raise ConfigError("say what to compare: upcycle compare DATA, or upcycle compare RUN RUN ...")
     data = data if data is not None else Path(known["data"])
-    first = int(given.pop("seed", known.get("first_seed", 0)))
+    first = _seed(given.pop("seed", known.get("first_seed", 0)))
     grid = Grid(
         data=data.resolve(),
-        rungs=_extended(names, known),
+        rungs=rungs(names) if names is not None else _rungs_of(known),
         seeds=seeds_from(first, seeds if seeds is not None else known.get("seeds", 3)),
-        common=given or known.get("common", {}),
+        common={**known.get("common", {}), **given},
         out=out or free_name(data, "compare"),
+        goal=goal if goal is not None else known.get("smallest_difference", SMALLEST_DIFFERENCE),
     )
     if known:
         check_same(grid)
@@ -108,20 +110,28 @@ def begin_grid(
     return grid
 
 
-def _extended(names: Sequence[str] | None, known: Mapping[str, Any]) -> tuple[Rung, ...]:
-    """The rungs asked for; left out, those the comparison was begun with, else all built-in ones."""
-    if names is not None:
-        return rungs(names)
-    begun = known.get("rungs")
-    if not begun:
+def _known(out: Path, *, resume: bool) -> dict[str, Any]:
+    """The grid in a folder that is not empty; RunError when there is none, or it is not to be gone on with."""
+    if not resume:
+        again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
+        raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
+    if not (out / "grid.json").exists() and {path.name for path in out.iterdir()} <= {"runs"}:
+        return {}  # runs that are there already: each is checked before it is taken
+    return read_grid(out / "grid.json")
+
+
+def _seed(given: object) -> int:
+    return resolve({"seed": given}).seed
+
+
+def _rungs_of(known: Mapping[str, Any]) -> tuple[Rung, ...]:
+    """The rungs a comparison was begun with; all built-in ones where there is none."""
+    if not known:
         return tuple(RUNGS.values())
-    own = [name for name in begun if name not in RUNGS]
-    if own:
-        raise ConfigError(f"the rung {own[0]} came from a TOML file: name all rungs again with --rungs")
-    return rungs(list(begun))
+    return tuple(from_options(name, options) for name, options in known["rungs"].items())
 
 
-def run_grid(grid: Grid, *, goal: float, show: Show) -> None:
+def run_grid(grid: Grid, *, show: Show) -> None:
     """Train every run of the grid that is not there, and write the comparison after each round of them.
 
     A run that fails is told and reported beside the others; a disk that cannot be written stops everything.
@@ -129,22 +139,28 @@ def run_grid(grid: Grid, *, goal: float, show: Show) -> None:
     progress = Progress(grid)
     index = _checked(grid, show)
     write_grid(grid)
-    command = ["upcycle", "compare", str(grid.data), "--rungs", ",".join(rung.name for rung in grid.rungs)]
-    command += ["--seeds", str(len(grid.seeds)), "--seed", str(grid.seeds[0]), *spelled(grid.common)]
-    facts = {"data": str(grid.data), "command": shlex.join([*command, "--out", str(grid.out)])}
+    facts = {"data": str(grid.data), "command": _command(grid)}
     try:
         for cells in rounds(progress):
             for rung, seed in cells:
                 _climb(rung, seed, progress, index, show)
             groups = _groups(progress)
             if sum(bool(group.runs) for group in groups) >= 2:
-                _write(groups, grid.out, facts, goal, show)
+                _write(groups, grid.out, facts, grid.goal, show)
     except KeyboardInterrupt:
         show.say(f"to go on: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
         raise
     if sum(bool(group.runs) for group in groups) < 2:
         place, reason = next(iter(progress.failed.items()))
         raise UpcycleError(f"nothing to compare: {len(progress.failed)} runs failed, first {place.name}: {reason}")
+
+
+def _command(grid: Grid) -> str:
+    """The command that trains the same grid."""
+    names = ",".join(rung.name if rung.name in RUNGS else f"{rung.name}.toml" for rung in grid.rungs)
+    words = ["upcycle", "compare", str(grid.data), "--rungs", names, "--seeds", str(len(grid.seeds))]
+    words += ["--seed", str(grid.seeds[0]), "--smallest-difference", f"{100 * grid.goal:g}", *spelled(grid.common)]
+    return shlex.join([*words, "--out", str(grid.out)])
 
 
 def _checked(grid: Grid, show: Show) -> Index:
@@ -180,9 +196,10 @@ def _run(cell: Cell, progress: Progress, index: Index, show: Show) -> None:
         run_training(begin(progress.grid.data, cell.options, out=place, resume=True), show, index=index)
     except StorageError:
         raise
-    except UpcycleError as error:
-        progress.failed[place] = str(error)
-        show.warn(f"{cell.words} failed: {error}")
+    except Exception as error:  # whatever stops one run is reported beside the others
+        reason = str(error) if isinstance(error, UpcycleError) else f"{type(error).__name__}: {error}"
+        progress.failed[place] = reason
+        show.warn(f"{cell.words} failed: {reason}")
 
 
 def _where(cell: Cell, progress: Progress) -> str:

@@ -54,7 +54,7 @@ class Work:
 
     def tick(self) -> None:
         """Write the clock down, so that a killed run loses little of it."""
-        self.run.set_status("running", seconds=self.seconds())
+        self.run.set_status("running", seconds=self.seconds(), **self.details)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -71,25 +71,27 @@ def working(run: RunDir, show: Show) -> Iterator[Work]:
     A finished run gets its report; whatever stops it is recorded and raised again. Running out of an
     accelerator's memory becomes one line.
     """
-    work = Work(run, time.monotonic(), float(run.status().get("seconds") or 0.0))
+    before = run.status()
+    kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
+    work = Work(run, time.monotonic(), float(before.get("seconds") or 0.0), kept)
     work.tick()
     try:
         yield work
     except KeyboardInterrupt:
-        run.set_status("interrupted", seconds=work.seconds())
+        run.set_status("interrupted", seconds=work.seconds(), **work.details)
         raise
     except torch.OutOfMemoryError as error:
-        _record_failure(run, "out of memory", work.seconds())
+        _record_failure(work, "out of memory")
         raise UpcycleError(
             "the accelerator's memory is too small for this batch: give a smaller --batch-size"
         ) from error
     except BaseException as error:
-        _record_failure(run, str(error), work.seconds())
+        _record_failure(work, str(error))
         raise
     run.set_status("finished", seconds=work.seconds(), **work.details)
     show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 
 
-def _record_failure(run: RunDir, reason: str, seconds: float) -> None:
+def _record_failure(work: Work, reason: str) -> None:
     with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
-        run.set_status("failed", error=reason, seconds=seconds)
+        work.run.set_status("failed", error=reason, seconds=work.seconds(), **work.details)

@@ -62,27 +62,29 @@ def opinion(paths: Sequence[Path]) -> Opinion | None:
     if not known:
         return None
     first = known[0][1]
-    places = {key: at for at, key in enumerate(_keys(first))}
-    same = [(path, made) for path, made in known if set(_keys(made)) == set(places) and made.classes == first.classes]
+    places = {key: at for at, key in enumerate(first.identities())}
+    same = [
+        (path, made) for path, made in known if set(made.identities()) == set(places) and made.classes == first.classes
+    ]
     tables = []
     for _, made in same:
         order = np.empty(len(first), dtype=np.int64)
-        for at, key in enumerate(_keys(made)):
+        for at, key in enumerate(made.identities()):
             order[places[key]] = at
         tables.append(made.probabilities()[order])
     return Opinion(first, np.stack(tables), tuple(RunDir(path).thumbnails for path, _ in same))
 
 
-def _keys(made: Predictions) -> list[tuple[str, int]]:
-    return list(zip(made.hashes, made.labels.tolist(), strict=True))
+def _keys(made: Predictions) -> list[tuple[str, str, int]]:
+    return made.identities()
 
 
 def sides(first: Opinion, second: Opinion) -> Sides | None:
     """The images the two disagree on, the most confident mistake first; None when they know other images."""
-    places = {key: at for at, key in enumerate(_keys(second.made))}
-    if second.made.classes != first.made.classes or set(places) != set(_keys(first.made)):
+    places = {key: at for at, key in enumerate(second.made.identities())}
+    if second.made.classes != first.made.classes or set(places) != set(first.made.identities()):
         return None
-    order = [places[key] for key in _keys(first.made)]
+    order = [places[key] for key in first.made.identities()]
     one, two = first.probabilities, second.probabilities[:, order]
     labels = first.made.labels
     return Sides(_only(first.made, one, two, labels), _only(first.made, two, one, labels))

@@ -143,6 +143,7 @@ def thumbnail(folders: Sequence[Path], sha256: str) -> str | None:
     """A thumbnail as a data address, from the first folder that has it; None where the name is no content hash."""
     files = [folder / f"{sha256}.jpg" for folder in folders if _SHA256.fullmatch(sha256)]
     for file in files:
-        if file.is_file() and file.stat().st_size <= LARGEST_THUMBNAIL:
+        # a link in somebody's run directory could name any file, and pages are mailed
+        if file.is_file() and not file.is_symlink() and file.stat().st_size <= LARGEST_THUMBNAIL:
             return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
     return None

@@ -7,6 +7,7 @@ differences are shares of one; sentences speak of points, hundredths.
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -61,7 +62,7 @@ def compare(
     titles = {group.name: group.title for group in groups}
     rungs = [_rung(group, arms, scores, costs.shared(groups), folder) for group in groups]
     pairs = [_pair(one, two, kinds, arms, scores, smallest_difference) for one, two, kinds in _chosen(there, scores)]
-    _correct(pairs)
+    _correct(pairs, len(there))
     for pair in pairs:
         _judge(pair, titles, smallest_difference, test, same=_same_runs(pair, there))
     return {
@@ -117,7 +118,7 @@ def _rung(group: Group, arms: dict[str, Arm], scores: dict[str, Scored], shared:
         "f1_macro": _score(made, "f1_macro", _f1(made, arm)),
         "epochs": mean(len(run.rows) for run in group.runs),
         "seconds": mean(costs.seconds(run, shared) for run in group.runs),
-        "tuning_seconds": sum(costs.seconds(run, shared) for run in group.trials),
+        "tuning_seconds": sum(costs.own_seconds(run) for run in group.trials if run.config["lr"] != group.lr),
         "trained_parameters": group.runs[0].model.get("trained_parameters"),
         "parameters": group.runs[0].model.get("parameters"),
     }
@@ -126,7 +127,7 @@ def _rung(group: Group, arms: dict[str, Arm], scores: dict[str, Scored], shared:
 def _run(run: Run, folder: Path) -> Values:
     return {
         "seed": run.seed,
-        "path": os.path.relpath(run.path, folder),
+        "path": os.path.relpath(run.path.resolve(), folder.resolve()),
         "accuracy": run.score("accuracy"),
         "f1_macro": run.score("f1_macro"),
         "log_loss": run.score("log_loss"),
@@ -142,7 +143,7 @@ def _tuned(group: Group, folder: Path) -> Values:
         {
             "lr": run.config["lr"],
             "val_loss": min(row["val_loss"] for row in run.rows),
-            "path": os.path.relpath(run.path, folder),
+            "path": os.path.relpath(run.path.resolve(), folder.resolve()),
         }
         for run in group.trials
     ]
@@ -225,7 +226,8 @@ def _pair(
             "method": "paired bootstrap",
         },
         "mcnemar": {
-            "p": combined([made.p for _, made in tests]),
+            # the test takes images as independent: with groups the sign-flip test's p is the one to read
+            "p": combined([made.p for _, made in tests]) if units == images else None,
             "combined": "bonferroni" if len(tests) > 1 else None,
             "pairs": [
                 {"seeds": list(seeds), "only_first": made.only_first, "only_second": made.only_second, "p": made.p}
@@ -260,7 +262,7 @@ def _matched(one: Group, two: Group) -> list[Match]:
 def _kept(made: Scored, matched: Sequence[Match], side: int) -> Scored:
     """The scores of the matched runs alone."""
     at = [match[side] for match in matched]
-    return Scored(made.values[at], made.replicates[:, at])
+    return replace(made, values=made.values[at], replicates=made.replicates[:, at])
 
 
 def _same_runs(pair: Values, groups: Sequence[Group]) -> bool:
@@ -269,14 +271,23 @@ def _same_runs(pair: Values, groups: Sequence[Group]) -> bool:
     return paths[pair["first"]] == paths[pair["second"]]
 
 
-def _correct(pairs: Sequence[Values]) -> None:
-    """Holm's correction over the family: every rung against the one before."""
-    steps = [pair for pair in pairs if "step" in pair["kinds"]]
-    corrected = holm([pair["difference"]["p"] for pair in steps])
+def _correct(pairs: Sequence[Values], rungs: int) -> None:
+    """p values corrected for the number of tests in their family.
+
+    Steps, every rung against the one before, and comparisons with the first: Holm within each. Against
+    the best, which was chosen by its score: Bonferroni over all pairs of rungs, as any of them might have been asked.
+    """
     for pair in pairs:
-        pair["holm"] = None
-    for pair, p in zip(steps, corrected, strict=True):
-        pair["holm"] = {"p": p, "real": p < 1 - LEVEL}
+        pair["corrected"] = dict.fromkeys(pair["kinds"], 1.0)
+    for kind in ("step", "first"):
+        some = [pair for pair in pairs if kind in pair["kinds"]]
+        for pair, p in zip(some, holm([pair["difference"]["p"] for pair in some]), strict=True):
+            pair["corrected"][kind] = p
+    for pair in (pair for pair in pairs if "best" in pair["kinds"]):
+        pair["corrected"]["best"] = min(1.0, pair["difference"]["p"] * rungs * (rungs - 1) / 2)
+    for pair in pairs:
+        p = pair["corrected"].get("step")
+        pair["holm"] = None if p is None else {"p": p, "real": p < 1 - LEVEL}
 
 
 def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest, *, same: bool) -> None:
@@ -288,13 +299,13 @@ def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest, 
 
 
 def verdict(pair: Values, goal: float, *, units: int) -> str:
-    """gain or loss: the test, corrected where it is one of the family, and the F1 interval both say so.
+    """gain or loss: the test, corrected within its family, and the F1 interval both say so.
 
     same: the whole F1 interval lies within `goal` of no difference; too-small: no paired test of so few
     independent images could show anything; unclear: none of these.
     """
     low, high = pair["f1_difference"]["interval"]
-    p = (pair["holm"] or pair["difference"])["p"]
+    p = pair["corrected"][pair["kinds"][0]]
     if units < FEWEST_UNITS:
         return "too-small"
     if p < 1 - LEVEL and low > 0:

@@ -34,6 +34,11 @@ def shared(groups: Sequence[Group]) -> Shared:
     return Shared(most)
 
 
+def own_seconds(run: Run) -> float:
+    """Seconds of the run without what others may have cached for it: what a trial adds."""
+    return float(run.status.get("seconds") or 0.0) - sum(float(run.status.get(part) or 0.0) for part in SHARED)
+
+
 def seconds(run: Run, costs: Shared) -> float:
     """Seconds of the run had it been the only one: what others had cached for it is added.
 

@@ -11,8 +11,10 @@ from upcycle.recipes import resolve
 
 TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 """Rates that constant-tuned chooses from, by validation loss."""
-PER_RUNG = ("recipe", "seed", "split_seed", "folds")
-"""Options that the grid sets itself."""
+OF_THE_GRID = ("seed", "split_seed", "folds", "test_split", "val_fraction", "test_fraction")
+"""Options that are the same for all rungs, or set by the grid: no rung of a user's own may set them."""
+OF_THE_RUNGS = ("recipe", "lr", "schedule")
+"""Options that rungs differ in: none for all of them may be set."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ RUNGS = {
             "Simple CNN",
             "a small convolutional network trained from random weights",
             {"recipe": "simple-cnn"},
-            ignores=("arch", "weights", "input", "freeze", "lr"),
+            ignores=("arch", "weights", "input", "freeze", "bn", "head_epochs", "layer_decay"),
         ),
         Rung(
             "probe",
@@ -105,7 +107,7 @@ def _rung(name: str) -> Rung:
         raise ConfigError(f"unknown rung {name!r}: choose from {', '.join(RUNGS)}, or name a TOML file of options")
     path = Path(name)
     options = absolute(read_toml(path))
-    taken = next((option for option in PER_RUNG[1:] if option in options), None)
+    taken = next((option for option in OF_THE_GRID if option in options), None)
     if taken:
         raise ConfigError(f"{path} sets {taken}, which a comparison sets for all rungs alike: take it out")
     resolve(options)  # says what is wrong with it
@@ -115,10 +117,18 @@ def _rung(name: str) -> Rung:
 
 
 def check_common(options: Mapping[str, Any]) -> None:
-    """ConfigError for a common option that the grid sets itself."""
-    if "recipe" in options:
-        raise ConfigError("--recipe is what the rungs of a comparison differ in: name them with --rungs")
+    """ConfigError for a common option that rungs differ in, or that the grid sets itself."""
+    taken = next((option for option in OF_THE_RUNGS if option in options), None)
+    if taken:
+        raise ConfigError(
+            f"{taken} is what the rungs of a comparison differ in: name them with --rungs, or write a TOML file"
+        )
     if options.get("folds"):
         raise ConfigError("a comparison has one test set: leave --folds out")
     if "split_seed" in options:
         raise ConfigError("all rungs share the split that --seed decides: leave --split-seed out")
+
+
+def from_options(name: str, options: Mapping[str, Any]) -> Rung:
+    """A rung as a grid has written it down: a built-in one by its name, else the options of a user's own."""
+    return RUNGS.get(name) or Rung(name, name, f"the options of {name}.toml", dict(options))

@@ -55,10 +55,15 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Accuracy and macro F1 of each model of an arm, [S, 2], and the same in resamples of the units, [b, S, 2]."""
+    """Accuracy and macro F1 of each model of an arm, [S, 2], and the same in resamples of the units, [b, S, 2].
+
+    `classes` counts the classes of the test images, `rarest` the units of the one with fewest.
+    """
 
     values: Reals
     replicates: Reals
+    classes: int
+    rarest: int
 
     def mean(self, metric: Metric) -> float:
         """The mean over seeds."""
@@ -88,7 +93,8 @@ def scored(arm: Arm, *, n_boot: int = N_BOOT, seed: int = 0) -> Scored:
         return np.asarray(scores.reshape(len(scores), len(METRICS), -1).transpose(0, 2, 1))
 
     draws = bootstrap(statistic, arm.units, n_boot=n_boot, seed=seed)
-    return Scored(shaped(statistic(np.ones((1, len(arm.labels)))))[0], shaped(draws))
+    counts = [len(np.unique(arm.units[arm.labels == label])) for label in np.unique(arm.labels)]
+    return Scored(shaped(statistic(np.ones((1, len(arm.labels)))))[0], shaped(draws), len(counts), min(counts))
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,12 @@ def difference(first: Scored, second: Scored, metric: Metric, *, units: int, lev
     variance. As where models hardly disagree no resample can show how they might, two made-up units
     are counted in, one that only the first gets right and one that only the second does (Bonett &
     Price 2012, J. Educ. Behav. Stat. 37): no interval has width zero. Student's quantile for the
-    units. The trained models are given: nothing here says how other seeds would do.
+    units. For macro F1 the made-up units are of the rarest class, where one answer moves it most. The
+    trained models are given: nothing here says how other seeds would do.
     """
     (one, ones), (two, twos) = first.of(metric), second.of(metric)
     value = float(two.mean() - one.mean())
-    error = math.sqrt(_image_variance(twos.mean(axis=1) - ones.mean(axis=1), units) + _unseen(units))
+    error = math.sqrt(_image_variance(twos.mean(axis=1) - ones.mean(axis=1), units) + _unseen(first, metric, units))
     return _around(value, error, df=max(units - 1, 1), level=level)
 
 
@@ -122,9 +129,11 @@ def _image_variance(replicates: Reals, units: int) -> float:
     return float(np.nanvar(replicates, ddof=1)) * units / max(units - 1, 1)
 
 
-def _unseen(units: int) -> float:
+def _unseen(made: Scored, metric: Metric, units: int) -> float:
     """What one made-up unit for each side adds to the variance of a mean difference."""
-    return 2 / (units + 2) ** 2
+    if metric == "accuracy":
+        return 2 / (units + 2) ** 2
+    return 2 / (made.classes * (made.rarest + 2)) ** 2
 
 
 def _around(value: float, error: float, *, df: int, level: float) -> Difference:
@@ -181,7 +190,7 @@ def again(first: Scored, second: Scored, metric: Metric, *, units: int, level: f
     known = Again(value, seeds, image_deviation=math.sqrt(images), seed_deviation=math.sqrt(between))
     if seeds < FEWEST_SEEDS:
         return known
-    made = _around(value, math.sqrt(images + _unseen(units) + between), df=seeds - 1, level=level)
+    made = _around(value, math.sqrt(images + _unseen(first, metric, units) + between), df=seeds - 1, level=level)
     return replace(known, interval=(made.low, made.high), df=seeds - 1)
 
 

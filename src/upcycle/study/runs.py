@@ -1,16 +1,17 @@
 """Runs as a comparison sees them: what a run directory says of itself, and several on the same test images."""
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from upcycle.config import read_json as read_config
 from upcycle.errors import RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
@@ -19,7 +20,7 @@ from upcycle.study.paired import Arm
 
 Values = dict[str, Any]
 
-OF_THE_MACHINE = ("seed", "cache", "threads", "device", "precision")
+OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads")
 """Options that may differ between the seeds of one recipe."""
 
 
@@ -36,6 +37,7 @@ class Run:
     timings: list[Values]
     evaluation: Values
     predictions: Predictions
+    splits: str
 
     @property
     def seed(self) -> int:
@@ -45,7 +47,7 @@ class Run:
     @property
     def size(self) -> int | None:
         """Pixels of the square input, as it was resolved."""
-        size = self.model.get("preprocessing", {}).get("size")
+        size = (self.model.get("preprocessing") or {}).get("size")
         return int(size) if size else None
 
     def score(self, metric: str) -> float:
@@ -72,20 +74,40 @@ def read_run(path: Path) -> Run:
     status = run.status()
     if not run.predictions("test").exists() or not run.evaluation.exists():
         raise RunError(f"{path} has no predictions of its test images (it is {status['state']}): finish it first")
-    evaluation = read_json(run.evaluation)
-    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("test"), dict):
-        raise RunError(f"{run.evaluation} does not hold test metrics: upcycle train writes it again with --resume")
-    return Run(
+    config = read_config(run.config)
+    if config.folds:
+        raise RunError(
+            f"{path} is cross-validated, each image tested by another model: compare its folds' runs instead"
+        )
+    made = Run(
         path=path,
-        config=read_json(run.config),
-        model=read_json(run.model) if run.model.exists() else {},
+        config={**_values(run.config), **config.to_dict()},
+        model=_values(run.model) if run.model.exists() else {},
         status=status,
-        environment=read_json(run.environment) if run.environment.exists() else {},
-        history=read_lines(run.history),
-        timings=read_lines(run.timings),
-        evaluation=evaluation,
+        environment=_values(run.environment) if run.environment.exists() else {},
+        history=[row for row in _lines(run.history) if "phase" in row],
+        timings=_lines(run.timings),
+        evaluation=_values(run.evaluation),
         predictions=read(run.predictions("test")),
+        splits=hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
     )
+    try:
+        _ = [made.score(metric) for metric in ("accuracy", "f1_macro", "log_loss")]
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{run.evaluation} does not hold test metrics: upcycle train writes them") from None
+    return made
+
+
+def _values(path: Path) -> Values:
+    """A JSON file's object; RunError for anything else."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise RunError(f"{path} does not hold what a run writes there")
+    return values
+
+
+def _lines(path: Path) -> list[Values]:
+    return [row for row in read_lines(path) if isinstance(row, dict)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +132,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         facts = {name: value for name, value in run.config.items() if name not in OF_THE_MACHINE}
-        facts |= {"split_seed": None, "data": None, "size": run.size}
+        facts |= {"data": run.splits, "size": run.size}
         kinds[json.dumps(facts, sort_keys=True)].append(run)
     recipes = [str(some[0].config.get("recipe", "")) for some in kinds.values()]
     for some in kinds.values():
@@ -137,15 +159,14 @@ def _check_seeds(runs: Sequence[Run]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SharedTest:
-    """The test images that all runs share: in the order of the first run."""
+    """The test images that all runs share, in the order of the first run; `units` [n] are numbered from 0.
+
+    `order`: for each run the positions of the shared images in its own predictions.
+    """
 
     reference: Predictions
-    order: dict[Path, NDArray[np.int64]] = field(default_factory=dict)
-
-    @cached_property
-    def units(self) -> NDArray[np.int64]:
-        """The independent unit of each image, [n], numbered from 0."""
-        return clusters(self.reference.groups, self.reference.hashes)
+    order: dict[Path, NDArray[np.int64]]
+    units: NDArray[np.int64]
 
     def arm(self, runs: Sequence[Run]) -> Arm:
         """What the models of `runs` answered, [S, n], in the shared order."""
@@ -156,33 +177,26 @@ class SharedTest:
 def shared_test(runs: Sequence[Run]) -> SharedTest:
     """The test set of all `runs`; RunError, with the reason, when one was tested on others than the first.
 
-    Images are the same when their content and their class are.
+    Images are the same when their content and their class are. Where runs differ in what they know of
+    groups, the coarsest knowledge holds.
     """
     first = runs[0]
-    keys = _keys(first.predictions)
+    keys = first.predictions.identities()
     places = {key: at for at, key in enumerate(keys)}
     order = {}
     for run in runs:
         _same_classes(first, run)
-        theirs = {key: at for at, key in enumerate(_keys(run.predictions))}
+        theirs = {key: at for at, key in enumerate(run.predictions.identities())}
         if theirs.keys() != places.keys():
             raise RunError(_other_images(first, run))
         order[run.path] = np.array([theirs[key] for key in keys], dtype=np.int64)
-    return SharedTest(first.predictions, order)
+    return SharedTest(first.predictions, order, min((_units(run, order[run.path]) for run in runs), key=np.max))
 
 
-Key = tuple[str, str, int]
-
-
-def _keys(made: Predictions) -> list[Key]:
-    """What each image is known by: content, class, and its number among identical ones."""
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    keys = []
-    for digest, path, label in zip(made.hashes, made.paths, made.labels, strict=True):
-        what = (digest or path, made.classes[label])
-        keys.append((*what, counts[what]))
-        counts[what] += 1
-    return keys
+def _units(run: Run, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The independent unit of each shared image, as this run knows them; runs that know no groups have more."""
+    made = run.predictions
+    return clusters([made.groups[at] for at in order], [made.hashes[at] for at in order])
 
 
 def _same_classes(first: Run, other: Run) -> None:

@@ -1,5 +1,6 @@
 """The grid of a comparison: rungs x seeds as jobs, the order they are done in, and how long the rest will take."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,13 +22,14 @@ FREE_TO_CHANGE = ("cache",)
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared: `rungs` in order, `seeds`, and the options that all rungs share."""
+    """What is compared: `rungs` in order, `seeds`, the options that all share, and the difference that would matter."""
 
     data: Path
     rungs: tuple[Rung, ...]
     seeds: tuple[int, ...]
     common: Mapping[str, Any]
     out: Path
+    goal: float = 0.01
 
     @property
     def runs(self) -> Path:
@@ -45,13 +47,29 @@ class Grid:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what may not change when the grid is gone on with, and its rungs and seeds."""
+        common = {name: value for name, value in self.common.items() if name not in FREE_TO_CHANGE}
         return {
             "data": str(self.data),
-            "common": {name: list(value) if isinstance(value, tuple) else value for name, value in self.common.items()},
+            "common": _plain(common),
             "first_seed": self.seeds[0],
             "seeds": len(self.seeds),
-            "rungs": {rung.name: dict(rung.options) for rung in self.rungs},
+            "smallest_difference": self.goal,
+            "rungs": {rung.name: _plain(rung.options) for rung in self.rungs},
         }
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+    return made
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """What a grid has written down; RunError when it is not one."""
+    known = read_json(path)
+    kinds = {"data": str, "common": dict, "first_seed": int, "seeds": int, "smallest_difference": float, "rungs": dict}
+    if not isinstance(known, dict) or any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
+        raise RunError(f"{path} does not hold a comparison's grid: give another --out")
+    return known
 
 
 def seeds_from(first: int, count: int) -> tuple[int, ...]:
@@ -63,12 +81,12 @@ def seeds_from(first: int, count: int) -> tuple[int, ...]:
 
 def check_same(grid: Grid) -> None:
     """RunError when `grid` goes on with one that was begun otherwise; more rungs and more seeds are welcome."""
-    begun, now = read_json(grid.file), grid.to_dict()
+    begun, now = read_grid(grid.file), grid.to_dict()
     for name, words in (("data", "DATA"), ("common", "options"), ("first_seed", "--seed")):
-        if begun.get(name) != now[name]:
-            raise RunError(f"{grid.out} was begun with {words} {begun.get(name)}, not {now[name]}: give another --out")
+        if begun[name] != now[name]:
+            raise RunError(f"{grid.out} was begun with {words} {begun[name]}, not {now[name]}: give another --out")
     for name in begun["rungs"].keys() & now["rungs"].keys():
-        if begun["rungs"][name] != json.loads(json.dumps(now["rungs"][name])):
+        if begun["rungs"][name] != now["rungs"][name]:
             raise RunError(f"{grid.out} was begun with other options for the rung {name}: give another --out")
 
 
@@ -89,7 +107,7 @@ class Cell:
     @property
     def key(self) -> str:
         """What its configuration is known by, whatever rung asks for it."""
-        return json.dumps(resolve(self.options).to_dict(), sort_keys=True)
+        return _key(resolve(self.options).to_dict())
 
     @property
     def words(self) -> str:
@@ -104,8 +122,9 @@ class Progress:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.failed: dict[Path, str] = {}
-        self._places: dict[str, Path] = {}
-        # in one fixed order, so that cells that are the same run find it under the same name next time
+        self._places = _existing(grid.runs)
+        self._facts: dict[str, tuple[Path, str]] = {}
+        # in one fixed order, so that cells that are the same run get the name of the rung that comes first
         for rung in grid.rungs:
             for seed in grid.seeds if not rung.rates else ():
                 self.place(Cell(rung, seed, grid.options(rung, seed)))
@@ -115,11 +134,11 @@ class Progress:
 
     def place(self, cell: Cell) -> Path:
         """The run directory of a cell: cells of one configuration, in whatever rung, are one run."""
-        trial = f"-rate-{cell.options['lr']:g}" if cell.trial else ""
-        return self._places.setdefault(cell.key, self.grid.runs / f"{cell.rung.name}{trial}-seed-{cell.seed}")
+        rate = f"-rate-{cell.options['lr']:g}" if cell.rung.rates else ""
+        return self._places.setdefault(cell.key, self.grid.runs / f"{cell.rung.name}{rate}-seed-{cell.seed}")
 
     def finished(self, cell: Cell) -> bool:
-        """Whether its run is there; RunError when what is there was trained with other options."""
+        """Whether its run is there; RunError when it was trained with other options, images, split or weights."""
         run = RunDir(self.place(cell))
         if not run.is_run() or run.status()["state"] != "finished":
             return False
@@ -129,7 +148,23 @@ class Progress:
             raise RunError(
                 f"{run.root} was trained with {other[0]} = {there[other[0]]}, not {asked[other[0]]}: give another --out"
             )
+        self._check_facts(run, asked["weights"])
         return True
+
+    def _check_facts(self, run: RunDir, weights: str) -> None:
+        """RunError when a run has other images, another split or other weights of one name than those before it."""
+        recorded = read_json(run.config)
+        facts = {
+            "images": str(recorded.get("data")),
+            "images or split": hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
+            f"weights {weights}": str(recorded.get("weights_sha256")),
+        }
+        if facts["images"] != str(self.grid.data):
+            raise RunError(f"{run.root} was trained on {facts['images']}, not {self.grid.data}: give another --out")
+        for name, value in facts.items():
+            first, known = self._facts.setdefault(name, (run.root, value))
+            if known != value:
+                raise RunError(f"{run.root} and {first} were trained with other {name}: give another --out")
 
     def trials(self, rung: Rung) -> tuple[Cell, ...]:
         """The cells that a rung's rate is chosen from: one a rate, with the first seed."""
@@ -152,9 +187,25 @@ class Progress:
         return float(min(done, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
 
 
+def _existing(folder: Path) -> dict[str, Path]:
+    """The run directories that are there, by configuration."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        config = RunDir(path).config
+        if config.exists():
+            found.setdefault(_key(read_config(config).to_dict()), path)
+    return found
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in config.items() if name not in FREE_TO_CHANGE}, sort_keys=True)
+
+
 def lowest_loss(run: Path) -> float:
-    """The lowest validation loss of a run's epochs."""
-    return min(float(row["val_loss"]) for row in read_lines(RunDir(run).history))
+    """The lowest validation loss of a run's last phase; infinite where none is known."""
+    rows = read_lines(RunDir(run).history)
+    losses = [row["val_loss"] for row in rows if row.get("phase") == rows[-1].get("phase")]
+    return min((float(loss) for loss in losses if loss is not None), default=math.inf)
 
 
 def rounds(progress: Progress) -> Iterator[list[tuple[Rung, int]]]:

@@ -27,25 +27,40 @@ def _goal(goal: float) -> str:
 
 
 def step(pair: Values, titles: dict[str, str], goal: float, *, images: int, same: bool = False) -> str:
-    """What the second rung of a pair bought over the first, and whether that is more than chance."""
+    """What the second rung of a pair bought over the first, whether by more than chance, and whether it would again.
+
+    The first sentence is about these trained models on new images, the second about the recipe trained again.
+    """
     one, two = titles[pair["first"]], titles[pair["second"]]
     if same:
         return f"{two} came out as the same runs as {one}: there is no difference."
     made = pair["f1_difference"]
-    moved = _moved(one, two, made["value"])
-    known = f"{moved} (95 % interval {interval(made['interval'])})"
-    more = (
-        f"about {pair['images_needed']:,} test images would narrow it to {_goal(goal)}" if pair["images_needed"] else ""
-    )
+    known = f"{_moved(one, two, made['value'])} (95 % interval {interval(made['interval'])})"
+    needed = pair["images_needed"]
+    more = f"; about {needed:,} test images would narrow it to {_goal(goal)}" if needed else ""
     if pair["verdict"] == "too-small":
-        return f"{known}: {images} test images are too few for any conclusion; {more}."
+        return f"{known}: {images} test images are too few for any conclusion{more}."
+    return f"{known}: {_judged(pair, goal, more)}. {_again(pair)}"
+
+
+def _judged(pair: Values, goal: float, more: str) -> str:
     if pair["verdict"] == "gain":
-        return f"{known}: more than chance."
+        return "for these models more than chance"
     if pair["verdict"] == "loss":
-        return f"{known}: it hurts here, by more than chance."
+        return "it hurts here, for these models by more than chance"
     if pair["verdict"] == "same":
-        return f"{known}: any difference is smaller than {_goal(goal)}."
-    return f"{known}: {_why_unclear(pair)}" + (f"; {more}." if more else ".")
+        return f"any difference is smaller than {_goal(goal)}"
+    return _why_unclear(pair) + more
+
+
+def _again(pair: Values) -> str:
+    """The answer to the second question."""
+    made = pair["again"]
+    if not made["answerable"]:
+        return f"Whether the recipe would do so trained again is not answerable: {made['reason']}."
+    low, high = made["interval"]
+    answer = "better again" if low > 0 else "worse again" if high < 0 else "not shown to differ"
+    return f"Trained again with other seeds, {interval(made['interval'])}: {answer}."
 
 
 def _moved(one: str, two: str, value: float) -> str:
@@ -57,12 +72,14 @@ def _moved(one: str, two: str, value: float) -> str:
 
 def _why_unclear(pair: Values) -> str:
     low, high = pair["f1_difference"]["interval"]
-    p, corrected = pair["difference"]["p"], pair["holm"]
-    if not low <= 0 <= high and corrected and p < 0.05:
+    p, corrected = pair["difference"]["p"], next(iter(pair["corrected"].values()))
+    if low <= 0 <= high:
+        return "not distinguishable from chance here"
+    if p < 0.05:
         return (
-            f"by itself more than chance, but not as one of several steps (p {p:.3f}, corrected {corrected['p']:.3f})"
+            f"more than chance by itself, but not as one of several comparisons (p {p:.3f}, corrected {corrected:.3f})"
         )
-    return "not distinguishable from chance here"
+    return f"F1 differs, the number of right answers not by more than chance (p {p:.2f}): look at the classes"
 
 
 def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal: float) -> list[str]:
@@ -75,7 +92,7 @@ def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal
     if "too-small" in verdicts or not set(verdicts) & {"gain", "loss", "same"}:
         said.append(
             f"{images:,} test images are too few for a conclusion about any step"
-            + (f"; about {max(needed):,} would settle a difference of {_goal(goal)}." if needed else ".")
+            + (f"; about {max(needed):,} would narrow the widest interval to {_goal(goal)}." if needed else ".")
         )
     else:
         said.append(_resolution(steps, images))
@@ -86,12 +103,21 @@ def _overall(steps: Sequence[Values], titles: dict[str, str]) -> str:
     gains = [titles[pair["second"]] for pair in steps if pair["verdict"] == "gain"]
     losses = [titles[pair["second"]] for pair in steps if pair["verdict"] == "loss"]
     if not gains and not losses:
-        return "Nothing here differs by more than chance: no rung is shown to be better or worse than the one before."
+        if all(pair["f1_difference"]["interval"][0] <= 0 <= pair["f1_difference"]["interval"][1] for pair in steps):
+            return (
+                "Nothing here differs by more than chance: no rung is shown to be better or worse than the one before."
+            )
+        return (
+            "No step passes the test for differences, though not every interval of F1 holds zero: read them one by one."
+        )
     parts = []
     if gains:
-        parts.append(f"{_listed(gains)} {_were(gains)} better than the rung before by more than chance")
+        parts.append(
+            f"As trained here, {_listed(gains)} {_were(gains)} better than the rung before by more than chance"
+        )
     if losses:
-        parts.append(f"{_listed(losses)} {_were(losses)} worse than the rung before by more than chance")
+        start = "" if parts else "As trained here, "
+        parts.append(f"{start}{_listed(losses)} {_were(losses)} worse than the rung before by more than chance")
     rest = len(steps) - len(gains) - len(losses)
     tail = (
         f"; {rest} of {len(steps)} steps {'is' if rest == 1 else 'are'} not distinguishable from chance" if rest else ""
@@ -124,13 +150,17 @@ def _failures(rungs: Sequence[Values]) -> list[str]:
 
 
 def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float) -> Values | None:
-    """The cheapest rung that is not shown to be worse than the best one, with what that leaves open."""
+    """The cheapest rung that is not shown to be worse than the best by more than `goal`, with what that leaves open.
+
+    Where enough seeds answer for the recipe, their answer counts, else that for these trained models.
+    None where there are too few test images for any conclusion.
+    """
     there = [rung for rung in rungs if rung["runs"]]
-    if len(there) < 2:
+    if len(there) < 2 or any(pair["verdict"] == "too-small" for pair in pairs):
         return None
     best = max(there, key=lambda rung: rung["f1_macro"]["value"])
     against = {pair["first"]: pair for pair in pairs if pair["second"] == best["name"] and "best" in pair["kinds"]}
-    good = [rung for rung in there if rung is best or against[rung["name"]]["verdict"] != "gain"]
+    good = [rung for rung in there if rung is best or not _worse(against[rung["name"]], goal)]
     cheapest = min(good, key=_cost)
     if cheapest is best:
         rest = "the cheapest of those not shown to be worse" if len(good) > 1 else "all others are shown to be worse"
@@ -138,13 +168,22 @@ def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float
     return {"rung": cheapest["name"], "says": _cheaper(cheapest, best, against[cheapest["name"]], goal)}
 
 
+def _worse(pair: Values, goal: float) -> bool:
+    """Whether the first of a pair is shown to be worse than the second, and may be so by more than `goal`."""
+    made = pair["again"]
+    low, high = made["interval"] if made["answerable"] else pair["f1_difference"]["interval"]
+    return bool(low > 0 and high > goal and (made["answerable"] or pair["corrected"]["best"] < 0.05))
+
+
 def _cheaper(cheapest: Values, best: Values, pair: Values, goal: float) -> str:
-    times = _cost(best) / max(_cost(cheapest), 1e-9)
+    made = pair["again"]
+    possible = (made["interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
     says = (
-        f"Take {cheapest['title']} ({_f1(cheapest)}): these test images do not show it to be worse than the best, "
-        f"{best['title']} ({_f1(best)}), which takes {times:.1f} times as long."
+        f"Take {cheapest['title']} ({_f1(cheapest)}): it is not shown to be worse than the best, "
+        f"{best['title']} ({_f1(best)}), by more than {_goal(goal)}"
     )
-    possible = pair["f1_difference"]["interval"][1]
+    times = _cost(best) / max(_cost(cheapest), 1e-9)
+    says += f", which takes {times:.1f} times as long." if times >= 1.05 else "."
     if possible > goal:
         says += f" A gain of up to {points(possible)} from {best['title']} is not excluded."
     return says
