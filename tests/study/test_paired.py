@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -242,11 +242,13 @@ def test_beyond_what_can_be_counted_the_normal_limit_is_close(monkeypatch: pytes
     assert exact == pytest.approx(sign_flip(first, second), rel=0.1)
 
 
+@settings(max_examples=20)
 @given(ps=st.lists(P, min_size=1, max_size=12))
 def test_holm_is_statsmodels(ps: list[float]) -> None:
     np.testing.assert_allclose(multipletests(ps, method="holm")[1], holm(ps), atol=1e-12)
 
 
+@settings(max_examples=20)
 @given(ps=st.lists(P, min_size=1, max_size=12))
 def test_several_ps_of_one_test_set_are_combined_as_bonferroni_does(ps: list[float]) -> None:
     assert min(multipletests(ps, method="bonferroni")[1]) == pytest.approx(combined(ps))
