@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from upcycle.recipes import phases, resolve
 from upcycle.training.objective import Objective
 from upcycle.training.probe import Probe, train_probe
+from upcycle.training.probe import Split as Rows
 from upcycle.training.scores import score
 
 Split = tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.int32]]]
@@ -34,7 +35,8 @@ def problem(images: int, classes: int, width: int, *, seed: int = 0) -> tuple[Sp
 
 def fit(train: Split, val: Split, classes: int) -> Probe:
     phase = phases(resolve({}), len(train[1]))[0]
-    return train_probe(train, val, phase=phase, objective=Objective(1 if classes == 2 else classes), seed=0)
+    sides = [Rows(features, np.arange(len(labels)), labels) for features, labels in (train, val)]
+    return train_probe(*sides, phase=phase, objective=Objective(1 if classes == 2 else classes), seed=0)
 
 
 def sklearns_best(train: Split, val: Split) -> float:

@@ -23,25 +23,39 @@ Positions = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
 
-@torch.inference_mode()
+Output = Callable[[nn.Module, Tensor, Machine], Tensor]
+
+
+def outputs(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, int]],
+    machine: Machine,
+    *,
+    output: Output = zoo.logits,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Logits]:
+    """`output` of every image, [b, outputs] fp32 at a time; batches come padded, with their number of images."""
+    model.eval()
+    done = 0
+    for images, count in batches:
+        with torch.inference_mode():
+            made = output(model, images, machine)[:count].float().cpu().numpy()
+        yield made
+        done += count
+        if progress is not None:
+            progress(done)
+
+
 def forward(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, int]],
     machine: Machine,
     *,
-    output: Callable[[nn.Module, Tensor, Machine], Tensor] = zoo.logits,
+    output: Output = zoo.logits,
     progress: Callable[[int], None] | None = None,
 ) -> Logits:
-    """`output` of every image, [n, outputs] fp32; each batch comes padded, with its number of real images."""
-    model.eval()
-    rows: list[npt.NDArray[np.float32]] = []
-    done = 0
-    for images, count in batches:
-        rows.append(output(model, images, machine)[:count].float().cpu().numpy())
-        done += count
-        if progress is not None:
-            progress(done)
-    return np.concatenate(rows)
+    """`output` of every image, [n, outputs] fp32."""
+    return np.concatenate(list(outputs(model, batches, machine, output=output, progress=progress)))
 
 
 def predict(

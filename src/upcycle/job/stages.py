@@ -28,7 +28,7 @@ from upcycle.training import optim
 from upcycle.training.features import extract, head_logits
 from upcycle.training.loop import Setting, State, Totals, fit, start
 from upcycle.training.objective import Objective, objective
-from upcycle.training.probe import Probe, train_probe
+from upcycle.training.probe import Probe, Split, train_probe
 from upcycle.training.scores import Scores, score
 
 
@@ -114,7 +114,7 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
             folder=cache_root(job.config),
             progress=progress,
         )
-    sides = {name: (features[splits.of(name)], index.labels[splits.of(name)]) for name in ("train", "val")}
+    sides = {name: Split(features, splits.of(name), index.labels[splits.of(name)]) for name in ("train", "val")}
     goal = _objective(job, device="cpu")
     probe = train_probe(sides["train"], sides["val"], phase=phase, objective=goal, seed=job.config.seed)
     zoo.set_head(model, probe.weight, probe.bias)
@@ -123,7 +123,7 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
         f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
-    held = {name: head_logits(model, features[splits.of(name)], job.machine) for name in ("val", "test")}
+    held = {name: head_logits(model, features, splits.of(name), job.machine) for name in ("val", "test")}
     return Head(
         replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
         probe,

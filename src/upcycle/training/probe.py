@@ -22,9 +22,33 @@ from upcycle.training.scores import score
 STRENGTHS = tuple(10.0**power for power in np.arange(-5.0, 2.5, 0.5))
 """Penalties tried: half of each times the squared weights is added to the mean loss."""
 
+CHUNK = 4096
+"""Images whose features are in memory at once."""
+
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-Split = tuple[Features, Labels]
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images of `features` [N, D], a memory map perhaps, at `positions` [n], with their `labels` [n]."""
+
+    features: Features
+    positions: Positions
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def at(self, chosen: npt.NDArray[np.bool_]) -> "Split":
+        """The images marked in `chosen` [n]."""
+        return Split(self.features, self.positions[chosen], self.labels[chosen])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Features of all images in order, some at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield torch.from_numpy(self.features[self.positions[start : start + CHUNK]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +65,21 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One split's scaled features [n, D], labels and targets."""
+    """One split with the scale of its features; labels [n] as a tensor."""
 
-    inputs: Tensor
+    split: Split
+    mean: Tensor
+    std: Tensor
     labels: Tensor
-    targets: Tensor
+
+    def inputs(self, chosen: Tensor) -> Tensor:
+        """Scaled features of the chosen images."""
+        return (torch.from_numpy(self.split.features[self.split.positions[chosen.numpy()]]) - self.mean) / self.std
+
+    def parts(self) -> Iterator[Tensor]:
+        """All images in order, some at a time."""
+        everything = torch.arange(len(self.split))
+        return (everything[start : start + CHUNK] for start in range(0, len(everything), CHUNK))
 
 
 @dataclass(frozen=True)
@@ -63,7 +97,7 @@ FOLDS = 4
 
 
 def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective, seed: int) -> Probe:
-    """The linear head on `train` features [n, D] with the lowest held-out loss, with a row an epoch.
+    """The linear head on the features of `train` with the lowest held-out loss, with a row an epoch.
 
     Beside the strengths two scalings compete: all features by one number, which keeps their geometry
     and wins with few images, and each feature by its own deviation, which can win with many; and
@@ -75,7 +109,7 @@ def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective,
         ((kind, at) for kind in KINDS for at in range(len(STRENGTHS))), key=lambda one: losses[one[0]][one[1]]
     )
     scale = _scale(kind, train)
-    learn, check = _side(train, scale, objective.outputs), _side(val, scale, objective.outputs)
+    learn, check = _side(train, scale), _side(val, scale)
     rows: list[Row] = []
     trained = _train(learn, kind, (STRENGTHS[at],), phase=phase, objective=objective, seed=seed)
     for epoch, (weight, bias) in enumerate(trained, 1):
@@ -89,21 +123,22 @@ def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective,
 def _held_out(kind: _Kind, train: Split, val: Split, phase: Phase, objective: Objective, seed: int) -> list[float]:
     """The mean loss of each strength on images it was not trained on."""
     parts = [(train, val)]
-    if len(val[1]) < FEW:
+    if len(val) < FEW:
         parts += _folds(train, seed)
     sums, images = torch.zeros(len(STRENGTHS)), 0
     for learned, held in parts:
         scale = _scale(kind, learned)
-        learn, check = (_side(part, scale, objective.outputs) for part in (learned, held))
+        learn, check = (_side(part, scale) for part in (learned, held))
         *_, head = _train(learn, kind, STRENGTHS, phase=phase, objective=objective, seed=seed)
-        sums += _losses(check, slice(None), *head, Objective(objective.outputs)) * len(held[1])
-        images += len(held[1])
+        for part in check.parts():
+            sums += _losses(check, part, *head, Objective(objective.outputs)) * len(part)
+        images += len(held)
     return (sums / images).tolist()
 
 
 def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
     """The training images, each fold held out once; classes keep their shares."""
-    features, labels = train
+    labels = train.labels
     generator = torch.Generator().manual_seed(seed_for(seed, "probe folds"))
     order = torch.randperm(len(labels), generator=generator).numpy()
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -113,16 +148,19 @@ def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
     for number in range(FOLDS):
         rest, held = fold != number, fold == number
         if held.any() and len(np.unique(labels[rest])) == len(np.unique(labels)):
-            parts.append(((features[rest], labels[rest]), (features[held], labels[held])))
+            parts.append((train.at(rest), train.at(held)))
     return parts
 
 
 def _scale(kind: _Kind, train: Split) -> tuple[Tensor, Tensor]:
     """What is subtracted from each feature, and what it is then divided by."""
-    features = torch.from_numpy(train[0])
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    common = std.square().mean().sqrt().expand_as(std)
-    return mean, (common if kind.scaling == "common" else std) + 1e-6
+    mean = sum(part.double().sum(dim=0) for part in train.chunks()) / len(train)
+    variance = sum((part.double() - mean).square().sum(dim=0) for part in train.chunks()) / len(train)
+    assert isinstance(mean, Tensor)
+    assert isinstance(variance, Tensor)
+    std = variance.sqrt()
+    common = variance.mean().sqrt().expand_as(std)
+    return mean.float(), (common if kind.scaling == "common" else std).float() + 1e-6
 
 
 def _peaked(phase: Phase, kind: _Kind) -> Phase:
@@ -137,7 +175,7 @@ def _train(
     """Train every strength side by side with one-cycle Adam; yields weights and biases after each epoch."""
     phase = _peaked(phase, kind)
     penalty = torch.tensor(strengths, dtype=torch.float32)
-    weight = torch.zeros(len(strengths), learn.inputs.shape[1], objective.outputs, requires_grad=True)
+    weight = torch.zeros(len(strengths), learn.split.features.shape[1], objective.outputs, requires_grad=True)
     bias = torch.zeros(len(strengths), 1, objective.outputs, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], fused=True)
     step = 0
@@ -154,11 +192,9 @@ def _train(
         yield weight.detach(), bias.detach()
 
 
-def _side(split: Split, scale: tuple[Tensor, Tensor], outputs: int) -> _Side:
-    features, labels = split
+def _side(split: Split, scale: tuple[Tensor, Tensor]) -> _Side:
     mean, std = scale
-    classes = torch.from_numpy(labels.astype(np.int64))
-    return _Side((torch.from_numpy(features) - mean) / std, classes, one_hot(classes, outputs))
+    return _Side(split, mean, std, torch.from_numpy(split.labels.astype(np.int64)))
 
 
 def _epoch_batches(images: int, steps: int, seed: int) -> list[Tensor]:
@@ -177,19 +213,24 @@ def _logits(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return wide.view(len(inputs), strengths, outputs).permute(1, 0, 2) + bias
 
 
-def _losses(side: _Side, chosen: Tensor | slice, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
+def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
     """The mean loss of each strength on the chosen images, [strengths]."""
-    logits = _logits(side.inputs[chosen], weight, bias)
-    targets = side.targets[chosen]
+    logits = _logits(side.inputs(chosen), weight, bias)
+    targets = one_hot(side.labels[chosen], objective.outputs)
     repeated = targets.expand(len(logits), *targets.shape).flatten(0, 1)
     return objective.losses(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
+
+
+def _all_logits(side: _Side, head: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits [n, outputs] of every image by one head."""
+    return torch.cat([_logits(side.inputs(part), *head)[0] for part in side.parts()])
 
 
 def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]) -> Row:
     """One epoch's row of one head."""
     step = phase.first_step + epoch * phase.steps_per_epoch
     rate = phase.rate(step - 1)
-    fit, held = (score(_logits(side.inputs, *head)[0], side.labels) for side in sides)
+    fit, held = (score(_all_logits(side, head), side.labels) for side in sides)
     return Row(
         phase=phase.name,
         epoch=epoch,

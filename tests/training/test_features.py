@@ -1,0 +1,96 @@
+"""Frozen features: kept in a file while they are computed, read as a memory map, exact for the head."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY
+from upcycle import device as machines
+from upcycle.data import cache as images
+from upcycle.data.cache import Cache
+from upcycle.data.folder import Index, scan
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.errors import StorageError
+from upcycle.evaluation.predict import predict
+from upcycle.model import zoo
+from upcycle.model.weights import Weights
+from upcycle.training import features as features_module
+from upcycle.training.features import extract, head_logits
+
+
+@pytest.fixture(scope="module")
+def ready(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    index = scan(photos)
+    preprocessing = Preprocessing(size=32)
+    root = tmp_path_factory.mktemp("decoded")
+    cache, _ = images.build(index, side=preprocessing.resize_to, interpolation=preprocessing.interpolation, root=root)
+    arch = zoo.resolve_arch(TINY)
+    weights = zoo.get_weights(arch, str(tiny_weights))
+    assert isinstance(weights, Weights)
+    network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
+    model = zoo.create(network)
+    zoo.load_body(model, weights, arch)
+    return {"model": model, "index": index, "cache": cache, "network": network}
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def machine(request: pytest.FixtureRequest) -> machines.Machine:
+    return machines.Machine("cpu", request.param, 1, 1, "a processor", (), None, 8.0)
+
+
+def made(ready: dict[str, Any], machine: machines.Machine, folder: Path) -> Any:
+    index, cache = ready["index"], ready["cache"]
+    assert isinstance(index, Index)
+    assert isinstance(cache, Cache)
+    return extract(ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder)
+
+
+def test_features_are_pages_of_their_file_and_not_memory(
+    ready: dict[str, Any], machine: machines.Machine, tmp_path: Path
+) -> None:
+    features = made(ready, machine, tmp_path)
+    assert isinstance(features, np.memmap)
+    (file,) = (tmp_path / "features").iterdir()
+    assert (len(ready["index"]), file) == (len(features), Path(str(features.filename)))
+
+
+def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
+    ready: dict[str, Any], machine: machines.Machine, tmp_path: Path
+) -> None:
+    positions = np.array([3, 50, 0, 17, 55], dtype=np.int64)
+    features, model = made(ready, machine, tmp_path), ready["model"]
+    width = model.get_classifier().weight.shape
+    generator = torch.Generator().manual_seed(0)
+    zoo.set_head(model, torch.randn(width, generator=generator), torch.randn(width[:1], generator=generator))
+    preprocessing = ready["network"].preprocessing
+    whole = predict(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine)
+    np.testing.assert_array_equal(whole, head_logits(model, features, positions, machine))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "not finite"])
+def test_a_damaged_file_is_computed_again(ready: dict[str, Any], tmp_path: Path, damage: str) -> None:
+    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    expected = np.array(made(ready, machine, tmp_path))
+    (file,) = (tmp_path / "features").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[:-8], "empty": b"", "not finite": whole[:-4] + b"\xff\xff\xff\x7f"}[damage])
+    np.testing.assert_array_equal(expected, made(ready, machine, tmp_path))
+    assert whole == file.read_bytes()
+
+
+def test_without_room_features_are_held_in_memory(
+    ready: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    expected = np.array(made(ready, machine, tmp_path / "room"))
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left on device")
+
+    monkeypatch.setattr(features_module, "_write", full)
+    features = made(ready, machine, tmp_path / "none")
+    assert not isinstance(features, np.memmap)
+    np.testing.assert_array_equal(expected, features)
