@@ -157,8 +157,8 @@ def test_the_cheapest_rung_that_is_not_shown_to_be_worse_is_recommended(tmp_path
     values = compare(ladder(tmp_path, {"bad": 0.6, "cheap": 0.9, "dear": 0.92}), folder=tmp_path)
     says = values["recommendation"]["says"]
     assert "cheap" == values["recommendation"]["rung"]
-    assert "it is not shown to be worse than the best, Dear" in says
-    assert "which takes 1.5 times as long" in says
+    assert "the best, Dear (F1 0.9" in says
+    assert "takes 1.5 times as long and is not shown to be better by more than a point." in says
     assert "is not excluded" in says
 
 

@@ -178,12 +178,12 @@ def _worse(pair: Values, goal: float) -> bool:
 def _cheaper(cheapest: Values, best: Values, pair: Values, goal: float) -> str:
     made = pair["again"]
     possible = (made["interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
-    says = (
-        f"Take {cheapest['title']} ({_f1(cheapest)}): it is not shown to be worse than the best, "
-        f"{best['title']} ({_f1(best)}), by more than {_goal(goal)}"
-    )
     times = _cost(best) / max(_cost(cheapest), 1e-9)
-    says += f", which takes {times:.1f} times as long." if times >= 1.05 else "."
+    dearer = f"takes {times:.1f} times as long and " if times >= 1.05 else ""
+    says = (
+        f"Take {cheapest['title']} ({_f1(cheapest)}): the best, {best['title']} ({_f1(best)}), {dearer}"
+        f"is not shown to be better by more than {_goal(goal)}."
+    )
     if possible > goal:
         says += f" A gain of up to {points(possible)} from {best['title']} is not excluded."
     return says
