@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,12 @@ from upcycle.errors import DataError
 
 Options = Annotated[Config, Parameter(name="*")]
 _UNSET = Config()
+
+
+def _given(options: Config, config: Path | None) -> dict[str, Any]:
+    """The options that were given: in the file, and over them on the command line."""
+    said = {name: getattr(options, name) for name in options.model_fields_set}
+    return {**(read_toml(config) if config else {}), **said}
 
 
 def train(
@@ -38,8 +44,7 @@ def train(
     """
     from upcycle.job.api import train as run_train
 
-    given = {name: getattr(options, name) for name in options.model_fields_set}
-    run_train(data, out=out, resume=resume, **{**(read_toml(config) if config else {}), **given})
+    run_train(data, out=out, resume=resume, **_given(options, config))
 
 
 def compare(
@@ -73,7 +78,6 @@ def compare(
     """
     from upcycle.job.api import compare as run_compare
 
-    given = {name: getattr(options, name) for name in options.model_fields_set}
     run_compare(
         *paths,
         rungs=[name.strip() for name in rungs.split(",") if name.strip()] if rungs is not None else None,
@@ -81,7 +85,7 @@ def compare(
         smallest_difference=smallest_difference,
         out=out,
         resume=resume,
-        **{**(read_toml(config) if config else {}), **given},
+        **_given(options, config),
     )
 
 
@@ -108,9 +112,8 @@ def plan(
     """
     from upcycle.job.plan import print_plan
 
-    given = {name: getattr(options, name) for name in options.model_fields_set}
     print_plan(
-        {**(read_toml(config) if config else {}), **given},
+        _given(options, config),
         steps_per_epoch=steps_per_epoch,
         csv=csv,
         plot=plot,

@@ -178,6 +178,11 @@ class Progress:
         lr = self.chosen(rung)
         return None if lr is None else Cell(rung, seed, self.grid.options(rung, seed, lr))
 
+    def places_of(self, rung: Rung) -> dict[Path, Cell]:
+        """The run directories of a rung's trials and runs, those of a rate not chosen yet left out."""
+        cells = [*self.trials(rung), *(self.cell(rung, seed) for seed in self.grid.seeds)]
+        return {self.place(cell): cell for cell in cells if cell is not None}
+
     def chosen(self, rung: Rung) -> float | None:
         """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
         trials = self.trials(rung)
@@ -222,8 +227,7 @@ def costs(progress: Progress) -> dict[str, float]:
     """Mean seconds of each rung's finished runs."""
     found = {}
     for rung in progress.grid.rungs:
-        cells = [*progress.trials(rung), *(progress.cell(rung, seed) for seed in progress.grid.seeds)]
-        places = {progress.place(cell) for cell in cells if cell is not None and progress.finished(cell)}
+        places = [place for place, cell in progress.places_of(rung).items() if progress.finished(cell)]
         if places:
             found[rung.name] = mean(float(RunDir(place).status().get("seconds") or 0.0) for place in places)
     return found
@@ -244,12 +248,13 @@ def remaining(progress: Progress) -> Remaining:
     done, known, waiting = 0, costs(progress), {}
     counted: set[Path] = set()
     for rung in progress.grid.rungs:
-        cells: list[Cell | None] = [*progress.trials(rung), *(progress.cell(rung, at) for at in progress.grid.seeds)]
-        places = {progress.place(cell): cell for cell in cells if cell is not None}
+        places = progress.places_of(rung)
         finished = [place for place, cell in places.items() if progress.finished(cell)]
         to_come = places.keys() - set(finished) - progress.failed.keys() - counted
         # while the rate is not chosen, every seed but the trials' own is still to come
-        waiting[rung.name] = len(to_come) + (len(progress.grid.seeds) - 1 if None in cells else 0)
+        waiting[rung.name] = len(to_come) + (
+            len(progress.grid.seeds) - 1 if rung.rates and progress.chosen(rung) is None else 0
+        )
         done += len(set(finished) - counted)
         counted |= places.keys()
     left = sum(count * known.get(name, 0.0) for name, count in waiting.items())
