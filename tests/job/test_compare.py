@@ -190,6 +190,35 @@ def test_a_rung_that_fails_stands_beside_the_others(
     assert "warning: classic, seed 0 failed: the loss is not finite between steps 3 and 4" in show.lines
 
 
+def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = job.run_training
+
+    def failing(start: Any, show: Any, **given: Any) -> None:
+        if "default" in start.run.root.name:
+            raise ValueError("expected more than 1 value per channel")
+        real(start, show, **given)
+
+    monkeypatch.setattr(job, "run_training", failing)
+    options = {"weights": str(tiny_weights), "show": Silent(), "epochs": 1, **FAST}
+    made = upcycle.compare(photos, rungs=["simple-cnn", "probe", "default"], seeds=1, out=tmp_path / "l", **options)
+    reasons = [failed["reason"] for failed in made.values["rungs"][2]["failed"]]
+    assert ["ValueError: expected more than 1 value per channel"] == reasons
+
+
+def test_an_out_that_is_a_file_is_one_line(
+    compared: upcycle.Comparison, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0")]
+    for paths in (runs, [str(photos)]):
+        assert 5 == main(["compare", *paths, "--out", str(file)])
+        assert "is not empty" in capsys.readouterr().err
+    assert "x" == file.read_text()
+
+
 def test_if_everything_fails_there_is_nothing_to_compare(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

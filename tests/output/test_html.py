@@ -21,3 +21,10 @@ def test_a_thumbnail_that_is_too_large_for_one_is_left_out(tmp_path: Path) -> No
         thumbnail([tmp_path], "a" * 64),
         thumbnail([tmp_path], "b" * 64),
     )
+
+
+def test_a_link_in_a_strangers_run_directory_is_no_thumbnail(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    write_bytes(secret, b"secret")
+    (tmp_path / f"{'c' * 64}.jpg").symlink_to(secret)
+    assert thumbnail([tmp_path], "c" * 64) is None
