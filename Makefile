@@ -10,7 +10,7 @@ demo: $(VENV)/.demo ## the main job on real photos and weights, nothing download
 	$(BIN)/upcycle demo
 
 test: $(VENV)/.test ## every fast test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test ## minutes-long proofs
 	$(BIN)/python -m pytest -m slow

@@ -265,6 +265,8 @@ def test_vanished_runs_cost_their_curves_and_pictures_alone(six: Path, tmp_path:
     expected = [name for name in SECTIONS if name not in {"curves", "disagreements"}]
     assert expected == [head["id"] for head in found.all("h2")]
     assert not (tmp_path / "figures" / "curves.svg").exists()
+    assert "Curves and disagreements are without simple-cnn-seed-0, " in found.text
+    assert "Curves and disagreements are without" not in read_page(six).text
 
 
 def test_a_damaged_run_costs_its_own_curves_and_pictures_alone(two: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of a comparison, made from comparison.json and the runs that it names."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from upcycle.rundir import RunDir, read_json, read_lines, write_text
 
 NAME = 60
 """Letters of a rung's name in tables; the whole name stands beside what the rung does."""
+NAMED = 3
+"""Run directories that are named when they are gone."""
 FILE, PAGE = "comparison.json", "comparison.html"
 
 Values = dict[str, Any]
@@ -23,7 +26,7 @@ def write_comparison(folder: Path) -> Path:
     """Write `figures/` and `comparison.html` of a comparison; gives the page's path.
 
     Curves and pictures come from the run directories that comparison.json names; one that is gone
-    costs its own alone. RunError when comparison.json is missing or damaged.
+    costs its own alone, and the page says so. RunError when comparison.json is missing or damaged.
     """
     values = read_json(folder / FILE)
     if not isinstance(values, dict) or not {"rungs", "pairs", "test", "classes"} <= values.keys():
@@ -77,12 +80,20 @@ def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
         thumbnails=_thumbnails(disagreements),
         tuned=[rung for rung in values["rungs"] if rung.get("tuned")],
         failed=[rung for rung in values["rungs"] if rung["failed"]],
+        gone=page.cut(_gone(values, folder), NAMED),
         differ=differ,
         partial=partial,
         machine=page.settings({k: v for k, v in (values.get("environment") or {}).items() if k != "versions"}),
         versions=page.settings((values.get("environment") or {}).get("versions") or {}),
         command=html.command(values.get("command")),
     )
+
+
+def _gone(values: Values, folder: Path) -> list[str]:
+    """The names of runs whose curves or answers are not there any more."""
+    runs = [RunDir(folder / run["path"]) for rung in values["rungs"] for run in rung["runs"]]
+    there = [all(map(os.path.exists, (run.history, run.predictions("test")))) for run in runs]  # whatever the name
+    return [short(run.root.name, NAME) for run, kept in zip(runs, there, strict=True) if not kept]
 
 
 def _title(values: Values) -> str:
