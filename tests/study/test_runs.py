@@ -27,6 +27,20 @@ def test_two_configurations_of_one_recipe_are_named_by_their_folders(tmp_path: P
     assert ["short", "long"] == [group.name for group in grouped([read_run(tmp_path / n) for n in ("short", "long")])]
 
 
+def test_runs_that_are_a_rung_of_the_ladder_have_its_title(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", schedule="constant")
+    write_run(tmp_path / "b", predictions(RIGHT), recipe="classic")
+    groups = grouped([read_run(tmp_path / name) for name in ("a", "b")])
+    assert [("constant", "Constant rate"), ("classic", "One-cycle, classic")] == [(g.name, g.title) for g in groups]
+    assert "all layers fine-tuned at a constant rate of 1e-4 (the runs a)" == groups[0].does
+
+
+def test_a_recipe_with_another_rate_has_no_rungs_title(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", lr=3e-4)
+    (group,) = grouped([read_run(tmp_path / "a")])
+    assert ("classic", "classic", "the runs a") == (group.name, group.title, group.does)
+
+
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, predictions(RIGHT), seed=3)

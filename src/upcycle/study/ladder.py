@@ -31,6 +31,12 @@ class Rung:
     rates: tuple[float, ...] = ()
     ignores: tuple[str, ...] = ()
 
+    @property
+    def makes(self) -> dict[str, Any]:
+        """What sets it apart from the other rungs: the options of `OF_THE_RUNGS`, resolved."""
+        made = resolve(self.options).to_dict()
+        return {name: made[name] for name in OF_THE_RUNGS}
+
     def over(
         self, common: Mapping[str, Any], *, seed: int, split_seed: int | None, lr: float | None = None
     ) -> dict[str, Any]:

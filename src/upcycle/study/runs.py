@@ -16,6 +16,7 @@ from upcycle.errors import RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.study.ladder import RUNGS, Rung
 from upcycle.study.paired import Arm
 
 Values = dict[str, Any]
@@ -126,7 +127,7 @@ class Group:
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Runs that differ in nothing but their seed, together; groups in the order of their first run.
 
-    A group has its recipe's name, or, where two recipes have the same, its first folder's.
+    A group has the name of the rung that its runs are, or of their recipe; where two have the same, its first folder's.
     RunError when one of them was given twice, or trained twice with one seed.
     """
     kinds: dict[str, list[Run]] = defaultdict(list)
@@ -134,19 +135,33 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         facts = {name: value for name, value in run.config.items() if name not in OF_THE_MACHINE}
         facts |= {"data": run.splits, "size": run.size}
         kinds[json.dumps(facts, sort_keys=True)].append(run)
-    recipes = [str(some[0].config.get("recipe", "")) for some in kinds.values()]
+    rungs = [_rung_of(some[0]) for some in kinds.values()]
+    known = [
+        rung.name if rung else str(some[0].config.get("recipe", ""))
+        for rung, some in zip(rungs, kinds.values(), strict=True)
+    ]
     for some in kinds.values():
         _check_seeds(some)
     names = [
-        recipe if recipe and recipes.count(recipe) == 1 else some[0].path.resolve().name
-        for recipe, some in zip(recipes, kinds.values(), strict=True)
+        name if name and known.count(name) == 1 else some[0].path.resolve().name
+        for name, some in zip(known, kinds.values(), strict=True)
     ]
     if len(set(names)) < len(names):
         names = [str(some[0].path) for some in kinds.values()]
-    return [
-        Group(name, name, f"the runs {', '.join(run.path.name for run in some)}", tuple(some))
-        for name, some in zip(names, kinds.values(), strict=True)
-    ]
+    return [_group(*parts) for parts in zip(names, rungs, kinds.values(), strict=True)]
+
+
+def _rung_of(run: Run) -> Rung | None:
+    """The built-in rung that a run is by its recipe, schedule and rate; those that tune their rate left out."""
+    found = (rung for rung in RUNGS.values() if not rung.rates)
+    return next((rung for rung in found if rung.makes.items() <= run.config.items()), None)
+
+
+def _group(name: str, rung: Rung | None, runs: Sequence[Run]) -> Group:
+    what = f"the runs {', '.join(run.path.name for run in runs)}"
+    if rung is None or name != rung.name:
+        return Group(name, name, what, tuple(runs))
+    return Group(name, rung.title, f"{rung.does} ({what})", tuple(runs))
 
 
 def _check_seeds(runs: Sequence[Run]) -> None:
