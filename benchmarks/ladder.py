@@ -64,7 +64,7 @@ def table(values: dict[str, Any]) -> list[str]:
             f"{f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]",
             "-" if f1["spread"] is None else f"{f1['spread']:.4f}",
             *(_step(step) if step else ("", "")),
-            gains.epochs_words(rung["epochs"]),
+            gains.epochs_words(rung),
             gains.once_words(rung),
             clock(rung["tuning_seconds"]) if rung["tuning_seconds"] else "-",
         ]

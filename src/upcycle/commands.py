@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from pydantic import create_model
 
 from upcycle.config import Config, read_toml
 from upcycle.errors import DataError
 
-Options = Annotated[Config, Parameter(name="*")]
+Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
+_OF_RUNGS = ("recipe", "lr", "schedule", "folds", "split_seed")
+"""Options that a comparison refuses, each with its reason: not in its help."""
+_Common = create_model(  # type: ignore[call-overload]
+    "_Common",
+    __base__=Config,
+    **{
+        name: (Annotated[Config.model_fields[name].annotation, Parameter(show=False)], Config.model_fields[name])
+        for name in _OF_RUNGS
+    },
+)
+CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
 
 
 def _given(options: Config, config: Path | None) -> dict[str, Any]:
@@ -55,7 +67,7 @@ def compare(
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
-    options: Options = _UNSET,
+    options: CommonOptions = _Common(),  # noqa: B008
 ) -> None:
     """What each choice buys: train rungs on one split and compare them, or compare runs.
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.study.rundirs import predictions, write_run
 from upcycle.errors import ConfigError
-from upcycle.rundir import append_line
+from upcycle.rundir import RunDir, append_line, read_json, write_json
 from upcycle.study.compare import compare
 from upcycle.study.runs import Group, grouped, read_run
 
@@ -106,7 +106,7 @@ def test_a_step_that_counts_alone_may_not_count_as_one_of_five(tmp_path: Path) -
 
 def test_three_seeds_answer_for_the_models_and_not_for_the_recipe(tmp_path: Path) -> None:
     again = compare(ladder(tmp_path, {"low": 0.7, "high": 0.9}, seeds=3), folder=tmp_path)["pairs"][0]["again"]
-    assert (False, None, "3 seeds of both; 5 or more are needed") == (
+    assert (False, None, "3 seeds in common; 5 or more are needed") == (
         again["answerable"],
         again["interval"],
         again["reason"],
@@ -158,8 +158,66 @@ def test_the_cheapest_rung_that_is_not_shown_to_be_worse_is_recommended(tmp_path
     says = values["recommendation"]["says"]
     assert "cheap" == values["recommendation"]["rung"]
     assert "the best, Dear (F1 0.9" in says
-    assert "takes 1.5 times as long and is not shown to be better by more than a point." in says
+    assert "takes 1.5 times as long and is not shown to be better." in says
     assert "is not excluded" in says
+
+
+def test_where_only_the_whole_climb_is_real_the_headline_says_so(tmp_path: Path) -> None:
+    for number in range(6):
+        right = [1] * (500 + 5 * number) + [0] * (100 - 5 * number)
+        write_run(tmp_path / str(number), predictions(right), recipe="classic", epochs=6 + number)
+    values = compare(grouped([read_run(tmp_path / str(number)) for number in range(6)]), folder=tmp_path)
+    assert {"unclear"} == {one["verdict"] for one in values["pairs"] if "step" in one["kinds"]}
+    assert "gain" == pair(values, "0", "5")["verdict"]
+    assert (
+        "No single step is shown to be real, but 5 is better than 0 by 4.2 points of F1, more than chance."
+        == values["says"][0]
+    )
+    assert not any("too few" in text for text in values["says"])
+
+
+def test_a_step_between_the_same_runs_is_no_conclusion(tmp_path: Path) -> None:
+    one, two = ladder(tmp_path, {"one": 0.8, "two": 0.82}, images=60)
+    values = compare([one, replace(one, name="same", title="Same"), two], folder=tmp_path)
+    assert "same" == pair(values, "one", "same")["verdict"]
+    assert values["says"][0].startswith("Nothing here differs by more than chance")
+    assert values["says"][1].startswith("60 test images are too few for a conclusion about any step; about ")
+
+
+def test_rungs_that_are_all_the_same_runs_are_said_to_be(tmp_path: Path) -> None:
+    (one,) = ladder(tmp_path, {"one": 0.8})
+    values = compare([one, replace(one, name="same", title="Same")], folder=tmp_path)
+    assert ["All rungs came out as the same runs: there is no difference."] == values["says"]
+
+
+def test_a_rung_that_is_worse_by_less_than_matters_may_be_recommended(tmp_path: Path) -> None:
+    for name, wrong, epochs in (("cheap", 40, 6), ("dear", 20, 7)):
+        right = [0] * wrong + [1] * (4000 - wrong)
+        write_run(tmp_path / name, predictions(right), recipe="classic", epochs=epochs, seconds=100.0 * epochs)
+    values = compare(grouped([read_run(tmp_path / name) for name in ("cheap", "dear")]), folder=tmp_path)
+    assert ("gain", "cheap") == (values["pairs"][0]["verdict"], values["recommendation"]["rung"])
+    assert "takes 1.2 times as long and is better by 0.5 points, less than a point." in values["recommendation"]["says"]
+
+
+def test_the_answer_for_recipes_is_corrected_where_the_best_was_chosen_by_its_score(tmp_path: Path) -> None:
+    values = compare(ladder(tmp_path, {"a": 0.7, "b": 0.75, "c": 0.9}, seeds=5), folder=tmp_path)
+    one = pair(values, "a", "c")["again"]
+    assert one["corrected_interval"][0] < one["interval"][0] < one["interval"][1] < one["corrected_interval"][1]
+    assert pair(values, "a", "b")["again"]["corrected_interval"] is None
+
+
+def test_another_split_another_machine_and_other_weights_are_told(tmp_path: Path) -> None:
+    for name, recipe in (("a", "classic"), ("b", "default")):
+        path = write_run(tmp_path / name, predictions(answers(0.8, 0)), recipe=recipe, seed=int(name == "b"))
+        (path / "splits.csv").write_text(name)
+    machine = RunDir(tmp_path / "b").environment
+    write_json(machine, {**read_json(machine), "processor": "H100"})
+    values = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)
+    assert {"classic": 0, "default": 1} == values["options"]["split_seed"]
+    assert "weights_sha256" not in values["options"]
+    assert ["a processor, cpu, 2 threads, bf16", "H100, cpu, 2 threads, bf16"] == values["machines"]
+    assert "trained on other splits of the photos" in values["says"][-2]
+    assert "Times were taken on different machines" in values["says"][-1]
 
 
 def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) -> None:

@@ -75,10 +75,11 @@ def test_a_toml_rung_with_a_mistake_is_refused(tmp_path: Path, text: str, messag
         rungs(["probe", str(file)])
 
 
-def test_a_toml_file_cannot_take_a_built_in_rungs_name(tmp_path: Path) -> None:
-    file = tmp_path / "classic.toml"
+@pytest.mark.parametrize("name", ["classic", "x" * 101])
+def test_a_toml_file_needs_a_name_of_its_own_that_fits_a_folders(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.toml"
     file.write_text("epochs = 9")
-    with pytest.raises(ConfigError, match="has the name of a built-in rung: rename the file"):
+    with pytest.raises(ConfigError, match="a rung has a name of its own of up to 100 bytes: rename the file"):
         rungs(["probe", str(file)])
 
 

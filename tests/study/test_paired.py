@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from tests.study.arms import answers, simulate
 from upcycle.study.paired import (
     Arm,
+    Metric,
     again,
     combined,
     difference,
@@ -19,6 +21,7 @@ from upcycle.study.paired import (
     mcnemar,
     scored,
     sign_flip,
+    widened,
 )
 
 P = st.floats(0, 1, allow_nan=False)
@@ -93,13 +96,13 @@ def test_images_of_one_group_count_once() -> None:
 def test_four_seeds_do_not_answer_whether_the_recipe_wins_again() -> None:
     ours = scored(arm([[1, 0, 1, 1]] * 4), n_boot=10)
     made = again(ours, ours, "f1_macro", units=4)
-    assert (None, None, "4 seeds of both; 5 or more are needed") == (made.interval, made.df, made.reason)
+    assert (None, None, "4 seeds in common; 5 or more are needed") == (made.interval, made.df, made.reason)
 
 
 def test_one_seed_tells_nothing_of_the_spread_between_seeds() -> None:
     ours = scored(arm([[1, 0, 1, 1]]), n_boot=10)
     made = again(ours, ours, "f1_macro", units=4)
-    assert (None, "1 seed of both; 5 or more are needed") == (made.seed_deviation, made.reason)
+    assert (None, "1 seed in common; 5 or more are needed") == (made.seed_deviation, made.reason)
 
 
 def test_five_seeds_have_four_degrees_of_freedom() -> None:
@@ -141,6 +144,41 @@ def test_interval_a_covers_the_trained_models_difference_95_times_in_100(
 def test_interval_b_covers_the_recipes_difference_95_times_in_100(seeds: int, spread: float) -> None:
     made = simulate(400, images=300, seeds=seeds, gap=0.4, hardness=1.5, spread=spread)
     assert 0.93 <= made.again <= 0.985
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+def test_of_equal_recipes_trained_again_interval_b_calls_one_in_twenty_different(metric: Metric) -> None:
+    made = simulate(400, images=300, seeds=5, gap=0.0, hardness=1.5, spread=0.5, metric=metric)
+    assert 0.93 <= made.again <= 0.985
+
+
+def test_interval_a_and_the_sign_flip_test_hold_where_images_come_in_groups() -> None:
+    made = simulate(400, images=600, seeds=1, gap=0.0, hardness=1.5, spread=0.0, group=4)
+    assert 0.93 <= made.trained <= 0.99
+    assert made.rejected <= 0.068
+
+
+def test_of_six_equal_recipes_one_is_called_worse_than_the_best_one_time_in_twenty_at_most() -> None:
+    random = np.random.default_rng(8)
+    false = 0
+    for _ in range(100):
+        labels, hard = random.integers(0, 2, 300), random.normal(0, 1.5, 300)
+        draw = int(random.integers(2**31))
+        arms = [answers(random, 2 + random.normal(0, 0.5, 5), labels, hard) for _ in range(6)]
+        made = sorted((scored(one, n_boot=100, seed=draw) for one in arms), key=lambda one: one.mean("f1_macro"))
+        lows = []
+        for other in made[:-1]:
+            found = again(other, made[-1], "f1_macro", units=300)
+            lows.append(widened(found.interval, df=found.df, comparisons=15)[0])
+        false += max(lows) > 0
+    assert false / 100 <= 0.09
+
+
+def test_an_interval_among_several_is_bonferronis() -> None:
+    low, high = widened((0.01, 0.03), df=4, comparisons=5)
+    half = 0.01 * t.isf(0.005, 4) / t.isf(0.025, 4)
+    assert (0.02 - half, 0.02 + half) == pytest.approx((low, high))
+    assert (0.01, 0.03) == pytest.approx(widened((0.01, 0.03), df=4, comparisons=1))
 
 
 def test_interval_b_covers_too_much_rather_than_too_little_where_seeds_do_not_matter() -> None:

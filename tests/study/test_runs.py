@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.study.rundirs import predictions, write_run
-from upcycle.errors import RunError, UpcycleError
+from upcycle.errors import RunError
 from upcycle.rundir import RunDir
 from upcycle.study.runs import grouped, read_run, shared_test
 
@@ -36,9 +36,15 @@ def test_runs_that_are_a_rung_of_the_ladder_have_its_title(tmp_path: Path) -> No
 
 
 def test_a_recipe_with_another_rate_has_no_rungs_title(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", lr=3e-4)
-    (group,) = grouped([read_run(tmp_path / "a")])
-    assert ("classic", "classic", "the runs a") == (group.name, group.title, group.does)
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", schedule="constant", lr=3e-4)
+    write_run(tmp_path / "b", predictions(RIGHT), recipe="default", epochs=9)
+    groups = grouped([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+    assert [("a", "a", "the runs a"), ("b", "b", "the runs b")] == [(g.name, g.title, g.does) for g in groups]
+
+
+def test_a_rung_is_known_whatever_it_was_trained_on_and_from(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", image_size=64, arch="resnet18", weights="none")
+    assert ["classic"] == [group.name for group in grouped([read_run(tmp_path / "a")])]
 
 
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
@@ -54,8 +60,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_without_predictions_is_refused(tmp_path: Path) -> None:
-    RunDir(tmp_path).set_status("interrupted", seconds=1.0)
-    with pytest.raises(RunError, match=r"has no predictions of its test images \(it is interrupted\): finish it first"):
+    write_run(tmp_path, predictions(RIGHT))
+    RunDir(tmp_path).predictions("test").unlink()
+    with pytest.raises(RunError, match=r"lacks predictions/test\.csv: its test cannot be compared; train it again"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_a_run_that_is_not_finished_is_refused_with_the_command_that_finishes_it(tmp_path: Path, state: str) -> None:
+    write_run(tmp_path, predictions(RIGHT))
+    RunDir(tmp_path).set_status(state, seconds=1.0)
+    with pytest.raises(RunError, match=f"is {state}, not finished: upcycle train --out .* --resume"):
         read_run(tmp_path)
 
 
@@ -112,10 +127,20 @@ def test_a_cross_validated_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("evaluation.json", '{"test": {}}'), ("evaluation.json", "[]"), ("model.json", "3"), ("config.json", "[]")],
+    [
+        ("evaluation.json", '{"test": {}}'),
+        ("evaluation.json", "[]"),
+        ("model.json", "3"),
+        ("model.json", '{"preprocessing": "x"}'),
+        ("model.json", '{"trained_parameters": "x"}'),
+        ("config.json", "[]"),
+        ("status.json", '{"state": "finished", "seconds": "abc"}'),
+        ("history.jsonl", '{"phase": "finetune", "val_loss": "x"}\n'),
+        ("timings.jsonl", '{"seconds": "x"}\n'),
+    ],
 )
 def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:
     write_run(tmp_path / "a", predictions(RIGHT))
     (tmp_path / "a" / name).write_text(text)
-    with pytest.raises(UpcycleError, match="does not hold"):
+    with pytest.raises(RunError, match="does not hold"):
         read_run(tmp_path / "a")

@@ -5,7 +5,7 @@ import pytest
 
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir, append_line, write_json
+from upcycle.rundir import RunDir, append_line, write_json, write_text
 from upcycle.study.ladder import rungs
 from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
 
@@ -22,6 +22,8 @@ def finish(
     run.set_status("finished", seconds=seconds)
     write_json(run.config, {**resolve(cell.options).to_dict(), "data": "/photos", "weights_sha256": weights})
     append_line(run.history, {"phase": "finetune", "val_loss": val_loss})
+    write_json(run.evaluation, {})
+    write_text(run.predictions("test"), "path\n")
 
 
 def test_cells_of_one_configuration_are_one_run(tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ def step(value: float, interval: list[float], verdict: str, needed: int | None =
         "corrected": {"step": 1.0},
         "images_needed": needed,
         "verdict": verdict,
-        "again": {"answerable": False, "reason": "3 seeds of both; 5 or more are needed", **changed.get("again", {})},
+        "same_runs": False,
+        "again": {"answerable": False, "reason": "3 seeds in common; 5 or more are needed", **changed.get("again", {})},
     }
     titles = {"constant": "a constant rate", "classic": "One-cycle"}
     return words.step(pair, titles, changed.get("goal", 0.01), images=1000)
 
 
-UNANSWERED = "Whether the recipe would do so trained again is not answerable: 3 seeds of both; 5 or more are needed."
+UNANSWERED = "Whether the recipe would do so trained again is not answerable: 3 seeds in common; 5 or more are needed."
 
 
 def test_a_gain_that_may_be_chance_says_how_many_images_would_tell() -> None:
@@ -67,7 +68,7 @@ def test_no_difference_at_all_is_said_without_a_direction() -> None:
 
 
 def test_rungs_that_are_the_same_runs_are_said_to_be() -> None:
-    pair = {"first": "constant", "second": "tuned"}
+    pair = {"first": "constant", "second": "tuned", "same_runs": True}
     assert "Tuned came out as the same runs as Constant: there is no difference." == words.step(
-        pair, {"constant": "Constant", "tuned": "Tuned"}, 0.01, images=10, same=True
+        pair, {"constant": "Constant", "tuned": "Tuned"}, 0.01, images=10
     )

@@ -134,7 +134,8 @@ def compare(
     given, folder = [Path(path) for path in paths], Path(out) if out else None
     show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
     if len(given) > 1 or any(RunDir(path).is_run() for path in given):
-        unused = [*options, *(name for name, value in (("rungs", rungs), ("seeds", seeds)) if value is not None)]
+        others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
+        unused = [*options, *(name for name, value in others.items() if value is not None)]
         if unused:
             raise ConfigError(f"{unused[0]} says how to train, and runs that exist are not trained again: leave it out")
         return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))

@@ -22,7 +22,7 @@ from upcycle.recipes import resolve
 from upcycle.rundir import write_json
 from upcycle.study.compare import SMALLEST_DIFFERENCE, compare
 from upcycle.study.ladder import RUNGS, Rung, check_common, from_options, rungs
-from upcycle.study.runs import Group, grouped, read_run
+from upcycle.study.runs import Group, Run, grouped, read_run
 from upcycle.study.sweep import Cell, Grid, Progress, check_same, read_grid, remaining, rounds, seeds_from, write_grid
 
 
@@ -112,6 +112,8 @@ def begin_grid(
 
 def _known(out: Path, *, resume: bool) -> dict[str, Any]:
     """The grid in a folder that is not empty; RunError when there is none, or it is not to be gone on with."""
+    if not out.is_dir():
+        raise RunError(f"{out} is a file: give another --out")
     if not resume:
         again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
         raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
@@ -128,7 +130,7 @@ def _rungs_of(known: Mapping[str, Any]) -> tuple[Rung, ...]:
     """The rungs a comparison was begun with; all built-in ones where there is none."""
     if not known:
         return tuple(RUNGS.values())
-    return tuple(from_options(name, options) for name, options in known["rungs"].items())
+    return tuple(from_options(name, options, known["files"].get(name, "")) for name, options in known["rungs"].items())
 
 
 def run_grid(grid: Grid, *, show: Show) -> None:
@@ -157,7 +159,7 @@ def run_grid(grid: Grid, *, show: Show) -> None:
 
 def _command(grid: Grid) -> str:
     """The command that trains the same grid."""
-    names = ",".join(rung.name if rung.name in RUNGS else f"{rung.name}.toml" for rung in grid.rungs)
+    names = ",".join(rung.file or rung.name for rung in grid.rungs)
     words = ["upcycle", "compare", str(grid.data), "--rungs", names, "--seeds", str(len(grid.seeds))]
     words += ["--seed", str(grid.seeds[0]), "--smallest-difference", f"{100 * grid.goal:g}", *spelled(grid.common)]
     return shlex.join([*words, "--out", str(grid.out)])
@@ -165,12 +167,13 @@ def _command(grid: Grid) -> str:
 
 def _checked(grid: Grid, show: Show) -> Index:
     """The scanned images; raises for what would make every run of a rung fail, before anything is trained."""
-    configs = [resolve(grid.options(rung, grid.seeds[0])) for rung in grid.rungs]
-    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
-        zoo.get_weights(zoo.resolve_arch(arch), weights)
+    configs = [Cell(rung, grid.seeds[0], grid.options(rung, grid.seeds[0])).config for rung in grid.rungs]
     config = configs[0]
     machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
-    return read_index(grid.data, config, machine, show)
+    index = read_index(grid.data, config, machine, show)
+    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
+        zoo.get_weights(zoo.resolve_arch(arch), weights)
+    return index
 
 
 def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Show) -> None:
@@ -218,13 +221,25 @@ def _group(rung: Rung, progress: Progress) -> Group:
     """A rung's finished runs, failures and trials."""
     cells = [cell for seed in progress.grid.seeds if (cell := progress.cell(rung, seed)) is not None]
     trials = progress.trials(rung)
+    runs, tried = (_readable(some, progress) for some in (cells, trials))
     failed = [cell for cell in [*trials, *cells] if progress.place(cell) in progress.failed]
     return Group(
         name=rung.name,
         title=rung.title,
         does=rung.does,
-        runs=tuple(read_run(progress.place(cell)) for cell in cells if progress.finished(cell)),
+        runs=runs,
         failed=tuple({"seed": cell.seed, "reason": progress.failed[progress.place(cell)]} for cell in failed),
-        trials=tuple(read_run(progress.place(cell)) for cell in trials if progress.finished(cell)),
+        trials=tried,
         lr=progress.chosen(rung) if rung.rates else None,
     )
+
+
+def _readable(cells: Sequence[Cell], progress: Progress) -> tuple[Run, ...]:
+    """The finished runs of `cells`; one whose files are damaged counts as failed."""
+    runs = []
+    for cell in cells:
+        try:
+            runs += [read_run(progress.place(cell))] if progress.finished(cell) else []
+        except RunError as error:
+            progress.failed[progress.place(cell)] = str(error)
+    return tuple(runs)

@@ -154,7 +154,7 @@ def _disagreements(steps: Sequence[Values], values: Values, folder: Path) -> lis
         rung["name"]: opinion([folder / run["path"] for run in rung["runs"]]) for rung in values["rungs"]
     }
     found = []
-    for step in steps:
+    for step in (step for step in steps if not step.get("same_runs")):
         one, two = opinions.get(step["first"]), opinions.get(step["second"])
         both = sides(one, two) if one is not None and two is not None else None
         if both is not None and one is not None and two is not None:

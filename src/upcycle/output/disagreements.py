@@ -1,4 +1,4 @@
-"""Where two rungs disagree: test images that most models of the one get right and most of the other wrong."""
+"""Where two rungs disagree: test images that one gets right and the other wrong, the models of its seeds averaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,10 +75,6 @@ def opinion(paths: Sequence[Path]) -> Opinion | None:
     return Opinion(first, np.stack(tables), tuple(RunDir(path).thumbnails for path, _ in same))
 
 
-def _keys(made: Predictions) -> list[tuple[str, str, int]]:
-    return made.identities()
-
-
 def sides(first: Opinion, second: Opinion) -> Sides | None:
     """The images the two disagree on, the most confident mistake first; None when they know other images."""
     places = {key: at for at, key in enumerate(second.made.identities())}
@@ -91,16 +87,15 @@ def sides(first: Opinion, second: Opinion) -> Sides | None:
 
 
 def _only(made: Predictions, right: Reals, wrong: Reals, labels: NDArray[np.int64]) -> Cut:
-    """Images that most of `right` get right and most of `wrong` get wrong."""
-    good = (right.argmax(axis=2) == labels).mean(axis=0) > 0.5
-    bad = (wrong.argmax(axis=2) != labels).mean(axis=0) > 0.5
+    """Images that `right` gets right and `wrong` gets wrong, by their probabilities [S, n, K] averaged over seeds.
+
+    Averages give an answer for every image whatever the numbers of seeds; most seeds of two do not.
+    """
     means, others = right.mean(axis=0), wrong.mean(axis=0)
-    others = others.copy()
-    true = others[np.arange(len(labels)), labels].copy()
-    others[np.arange(len(labels)), labels] = -1.0
+    chosen = np.flatnonzero((means.argmax(axis=1) == labels) & (others.argmax(axis=1) != labels))
     said = others.argmax(axis=1)
-    sure = others[np.arange(len(labels)), said] - true
-    chosen = np.flatnonzero(good & bad)
+    at = np.arange(len(labels))
+    sure = others[at, said] - others[at, labels]
     chosen = chosen[np.argsort(-sure[chosen], kind="stable")]
     return cut(
         [

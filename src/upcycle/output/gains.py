@@ -59,6 +59,12 @@ def _pair(comparison: Row, kind: str, name: str) -> Row | None:
     return next((pair for pair in comparison["pairs"] if pair["second"] == name and kind in pair["kinds"]), None)
 
 
+def corrected(pair: Row) -> float | None:
+    """The p of a pair corrected within the family that its verdict is of: the first of its kinds."""
+    p: float | None = (pair.get("corrected") or {}).get(pair["kinds"][0])
+    return p
+
+
 def gain(pair: Row | None) -> float | None:
     """How much F1 the second of a pair has over the first, a share of one."""
     value: float | None = ((pair or {}).get("f1_difference") or {}).get("value")
@@ -143,9 +149,16 @@ def parameters_words(number: int | None) -> str:
     return f"{number:,}"
 
 
-def epochs_words(epochs: float | None) -> str:
-    """A mean number of epochs, with a decimal where seeds differ."""
-    return "–" if epochs is None else f"{epochs:.0f}" if float(epochs).is_integer() else f"{epochs:.1f}"
+def epochs_words(rung: Row) -> str:
+    """Mean epochs of a rung, with a decimal where seeds differ; before the plus those of the head on features."""
+    if rung.get("epochs") is None:
+        return "–"
+    head, whole = rung.get("head_epochs") or 0, rung["epochs"]
+    return f"{_count(head)} + {_count(whole)}" if head else _count(whole)
+
+
+def _count(mean: float) -> str:
+    return f"{mean:.0f}" if float(mean).is_integer() else f"{mean:.1f}"
 
 
 def seeds_words(rung: Row) -> str:

@@ -47,6 +47,6 @@ def _costs(comparison: Row) -> Group:
     for rung in rungs:
         trained = f"{rung['trained_parameters']:,}" if rung.get("trained_parameters") else "–"
         tuning = [clock(rung["tuning_seconds"]) if rung["tuning_seconds"] else "–"] if tuned else []
-        cells = (str(len(rung["seeds"])), gains.epochs_words(rung["epochs"]), gains.once_words(rung), *tuning, trained)
+        cells = (str(len(rung["seeds"])), gains.epochs_words(rung), gains.once_words(rung), *tuning, trained)
         table.add_row(named(rung["title"]), *cells)
     return titled("What it takes to train once", table)

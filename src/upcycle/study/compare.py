@@ -18,6 +18,7 @@ import numpy as np
 from upcycle.errors import ConfigError
 from upcycle.evaluation.intervals import LEVEL, Interval, exact_mean, from_replicates, proportion
 from upcycle.study import costs, words
+from upcycle.study.options import differing
 from upcycle.study.paired import (
     FEWEST_UNITS,
     Arm,
@@ -31,6 +32,7 @@ from upcycle.study.paired import (
     mcnemar,
     scored,
     sign_flip,
+    widened,
 )
 from upcycle.study.runs import Group, Run, SharedTest, shared_test
 
@@ -64,7 +66,7 @@ def compare(
     pairs = [_pair(one, two, kinds, arms, scores, smallest_difference) for one, two, kinds in _chosen(there, scores)]
     _correct(pairs, len(there))
     for pair in pairs:
-        _judge(pair, titles, smallest_difference, test, same=_same_runs(pair, there))
+        _judge(pair, titles, smallest_difference, test)
     return {
         "version": VERSION,
         "data": None,
@@ -79,9 +81,13 @@ def compare(
         "environment": _environment(there[0].runs[0]),
         "rungs": rungs,
         "pairs": pairs,
+        "machines": _machines(there),
         "recommendation": words.recommendation(rungs, pairs, smallest_difference),
-        "says": words.headline(rungs, pairs, len(test.reference), smallest_difference),
-        "options": differing_options(there),
+        "says": [
+            *words.headline(rungs, pairs, len(test.reference), smallest_difference),
+            *words.cautions(_machines(there), other_split=_split_differs(there)),
+        ],
+        "options": differing({group.name: _options(group, there) for group in there}),
     }
 
 
@@ -93,6 +99,33 @@ def _test_facts(test: SharedTest) -> Values:
 def _environment(run: Run) -> Values:
     names = ("processor", "device", "threads", "precision", "versions")
     return {name: run.environment[name] for name in names if name in run.environment}
+
+
+def _machines(groups: Sequence[Group]) -> list[str]:
+    """The machines that the runs were trained on, each once, in words."""
+    known = [run.environment for group in groups for run in group.runs]
+    facts = ("processor", "device", "threads", "precision")
+    named = [
+        [f"{one[fact]}{' threads' if fact == 'threads' else ''}" for fact in facts if fact in one] for one in known
+    ]
+    return list(dict.fromkeys(", ".join(parts) for parts in named if parts))
+
+
+def _split_differs(groups: Sequence[Group]) -> bool:
+    return len({run.splits for group in groups for run in group.runs}) > 1
+
+
+def _options(group: Group, groups: Sequence[Group]) -> Values:
+    """The options that had an effect on a group; its images, split and weights where others had other ones."""
+    runs = [run for one in groups for run in one.runs]
+    told: dict[str, list[object]] = {
+        "data": [run.config.get("data") for run in runs],
+        "split_seed": [run.splits for run in runs],
+        "weights_sha256": [run.config.get("weights_sha256") for run in runs],
+    }
+    first = group.runs[0]
+    known = {**first.config, "split_seed": first.split_seed}
+    return {**first.options, **{name: known.get(name) for name, values in told.items() if len(set(values)) > 1}}
 
 
 # ------------------------------------------------------------------------------------------ rungs
@@ -110,13 +143,23 @@ def _rung(group: Group, arms: dict[str, Arm], scores: dict[str, Scored], shared:
         "tuned": _tuned(group, folder) if group.trials else None,
     }
     if not group.runs:
-        names = ("accuracy", "f1_macro", "epochs", "seconds", "tuning_seconds", "trained_parameters", "parameters")
+        names = (
+            "accuracy",
+            "f1_macro",
+            "epochs",
+            "head_epochs",
+            "seconds",
+            "tuning_seconds",
+            "trained_parameters",
+            "parameters",
+        )
         return values | dict.fromkeys(names)
     arm, made = arms[group.name], scores[group.name]
     return values | {
         "accuracy": _score(made, "accuracy", _accuracy(arm)),
         "f1_macro": _score(made, "f1_macro", _f1(made, arm)),
-        "epochs": mean(len(run.rows) for run in group.runs),
+        "epochs": mean(run.epochs for run in group.runs),
+        "head_epochs": mean(len(run.history) - run.epochs for run in group.runs),
         "seconds": mean(costs.seconds(run, shared) for run in group.runs),
         "tuning_seconds": sum(costs.own_seconds(run) for run in group.trials if run.config["lr"] != group.lr),
         "trained_parameters": group.runs[0].model.get("trained_parameters"),
@@ -131,7 +174,7 @@ def _run(run: Run, folder: Path) -> Values:
         "accuracy": run.score("accuracy"),
         "f1_macro": run.score("f1_macro"),
         "log_loss": run.score("log_loss"),
-        "epochs": len(run.rows),
+        "epochs": run.epochs,
         "seconds": run.status.get("seconds"),
         "seconds_complete": run.is_timed_whole,
         "phase": run.rows[0]["phase"] if run.history else None,
@@ -206,11 +249,13 @@ def _pair(
     f1 = difference(scores[one.name], scores[two.name], "f1_macro", units=units)
     matched = _matched(one, two)
     tests = [(seeds, mcnemar(first.correct[a], second.correct[b])) for seeds, a, b in matched]
+    same = {run.path for run in one.runs} == {run.path for run in two.runs}
     retrained = again(_kept(scores[one.name], matched, 1), _kept(scores[two.name], matched, 2), "f1_macro", units=units)
     return {
         "first": one.name,
         "second": two.name,
         "kinds": kinds,
+        "same_runs": same,
         "seeds": [list(seeds) for seeds, _ in tests],
         "difference": {
             "metric": "accuracy",
@@ -241,6 +286,7 @@ def _pair(
             "seeds": retrained.seeds,
             "value": retrained.value,
             "interval": list(retrained.interval) if retrained.interval else None,
+            "corrected_interval": None,
             "df": retrained.df,
             "image_deviation": retrained.image_deviation,
             "seed_deviation": retrained.seed_deviation,
@@ -265,17 +311,12 @@ def _kept(made: Scored, matched: Sequence[Match], side: int) -> Scored:
     return replace(made, values=made.values[at], replicates=made.replicates[:, at])
 
 
-def _same_runs(pair: Values, groups: Sequence[Group]) -> bool:
-    """Whether both rungs are the very same runs, as when tuning picks the rate that another rung has."""
-    paths = {group.name: {run.path for run in group.runs} for group in groups}
-    return paths[pair["first"]] == paths[pair["second"]]
-
-
 def _correct(pairs: Sequence[Values], rungs: int) -> None:
     """p values corrected for the number of tests in their family.
 
     Steps, every rung against the one before, and comparisons with the first: Holm within each. Against
-    the best, which was chosen by its score: Bonferroni over all pairs of rungs, as any of them might have been asked.
+    the best, which was chosen by its score: Bonferroni over all pairs of rungs, as any of them might have been
+    asked, for p and for the interval of answer (b).
     """
     for pair in pairs:
         pair["corrected"] = dict.fromkeys(pair["kinds"], 1.0)
@@ -283,19 +324,23 @@ def _correct(pairs: Sequence[Values], rungs: int) -> None:
         some = [pair for pair in pairs if kind in pair["kinds"]]
         for pair, p in zip(some, holm([pair["difference"]["p"] for pair in some]), strict=True):
             pair["corrected"][kind] = p
+    every = rungs * (rungs - 1) // 2
     for pair in (pair for pair in pairs if "best" in pair["kinds"]):
-        pair["corrected"]["best"] = min(1.0, pair["difference"]["p"] * rungs * (rungs - 1) / 2)
+        pair["corrected"]["best"] = min(1.0, pair["difference"]["p"] * every)
+        made = pair["again"]
+        if made["interval"]:
+            made["corrected_interval"] = list(widened(made["interval"], df=made["df"], comparisons=every))
     for pair in pairs:
         p = pair["corrected"].get("step")
         pair["holm"] = None if p is None else {"p": p, "real": p < 1 - LEVEL}
 
 
-def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest, *, same: bool) -> None:
+def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest) -> None:
     """The verdict of a pair and its sentence."""
     pair["verdict"] = verdict(pair, goal, units=int(test.units.max()) + 1)
-    if same:
+    if pair["same_runs"]:
         pair["verdict"], pair["images_needed"] = "same", None
-    pair["says"] = words.step(pair, titles, goal, images=len(test.reference), same=same)
+    pair["says"] = words.step(pair, titles, goal, images=len(test.reference))
 
 
 def verdict(pair: Values, goal: float, *, units: int) -> str:
@@ -313,54 +358,3 @@ def verdict(pair: Values, goal: float, *, units: int) -> str:
     if p < 1 - LEVEL and high < 0:
         return "loss"
     return "same" if max(abs(low), abs(high)) <= goal else "unclear"
-
-
-# ---------------------------------------------------------------------------------- configuration
-
-_ELSEWHERE = ("recipe", "seed", "split_seed", "cache", "data", "threads", "weights_sha256")
-_SHAPES = {
-    "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
-    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
-    "constant": ("momentum",),
-}
-_DATA = (
-    "val_fraction",
-    "test_fraction",
-    "test_split",
-    "input",
-    "class_weights",
-    "label_smoothing",
-    "precision",
-    "device",
-)
-_ALWAYS = (*_DATA, "arch", "weights", "image_size", "head_epochs", "epochs", "folds")
-"""Options that count for the probe alone as well."""
-
-
-def differing_options(groups: Sequence[Group]) -> dict[str, Values]:
-    """Options whose values differ between the rungs, by rung; an option that a rung makes no use of is missing.
-
-    That the probe alone makes no use of fine-tuning's options is no difference in each of them.
-    """
-    used = {group.name: _used(group.runs[0]) for group in groups}
-    names = dict.fromkeys(name for options in used.values() for name in options)
-    found: dict[str, Values] = {}
-    for name in names:
-        values = {rung: options[name] for rung, options in used.items() if name in options}
-        expected = [rung for rung, options in used.items() if options.get("epochs") or name in _ALWAYS]
-        if set(expected) - values.keys() or len({repr(value) for value in values.values()}) > 1:
-            found[name] = values
-    return found
-
-
-def _used(run: Run) -> Values:
-    """The options that had an effect on a run, with the image size that was resolved."""
-    options = {name: value for name, value in run.config.items() if name not in _ELSEWHERE}
-    shaped = {name for names in _SHAPES.values() for name in names}
-    unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
-    if not options.get("epochs"):  # the probe alone
-        unused = set(options) - set(_ALWAYS)
-    if not options.get("head_epochs"):
-        unused |= {"lr_adapt"}
-    kept = {name: value for name, value in options.items() if name not in unused and value is not None}
-    return kept | ({"image_size": run.size} if run.size else {})

@@ -16,12 +16,16 @@ OF_THE_GRID = ("seed", "split_seed", "folds", "test_split", "val_fraction", "tes
 OF_THE_RUNGS = ("recipe", "lr", "schedule")
 """Options that rungs differ in: none for all of them may be set."""
 
+LONGEST_NAME = 100
+"""Bytes of a rung's name, which is a part of file names."""
+
 
 @dataclass(frozen=True)
 class Rung:
     """A configuration with a name: `options` over its recipe; `rates` where its rate is chosen on validation.
 
-    `title` stands in tables, `does` is what it is, in a phrase. `ignores` names common options it does not take.
+    `title` stands in tables, `does` is what it is, in a phrase. `ignores` names common options it does not take,
+    `file` the TOML file that it was read from.
     """
 
     name: str
@@ -30,12 +34,7 @@ class Rung:
     options: Mapping[str, Any]
     rates: tuple[float, ...] = ()
     ignores: tuple[str, ...] = ()
-
-    @property
-    def makes(self) -> dict[str, Any]:
-        """What sets it apart from the other rungs: the options of `OF_THE_RUNGS`, resolved."""
-        made = resolve(self.options).to_dict()
-        return {name: made[name] for name in OF_THE_RUNGS}
+    file: str = ""
 
     def over(
         self, common: Mapping[str, Any], *, seed: int, split_seed: int | None, lr: float | None = None
@@ -117,9 +116,9 @@ def _rung(name: str) -> Rung:
     if taken:
         raise ConfigError(f"{path} sets {taken}, which a comparison sets for all rungs alike: take it out")
     resolve(options)  # says what is wrong with it
-    if path.stem in RUNGS or not path.stem.strip():
-        raise ConfigError(f"{path} has the name of a built-in rung: rename the file")
-    return Rung(path.stem, path.stem, f"the options of {path.name}", options)
+    if path.stem in RUNGS or not path.stem.strip() or len(path.stem.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{path}: a rung has a name of its own of up to {LONGEST_NAME} bytes: rename the file")
+    return Rung(path.stem, path.stem, f"the options of {path.name}", options, file=str(path))
 
 
 def check_common(options: Mapping[str, Any]) -> None:
@@ -135,6 +134,6 @@ def check_common(options: Mapping[str, Any]) -> None:
         raise ConfigError("all rungs share the split that --seed decides: leave --split-seed out")
 
 
-def from_options(name: str, options: Mapping[str, Any]) -> Rung:
+def from_options(name: str, options: Mapping[str, Any], file: str = "") -> Rung:
     """A rung as a grid has written it down: a built-in one by its name, else the options of a user's own."""
-    return RUNGS.get(name) or Rung(name, name, f"the options of {name}.toml", dict(options))
+    return RUNGS.get(name) or Rung(name, name, f"the options of {name}.toml", dict(options), file=file)

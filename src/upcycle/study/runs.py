@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +11,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from upcycle.config import read_json as read_config
-from upcycle.errors import RunError
+from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.study.ladder import RUNGS, Rung
+from upcycle.study.options import OF_THE_MACHINE, effective, way
 from upcycle.study.paired import Arm
 
 Values = dict[str, Any]
-
-OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads")
-"""Options that may differ between the seeds of one recipe."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,12 @@ class Run:
         return int(self.config.get("seed", 0))
 
     @property
+    def split_seed(self) -> int:
+        """The seed that decided its split."""
+        given = self.config.get("split_seed")
+        return self.seed if given is None else int(given)
+
+    @property
     def size(self) -> int | None:
         """Pixels of the square input, as it was resolved."""
         size = (self.model.get("preprocessing") or {}).get("size")
@@ -56,15 +63,74 @@ class Run:
         return float(self.evaluation["test"][metric]["value"])
 
     @property
+    def options(self) -> Values:
+        """The options that had an effect, with the image size that was resolved."""
+        return effective(self.config, size=self.size)
+
+    @property
     def is_timed_whole(self) -> bool:
         """Whether its seconds hold all its epochs: a session that was killed may have taken some along."""
         spent = sum(float(row.get("seconds") or 0.0) for row in self.timings)
         return spent <= float(self.status.get("seconds") or 0.0)
 
     @property
+    def epochs(self) -> int:
+        """Epochs of training layers of the network; passes of the head alone, on features, left out."""
+        return sum(row["phase"] != "head" for row in self.history)
+
+    @property
     def rows(self) -> list[Values]:
         """The epochs of its last phase, the one that its curves are about."""
         return [row for row in self.history if row["phase"] == self.history[-1]["phase"]]
+
+
+class _Status(BaseModel):
+    seconds: float | None = None
+    decoding_seconds: float | None = None
+    features_seconds: float | None = None
+
+
+class _Preprocessing(BaseModel):
+    size: int | None = None
+
+
+class _Model(BaseModel):
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    preprocessing: _Preprocessing | None = None
+
+
+class _Epoch(BaseModel):
+    phase: str
+    val_loss: float | None = None
+
+
+class _Timing(BaseModel):
+    seconds: float | None = None
+
+
+class _Score(BaseModel):
+    value: float
+
+
+class _Scores(BaseModel):
+    accuracy: _Score
+    f1_macro: _Score
+    log_loss: _Score
+
+
+class _Evaluation(BaseModel):
+    test: _Scores
+
+
+class _Files(BaseModel):
+    """What a comparison takes from a run's files, checked before it is used."""
+
+    status: _Status
+    model: _Model
+    history: list[_Epoch]
+    timings: list[_Timing]
+    evaluation: _Evaluation
 
 
 def read_run(path: Path) -> Run:
@@ -73,9 +139,16 @@ def read_run(path: Path) -> Run:
     if not run.is_run():
         raise RunError(f"{path} is not a run: give folders that upcycle train wrote")
     status = run.status()
-    if not run.predictions("test").exists() or not run.evaluation.exists():
-        raise RunError(f"{path} has no predictions of its test images (it is {status['state']}): finish it first")
-    config = read_config(run.config)
+    if status["state"] != "finished":
+        again = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
+        raise RunError(f"{path} is {status['state']}, not finished: {again}")
+    for file in (run.config, run.evaluation, run.predictions("test")):
+        if not file.exists():
+            raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared; train it again")
+    try:
+        config = read_config(run.config)
+    except ConfigError as error:
+        raise RunError(str(error)) from None
     if config.folds:
         raise RunError(
             f"{path} is cross-validated, each image tested by another model: compare its folds' runs instead"
@@ -92,11 +165,17 @@ def read_run(path: Path) -> Run:
         predictions=read(run.predictions("test")),
         splits=hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
     )
-    try:
-        _ = [made.score(metric) for metric in ("accuracy", "f1_macro", "log_loss")]
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"{run.evaluation} does not hold test metrics: upcycle train writes them") from None
+    _check(made)
     return made
+
+
+def _check(run: Run) -> None:
+    """RunError for a file whose values are of another kind than upcycle writes."""
+    try:
+        _Files.model_validate({name: getattr(run, name) for name in _Files.model_fields})
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunError(f"{run.path} does not hold what a run writes there: look at {where}") from None
 
 
 def _values(path: Path) -> Values:
@@ -127,24 +206,21 @@ class Group:
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Runs that differ in nothing but their seed, together; groups in the order of their first run.
 
-    A group has the name of the rung that its runs are, or of their recipe; where two have the same, its first folder's.
-    RunError when one of them was given twice, or trained twice with one seed.
+    A group has the name and title of the built-in rung that its runs are; else, and where two are the
+    same rung, the name of its first folder. RunError when one run was given twice, or one configuration
+    was trained twice with one seed.
     """
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         facts = {name: value for name, value in run.config.items() if name not in OF_THE_MACHINE}
         facts |= {"data": run.splits, "size": run.size}
         kinds[json.dumps(facts, sort_keys=True)].append(run)
-    rungs = [_rung_of(some[0]) for some in kinds.values()]
-    known = [
-        rung.name if rung else str(some[0].config.get("recipe", ""))
-        for rung, some in zip(rungs, kinds.values(), strict=True)
-    ]
     for some in kinds.values():
         _check_seeds(some)
+    rungs = [_rung_of(some[0]) for some in kinds.values()]
+    rungs = [rung if rungs.count(rung) == 1 else None for rung in rungs]
     names = [
-        name if name and known.count(name) == 1 else some[0].path.resolve().name
-        for name, some in zip(known, kinds.values(), strict=True)
+        rung.name if rung else some[0].path.resolve().name for rung, some in zip(rungs, kinds.values(), strict=True)
     ]
     if len(set(names)) < len(names):
         names = [str(some[0].path) for some in kinds.values()]
@@ -152,14 +228,17 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _rung_of(run: Run) -> Rung | None:
-    """The built-in rung that a run is by its recipe, schedule and rate; those that tune their rate left out."""
-    found = (rung for rung in RUNGS.values() if not rung.rates)
-    return next((rung for rung in found if rung.makes.items() <= run.config.items()), None)
+    """The built-in rung whose recipe a run followed to the letter; those that tune their rate left out."""
+    for rung in RUNGS.values():
+        config = resolve(rung.options).to_dict()
+        if not rung.rates and run.config.get("recipe") == config["recipe"] and way(run.config) == way(config):
+            return rung
+    return None
 
 
 def _group(name: str, rung: Rung | None, runs: Sequence[Run]) -> Group:
     what = f"the runs {', '.join(run.path.name for run in runs)}"
-    if rung is None or name != rung.name:
+    if rung is None:
         return Group(name, name, what, tuple(runs))
     return Group(name, rung.title, f"{rung.does} ({what})", tuple(runs))
 

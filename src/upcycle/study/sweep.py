@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
@@ -55,6 +58,7 @@ class Grid:
             "seeds": len(self.seeds),
             "smallest_difference": self.goal,
             "rungs": {rung.name: _plain(rung.options) for rung in self.rungs},
+            "files": {rung.name: rung.file for rung in self.rungs if rung.file},
         }
 
 
@@ -63,13 +67,26 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+class _Written(BaseModel):
+    """What grid.json holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    data: str
+    common: dict[str, Any]
+    first_seed: int
+    seeds: int
+    smallest_difference: float
+    rungs: dict[str, dict[str, Any]]
+    files: dict[str, str] = {}
+
+
 def read_grid(path: Path) -> dict[str, Any]:
     """What a grid has written down; RunError when it is not one."""
-    known = read_json(path)
-    kinds = {"data": str, "common": dict, "first_seed": int, "seeds": int, "smallest_difference": float, "rungs": dict}
-    if not isinstance(known, dict) or any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
-        raise RunError(f"{path} does not hold a comparison's grid: give another --out")
-    return known
+    try:
+        return _Written.model_validate(read_json(path)).model_dump()
+    except ValidationError:
+        raise RunError(f"{path} does not hold a comparison's grid: give another --out") from None
 
 
 def seeds_from(first: int, count: int) -> tuple[int, ...]:
@@ -105,9 +122,17 @@ class Cell:
     trial: bool = False
 
     @property
+    def config(self) -> Config:
+        """Its options, resolved; ConfigError, naming the rung, for what cannot be trained."""
+        try:
+            return resolve(self.options)
+        except ConfigError as error:
+            raise ConfigError(f"rung {self.rung.name}: {error}") from None
+
+    @property
     def key(self) -> str:
         """What its configuration is known by, whatever rung asks for it."""
-        return _key(resolve(self.options).to_dict())
+        return _key(self.config.to_dict())
 
     @property
     def words(self) -> str:
@@ -142,7 +167,9 @@ class Progress:
         run = RunDir(self.place(cell))
         if not run.is_run() or run.status()["state"] != "finished":
             return False
-        there, asked = read_config(run.config).to_dict(), resolve(cell.options).to_dict()
+        if not (run.config.exists() and run.evaluation.exists() and run.predictions("test").exists()):
+            return False  # tested again from its best weights
+        there, asked = read_config(run.config).to_dict(), cell.config.to_dict()
         other = [name for name in asked if asked[name] != there[name] and name not in FREE_TO_CHANGE]
         if other:
             raise RunError(

@@ -26,13 +26,13 @@ def _goal(goal: float) -> str:
     return "a point" if abs(goal - 0.01) < 1e-9 else f"{100 * goal:g} points"
 
 
-def step(pair: Values, titles: dict[str, str], goal: float, *, images: int, same: bool = False) -> str:
+def step(pair: Values, titles: dict[str, str], goal: float, *, images: int) -> str:
     """What the second rung of a pair bought over the first, whether by more than chance, and whether it would again.
 
     The first sentence is about these trained models on new images, the second about the recipe trained again.
     """
     one, two = titles[pair["first"]], titles[pair["second"]]
-    if same:
+    if pair["same_runs"]:
         return f"{two} came out as the same runs as {one}: there is no difference."
     made = pair["f1_difference"]
     known = f"{_moved(one, two, made['value'])} (95 % interval {interval(made['interval'])})"
@@ -84,32 +84,29 @@ def _why_unclear(pair: Values) -> str:
 
 def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal: float) -> list[str]:
     """The comparison in a few sentences, the most important first."""
-    steps = [pair for pair in pairs if "step" in pair["kinds"]]
+    own = [pair for pair in pairs if not pair["same_runs"]]
+    if not own:
+        return ["All rungs came out as the same runs: there is no difference.", *_failures(rungs)]
+    steps = [pair for pair in own if "step" in pair["kinds"]]
     titles = {rung["name"]: rung["title"] for rung in rungs}
-    verdicts = [pair["verdict"] for pair in steps]
-    said = [_overall(steps, titles)]
-    needed = [pair["images_needed"] for pair in steps if pair["images_needed"] and pair["verdict"] != "gain"]
-    if "too-small" in verdicts or not set(verdicts) & {"gain", "loss", "same"}:
+    said = [_overall(steps, own, titles)]
+    needed = [pair["images_needed"] for pair in steps if pair["images_needed"]]
+    verdicts = {pair["verdict"] for pair in own}
+    if "too-small" in verdicts or (needed and not verdicts & {"gain", "loss", "same"}):
         said.append(
             f"{images:,} test images are too few for a conclusion about any step"
             + (f"; about {max(needed):,} would narrow the widest interval to {_goal(goal)}." if needed else ".")
         )
     else:
-        said.append(_resolution(steps, images))
+        said.append(_resolution(steps or own, images))
     return [*said, *_failures(rungs)]
 
 
-def _overall(steps: Sequence[Values], titles: dict[str, str]) -> str:
+def _overall(steps: Sequence[Values], pairs: Sequence[Values], titles: dict[str, str]) -> str:
     gains = [titles[pair["second"]] for pair in steps if pair["verdict"] == "gain"]
     losses = [titles[pair["second"]] for pair in steps if pair["verdict"] == "loss"]
     if not gains and not losses:
-        if all(pair["f1_difference"]["interval"][0] <= 0 <= pair["f1_difference"]["interval"][1] for pair in steps):
-            return (
-                "Nothing here differs by more than chance: no rung is shown to be better or worse than the one before."
-            )
-        return (
-            "No step passes the test for differences, though not every interval of F1 holds zero: read them one by one."
-        )
+        return _without_steps(steps, pairs, titles)
     parts = []
     if gains:
         parts.append(
@@ -118,11 +115,41 @@ def _overall(steps: Sequence[Values], titles: dict[str, str]) -> str:
     if losses:
         start = "" if parts else "As trained here, "
         parts.append(f"{start}{_listed(losses)} {_were(losses)} worse than the rung before by more than chance")
-    rest = len(steps) - len(gains) - len(losses)
-    tail = (
-        f"; {rest} of {len(steps)} steps {'is' if rest == 1 else 'are'} not distinguishable from chance" if rest else ""
-    )
-    return "; ".join(parts) + tail + "."
+    rest = sum(pair["verdict"] == "unclear" for pair in steps)
+    alike = sum(pair["verdict"] == "same" for pair in steps)
+    if rest:
+        parts.append(f"{rest} of {len(steps)} steps {'is' if rest == 1 else 'are'} not shown to be real")
+    if alike:
+        parts.append(f"{alike} of {len(steps)} {'makes' if alike == 1 else 'make'} no difference that matters")
+    return "; ".join(parts) + "."
+
+
+def _without_steps(steps: Sequence[Values], pairs: Sequence[Values], titles: dict[str, str]) -> str:
+    """The headline where no single step is real: what of the whole climb is, and what is not."""
+    real = [pair for pair in pairs if pair["verdict"] in {"gain", "loss"}]
+    if real:
+        most = max(real, key=lambda pair: abs(pair["f1_difference"]["value"]))
+        better, worse = ("second", "first") if most["verdict"] == "gain" else ("first", "second")
+        return (
+            f"No single step is shown to be real, but {titles[most[better]]} is better than {titles[most[worse]]} by "
+            f"{points(most['f1_difference']['value'])} of F1, more than chance."
+        )
+    if all(pair["f1_difference"]["interval"][0] <= 0 <= pair["f1_difference"]["interval"][1] for pair in steps):
+        return "Nothing here differs by more than chance: no rung is shown to be better or worse than another."
+    return "No step passes the test for differences, though not every interval of F1 holds zero: read them one by one."
+
+
+def cautions(machines: Sequence[str], *, other_split: bool) -> list[str]:
+    """What makes the comparison less than it seems: several machines, several splits."""
+    said = []
+    if other_split:
+        said.append(
+            "These runs were trained on other splits of the photos, which may make a part of any difference: "
+            "train them with one --split-seed to compare recipes alone."
+        )
+    if len(machines) > 1:
+        said.append(f"Times were taken on different machines ({'; '.join(machines)}): do not compare them.")
+    return said
 
 
 def _were(names: Sequence[str]) -> str:
@@ -150,10 +177,11 @@ def _failures(rungs: Sequence[Values]) -> list[str]:
 
 
 def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float) -> Values | None:
-    """The cheapest rung that is not shown to be worse than the best by more than `goal`, with what that leaves open.
+    """The cheapest rung that is not worse than the best, or by less than `goal`, with what that leaves open.
 
-    Where enough seeds answer for the recipe, their answer counts, else that for these trained models.
-    None where there are too few test images for any conclusion.
+    Worse is what is shown to be: where enough seeds answer for the recipe by their answer, else by that for
+    these trained models, both corrected for all pairs, as the best was chosen by its score. None where there
+    are too few test images for any conclusion.
     """
     there = [rung for rung in rungs if rung["runs"]]
     if len(there) < 2 or any(pair["verdict"] == "too-small" for pair in pairs):
@@ -168,21 +196,28 @@ def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float
     return {"rung": cheapest["name"], "says": _cheaper(cheapest, best, against[cheapest["name"]], goal)}
 
 
-def _worse(pair: Values, goal: float) -> bool:
-    """Whether the first of a pair is shown to be worse than the second, and may be so by more than `goal`."""
+def _is_shown(pair: Values) -> bool:
+    """Whether the first of a pair is shown to be worse than the second, the best."""
     made = pair["again"]
-    low, high = made["interval"] if made["answerable"] else pair["f1_difference"]["interval"]
-    return bool(low > 0 and high > goal and (made["answerable"] or pair["corrected"]["best"] < 0.05))
+    if made["answerable"]:
+        return bool(made["corrected_interval"][0] > 0)
+    return bool(pair["f1_difference"]["interval"][0] > 0 and pair["corrected"]["best"] < 0.05)
+
+
+def _worse(pair: Values, goal: float) -> bool:
+    """Whether the first of a pair is shown to be worse than the second, by `goal` or more as far as is known."""
+    return _is_shown(pair) and bool(pair["f1_difference"]["value"] >= goal)
 
 
 def _cheaper(cheapest: Values, best: Values, pair: Values, goal: float) -> str:
     made = pair["again"]
-    possible = (made["interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
+    possible = (made["corrected_interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
     times = _cost(best) / max(_cost(cheapest), 1e-9)
     dearer = f"takes {times:.1f} times as long and " if times >= 1.05 else ""
+    better = f"is better by {points(pair['f1_difference']['value'])}, less than {_goal(goal)}"
     says = (
         f"Take {cheapest['title']} ({_f1(cheapest)}): the best, {best['title']} ({_f1(best)}), {dearer}"
-        f"is not shown to be better by more than {_goal(goal)}."
+        f"{better if _is_shown(pair) else 'is not shown to be better'}."
     )
     if possible > goal:
         says += f" A gain of up to {points(possible)} from {best['title']} is not excluded."

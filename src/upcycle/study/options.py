@@ -1,0 +1,65 @@
+"""Which options had an effect on a run, and in which of them the rungs of a comparison differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Values = dict[str, Any]
+
+OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads")
+"""Options that may differ between the seeds of one recipe."""
+_ELSEWHERE = ("recipe", *OF_THE_MACHINE, "data", "weights_sha256")
+_SHAPES = {
+    "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
+    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
+    "constant": ("momentum",),
+}
+OF_THE_TASK = (
+    "val_fraction",
+    "test_fraction",
+    "test_split",
+    "folds",
+    "input",
+    "image_size",
+    "arch",
+    "weights",
+    "class_weights",
+    "precision",
+    "device",
+)
+"""Options that say what is learned, on what and from where; a recipe stays what it is under any of them."""
+_ALWAYS = (*OF_THE_TASK, "label_smoothing", "head_epochs", "epochs")
+"""Options that count for the probe alone as well."""
+
+
+def effective(config: Mapping[str, Any], *, size: int | None = None) -> Values:
+    """The options of a run that had an effect on it, with the image size in pixels that was resolved."""
+    options = {name: value for name, value in config.items() if name not in _ELSEWHERE}
+    shaped = {name for names in _SHAPES.values() for name in names}
+    unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
+    if not options.get("epochs"):  # the probe alone
+        unused = set(options) - set(_ALWAYS)
+    if not options.get("head_epochs"):
+        unused |= {"lr_adapt"}
+    kept = {name: value for name, value in options.items() if name not in unused and value is not None}
+    return kept | ({"image_size": size} if size else {})
+
+
+def way(config: Mapping[str, Any]) -> Values:
+    """What makes a recipe: the options that had an effect, without those of the task and the machine."""
+    return {name: value for name, value in effective(config).items() if name not in OF_THE_TASK}
+
+
+def differing(used: Mapping[str, Values]) -> dict[str, Values]:
+    """Options whose values differ between rungs, by rung; an option that a rung makes no use of is missing.
+
+    `used` has the effective options by rung. That the probe alone makes no use of fine-tuning's
+    options is no difference in each of them.
+    """
+    names = dict.fromkeys(name for options in used.values() for name in options)
+    found: dict[str, Values] = {}
+    for name in names:
+        values = {rung: options[name] for rung, options in used.items() if name in options}
+        expected = [rung for rung, options in used.items() if options.get("epochs") or name in _ALWAYS]
+        if set(expected) - values.keys() or len({repr(value) for value in values.values()}) > 1:
+            found[name] = values
+    return found
