@@ -215,7 +215,7 @@ def test_an_out_that_is_a_file_is_one_line(
     runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0")]
     for paths in (runs, [str(photos)]):
         assert 5 == main(["compare", *paths, "--out", str(file)])
-        assert "is not empty" in capsys.readouterr().err
+        assert "is a file: give another --out" in capsys.readouterr().err
     assert "x" == file.read_text()
 
 
@@ -269,7 +269,7 @@ def test_runs_that_exist_are_compared_without_training(
     out = tmp_path / "pair"
     assert 0 == main(["compare", *runs, "--out", str(out), "--smallest-difference", "5"])
     values = json.loads((out / "comparison.json").read_text())
-    assert [("probe", [0]), ("default", [0, 1])] == [(rung["name"], rung["seeds"]) for rung in values["rungs"]]
+    assert [("probe", [0]), ("default-seed-0", [0, 1])] == [(rung["name"], rung["seeds"]) for rung in values["rungs"]]
     assert 0.05 == values["smallest_difference"]
     assert f"comparison: {out / 'comparison.html'}" in capsys.readouterr().out
 

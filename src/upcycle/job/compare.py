@@ -34,7 +34,8 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     """
     groups = grouped([read_run(path) for path in paths])
     out = out or _free()
-    if out.exists() and not (out.is_dir() and (_is_of_runs(out) or not any(out.iterdir()))):
+    _no_file(out)
+    if out.exists() and not (_is_of_runs(out) or not any(out.iterdir())):
         raise RunError(f"{out} is not empty and not a comparison of runs: give another --out")
     known = {str(run.config.get("data")) for group in groups for run in group.runs}
     words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(out)]
@@ -44,6 +45,11 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     }
     _write(groups, out, facts, goal, show)
     return out
+
+
+def _no_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file: give another --out")
 
 
 def _is_of_runs(out: Path) -> bool:
@@ -112,8 +118,7 @@ def begin_grid(
 
 def _known(out: Path, *, resume: bool) -> dict[str, Any]:
     """The grid in a folder that is not empty; RunError when there is none, or it is not to be gone on with."""
-    if not out.is_dir():
-        raise RunError(f"{out} is a file: give another --out")
+    _no_file(out)
     if not resume:
         again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
         raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
