@@ -279,8 +279,8 @@ def test_runs_that_exist_are_compared_without_training(
     [
         (["probe-seed-0"], [], 2, "a comparison needs 2 or more runs"),
         (["probe-seed-0", "absent"], [], 5, "is not a run"),
-        (["probe-seed-0", "default-seed-0"], ["--seeds", "3"], 2, "seeds says how to train"),
-        (["probe-seed-0", "default-seed-0"], ["--lr", "1"], 2, "lr says how to train"),
+        (["probe-seed-0", "default-seed-0"], ["--seeds", "3"], 2, "seeds is for training"),
+        (["probe-seed-0", "default-seed-0"], ["--lr", "1"], 2, "lr is for training"),
         ([], [], 2, "say what to compare"),
         ([], ["--resume"], 2, "--resume needs --out DIR"),
         ([], ["--smallest-difference", "x"], 2, "smallest-difference"),

@@ -26,11 +26,11 @@ def rendered(values: dict[str, Any], width: int = 80) -> str:
 def test_the_tables_read_without_colour(three: dict[str, Any]) -> None:
     expected = """\
 What each choice bought: points of F1 over the rung before, and the first
-rung                  accuracy    F1 (95 % interval)  spread     step  first
-────────────────────────────────────────────────────────────────────────────
-Simple CNN               0.861  0.861 [0.831, 0.887]   0.013        –      –
-Frozen probe             0.983  0.983 [0.970, 0.990]   0.003  +12.1 ▲  +12.1
-Constant rate, tuned     0.983  0.983 [0.970, 0.990]   0.003    0.0 =  +12.1
+rung                  accuracy    F1 (95 % interval)  spread     step    first
+──────────────────────────────────────────────────────────────────────────────
+Simple CNN               0.861  0.861 [0.831, 0.887]   0.013        –        –
+Frozen probe             0.983  0.983 [0.970, 0.990]   0.003  +12.1 ▲  +12.1 ▲
+Constant rate, tuned     0.983  0.983 [0.970, 0.990]   0.003    0.0 =  +12.1 ▲
 
 ▲ real gain  ▼ real loss  = no difference that matters  ? not distinguishable
 
@@ -62,7 +62,7 @@ def test_unknown_intervals_spreads_and_parameters_are_left_out(three: dict[str, 
     line = next(
         line for line in rendered({**three, "rungs": [three["rungs"][0], rung]}).splitlines() if "0.900" in line
     )
-    assert ["Frozen", "probe", "0.983", "0.900", "–", "+12.1", "▲", "+12.1"] == line.split()
+    assert ["Frozen", "probe", "0.983", "0.900", "–", "+12.1", "▲", "+12.1", "▲"] == line.split()
 
 
 def test_a_comparison_without_a_recommendation_has_its_tables(three: dict[str, Any]) -> None:

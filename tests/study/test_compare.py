@@ -196,7 +196,44 @@ def test_a_rung_that_is_worse_by_less_than_matters_may_be_recommended(tmp_path: 
         write_run(tmp_path / name, predictions(right), recipe="classic", epochs=epochs, seconds=100.0 * epochs)
     values = compare(grouped([read_run(tmp_path / name) for name in ("cheap", "dear")]), folder=tmp_path)
     assert ("gain", "cheap") == (values["pairs"][0]["verdict"], values["recommendation"]["rung"])
-    assert "takes 1.2 times as long and is better by 0.5 points, less than a point." in values["recommendation"]["says"]
+    assert (
+        "takes 1.2 times as long and is better by 0.5 points, not more than a point."
+        in values["recommendation"]["says"]
+    )
+
+
+def test_what_the_models_show_and_the_correction_takes_back_is_both_said(tmp_path: Path) -> None:
+    base = [0] * 12 + [1] * 388
+    for number, more in enumerate((0, 8, 1, 2, 3)):
+        right = [1] * more + base[more:]
+        write_run(
+            tmp_path / str(number), predictions(right), seconds=10.0 + number, recipe="classic", epochs=6 + number
+        )
+    groups = grouped([read_run(tmp_path / str(number)) for number in range(5)])
+    values = compare(groups, folder=tmp_path)
+    assert ("gain", True) == (
+        pair(values, "0", "1")["verdict"],
+        pair(values, "0", "1")["corrected"]["best"] > 0.05,
+    )
+    assert (
+        "is better as these models were trained, which does not hold as the best of all pairs of rungs."
+        in values["recommendation"]["says"]
+    )
+
+
+def test_where_the_best_are_the_same_runs_the_cheaper_way_to_them_is_recommended(tmp_path: Path) -> None:
+    (one,) = ladder(tmp_path, {"one": 0.8})
+    tuned = replace(one, name="tuned", title="Tuned", trials=(replace(one.runs[0], config={"lr": 1.0}),), lr=0.1)
+    values = compare([tuned, one], folder=tmp_path)
+    assert "one" == values["recommendation"]["rung"]
+    assert values["recommendation"]["says"].endswith("takes 2.0 times as long and came out as the same runs.")
+
+
+def test_a_rung_without_a_clock_is_not_recommended_by_its_cost(tmp_path: Path) -> None:
+    groups = ladder(tmp_path, {"one": 0.8, "two": 0.82})
+    bare = replace(groups[0].runs[0], status={"state": "finished"})
+    values = compare([replace(groups[0], runs=(bare,)), groups[1]], folder=tmp_path)
+    assert (None, None) == (values["rungs"][0]["seconds"], values["recommendation"])
 
 
 def test_the_answer_for_recipes_is_corrected_where_the_best_was_chosen_by_its_score(tmp_path: Path) -> None:
@@ -215,9 +252,10 @@ def test_another_split_another_machine_and_other_weights_are_told(tmp_path: Path
     values = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)
     assert {"classic": 0, "default": 1} == values["options"]["split_seed"]
     assert "weights_sha256" not in values["options"]
-    assert ["a processor, cpu, 2 threads, bf16", "H100, cpu, 2 threads, bf16"] == values["machines"]
+    assert ["a processor, cpu, 2 threads", "H100, cpu, 2 threads"] == values["machines"]
     assert "trained on other splits of the photos" in values["says"][-2]
     assert "Times were taken on different machines" in values["says"][-1]
+    assert values["recommendation"] is None
 
 
 def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_toml_rung_with_a_mistake_is_refused(tmp_path: Path, text: str, messag
         rungs(["probe", str(file)])
 
 
-@pytest.mark.parametrize("name", ["classic", "x" * 101])
+@pytest.mark.parametrize("name", ["classic", "x" * 101, "back\\slash"])
 def test_a_toml_file_needs_a_name_of_its_own_that_fits_a_folders(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"{name}.toml"
     file.write_text("epochs = 9")

@@ -43,8 +43,24 @@ def test_a_recipe_with_another_rate_has_no_rungs_title(tmp_path: Path) -> None:
 
 
 def test_a_rung_is_known_whatever_it_was_trained_on_and_from(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", image_size=64, arch="resnet18", weights="none")
+    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", image_size=64, arch="resnet18", weights="w.pth")
     assert ["classic"] == [group.name for group in grouped([read_run(tmp_path / "a")])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"recipe": "classic", "weights": "none"}, {"recipe": "simple-cnn", "arch": "resnet50", "weights": "auto"}],
+)
+def test_from_other_weights_than_its_kind_a_run_is_no_rung(tmp_path: Path, options: dict[str, str]) -> None:
+    write_run(tmp_path / "a", predictions(RIGHT), **options)
+    assert ["a"] == [group.name for group in grouped([read_run(tmp_path / "a")])]
+
+
+def test_options_without_effect_make_no_other_recipe(tmp_path: Path) -> None:
+    for seed, batch_size in ((0, 32), (1, 64)):
+        write_run(tmp_path / str(seed), predictions(RIGHT), recipe="probe", seed=seed, batch_size=batch_size)
+    (group,) = grouped([read_run(tmp_path / "0"), read_run(tmp_path / "1")])
+    assert ("probe", 2) == (group.name, len(group.runs))
 
 
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
@@ -132,7 +148,9 @@ def test_a_cross_validated_run_is_refused(tmp_path: Path) -> None:
         ("evaluation.json", "[]"),
         ("model.json", "3"),
         ("model.json", '{"preprocessing": "x"}'),
-        ("model.json", '{"trained_parameters": "x"}'),
+        ("model.json", '{"trained_parameters": "12"}'),
+        ("config.json", '{"recipe": "probe", "epochs": 0, "weights_sha256": ["a"]}'),
+        ("environment.json", '{"versions": []}'),
         ("config.json", "[]"),
         ("status.json", '{"state": "finished", "seconds": "abc"}'),
         ("history.jsonl", '{"phase": "finetune", "val_loss": "x"}\n'),

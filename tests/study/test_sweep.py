@@ -5,7 +5,7 @@ import pytest
 
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir, append_line, write_json, write_text
+from upcycle.rundir import RunDir, append_line, read_json, write_json, write_text
 from upcycle.study.ladder import rungs
 from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
 
@@ -140,6 +140,17 @@ def test_runs_of_other_weights_under_the_same_name_are_not_mixed(tmp_path: Path)
         progress.finished(progress.cell(probe, 1))
 
 
+def test_a_run_that_differs_in_an_option_without_effect_is_taken(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,classic"))
+    probe, classic = (progress.cell(rung, 0) for rung in progress.grid.rungs)
+    finish(progress, probe)
+    finish(progress, classic)
+    for cell, other in ((probe, {"batch_size": 64}), (classic, {"lr_adapt": True})):
+        file = RunDir(progress.place(cell)).config
+        write_json(file, {**read_json(file), **other})
+    assert all(Progress(progress.grid).finished(cell) for cell in (probe, classic))
+
+
 def test_runs_of_another_split_are_not_mixed(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path, "probe,default"))
     for seed, rung in enumerate(progress.grid.rungs):
@@ -155,5 +166,15 @@ def test_runs_of_another_split_are_not_mixed(tmp_path: Path) -> None:
 def test_a_damaged_grid_is_refused(tmp_path: Path, text: str) -> None:
     made = grid(tmp_path)
     made.file.write_text(text)
+    with pytest.raises(RunError, match="does not hold a comparison's grid"):
+        check_same(made)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rungs": {"../../zz": {}}}, {"rungs": {"a": [1]}}, {"smallest_difference": -3.0}, {"seeds": 10**9}]
+)
+def test_a_strangers_grid_leads_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
+    made = grid(tmp_path)
+    write_json(made.file, {**made.to_dict(), **changed})
     with pytest.raises(RunError, match="does not hold a comparison's grid"):
         check_same(made)

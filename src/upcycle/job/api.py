@@ -137,7 +137,7 @@ def compare(
         others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
         unused = [*options, *(name for name, value in others.items() if value is not None)]
         if unused:
-            raise ConfigError(f"{unused[0]} says how to train, and runs that exist are not trained again: leave it out")
+            raise ConfigError(f"{unused[0]} is for training, and runs that exist are not trained again: leave it out")
         return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
     data = given[0] if given else None
     grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)

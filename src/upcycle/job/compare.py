@@ -145,6 +145,7 @@ def run_grid(grid: Grid, *, show: Show) -> None:
     """
     progress = Progress(grid)
     index = _checked(grid, show)
+    remaining(progress)  # refuses runs that are there and are others
     write_grid(grid)
     facts = {"data": str(grid.data), "command": _command(grid)}
     try:

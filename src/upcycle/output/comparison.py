@@ -7,7 +7,7 @@ from typing import Any
 
 from upcycle.errors import RunError
 from upcycle.output import gains, html, page
-from upcycle.output.disagreements import Opinion, opinion, sides
+from upcycle.output.disagreements import opinion, sides
 from upcycle.output.drawing import counted, short
 from upcycle.output.html import Draw
 from upcycle.output.ladder import cost_figure, ladder_figure, overlay_figure
@@ -55,7 +55,11 @@ def _rows(run: Values, folder: Path) -> list[Values]:
         rows = read_lines(RunDir(folder / run["path"]).history)
     except (RunError, OSError):
         return []
-    return [row for row in rows if isinstance(row, dict) and row.get("phase") == run.get("phase")]
+    return [row for row in rows if isinstance(row, dict) and row.get("phase") == run.get("phase") and _is_whole(row)]
+
+
+def _is_whole(row: Values) -> bool:
+    return all(isinstance(row.get(name), int | float | None) for name in ("val_loss", "val_accuracy"))
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -149,13 +153,17 @@ def _options(values: Values) -> tuple[list[Values], list[Values]]:
 
 
 def _disagreements(steps: Sequence[Values], values: Values, folder: Path) -> list[Values]:
-    """For each step the images that one side gets right and the other wrong, where the runs can still be read."""
-    opinions: dict[str, Opinion | None] = {
-        rung["name"]: opinion([folder / run["path"] for run in rung["runs"]]) for rung in values["rungs"]
-    }
+    """For each step the images that one side gets right and the other wrong, where the runs can still be read.
+
+    Both sides have the seeds that the step compares: the average of many models is better than one of them.
+    """
+    places = {(rung["name"], run["seed"]): folder / run["path"] for rung in values["rungs"] for run in rung["runs"]}
     found = []
     for step in (step for step in steps if not step.get("same_runs")):
-        one, two = opinions.get(step["first"]), opinions.get(step["second"])
+        one, two = (
+            opinion([places[step[side], seeds[at]] for seeds in step["seeds"] if (step[side], seeds[at]) in places])
+            for at, side in enumerate(("first", "second"))
+        )
         both = sides(one, two) if one is not None and two is not None else None
         if both is not None and one is not None and two is not None:
             found.append({"step": step, "sides": both, "folders": [*one.folders, *two.folders]})

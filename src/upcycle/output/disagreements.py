@@ -89,7 +89,7 @@ def sides(first: Opinion, second: Opinion) -> Sides | None:
 def _only(made: Predictions, right: Reals, wrong: Reals, labels: NDArray[np.int64]) -> Cut:
     """Images that `right` gets right and `wrong` gets wrong, by their probabilities [S, n, K] averaged over seeds.
 
-    Averages give an answer for every image whatever the numbers of seeds; most seeds of two do not.
+    Averages give an answer for every image; most seeds of two do not. Both need as many seeds for a fair count.
     """
     means, others = right.mean(axis=0), wrong.mean(axis=0)
     chosen = np.flatnonzero((means.argmax(axis=1) == labels) & (others.argmax(axis=1) != labels))

@@ -33,7 +33,8 @@ def _scores(comparison: Row) -> Group:
         mark = f"{gains.points(gains.gain(step))} {gains.verdict(step).mark}" if step else "–"
         spread = "–" if f1["spread"] is None else f"{f1['spread']:.3f}"
         ends = "" if f1["low"] is None or f1["high"] is None else f" [{f1['low']:.3f}, {f1['high']:.3f}]"
-        cells = (f"{accuracy['value']:.3f}", f"{f1['value']:.3f}{ends}", spread, mark, gains.points(gains.gain(climb)))
+        first = f"{gains.points(gains.gain(climb))} {gains.verdict(climb).mark}" if climb else "–"
+        cells = (f"{accuracy['value']:.3f}", f"{f1['value']:.3f}{ends}", spread, mark, first)
         table.add_row(named(rung["title"]), *cells)
     marks = "▲ real gain  ▼ real loss  = no difference that matters  ? not distinguishable"
     return Group(titled("What each choice bought: points of F1 over the rung before, and the first", table), marks, "")

@@ -67,6 +67,7 @@ def compare(
     _correct(pairs, len(there))
     for pair in pairs:
         _judge(pair, titles, smallest_difference, test)
+    comparable = len(_machines(there)) < 2 and all(rung["seconds"] is not None for rung in rungs if rung["runs"])
     return {
         "version": VERSION,
         "data": None,
@@ -82,7 +83,7 @@ def compare(
         "rungs": rungs,
         "pairs": pairs,
         "machines": _machines(there),
-        "recommendation": words.recommendation(rungs, pairs, smallest_difference),
+        "recommendation": words.recommendation(rungs, pairs, smallest_difference) if comparable else None,
         "says": [
             *words.headline(rungs, pairs, len(test.reference), smallest_difference),
             *words.cautions(_machines(there), other_split=_split_differs(there)),
@@ -104,7 +105,7 @@ def _environment(run: Run) -> Values:
 def _machines(groups: Sequence[Group]) -> list[str]:
     """The machines that the runs were trained on, each once, in words."""
     known = [run.environment for group in groups for run in group.runs]
-    facts = ("processor", "device", "threads", "precision")
+    facts = ("processor", "device", "threads")
     named = [
         [f"{one[fact]}{' threads' if fact == 'threads' else ''}" for fact in facts if fact in one] for one in known
     ]
@@ -121,11 +122,15 @@ def _options(group: Group, groups: Sequence[Group]) -> Values:
     told: dict[str, list[object]] = {
         "data": [run.config.get("data") for run in runs],
         "split_seed": [run.splits for run in runs],
-        "weights_sha256": [run.config.get("weights_sha256") for run in runs],
+        "weights_sha256": [run.config["weights_sha256"] for run in runs if run.config.get("weights_sha256")],
     }
     first = group.runs[0]
-    known = {**first.config, "split_seed": first.split_seed}
-    return {**first.options, **{name: known.get(name) for name, values in told.items() if len(set(values)) > 1}}
+    known = {
+        "data": first.config.get("data"),
+        "split_seed": first.split_seed,
+        "weights_sha256": str(first.config.get("weights_sha256") or "")[:12],
+    }
+    return {**first.options, **{name: known[name] for name, values in told.items() if len(set(values)) > 1}}
 
 
 # ------------------------------------------------------------------------------------------ rungs
@@ -160,7 +165,7 @@ def _rung(group: Group, arms: dict[str, Arm], scores: dict[str, Scored], shared:
         "f1_macro": _score(made, "f1_macro", _f1(made, arm)),
         "epochs": mean(run.epochs for run in group.runs),
         "head_epochs": mean(len(run.history) - run.epochs for run in group.runs),
-        "seconds": mean(costs.seconds(run, shared) for run in group.runs),
+        "seconds": costs.mean_seconds(group.runs, shared),
         "tuning_seconds": sum(costs.own_seconds(run) for run in group.trials if run.config["lr"] != group.lr),
         "trained_parameters": group.runs[0].model.get("trained_parameters"),
         "parameters": group.runs[0].model.get("parameters"),

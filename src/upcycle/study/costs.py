@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 from upcycle.study.runs import Group, Run
@@ -37,6 +38,13 @@ def shared(groups: Sequence[Group]) -> Shared:
 def own_seconds(run: Run) -> float:
     """Seconds of the run without what others may have cached for it: what a trial adds."""
     return float(run.status.get("seconds") or 0.0) - sum(float(run.status.get(part) or 0.0) for part in SHARED)
+
+
+def mean_seconds(runs: Sequence[Run], costs: Shared) -> float | None:
+    """The mean of `seconds` over a rung's runs; None where one of them has no clock."""
+    if any(run.status.get("seconds") is None for run in runs):
+        return None
+    return mean(seconds(run, costs) for run in runs)
 
 
 def seconds(run: Run, costs: Shared) -> float:

@@ -1,5 +1,6 @@
 """The rungs of a comparison: named configurations, each of which adds a choice to the one before."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,24 @@ def _rung(name: str) -> Rung:
     taken = next((option for option in OF_THE_GRID if option in options), None)
     if taken:
         raise ConfigError(f"{path} sets {taken}, which a comparison sets for all rungs alike: take it out")
-    resolve(options)  # says what is wrong with it
-    if path.stem in RUNGS or not path.stem.strip() or len(path.stem.encode()) > LONGEST_NAME:
-        raise ConfigError(f"{path}: a rung has a name of its own of up to {LONGEST_NAME} bytes: rename the file")
+    try:
+        resolve(options)
+        if check_name(path.stem) in RUNGS:
+            raise ValueError
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except ValueError:
+        raise ConfigError(
+            f"{path}: a rung has a name of its own of up to {LONGEST_NAME} bytes: rename the file"
+        ) from None
     return Rung(path.stem, path.stem, f"the options of {path.name}", options, file=str(path))
+
+
+def check_name(name: str) -> str:
+    """`name` if it can be a part of a folder's name; ValueError otherwise."""
+    if not name.strip() or len(os.fsencode(name)) > LONGEST_NAME or {"/", "\\", "\0"} & set(name):
+        raise ValueError(f"{name!r} is no name of a rung")
+    return name
 
 
 def check_common(options: Mapping[str, Any]) -> None:

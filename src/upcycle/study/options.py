@@ -44,6 +44,12 @@ def effective(config: Mapping[str, Any], *, size: int | None = None) -> Values:
     return kept | ({"image_size": size} if size else {})
 
 
+def deciding(config: Mapping[str, Any]) -> Values:
+    """What decides how a run comes out on one machine: two runs alike in this are one."""
+    seed, split_seed = config.get("seed", 0), config.get("split_seed")
+    return {**effective(config), "seed": seed, "split_seed": seed if split_seed is None else split_seed}
+
+
 def way(config: Mapping[str, Any]) -> Values:
     """What makes a recipe: the options that had an effect, without those of the task and the machine."""
     return {name: value for name, value in effective(config).items() if name not in OF_THE_TASK}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
@@ -20,7 +20,7 @@ from upcycle.evaluation.predictions import Predictions, read
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.study.ladder import RUNGS, Rung
-from upcycle.study.options import OF_THE_MACHINE, effective, way
+from upcycle.study.options import effective, way
 from upcycle.study.paired import Arm
 
 Values = dict[str, Any]
@@ -84,48 +84,68 @@ class Run:
         return [row for row in self.history if row["phase"] == self.history[-1]["phase"]]
 
 
-class _Status(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Config(_Strict):
+    data: str | None = None
+    weights_sha256: str | None = None
+
+
+class _Environment(_Strict):
+    processor: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    versions: dict[str, str] = {}
+
+
+class _Status(_Strict):
     seconds: float | None = None
     decoding_seconds: float | None = None
     features_seconds: float | None = None
 
 
-class _Preprocessing(BaseModel):
+class _Preprocessing(_Strict):
     size: int | None = None
 
 
-class _Model(BaseModel):
+class _Model(_Strict):
+    arch: str | None = None
     parameters: int | None = None
     trained_parameters: int | None = None
     preprocessing: _Preprocessing | None = None
 
 
-class _Epoch(BaseModel):
+class _Epoch(_Strict):
     phase: str
     val_loss: float | None = None
 
 
-class _Timing(BaseModel):
+class _Timing(_Strict):
     seconds: float | None = None
 
 
-class _Score(BaseModel):
+class _Score(_Strict):
     value: float
 
 
-class _Scores(BaseModel):
+class _Scores(_Strict):
     accuracy: _Score
     f1_macro: _Score
     log_loss: _Score
 
 
-class _Evaluation(BaseModel):
+class _Evaluation(_Strict):
     test: _Scores
 
 
-class _Files(BaseModel):
+class _Files(_Strict):
     """What a comparison takes from a run's files, checked before it is used."""
 
+    config: _Config
+    environment: _Environment
     status: _Status
     model: _Model
     history: list[_Epoch]
@@ -212,8 +232,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        facts = {name: value for name, value in run.config.items() if name not in OF_THE_MACHINE}
-        facts |= {"data": run.splits, "size": run.size}
+        facts = {**run.options, "data": run.splits, "weights": run.config.get("weights_sha256")}
         kinds[json.dumps(facts, sort_keys=True)].append(run)
     for some in kinds.values():
         _check_seeds(some)
@@ -231,7 +250,12 @@ def _rung_of(run: Run) -> Rung | None:
     """The built-in rung whose recipe a run followed to the letter; those that tune their rate left out."""
     for rung in RUNGS.values():
         config = resolve(rung.options).to_dict()
-        if not rung.rates and run.config.get("recipe") == config["recipe"] and way(run.config) == way(config):
+        alike = run.config.get("recipe") == config["recipe"] and way(run.config) == way(config)
+        if config["weights"] == "none":
+            alike = alike and run.config["weights"] == "none" and run.config["arch"] == config["arch"]
+        else:
+            alike = alike and run.config["weights"] != "none"
+        if alike and not rung.rates:
             return rung
     return None
 

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines, write_json
-from upcycle.study.ladder import Rung
+from upcycle.study.ladder import Rung, check_name
+from upcycle.study.options import deciding
 
 MOST_SEEDS = 100
 FREE_TO_CHANGE = ("cache",)
@@ -74,10 +75,10 @@ class _Written(BaseModel):
 
     data: str
     common: dict[str, Any]
-    first_seed: int
-    seeds: int
-    smallest_difference: float
-    rungs: dict[str, dict[str, Any]]
+    first_seed: int = Field(ge=0, lt=2**31)
+    seeds: int = Field(ge=1, le=MOST_SEEDS)
+    smallest_difference: float = Field(gt=0, le=1)
+    rungs: dict[Annotated[str, AfterValidator(check_name)], dict[str, Any]]
     files: dict[str, str] = {}
 
 
@@ -169,13 +170,13 @@ class Progress:
             return False
         if not (run.config.exists() and run.evaluation.exists() and run.predictions("test").exists()):
             return False  # tested again from its best weights
-        there, asked = read_config(run.config).to_dict(), cell.config.to_dict()
-        other = [name for name in asked if asked[name] != there[name] and name not in FREE_TO_CHANGE]
-        if other:
+        there, asked = deciding(_read(run.config)), deciding(cell.config.to_dict())
+        other = next((name for name in {**asked, **there} if asked.get(name) != there.get(name)), None)
+        if other is not None:
             raise RunError(
-                f"{run.root} was trained with {other[0]} = {there[other[0]]}, not {asked[other[0]]}: give another --out"
+                f"{run.root} was trained with {other} = {there.get(other)}, not {asked.get(other)}: give another --out"
             )
-        self._check_facts(run, asked["weights"])
+        self._check_facts(run, cell.config.weights)
         return True
 
     def _check_facts(self, run: RunDir, weights: str) -> None:
@@ -225,12 +226,20 @@ def _existing(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         config = RunDir(path).config
         if config.exists():
-            found.setdefault(_key(read_config(config).to_dict()), path)
+            found.setdefault(_key(_read(config)), path)
     return found
 
 
 def _key(config: Mapping[str, Any]) -> str:
-    return json.dumps({name: value for name, value in config.items() if name not in FREE_TO_CHANGE}, sort_keys=True)
+    return json.dumps(deciding(config), sort_keys=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A run's configuration; RunError when it is damaged."""
+    try:
+        return read_config(file).to_dict()
+    except ConfigError as error:
+        raise RunError(str(error)) from None
 
 
 def lowest_loss(run: Path) -> float:

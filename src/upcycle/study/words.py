@@ -148,7 +148,10 @@ def cautions(machines: Sequence[str], *, other_split: bool) -> list[str]:
             "train them with one --split-seed to compare recipes alone."
         )
     if len(machines) > 1:
-        said.append(f"Times were taken on different machines ({'; '.join(machines)}): do not compare them.")
+        said.append(
+            f"Times were taken on different machines or numbers of threads ({'; '.join(machines)}), "
+            "so no rung is recommended by what it costs."
+        )
     return said
 
 
@@ -193,7 +196,7 @@ def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float
     if cheapest is best:
         rest = "the cheapest of those not shown to be worse" if len(good) > 1 else "all others are shown to be worse"
         return {"rung": best["name"], "says": f"Take {best['title']}: {_f1(best)} is the best here, {rest}."}
-    return {"rung": cheapest["name"], "says": _cheaper(cheapest, best, against[cheapest["name"]], goal)}
+    return {"rung": cheapest["name"], "says": _cheaper(cheapest, best, pairs, goal)}
 
 
 def _is_shown(pair: Values) -> bool:
@@ -209,19 +212,30 @@ def _worse(pair: Values, goal: float) -> bool:
     return _is_shown(pair) and bool(pair["f1_difference"]["value"] >= goal)
 
 
-def _cheaper(cheapest: Values, best: Values, pair: Values, goal: float) -> str:
-    made = pair["again"]
-    possible = (made["corrected_interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
+def _cheaper(cheapest: Values, best: Values, pairs: Sequence[Values], goal: float) -> str:
+    both = [pair for pair in pairs if {pair["first"], pair["second"]} == {cheapest["name"], best["name"]}]
+    (pair,) = (pair for pair in both if pair["second"] == best["name"] and "best" in pair["kinds"])
     times = _cost(best) / max(_cost(cheapest), 1e-9)
     dearer = f"takes {times:.1f} times as long and " if times >= 1.05 else ""
-    better = f"is better by {points(pair['f1_difference']['value'])}, less than {_goal(goal)}"
-    says = (
-        f"Take {cheapest['title']} ({_f1(cheapest)}): the best, {best['title']} ({_f1(best)}), {dearer}"
-        f"{better if _is_shown(pair) else 'is not shown to be better'}."
-    )
+    says = f"Take {cheapest['title']} ({_f1(cheapest)}): the best, {best['title']} ({_f1(best)}), {dearer}"
+    if pair["same_runs"]:
+        return f"{says}came out as the same runs."
+    made = pair["again"]
+    possible = (made["corrected_interval"] if made["answerable"] else pair["f1_difference"]["interval"])[1]
+    says += f"{_how_much_better(pair, both, goal)}."
     if possible > goal:
         says += f" A gain of up to {points(possible)} from {best['title']} is not excluded."
     return says
+
+
+def _how_much_better(pair: Values, both: Sequence[Values], goal: float) -> str:
+    """What is known of the best over a cheaper rung; `both` has all pairs of the two, in either direction."""
+    if _is_shown(pair):
+        return f"is better by {points(pair['f1_difference']['value'])}, not more than {_goal(goal)}"
+    if any(one["verdict"] in {"gain", "loss"} for one in both):
+        rest = "for the recipe trained again" if pair["again"]["answerable"] else "as the best of all pairs of rungs"
+        return f"is better as these models were trained, which does not hold {rest}"
+    return "is not shown to be better"
 
 
 def _f1(rung: Values) -> str:
