@@ -2,14 +2,18 @@ import csv
 import hashlib
 import io
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.made import made
 from upcycle.data.folder import Index, Quarantined, in_order, scan
 from upcycle.errors import DataError
 
@@ -183,6 +187,18 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="paths are short on Windows")
+def test_folders_may_lie_deep(tmp_path: Path) -> None:
+    root = written(tmp_path / "data", {f"{label}/1.png": picture(7) for label in ("ants", "bees")})
+    deep = root / "bees" / "/".join("d" * 1200)
+    subprocess.run(["mkdir", "-p", deep], check=True)  # pathlib recurses
+    (deep / "2.png").write_bytes(picture(8))
+    try:
+        assert scan(root, trainable=False).class_counts() == {"ants": 1, "bees": 2}
+    finally:
+        subprocess.run(["rm", "-r", root], check=True)  # shutil recurses, and so would the clean-up of tmp_path
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     written(tmp_path, {f"real/{path}": content for path, content in FLAT.items()})
@@ -203,6 +219,13 @@ def test_byte_identical_images_are_found_within_and_across_classes(tmp_path: Pat
     index = scan(written(tmp_path, files))
     assert index.duplicates() == [(0, 3), (1, 2)]
     assert index.conflicts() == [(0, 3)]
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=12))
+def test_duplicates_are_the_images_of_equal_bytes(contents: list[int]) -> None:
+    index = made("ab" * len(contents), contents=contents * 2)
+    same = [tuple(at for at, other in enumerate(contents * 2) if other == one) for one in set(contents)]
+    assert index.duplicates() == sorted(same)
 
 
 def test_images_that_fail_later_move_to_the_quarantine(tmp_path: Path) -> None:

@@ -1,44 +1,19 @@
-import hashlib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.made import made
+from upcycle.data.audit import leaks
 from upcycle.data.folder import Index, scan
-from upcycle.data.splits import Recorded, Splits, folds, leaks, read_splits, restore, split, warnings, write_splits
-from upcycle.errors import ConfigError, DataError, RunError
+from upcycle.data.splits import Splits, folds, split
+from upcycle.errors import ConfigError, DataError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
 NAMES = ("train", "val", "test")
-
-
-def made(
-    labels: str,
-    *,
-    contents: list[int] | None = None,
-    groups: list[str] | None = None,
-    declared: list[str] | None = None,
-) -> Index:
-    """An index of one image a letter; equal `contents` mean equal bytes."""
-    n = len(labels)
-    classes = tuple(sorted(set(labels)))
-    ids = range(n) if contents is None else contents
-    return Index(
-        root=Path("data"),
-        classes=classes,
-        paths=pa.array([f"{label}/{i:04}.jpg" for i, label in enumerate(labels)], pa.string()),
-        labels=np.array([classes.index(label) for label in labels], np.int32),
-        declared=np.array([""] * n if declared is None else declared, "U5"),
-        groups=pa.array([""] * n if groups is None else groups, pa.string()),
-        hashes=np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in ids], "S64"),
-        widths=np.full(n, 8, np.int32),
-        heights=np.full(n, 8, np.int32),
-    )
 
 
 def counts(index: Index, splits: Splits) -> dict[str, dict[str, int]]:
@@ -272,85 +247,6 @@ def test_more_folds_than_images_of_a_class_are_an_error() -> None:
 def test_one_fold_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"^folds 1 is out of range: use 2 at least$"):
         folds(made("abab"), k=1, seed=0)
-
-
-def test_copies_in_two_declared_splits_are_leaks() -> None:
-    index = made("aabbab", contents=[0, 0, 2, 3, 0, 3], declared=["train", "train", "train", "val", "test", "test"])
-    assert leaks(index, split(index, seed=0)) == [(0, 1, 4), (3, 5)]
-
-
-def test_splits_are_written_and_read_whatever_the_names(tmp_path: Path) -> None:
-    odd = ["a/,.jpg", 'a/".jpg', "a/new\nline.jpg", "a/re\rturn.jpg", "b/ü ß.jpg", "b/''.jpg"]
-    index = replace(made("aaaabb", declared=["train", "val", "test"] * 2), paths=pa.array(odd))
-    index = replace(index, groups=pa.array(["", "p,q", "", "\n", "", "x"]))
-    write_splits(tmp_path / "splits.csv", index, split(index, seed=0))
-    rows = read_splits(tmp_path / "splits.csv")
-    assert [row.path for row in rows] == odd
-    assert [row.group for row in rows] == ["", "p,q", "", "\n", "", "x"]
-    assert rows[1] == Recorded('a/".jpg', "a", "val", "p,q", index.hash(1))
-
-
-def test_recorded_splits_are_restored(tmp_path: Path) -> None:
-    index = made("a" * 20 + "b" * 20)
-    splits = split(index, seed=0)
-    write_splits(tmp_path / "splits.csv", index, splits)
-    again = restore(tmp_path / "splits.csv", index)
-    assert [again.of(name).tolist() for name in NAMES] == [splits.of(name).tolist() for name in NAMES]
-
-
-def test_images_that_changed_cannot_be_restored(tmp_path: Path) -> None:
-    write_splits(tmp_path / "splits.csv", made("aaabbb"), split(made("aaabbb"), seed=0))
-    changed = made("aaabbb", contents=[0, 1, 2, 3, 4, 9])
-    with pytest.raises(DataError, match=r"^b/0005.jpg is not the image recorded in .*: it changed or is gone$"):
-        restore(tmp_path / "splits.csv", changed)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "path,label\n", "path,label,split,group,sha256\na,b\n", 'path,label,split,group,sha256\n"a']
-)
-def test_a_damaged_splits_file_is_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "splits.csv").write_text(content)
-    with pytest.raises(RunError, match=r"splits.csv (is no splits file|cannot be read): .+"):
-        read_splits(tmp_path / "splits.csv")
-
-
-def test_a_missing_splits_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"splits.csv is missing$"):
-        read_splits(tmp_path / "splits.csv")
-
-
-def test_balanced_data_of_some_size_has_no_warnings() -> None:
-    index = made("a" * 200 + "b" * 200)
-    assert warnings(index, split(index, seed=0)) == []
-
-
-def test_small_and_uneven_splits_are_warned_about() -> None:
-    index = made("a" * 60 + "b" * 8)
-    assert warnings(index, split(index, seed=0)) == [
-        "the val split has only 10 images: its metrics are rough",
-        "the test split has only 10 images: its metrics are rough",
-        "class 'b' has only 6 images to train on",
-        "the classes are uneven: 42 images of 'a' to train on, 6 of 'b' (see --class-weights)",
-    ]
-
-
-def test_a_declared_split_without_a_class_is_warned_about() -> None:
-    index = made("ab" * 200 + "a" * 60, declared=["train", "train", "test", "test"] * 100 + ["val"] * 60)
-    assert warnings(index, split(index, seed=0)) == ["the val split has no image of class 'b'"]
-
-
-def test_duplicates_conflicts_and_leaks_are_named() -> None:
-    contents = [*range(400)]
-    for copy, of in ((4, 0), (1, 0), (6, 2), (12, 8), (20, 16), (399, 24)):
-        contents[copy] = of
-    index = made("ab" * 200, contents=contents, declared=["train"] * 240 + ["val"] * 80 + ["test"] * 80)
-    assert warnings(index, split(index, seed=0)) == [
-        "5 sets of byte-identical images: a/0000.jpg = b/0001.jpg = a/0004.jpg; a/0002.jpg = a/0006.jpg; "
-        "a/0008.jpg = a/0012.jpg; and 2 more",
-        "2 sets of byte-identical images with different labels: a/0000.jpg = b/0001.jpg = a/0004.jpg; "
-        "a/0024.jpg = b/0399.jpg",
-        "1 set of byte-identical images in more than one split: a/0024.jpg = b/0399.jpg",
-    ]
 
 
 @pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
+from upcycle.evaluation import intervals
 from upcycle.evaluation.intervals import (
     Interval,
     bootstrap,
@@ -92,8 +93,15 @@ def test_resamples_draw_whole_units_as_often_as_there_are_units():
 
 
 def test_large_samples_are_resampled_in_parts():
-    parts = list(resamples(np.arange(300_000), n_boot=30, seed=0))
-    assert [13, 13, 4] == [len(part) for part in parts]
+    parts = list(resamples(np.arange(20_000), n_boot=30, seed=0))
+    assert [12, 12, 6] == [len(part) for part in parts]
+
+
+def test_the_size_of_the_parts_changes_nothing(monkeypatch):
+    units = np.arange(1001)
+    together = np.concatenate(list(resamples(units, n_boot=50, seed=3)))
+    monkeypatch.setattr(intervals, "CHUNK", 7000)
+    assert (np.concatenate(list(resamples(units, n_boot=50, seed=3))) == together).all()
 
 
 def test_the_same_seed_gives_the_same_replicates():

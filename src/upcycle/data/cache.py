@@ -103,8 +103,9 @@ def default_root() -> Path:
 def _file(index: Index, side: int, interpolation: Interpolation, root: Path) -> Path:
     """The file's path, named by all that its content depends on."""
     settings = json.dumps([FORMAT, side, interpolation, PIL.__version__])
-    key = hashlib.sha256(settings.encode() + index.hashes.tobytes()).hexdigest()
-    return root / f"{key}.images"
+    key = hashlib.sha256(settings.encode())
+    key.update(np.ascontiguousarray(index.hashes).data)
+    return root / f"{key.hexdigest()}.images"
 
 
 def _read_layout(file: BinaryIO) -> _Layout | None:
@@ -140,8 +141,10 @@ def _opened(path: Path) -> tuple[Cache, dict[int, str]] | None:
 
 def _target_shapes(index: Index, side: int) -> npt.NDArray[np.int32]:
     """Height and width of every image once decoded."""
-    sizes = zip(index.widths.tolist(), index.heights.tolist(), strict=True)
-    return np.array([decode.target_size(*size, side)[::-1] for size in sizes], np.int32).reshape(-1, 2)
+    shapes = np.empty((len(index), 2), np.int32)
+    for i, (width, height) in enumerate(zip(index.widths, index.heights, strict=True)):
+        shapes[i] = decode.target_size(int(width), int(height), side)[::-1]
+    return shapes
 
 
 def _check_room(path: Path, needed: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,9 +90,11 @@ class Index:
     def duplicates(self) -> list[tuple[int, ...]]:
         """Positions of byte-identical images, two or more a tuple, in order of the first."""
         order = np.argsort(self.hashes, kind="stable")
-        starts = np.flatnonzero(self.hashes[order][1:] != self.hashes[order][:-1]) + 1
-        runs = [tuple(run.tolist()) for run in np.split(order, starts) if len(run) > 1]
-        return sorted(runs)
+        same = self.hashes[order][1:] == self.hashes[order][:-1]
+        # a run begins where the one before is not the same, and ends where the next is not
+        begins = np.flatnonzero(np.diff(same.astype(np.int8), prepend=0) == 1).tolist()
+        ends = np.flatnonzero(np.diff(same.astype(np.int8), append=0) == -1).tolist()
+        return sorted(tuple(order[begin : end + 2].tolist()) for begin, end in zip(begins, ends, strict=True))
 
     def conflicts(self) -> list[tuple[int, ...]]:
         """The duplicates whose labels differ."""
@@ -160,23 +162,29 @@ def _read(file: Path) -> _Facts | str:
     return _Facts(hashlib.sha256(data).hexdigest(), width, height)
 
 
-def _index(root: Path, rows: Sequence[Row], results: Sequence[_Facts | str], aside: Sequence[Quarantined]) -> Index:
+def _index(root: Path, rows: Sequence[Row], results: Iterable[_Facts | str], aside: Sequence[Quarantined]) -> Index:
     """Columns from the rows that could be read; the rest joins those set aside."""
     classes = tuple(sorted({row.label for row in rows}))
     number = {name: i for i, name in enumerate(classes)}
-    pairs = list(zip(rows, results, strict=True))
-    bad = [Quarantined(row.path, result) for row, result in pairs if isinstance(result, str)]
-    good = [(row, result) for row, result in pairs if not isinstance(result, str)]
+    hashes, sizes = np.zeros(len(rows), "S64"), np.zeros((len(rows), 2), np.int32)
+    bad: list[Quarantined] = []
+    for i, result in enumerate(results):
+        if isinstance(result, str):
+            bad.append(Quarantined(rows[i].path, result))
+        else:
+            hashes[i], sizes[i] = result.hash.encode(), (result.width, result.height)
+    good = hashes != b""
+    used = [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
     return Index(
         root=root,
         classes=classes,
-        paths=pa.array([row.path for row, _ in good], pa.string()),
-        labels=np.array([number[row.label] for row, _ in good], np.int32),
-        declared=np.array([row.split for row, _ in good], "U5"),
-        groups=pa.array([row.group for row, _ in good], pa.string()),
-        hashes=np.array([facts.hash for _, facts in good], "S64"),
-        widths=np.array([facts.width for _, facts in good], np.int32),
-        heights=np.array([facts.height for _, facts in good], np.int32),
+        paths=pa.array((row.path for row in used), pa.string(), size=len(used)),
+        labels=np.fromiter((number[row.label] for row in used), np.int32, len(used)),
+        declared=np.fromiter((row.split for row in used), "U5", len(used)),
+        groups=pa.array((row.group for row in used), pa.string(), size=len(used)),
+        hashes=hashes[good],
+        widths=sizes[good, 0],
+        heights=sizes[good, 1],
         quarantined=tuple(sorted([*aside, *bad], key=lambda file: file.path)),
     )
 
@@ -241,7 +249,7 @@ def scan(
         raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
     root = root.absolute()
     rows = sorted(found.rows)
-    results = list(in_order(_read, [root / row.path for row in rows], threads=threads, progress=progress))
-    index = _index(root, rows, results, found.aside)
+    read = in_order(lambda row: _read(root / row.path), rows, threads=threads, progress=progress)
+    index = _index(root, rows, read, found.aside)
     (_check if trainable else _check_some)(index, found.others)
     return index

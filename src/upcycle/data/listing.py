@@ -1,5 +1,6 @@
 """Which files a folder or a manifest names, and the class, split and group it gives each; opens no image."""
 
+import contextlib
 import csv
 import os
 from collections import Counter
@@ -53,26 +54,37 @@ def shown(text: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds that is not hidden, by name."""
+@contextlib.contextmanager
+def _entries(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """What a folder holds that is not hidden, in the system's order, one at a time."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            yield (entry for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"cannot list the folder {shown(folder)}: {error.strerror or error}") from error
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[os.DirEntry[str]]:
+def _folders(folder: Path) -> list[Path]:
+    """The folders right below `folder`, by name."""
+    with _entries(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if entry.is_dir())
+
+
+def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Every file below `folder`; links to folders are followed, but never round a circle."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), above | {here})
-        else:
-            yield entry
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        below, above = waiting.pop()
+        with _entries(below) as entries:
+            status = below.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                continue
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append((Path(entry.path), above | {here}))
+                else:
+                    yield entry
 
 
 def _is_image(name: str) -> bool:
@@ -88,7 +100,7 @@ def _split_of(name: str, test_split: str | None) -> str | None:
 
 def _has_classes(folder: Path) -> bool:
     """Whether `folder` holds folders that hold images."""
-    return any(_is_image(file.name) for entry in _entries(folder) if entry.is_dir() for file in _walk(Path(entry.path)))
+    return any(_is_image(file.name) for below in _folders(folder) for file in _walk(below))
 
 
 def _split_folders(root: Path, test_split: str | None) -> dict[str, str]:
@@ -96,7 +108,7 @@ def _split_folders(root: Path, test_split: str | None) -> dict[str, str]:
 
     A folder called train that holds images directly is a class of that name.
     """
-    names = [entry.name for entry in _entries(root) if entry.is_dir()]
+    names = [folder.name for folder in _folders(root)]
     splits = {name: split for name in names if (split := _split_of(name, test_split))}
     splits = {name: split for name, split in splits.items() if _has_classes(root / name)}
     if test_split is not None and test_split not in splits:
@@ -121,6 +133,7 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
     """The images below `root`, laid out as `split/CLASS/*` or `CLASS/*`."""
     splits = _split_folders(root, test_split)
     found = Found([], [], Counter())
+    names: dict[str, str] = {}  # one string a class, not one a file
     for entry in _walk(root):
         relative = Path(entry.path).relative_to(root)
         path, placed = relative.as_posix(), _placed(relative.parts, splits)
@@ -133,7 +146,8 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
         elif placed is None:
             found.aside.append(Quarantined(path, "lies in no class folder"))
         else:
-            found.rows.append(Row(path, placed[0], placed[1], ""))
+            label, split = placed
+            found.rows.append(Row(path, names.setdefault(label, label), split, ""))
     return found
 
 

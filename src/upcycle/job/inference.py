@@ -16,7 +16,7 @@ from upcycle.data import decode
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import ENDINGS, shown
-from upcycle.data.splits import Recorded, read_splits
+from upcycle.data.split_file import Recorded, read_splits
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward

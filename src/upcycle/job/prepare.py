@@ -9,12 +9,13 @@ import numpy as np
 
 from upcycle.config import Config
 from upcycle.data import cache as images
-from upcycle.data import splits as splitting
+from upcycle.data.audit import leaks, warnings
 from upcycle.data.cache import Cache
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.splits import Splits
+from upcycle.data.split_file import write_splits
+from upcycle.data.splits import Splits, split
 from upcycle.device import Machine
 from upcycle.errors import DataError, RunError
 from upcycle.evaluation.intervals import distinguishable
@@ -109,7 +110,7 @@ def prepare(
     """Decode and split, unless the caller has split already."""
     index, cache = decode(index, preprocessing, config, machine, show)
     if splits is None:
-        splits = splitting.split(
+        splits = split(
             index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
         )
     elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
@@ -123,7 +124,7 @@ def same_data(run: RunDir, prepared: Prepared) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "splits.csv"
-        splitting.write_splits(now, prepared.index, prepared.splits)
+        write_splits(now, prepared.index, prepared.splits)
         if now.read_bytes() != run.splits.read_bytes():
             raise RunError(f"the images or their split are not those {run.root} was begun with: give a new --out")
 
@@ -139,8 +140,8 @@ def audit(prepared: Prepared) -> dict[str, Any]:
         "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
         "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
         "conflicts": [[{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()],
-        "leaks": [[index.path(at) for at in run] for run in splitting.leaks(index, splits)],
-        "warnings": splitting.warnings(index, splits),
+        "leaks": [[index.path(at) for at in run] for run in leaks(index, splits)],
+        "warnings": warnings(index, splits),
     }
 
 

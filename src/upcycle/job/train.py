@@ -7,7 +7,8 @@ exact, and goes on from its last finished epoch.
 
 from upcycle import device as machines
 from upcycle.data.folder import Index
-from upcycle.data.splits import Splits, write_splits
+from upcycle.data.split_file import write_splits
+from upcycle.data.splits import Splits
 from upcycle.errors import RunError
 from upcycle.job.begin import Start
 from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, prepare, read_index, same_data
