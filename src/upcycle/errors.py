@@ -7,7 +7,8 @@
     ├── WeightsError       4   an unknown architecture, or weights that cannot be had or do not fit
     ├── RunError           5   a run directory that exists, is missing, is not one, or lacks a file
     ├── DivergenceError    6   the loss stopped being finite
-    └── StorageError       7   the disk is full or may not be written
+    └── StorageError       7   a file may not be written
+        └── NoRoomError    7   the disk is full
 
 Ctrl-C ends a command with 130, as shells expect. A message is one line: what is wrong, where, and
 what to do about it.
@@ -58,6 +59,10 @@ class StorageError(UpcycleError):
     """A file could not be written: the disk is full or the folder is read-only."""
 
     exit_code = 7
+
+
+class NoRoomError(StorageError):
+    """A file could not be written because there is no room for it."""
 
 
 INTERRUPTED = 130

@@ -5,6 +5,7 @@ disk, and then takes the final name in one rename. History files are appended a 
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from upcycle.errors import RunError, StorageError
+from upcycle.errors import NoRoomError, RunError, StorageError
 
 State = Literal["running", "interrupted", "failed", "finished"]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says when a file does not fit: the disk, the user's share of it, the largest file."""
 
 
 def _finite(value: Any) -> Any:
@@ -43,7 +46,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = NoRoomError if error.errno in NO_ROOM else StorageError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from upcycle.data import cache, decode
 from upcycle.data.folder import Index, scan
-from upcycle.errors import DataError, StorageError
+from upcycle.errors import DataError, NoRoomError, StorageError
 
 NOISE = np.random.default_rng(0)
 
@@ -170,7 +171,7 @@ def test_an_interrupted_build_leaves_no_file_and_no_thread(index: Index, tmp_pat
 
 def test_no_room_is_an_error_before_anything_is_decoded(index: Index, tmp_path: Path) -> None:
     huge = 100_000_000  # pixels: more than any disk holds
-    with pytest.raises(StorageError, match=r"^the decoded images need \d+\.\d GB and .* has \d+\.\d GB free"):
+    with pytest.raises(NoRoomError, match=r"^the decoded images need \d+\.\d GB and .* has \d+\.\d GB free"):
         build(index, tmp_path, side=huge)
     assert [file for file in tmp_path.iterdir() if file.is_file()] == []
 
@@ -188,7 +189,7 @@ def small_files() -> Iterator[None]:
 
 
 def test_a_disk_that_fills_up_is_an_error_and_leaves_no_file_and_no_thread(index: Index, tmp_path: Path) -> None:
-    with pytest.raises(StorageError) as caught, small_files():
+    with pytest.raises(NoRoomError) as caught, small_files():
         build(index, tmp_path / "cache")
     # the traceback that `caught` keeps must not keep the threads
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
@@ -200,6 +201,24 @@ def test_a_disk_that_fills_up_is_an_error_and_leaves_no_file_and_no_thread(index
 def test_a_folder_that_cannot_be_made_is_an_error(index: Index) -> None:
     with pytest.raises(StorageError, match=r"^cannot write /dev/full/cache/.*: Not a directory$"):
         build(index, Path("/dev/full/cache"))
+
+
+def test_two_runs_that_build_the_same_cache_at_once_are_both_right(index: Index, tmp_path: Path) -> None:
+    begun = threading.Barrier(3)
+
+    def together(done: int, total: int) -> None:
+        if done == total:
+            begun.wait(timeout=60)  # all have decoded everything before any has a whole file
+
+    def run(_: int) -> cache.Cache:
+        return cache.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=together)[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        built = list(pool.map(run, range(3)))
+    for images in built:
+        for i in range(len(index)):
+            np.testing.assert_array_equal(images[i], decode.load(index.file(i), side=16, interpolation="bilinear"))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_what_killed_runs_left_behind_is_removed_after_a_day(index: Index, tmp_path: Path) -> None:

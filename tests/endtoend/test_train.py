@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,24 @@ def test_damaged_files_are_listed_and_never_trained_on(tiny_weights: Path, tmp_p
     )
     assert "cut.png" not in (run.path / "splits.csv").read_text()
     assert "across/cut.png" in (run.path / "report.html").read_text().replace("<wbr>", "")
+
+
+def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
+    trained: upcycle.Run, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upcycle.data.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "warn", lambda self, text: told.append(text))
+    run = upcycle.train(
+        photos, out=tmp_path / "run", weights=str(tiny_weights), epochs=3, cache=str(tmp_path / "cache"), **FAST
+    )
+    (room,) = [text for text in told if "room" in text]
+    assert room.startswith("the decoded images need 0.")
+    assert room.endswith("Going on without: every epoch reads and decodes the files again, which is slower")
+    assert not (tmp_path / "cache" / "images").exists() or not any((tmp_path / "cache" / "images").iterdir())
+    assert run.history.to_dicts() == trained.history.to_dicts()
+    for name in ("val", "test", "probe_test"):
+        assert run.directory.predictions(name).read_bytes() == trained.directory.predictions(name).read_bytes()
 
 
 def test_cross_validation_tests_every_image_once(tiny_weights: Path, tmp_path: Path) -> None:

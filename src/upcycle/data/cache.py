@@ -27,7 +27,7 @@ from upcycle.data import decode
 from upcycle.data.folder import Index, Progress, in_order
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DataError, DecodeError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 from upcycle.rundir import replacing, storage_errors
 
 FORMAT = 1
@@ -147,13 +147,17 @@ def _target_shapes(index: Index, side: int) -> npt.NDArray[np.int32]:
     return shapes
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def _check_room(path: Path, needed: int) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise StorageError(
-            f"the decoded images need {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free: "
+        raise NoRoomError(
+            f"the decoded images need {_size(needed)} and {path.parent} has {_size(free)} free: "
             "make room, or set UPCYCLE_CACHE to another folder"
         )
 
@@ -170,7 +174,15 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _decoded(index: Index, i: int, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, Pillow does not remark on damaged files: they end in the quarantine with their reason."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
         data = decode.read_file(index.file(i))
@@ -209,7 +221,7 @@ def build(
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
-    Raises StorageError when there is no room.
+    NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
     path = _file(index, side, interpolation, root or default_root() / "images")
     known = _opened(path)
@@ -218,11 +230,9 @@ def build(
     shapes = _target_shapes(index, side)
     _check_room(path, int(_Layout(shapes, {}).offsets[-1]))
     _remove_abandoned(path.parent)
-    decoded = partial(_decoded, index, side=side, interpolation=interpolation)
-    with warnings.catch_warnings(), replacing(path) as temporary, temporary.open("wb") as file:
-        # a damaged file ends in the quarantine with its reason; Pillow's remarks on the way add nothing
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        frames = in_order(decoded, range(len(index)), threads=threads, progress=progress)
+    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
+    with quiet(), replacing(path) as temporary, temporary.open("wb") as file:
+        frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):
             _write(file, frames, shapes)
     built = _opened(path)

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from upcycle.data.augment import Frames
 from upcycle.data.batches import eval_batches
-from upcycle.data.cache import Cache
 from upcycle.data.folder import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Machine
@@ -60,15 +60,24 @@ def forward(
 
 def predict(
     model: nn.Module,
-    cache: Cache,
+    frames: Frames,
     positions: Positions,
     *,
     preprocessing: Preprocessing,
     machine: Machine,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:
-    """Logits [n, outputs] of the cached images at `positions`."""
-    batches = eval_batches(cache, positions, preprocessing=preprocessing, batch_size=EVAL_BATCH, device=machine.device)
+    """Logits [n, outputs] of the images at `positions`."""
+    batches = eval_batches(
+        frames,
+        positions,
+        preprocessing=preprocessing,
+        batch_size=EVAL_BATCH,
+        device=machine.device,
+        prefetch=2 * workers,
+        workers=workers,
+    )
     told = None if progress is None else lambda done: progress(done, len(positions))
     return forward(model, batches, machine, progress=told)
 

@@ -16,8 +16,9 @@ from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits, split
+from upcycle.data.stream import Stream, open_stream
 from upcycle.device import Machine
-from upcycle.errors import DataError, RunError
+from upcycle.errors import DataError, NoRoomError, RunError
 from upcycle.evaluation.intervals import distinguishable
 from upcycle.job.status import Work
 from upcycle.model.zoo import Network
@@ -30,10 +31,10 @@ SMALLEST_AUTO_SIZE = 128
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Images ready to train on: `index`, `cache` and the positions of `splits` belong together."""
+    """Images ready to train on: `index`, `frames` and the positions of `splits` belong together."""
 
     index: Index
-    cache: Cache
+    frames: Cache | Stream
     splits: Splits
     preprocessing: Preprocessing
 
@@ -49,6 +50,11 @@ class Job:
     prepared: Prepared
     show: Show
     work: Work
+
+    @property
+    def workers(self) -> int:
+        """Threads that make batches: decoding keeps all of them busy, reading decoded images one."""
+        return self.machine.threads if isinstance(self.prepared.frames, Stream) else 1
 
 
 def cache_root(config: Config) -> Path:
@@ -78,20 +84,31 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
 
 def decode(
     index: Index, preprocessing: Preprocessing, config: Config, machine: Machine, show: Show
-) -> tuple[Index, Cache]:
-    """Decoded images, those that cannot be decoded moved to the index's quarantine."""
+) -> tuple[Index, Cache | Stream]:
+    """Decoded images, those that cannot be decoded moved to the index's quarantine.
+
+    Where there is no room for them they are decoded each time they are needed.
+    """
+    frames: Cache | Stream
+    side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
     with show.progress("decoding") as progress:
-        cache, failures = images.build(
-            index,
-            side=preprocessing.resize_to,
-            interpolation=preprocessing.interpolation,
-            root=cache_root(config) / "images",
-            threads=machine.threads,
-            progress=progress,
-        )
+        try:
+            frames, failures = images.build(
+                index,
+                side=side,
+                interpolation=interpolation,
+                root=cache_root(config) / "images",
+                threads=threads,
+                progress=progress,
+            )
+        except NoRoomError as error:
+            show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
+            frames, failures = open_stream(
+                index, side=side, interpolation=interpolation, threads=threads, progress=progress
+            )
     if not failures:
-        return index, cache
-    return index.without(failures), cache.without(failures)
+        return index, frames
+    return index.without(failures), frames.without(failures)
 
 
 def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:
@@ -108,14 +125,14 @@ def prepare(
     splits: Splits | None = None,
 ) -> Prepared:
     """Decode and split, unless the caller has split already."""
-    index, cache = decode(index, preprocessing, config, machine, show)
+    index, frames = decode(index, preprocessing, config, machine, show)
     if splits is None:
         splits = split(
             index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
         )
     elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
         raise DataError("an image that could be decoded before cannot be decoded now: run again")
-    return Prepared(index, cache, splits, preprocessing)
+    return Prepared(index, frames, splits, preprocessing)
 
 
 def same_data(run: RunDir, prepared: Prepared) -> None:

@@ -108,10 +108,11 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         features = extract(
             model,
             index,
-            job.prepared.cache,
+            job.prepared.frames,
             network=job.network,
             machine=job.machine,
             folder=cache_root(job.config),
+            workers=job.workers,
             progress=progress,
         )
     sides = {name: Split(features, splits.of(name), index.labels[splits.of(name)]) for name in ("train", "val")}
@@ -192,7 +193,7 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
         config=config,
         phase=phase,
         batches=Batches(
-            prepared.cache,
+            prepared.frames,
             prepared.index.labels,
             prepared.splits.train,
             preprocessing=job.network.preprocessing,
@@ -201,6 +202,8 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
             seed=config.seed,
             num_classes=len(job.network.classes),
             device=job.machine.device,
+            prefetch=2 * job.workers,
+            workers=job.workers,
         ),
         objective=_objective(job, device=job.machine.device),
         machine=job.machine,
@@ -216,10 +219,11 @@ def _validate(job: Job, model: nn.Module) -> Scores:
 def _logits(job: Job, model: nn.Module, split: str) -> npt.NDArray[np.float32]:
     return predict(
         model,
-        job.prepared.cache,
+        job.prepared.frames,
         job.prepared.splits.of(split),
         preprocessing=job.network.preprocessing,
         machine=job.machine,
+        workers=job.workers,
     )
 
 

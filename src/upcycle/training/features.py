@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import nn
 
+from upcycle.data.augment import Frames
 from upcycle.data.batches import eval_batches
-from upcycle.data.cache import Cache
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
 from upcycle.errors import StorageError, WeightsError
@@ -27,11 +27,12 @@ VERSION = 1
 def extract(
     model: nn.Module,
     index: Index,
-    cache: Cache,
+    frames: Frames,
     *,
     network: zoo.Network,
     machine: Machine,
     folder: Path,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.
@@ -48,7 +49,13 @@ def extract(
     def batches() -> Iterator[npt.NDArray[np.float32]]:
         everything = np.arange(len(index), dtype=np.int64)
         padded = eval_batches(
-            cache, everything, preprocessing=network.preprocessing, batch_size=EVAL_BATCH, device=machine.device
+            frames,
+            everything,
+            preprocessing=network.preprocessing,
+            batch_size=EVAL_BATCH,
+            device=machine.device,
+            prefetch=2 * workers,
+            workers=workers,
         )
         told = None if progress is None else lambda done: progress(done, len(index))
         for rows in outputs(model, padded, machine, output=_features, progress=told):
