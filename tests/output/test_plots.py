@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from upcycle.errors import StorageError
-from upcycle.output.drawing import PALETTE, printable, short
+from upcycle.output.drawing import PALETTE
+from upcycle.output.names import printable, short
 from upcycle.output.plots import (
     NARROW,
     confusion_figure,

@@ -11,9 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
-from scipy.stats import beta, norm, t
+from scipy.special import betainccinv, betaincinv, expit, logit, ndtri, stdtrit
 
 Reals = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -59,14 +57,19 @@ def clopper_pearson(successes: float, n: float, *, level: float = LEVEL) -> Inte
         return Interval(0.0, 1.0, "exact")
     _check_counts(successes, n)
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.isf(tail, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betainccinv(successes + 1, n - successes, tail))
     return Interval(low, high, "exact")
 
 
 def _z(level: float) -> float:
     """The two-sided standard normal quantile."""
-    return float(norm.isf((1 - level) / 2))
+    return -float(ndtri((1 - level) / 2))
+
+
+def _student(freedom: int, level: float) -> float:
+    """The two-sided quantile of Student's t."""
+    return -float(stdtrit(freedom, (1 - level) / 2))
 
 
 def _check_counts(successes: float, n: float) -> None:
@@ -108,7 +111,7 @@ def _effective_size(k: int, n: int, *, spread: float, count: int, level: float) 
         return 1.0
     # p (1 - p) over the variance between units; units all alike have none
     size = min(n, k * (n - k) * (count - 1) / (count * spread)) if spread > 0 else n
-    student = float(t.isf((1 - level) / 2, count - 1))
+    student = _student(count - 1, level)
     return max(1.0, size * (_z(level) / student) ** 2)
 
 
@@ -122,6 +125,9 @@ def exact_mean(counts: Sequence[int], *, level: float = LEVEL) -> Interval:
     n = np.asarray(counts, dtype=np.float64)
     if not len(n) or n.min() < 1:
         raise ValueError(f"counts {counts} must be positive")
+    # imported here: this import takes longer than most calls, and a run that starts has no use for it
+    from scipy.optimize import brentq
+
     chance = math.log((1 - level) / 2)
     logs = np.log(n)
 
@@ -180,7 +186,7 @@ def from_replicates(
     error = float(finite.std(ddof=1)) * math.sqrt(units / (units - 1))
     if error <= ROUNDING * value:
         return None
-    reach = float(t.isf((1 - level) / 2, units - 1)) * error / value
+    reach = _student(units - 1, level) * error / value
     if scale == "log":
         return Interval(value * math.exp(-reach), value * math.exp(reach), "bootstrap")
     low, high = expit(logit(value) + np.array([-1, 1]) * reach / (1 - value))

@@ -1,9 +1,12 @@
-"""The Python interface: `train`, `compare` and `load`, with the command line's words."""
+"""The Python interface: `train`, `compare` and `load`, with the command line's words.
+
+What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from upcycle.config import Config
 from upcycle.config import read_json as read_config
@@ -12,24 +15,23 @@ from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
 from upcycle.job.begin import begin
-from upcycle.job.compare import begin_grid, compare_runs, run_grid
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
-from upcycle.output.comparison import FILE, PAGE
-from upcycle.output.drawing import Drawing
-from upcycle.output.plots import curves_figure
-from upcycle.output.report import write_report
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, read_json, read_lines
-from upcycle.study.compare import SMALLEST_DIFFERENCE
+
+if TYPE_CHECKING:
+    from upcycle.output.drawing import Drawing
 
 
 class Curves(History):
     """A run's history that can be drawn."""
 
-    def plot(self) -> Drawing:
+    def plot(self) -> "Drawing":
         """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
+        from upcycle.output.plots import curves_figure
+
         return curves_figure(self.to_dicts())
 
 
@@ -86,6 +88,8 @@ def train(
     start = begin(Path(data) if data is not None else None, options, out=Path(out) if out else None, resume=resume)
     if start.finished:
         show.say(f"{start.run.root} is finished already: nothing to do")
+        from upcycle.output.report import write_report
+
         if not start.run.report.exists():
             write_report(start.run)
     elif start.config.folds:
@@ -104,12 +108,16 @@ class Comparison:
     @property
     def values(self) -> dict[str, Any]:
         """All of comparison.json: `values["pairs"][0]["difference"]["interval"]`."""
+        from upcycle.output.comparison import FILE
+
         known: dict[str, Any] = read_json(self.path / FILE)
         return known
 
     @property
     def page(self) -> Path:
         """The self-contained page."""
+        from upcycle.output.comparison import PAGE
+
         return self.path / PAGE
 
 
@@ -129,6 +137,9 @@ def compare(
     `upcycle.compare("runs/a", "runs/b")` trains nothing. `smallest_difference` is in points of F1: what
     would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
     """
+    from upcycle.job.compare import begin_grid, compare_runs, run_grid
+    from upcycle.study.compare import SMALLEST_DIFFERENCE
+
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     given, folder = [Path(path) for path in paths], Path(out) if out else None

@@ -17,7 +17,7 @@ from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.history import History, Row, is_best, should_stop
-from upcycle.job.estimate import say_estimate
+from upcycle.job.estimate import forecasting
 from upcycle.job.finish import Choice, Results, write_results
 from upcycle.job.prepare import Job, cache_root
 from upcycle.model import checkpoint, groups, zoo
@@ -170,12 +170,13 @@ def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> s
     setting = _setting(job, model, phase)
     state = start(model, job.config, step=phase.first_step)
     history = _resume(job, state, phase, head)
-    if state.epoch == 0:
-        say_estimate(job, state, setting)
     reason = _reason_to_stop(job, history, phase)
     if reason:
         return reason
     with job.show.progress(phase.name) as progress:
+        if state.epoch == 0:
+            checked = len(job.prepared.splits.val)
+            progress = forecasting(progress, phase, batch_size=job.config.batch_size, checked=checked, say=job.show.say)
         for row, totals in fit(state, setting, validate=lambda model: _validate(job, model), progress=progress):
             row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
             history = history.adding(row)

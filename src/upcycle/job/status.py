@@ -12,7 +12,6 @@ from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import StorageError, UpcycleError
 from upcycle.job.begin import Start
-from upcycle.output.report import write_report
 from upcycle.output.show import Show
 from upcycle.rundir import RunDir, read_json, write_json
 
@@ -88,6 +87,9 @@ def working(run: RunDir, show: Show) -> Iterator[Work]:
     except BaseException as error:
         _record_failure(work, str(error))
         raise
+    # imported here: the page's libraries must not delay the first update
+    from upcycle.output.report import write_report
+
     run.set_status("finished", seconds=work.seconds(), **work.details)
     show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 

@@ -8,9 +8,9 @@ from typing import Any
 from upcycle.errors import RunError
 from upcycle.output import gains, html, page
 from upcycle.output.disagreements import opinion, sides
-from upcycle.output.drawing import counted, short
 from upcycle.output.html import Draw
 from upcycle.output.ladder import cost_figure, ladder_figure, overlay_figure
+from upcycle.output.names import counted, short
 from upcycle.rundir import RunDir, read_json, read_lines, write_text
 
 NAME = 60

@@ -8,9 +8,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, short, stroke
+from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, stroke
 from upcycle.output.gains import duration, finished, time_words
 from upcycle.output.labels import Box, beside, folded, nearest, width, write
+from upcycle.output.names import short
 
 Row = dict[str, Any]
 

@@ -1,11 +1,10 @@
-"""A figure that stands by itself: palette, style, safe names, and its SVG and PNG.
+"""A figure that stands by itself: palette, style, and its SVG and PNG.
 
 Every colour comes from `PALETTE`, so that a page may give each name another colour in the dark.
 """
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +71,6 @@ _COLOURS = ("ochre", "plum", "green", "rust", "teal", "blue")
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), "-", (0, (1.3, 1.4)), (0, (6, 2, 1.3, 2)), (0, (9, 2.5)), "-")
 _MARKERS = "sD^vPoX*<>ph"
 _INSIDE = (0.008, 0.01, 0.984, 0.98)
-_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Drawing(Figure):
@@ -84,40 +82,6 @@ class Drawing(Figure):
 
     def _repr_png_(self) -> bytes:
         return png(self, dpi=110)
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """`text` with control characters, lone surrogates and direction overrides written as escapes.
-
-    Names of files and classes are anyone's: these characters would break lines, SVG or UTF-8, or
-    turn the words around them. Those in `keep` stay.
-    """
-    return "".join(_escaped(character) if _hidden(character, keep) else character for character in text)
-
-
-def _hidden(character: str, keep: str) -> bool:
-    if character in keep:
-        return False
-    noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
-    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDI or noncharacter
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
-def short(text: str, limit: int = 22) -> str:
-    """`text` made printable and cut in the middle to at most `limit` characters."""
-    clean = printable(text)
-    if len(clean) <= limit:
-        return clean
-    tail = (limit - 1) // 3
-    return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 epoch, 1,200 epochs."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def stroke(place: int) -> dict[str, Any]:

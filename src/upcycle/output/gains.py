@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from upcycle.output.drawing import counted
+from upcycle.output.names import counted
 from upcycle.output.page import clock
 
 Row = dict[str, Any]

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from upcycle.output import drawing, page, plots
-from upcycle.output.drawing import NARROW, PALETTE, Drawing, counted, printable, short, svg
+from upcycle.output.drawing import NARROW, PALETTE, Drawing, svg
+from upcycle.output.names import counted, printable, short
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from scipy.optimize import isotonic_regression
 
-from upcycle.output.drawing import printable, short
+from upcycle.output.names import printable, short
 
 REACHES = (0.12, 0.18, 0.3, 0.45, 0.7)
 """How far from its point a label may begin."""

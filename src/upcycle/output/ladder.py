@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 
 from upcycle.output import labels
 from upcycle.output.cost import cost_figure
-from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, short
+from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing
 from upcycle.output.gains import finished, gain_words, is_real, step_to
 from upcycle.output.labels import folded
+from upcycle.output.names import short
 from upcycle.output.overlay import overlay_figure
 
 __all__ = ["cost_figure", "ladder_figure", "overlay_figure"]

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from upcycle.output import gains
-from upcycle.output.drawing import printable
+from upcycle.output.names import printable
 from upcycle.output.page import clock
 from upcycle.output.terminal import columns, named, titled
 

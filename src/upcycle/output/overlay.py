@@ -12,8 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from upcycle.output import labels
-from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, counted, short, stroke
+from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, stroke
 from upcycle.output.labels import apart, folded, write
+from upcycle.output.names import counted, short
 
 STRETCHED = 8.0
 """Losses, or errors, whose extremes differ by more than this factor are drawn on a logarithmic axis."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from upcycle.evaluation.predictions import Predictions
-from upcycle.output.drawing import counted
+from upcycle.output.names import counted
 
 GALLERY = 24
 LISTED = 20

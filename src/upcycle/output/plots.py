@@ -17,7 +17,8 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from upcycle.output.drawing import NARROW, PALETTE, STYLE, WIDE, Drawing, counted, png, save, short, svg
+from upcycle.output.drawing import NARROW, PALETTE, STYLE, WIDE, Drawing, png, save, svg
+from upcycle.output.names import counted, short
 from upcycle.output.scores import confusion_figure, metrics_figure
 
 __all__ = [

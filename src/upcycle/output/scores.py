@@ -11,7 +11,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
-from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing, short
+from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing
+from upcycle.output.names import short
 
 MOST_CLASSES = 50
 

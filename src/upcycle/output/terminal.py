@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from upcycle.output.drawing import printable
+from upcycle.output.names import printable
 
 METRICS = {
     "accuracy": "accuracy",

@@ -1,0 +1,69 @@
+"""What the peers' scripts share: their arguments, the clock of each epoch, and the line they end with."""
+
+import argparse
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+BEGAN = time.perf_counter()
+
+
+def arguments() -> argparse.Namespace:
+    """`data` is a folder CLASS/*; `guide` is the setting of the tool's own guide, `best` the fastest one found."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--setting", choices=("guide", "best"), default="guide")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision; slow where the processor has no bf16")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count())
+    return parser.parse_args()
+
+
+class Clock:
+    """Seconds of each epoch; `start` is from the script's first line to the first epoch's first moment."""
+
+    def __init__(self) -> None:
+        self.start = 0.0
+        self.epochs: list[float] = []
+        self._began = 0.0
+
+    def begin(self) -> None:
+        self._began = time.perf_counter()
+        self.start = self.start or self._began - BEGAN
+
+    def end(self) -> None:
+        self.epochs.append(time.perf_counter() - self._began)
+
+
+def report(tool: str, clock: Clock, images: int, packages: tuple[str, ...], **facts: object) -> None:
+    """The line of JSON that the driver reads."""
+    versions = {name: version(name) for name in packages}
+    print(
+        json.dumps(
+            {
+                "tool": tool,
+                "images": images,
+                "start_seconds": clock.start,
+                "epoch_seconds": clock.epochs,
+                "versions": versions,
+                **facts,
+            }
+        )
+    )
+
+
+def load_backbone(model: object, weights: Path | None) -> None:
+    """ImageNet weights of torchvision's names into `model`, the classifier left out."""
+    if weights is None:
+        return
+    from safetensors.torch import load_file
+
+    tensors = {name: value.float() for name, value in load_file(weights).items() if not name.startswith("fc.")}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)  # type: ignore[attr-defined]
+    if unexpected or any(not name.startswith("fc.") for name in missing):
+        raise SystemExit(f"these weights do not fit: {missing[:3]} {unexpected[:3]}")

@@ -1,0 +1,89 @@
+"""fastai's `vision_learner`, all layers unfrozen, trained with `fit_one_cycle`.
+
+guide: Resize(460) and aug_transforms as in its book. best: channels_last, one loader worker.
+"""
+
+import common
+import torch
+from fastai.callback.core import Callback
+from fastai.vision.all import (
+    ImageDataLoaders,
+    Normalize,
+    Resize,
+    aug_transforms,
+    imagenet_stats,
+    resnet50,
+    vision_learner,
+)
+
+asked, clock = common.arguments(), common.Clock()
+best = asked.setting == "best"
+torch.set_num_threads(asked.threads)
+
+
+class EpochClock(Callback):
+    """Times the training part of each epoch, as the other scripts do, and keeps the last loss."""
+
+    last_loss = float("nan")
+
+    def before_train(self) -> None:
+        clock.begin()
+
+    def after_batch(self) -> None:
+        if self.training:
+            EpochClock.last_loss = float(self.learn.loss)
+
+    def after_train(self) -> None:
+        clock.end()
+
+
+class ChannelsLast(Callback):
+    """Lays weights and images out channel by channel."""
+
+    def before_fit(self) -> None:
+        self.learn.model.to(memory_format=torch.channels_last)
+
+    def before_batch(self) -> None:
+        self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.xb)
+
+
+class BFloat16(Callback):
+    """Autocast on a processor: fastai's own to_bf16 asks for CUDA."""
+
+    order = 10
+
+    def before_batch(self) -> None:
+        self.context = torch.autocast("cpu", torch.bfloat16)
+        self.context.__enter__()
+
+    def after_loss(self) -> None:
+        self.context.__exit__(None, None, None)
+
+
+loaders = ImageDataLoaders.from_folder(
+    asked.data,
+    train=".",
+    valid_pct=0.02,
+    seed=0,
+    bs=asked.batch,
+    item_tfms=Resize(460 * asked.size // 224),
+    batch_tfms=[*aug_transforms(size=asked.size), Normalize.from_stats(*imagenet_stats)],
+    num_workers=1 if best else None,
+    device=torch.device("cpu"),
+    # the last batch is dropped elsewhere in fastai; here every image counts
+    drop_last=False,
+)
+learner = vision_learner(loaders, resnet50, pretrained=False, cbs=[EpochClock()])
+if asked.weights:
+    whole = resnet50()
+    common.load_backbone(whole, asked.weights)
+    body = dict(zip(learner.model[0].state_dict(), list(whole.state_dict().values())[:-2], strict=True))
+    learner.model[0].load_state_dict(body)
+if best:
+    learner.add_cb(ChannelsLast())
+if asked.bf16:
+    learner.add_cb(BFloat16())
+learner.unfreeze()
+with learner.no_bar(), learner.no_logging():
+    learner.fit_one_cycle(asked.epochs, 1e-3)
+common.report("fastai", clock, len(loaders.train_ds), ("fastai", "torch"), loss=EpochClock.last_loss)

@@ -1,0 +1,83 @@
+"""How long until something happens: --help, imports, and a warm run's first update above torch's own import.
+
+    python benchmarks/startup.py DATA --weights FILE [--out FOLDER] [--rounds 5] [--recipes classic,default]
+
+Each reading is a new process; the kinds of process alternate, round by round. "To the first update" ends when an
+optimizer's first step has been made, with decoded images and features in the cache from a run before (not counted).
+"above torch" is its difference to `python -c "import torch"` in the same round.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PYTHON = sys.executable
+UNTIL_STEP = """
+import os, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+register_optimizer_step_post_hook(lambda *_: os._exit(0))
+from upcycle.cli import main
+sys.exit(main(sys.argv[1:]) or 9)
+"""
+BARE = "import timm, torch; p = torch.nn.Parameter(torch.ones(1)); p.grad = p.data; torch.optim.AdamW([p]).step()"
+"""What any program pays that trains a timm model."""
+
+
+def seconds(command: list[str]) -> float:
+    """Of one new process; CalledProcessError where it fails or never gets there."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--recipes", default="classic,default")
+    parser.add_argument("--image-size", default="224")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        common = ["--weights", asked.weights, "--cache", f"{temporary}/cache", "--image-size", asked.image_size]
+        kinds = {
+            "python": [PYTHON, "-c", ""],
+            "import torch": [PYTHON, "-c", "import torch"],
+            "timm, one optimizer step": [PYTHON, "-c", BARE],
+            "import upcycle": [PYTHON, "-c", "import upcycle"],
+            "upcycle --help": [PYTHON, "-m", "upcycle", "--help"],
+        }
+        for recipe in asked.recipes.split(","):
+            run = ["train", str(asked.data), "--recipe", recipe, "--out", f"{temporary}/{recipe}", *common]
+            kinds[f"{recipe}, to the first update"] = [PYTHON, "-c", UNTIL_STEP, *run]
+        readings: dict[str, list[float]] = {name: [] for name in kinds}
+        for i in range(asked.rounds + 1):
+            for name, command in kinds.items():
+                for recipe in asked.recipes.split(","):
+                    shutil.rmtree(f"{temporary}/{recipe}", ignore_errors=True)
+                taken = seconds(command)
+                if i:  # the first round fills the caches
+                    readings[name].append(taken)
+    found = {}
+    for name, values in readings.items():
+        above = [value - torch for value, torch in zip(values, readings["import torch"], strict=True)]
+        found[name] = {
+            "median_s": statistics.median(values),
+            "above_torch_s": statistics.median(above),
+            "readings_s": values,
+        }
+        print(f"{name:32} {found[name]['median_s']:6.2f} s  above torch {found[name]['above_torch_s']:+6.2f} s")
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        (asked.out / "startup.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Names and numbers as words that are safe to print: in a terminal, a figure or a page."""
+
+import unicodedata
+
+_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with control characters, lone surrogates and direction overrides written as escapes.
+
+    Names of files and classes are anyone's: these characters would break lines, SVG or UTF-8, or
+    turn the words around them. Those in `keep` stay.
+    """
+    return "".join(_escaped(character) if _hidden(character, keep) else character for character in text)
+
+
+def _hidden(character: str, keep: str) -> bool:
+    if character in keep:
+        return False
+    noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _BIDI or noncharacter
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def short(text: str, limit: int = 22) -> str:
+    """`text` made printable and cut in the middle to at most `limit` characters."""
+    clean = printable(text)
+    if len(clean) <= limit:
+        return clean
+    tail = (limit - 1) // 3
+    return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 epoch, 1,200 epochs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

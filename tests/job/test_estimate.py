@@ -1,0 +1,53 @@
+"""How long a run will take, told from its own updates."""
+
+from dataclasses import replace
+
+import pytest
+
+from upcycle.config import Config
+from upcycle.job import estimate
+from upcycle.recipes import Phase, phases
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in its only element."""
+    now = [100.0]
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def phase(epochs: int, updates: int) -> Phase:
+    *_, found = phases(Config(epochs=epochs), images=32 * updates)
+    return replace(found, epochs=epochs, steps_per_epoch=updates)
+
+
+def ran(found: Phase, clock: list[float], epochs: int, seconds: list[float]) -> tuple[list[str], list[tuple[int, int]]]:
+    """What is said, and told, while `epochs` are made whose updates take `seconds`, then 50 s of validation."""
+    said: list[str] = []
+    told: list[tuple[int, int]] = []
+    telling = estimate.forecasting(lambda *at: told.append(at), found, batch_size=32, checked=96, say=said.append)
+    for _ in range(epochs):
+        for i, took in enumerate(seconds, 1):
+            clock[0] += took
+            telling(i, len(seconds))
+        clock[0] += 50
+    return said, told
+
+
+def test_the_estimate_is_said_once_and_leaves_the_first_update_out(clock: list[float]) -> None:
+    said, told = ran(phase(10, 10), clock, 3, [30.0] + [2.0] * 9)
+    # 100 updates of 2 s; 10 times 96 validation images at a third of an image's 2/32 s
+    assert said == ["all epochs of finetune take about 4 min on this machine"]
+    assert told == [(i, 10) for i in range(1, 11)] * 3
+
+
+def test_validation_between_short_epochs_is_not_taken_for_an_update(clock: list[float]) -> None:
+    said, _ = ran(phase(20, 3), clock, 2, [30.0, 2.0, 2.0])
+    assert said == ["all epochs of finetune take about 3 min on this machine"]
+
+
+def test_short_phases_are_not_worth_a_line(clock: list[float]) -> None:
+    said, told = ran(phase(2, 10), clock, 2, [2.0] * 10)
+    assert said == []
+    assert len(told) == 20
