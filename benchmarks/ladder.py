@@ -4,10 +4,15 @@
 
 COMPARISON is the --out of `upcycle compare`. The pages are made anew from copies of the runs without their
 thumbnails: photographs of the data sets are not kept. FOLDER/results.md is written from the kept files.
+FOLDER/NAME/runs.tar.xz holds what a comparison reads of each run and each trial of a rate, without weights. Unpacked
+(`tar -xJf runs.tar.xz -C OUT/runs`), the runs can be compared again (`upcycle compare OUT/runs/*`), or the grid gone on
+with: `upcycle compare DATA ... --out OUT --resume` takes those that are there.
 """
 
 import argparse
+import lzma
 import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,10 @@ from upcycle.rundir import read_json, write_json, write_text
 
 READ = ("history.jsonl", "status.json", "predictions")
 """What the page reads of a run."""
+COMPARED = ("config", "model", "status", "environment", "evaluation")
+"""What a comparison reads of a run: stems of JSON files."""
+LINES = ("splits.csv", "history.jsonl", "timings.jsonl", "predictions/test.csv")
+"""The same: files of lines."""
 
 
 def keep(comparison: Path, kept: Path) -> None:
@@ -38,8 +47,26 @@ def keep(comparison: Path, kept: Path) -> None:
         write_comparison(bare)
         shutil.rmtree(kept, ignore_errors=True)
         (kept / "figures").mkdir(parents=True)
+        pack(comparison, kept / "runs.tar.xz")
         for file in ("comparison.json", "comparison.html", *(f"figures/{path.name}" for path in _svg(bare))):
             shutil.copy(bare / file, kept / file)
+
+
+def pack(comparison: Path, archive: Path) -> None:
+    """Write what comparisons read of the runs, under the runs' names, without what tells who packed it and when."""
+
+    def bare(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        return entry
+
+    runs = [run for run in sorted((comparison / "runs").iterdir()) if (run / "predictions/test.csv").exists()]
+    with tarfile.open(archive, "w:xz", preset=9 | lzma.PRESET_EXTREME) as packed:
+        # one kind of file after another: the same images' lines lie near each other and pack well
+        for part in (*LINES, *(f"{stem}.json" for stem in COMPARED)):
+            for run in runs:
+                if (run / part).exists():  # a probe has no timings
+                    packed.add(run / part, f"{run.name}/{part}", filter=bare)
 
 
 def _svg(folder: Path) -> list[Path]:

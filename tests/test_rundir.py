@@ -2,12 +2,24 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from upcycle.errors import RunError, StorageError
-from upcycle.rundir import RunDir, append_line, read_json, read_lines, replacing, write_json, write_lines, write_text
+from upcycle.rundir import (
+    RunDir,
+    append_line,
+    locked,
+    read_json,
+    read_lines,
+    replacing,
+    write_json,
+    write_lines,
+    write_text,
+)
 
 
 def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
@@ -73,3 +85,21 @@ def test_an_empty_folder_is_no_run_yet(tmp_path: Path) -> None:
     run.set_status("running", seconds=1)
     assert run.exists()
     assert {"state": "running", "seconds": 1} == run.status()
+
+
+def test_a_folder_that_another_process_writes_is_refused_until_that_has_ended(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from upcycle.rundir import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert "in\n" == other.stdout.readline()
+        with (
+            pytest.raises(RunError, match="another upcycle is at work in .*run: wait for it"),
+            locked(tmp_path / "run"),
+        ):
+            raise AssertionError
+        other.kill()
+        other.wait()
+    with locked(tmp_path / "run"):
+        assert not RunDir(tmp_path / "run").exists()

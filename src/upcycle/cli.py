@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from upcycle import __version__
-from upcycle.errors import INTERRUPTED, ConfigError, UpcycleError
+from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, UpcycleError
 
 app = App(
     name="upcycle",
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_one_line(error), ConfigError.exit_code)
     except UpcycleError as error:
         return _fail(str(error), error.exit_code)
+    except Terminated:
+        return _fail("terminated; what was finished is kept", TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted; what was finished is kept", INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` for example, has had enough

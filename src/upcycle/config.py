@@ -111,6 +111,9 @@ class Config(BaseModel):
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
+    checkpoint_every: float = Field(
+        60.0, ge=0, le=86400, description="Seconds between the states kept within an epoch (0: none)."
+    )
     cache: str | None = Field(None, description="Folder of decoded images and features; default ~/.cache/upcycle.")
 
     @field_validator("monitor")

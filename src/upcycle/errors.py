@@ -10,8 +10,8 @@
     └── StorageError       7   a file may not be written
         └── NoRoomError    7   the disk is full
 
-Ctrl-C ends a command with 130, as shells expect. A message is one line: what is wrong, where, and
-what to do about it.
+Ctrl-C ends a command with 130 and SIGTERM with 143, as shells expect. A message is one line: what is wrong, where,
+and what to do about it.
 """
 
 
@@ -66,3 +66,8 @@ class NoRoomError(StorageError):
 
 
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a job as Ctrl-C does, with an exit code of its own."""

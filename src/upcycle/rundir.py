@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from upcycle.errors import NoRoomError, RunError, StorageError
 
 State = Literal["running", "interrupted", "failed", "finished"]
@@ -50,6 +52,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise kind(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _flush_folder(folder: Path) -> None:
+    """Bring a rename in `folder` to disk, where the system lets folders be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one rename.
@@ -68,8 +80,29 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+            _flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder`, made if need be, while it is written.
+
+    RunError where another process is in it. The system takes the lock back when a process ends, however it ends.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    with storage_errors(folder / ".lock"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # an OSError
+            raise RunError(f"another upcycle is at work in {folder}: wait for it, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -54,10 +54,74 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
     assert [path] == list(tmp_path.iterdir())
 
 
-def test_a_state_is_read_back(tmp_path: Path) -> None:
-    model = zoo.create(network())
-    for epoch in (1, 2, 3):
-        checkpoint.save_state(tmp_path, model=model, moments={"w|step": torch.tensor(epoch)}, facts={"epoch": epoch})
-    weights, moments, facts = checkpoint.load_state(tmp_path)
-    assert (3, 3) == (facts["epoch"], int(moments["w|step"]))
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+def state(folder: Path, step: int) -> None:
+    facts = {"epoch": step // 2, "step": step}
+    checkpoint.save_state(
+        folder, model=zoo.create(network(), seed=step), moments={"w": torch.tensor(step)}, facts=facts
+    )
+
+
+def kept_step(folder: Path) -> int:
+    kept, _ = checkpoint.load_state(folder)
+    assert kept is not None
+    assert kept[2]["step"] == int(kept[1]["w"])
+    return int(kept[2]["step"])
+
+
+def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        state(tmp_path, step)
+    kept, damaged = checkpoint.load_state(tmp_path)
+    assert kept is not None
+    assert [] == damaged
+    weights, moments, facts = kept
+    assert (3, 3) == (facts["step"], int(moments["w"]))
+    expected = zoo.create(network(), seed=3).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
+    assert 2 == len(list(tmp_path.iterdir()))
+
+
+def test_without_a_state_there_is_none(tmp_path: Path) -> None:
+    assert (None, []) == checkpoint.load_state(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 3, 200, 5000, -1])
+def test_a_flipped_bit_is_found_and_the_state_before_it_taken(tmp_path: Path, place: int) -> None:
+    state(tmp_path, 1)
+    state(tmp_path, 2)
+    (newest,) = (path for path in tmp_path.iterdir() if checkpoint.load_tensors(path)["moments|w"] == 2)
+    content = bytearray(newest.read_bytes())
+    content[place] ^= 16
+    newest.write_bytes(content)
+    assert 1 == kept_step(tmp_path)
+    assert [str(newest)] == [text.split()[0] for text in checkpoint.load_state(tmp_path)[1]]
+
+
+def test_a_state_is_written_over_the_damaged_one(tmp_path: Path) -> None:
+    state(tmp_path, 1)
+    state(tmp_path, 2)
+    (newest,) = (path for path in tmp_path.iterdir() if checkpoint.load_tensors(path)["moments|w"] == 2)
+    newest.write_bytes(newest.read_bytes()[:100])
+    state(tmp_path, 3)
+    assert 3 == kept_step(tmp_path)
+    assert 2 == len([path for path in tmp_path.iterdir() if checkpoint.load_tensors(path)])
+
+
+def test_where_all_states_are_damaged_each_is_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        state(tmp_path, step)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    kept, damaged = checkpoint.load_state(tmp_path)
+    assert kept is None
+    assert [True, True] == ["is damaged" in text for text in damaged]
+
+
+def test_a_flipped_bit_in_a_saved_model_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoint.save_model(path, zoo.create(network()), network())
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="does not have the checksum it was written with"):
+        checkpoint.load_model(path, network())

@@ -1,6 +1,7 @@
 """The loop: rows, rates, resuming, divergence."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from upcycle.errors import DivergenceError
 from upcycle.model import zoo
 from upcycle.model.groups import frozen_names
 from upcycle.recipes import phases, resolve
-from upcycle.training import optim
-from upcycle.training.loop import Setting, State, fit, start, train_epoch
+from upcycle.training import loop, optim
+from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
 from upcycle.training.objective import Objective
 from upcycle.training.scores import Scores
 
@@ -56,6 +57,13 @@ def begin(config: Config, step: int = 0) -> State:
     return start(zoo.create(NETWORK, seed=1), config, step=step)
 
 
+def whole_epoch(state: State, here: Setting, progress: Progress | None = None) -> Totals:
+    """An epoch without a pause."""
+    with pytest.raises(StopIteration) as ended:
+        next(train_epoch(state, here, progress))
+    return ended.value.value
+
+
 def test_each_epoch_yields_a_row_with_its_rate_as_the_article_sets_it() -> None:
     here = setting({"epochs": 7, "patience": None})
     rows = [row for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
@@ -82,7 +90,7 @@ def test_driving_may_stop_by_no_longer_asking() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     here = setting({"augment": "light", "mixup": 0.2})
-    losses = [train_epoch(begin(here.config), here).loss for _ in range(2)]
+    losses = [whole_epoch(begin(here.config), here).loss for _ in range(2)]
     assert losses[0] == losses[1]
 
 
@@ -103,15 +111,57 @@ def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_a_state_kept_between_two_updates_goes_on_to_the_same_bits_and_rows(stop: int) -> None:
+    here = setting({"recipe": "default", "epochs": 3, "head_epochs": 0, "freeze": "none", "bn": "train", "mixup": 0.3})
+    whole = begin(here.config)
+    rows = [row for row, _ in fit(whole, here, validate=lambda _: NOTHING)]
+    first = begin(here.config)
+    seen = []
+    for ended in fit(first, here, validate=lambda _: NOTHING, due=lambda: first.step == stop):
+        if ended is None:
+            break
+        seen.append(ended[0])
+    assert stop == first.step
+    assert stop - 3 * len(seen) == first.sums.updates
+    second = begin(here.config)
+    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
+    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    facts = json.loads(json.dumps(asdict(first.sums)))
+    second.epoch, second.step, second.sums = first.epoch, first.step, Sums(**facts)
+    seen += [row for row, _ in fit(second, here, validate=lambda _: NOTHING)]
+    assert rows == seen
+    ours, theirs = second.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_pause_is_no_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = setting({"epochs": 7})
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    state = begin(here.config)
+
+    def tick(*_: int) -> None:
+        now[0] += 2
+
+    for ended in fit(state, here, validate=lambda _: NOTHING, progress=tick, due=lambda: True):
+        now[0] += 0 if ended else 100
+        if ended:
+            break
+    assert ended is not None
+    assert 6 == ended[1].seconds
+    assert Sums() == state.sums
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None:
     here = setting({"lr": 1e-3})
     state = begin(here.config)
-    train_epoch(state, here)
+    whole_epoch(state, here)
     with torch.no_grad():
         state.model.get_classifier().weight.fill_(float("inf"))  # type: ignore[operator]
     message = r"not finite between updates 3 and 4 of phase finetune \(rate .*\): try --lr 0.0001"
     with pytest.raises(DivergenceError, match=message):
-        train_epoch(state, here)
+        whole_epoch(state, here)
 
 
 def test_a_phases_steps_go_on_from_those_before_it() -> None:
@@ -124,7 +174,7 @@ def test_a_phases_steps_go_on_from_those_before_it() -> None:
 def test_progress_is_told_batch_by_batch() -> None:
     here = setting()
     told: list[tuple[int, int]] = []
-    train_epoch(begin(here.config), here, lambda done, total: told.append((done, total)))
+    whole_epoch(begin(here.config), here, lambda done, total: told.append((done, total)))
     assert [(1, 3), (2, 3), (3, 3)] == told
 
 
@@ -138,7 +188,7 @@ def test_the_optimizer_is_the_one_that_was_named() -> None:
 def test_class_weights_change_the_training_loss() -> None:
     here = setting()
     weighted = replace(here, objective=Objective(1, weights=torch.tensor([0.1, 1.9])))
-    assert train_epoch(begin(here.config), here).loss != train_epoch(begin(here.config), weighted).loss
+    assert whole_epoch(begin(here.config), here).loss != whole_epoch(begin(here.config), weighted).loss
 
 
 def test_a_validation_loss_that_is_not_finite_is_no_finished_epoch() -> None:
@@ -151,7 +201,7 @@ def test_a_validation_loss_that_is_not_finite_is_no_finished_epoch() -> None:
 def test_moments_put_back_have_the_memory_layout_of_their_weights() -> None:
     here = setting()
     first, second = begin(here.config), begin(here.config)
-    train_epoch(first, here)
+    whole_epoch(first, here)
     saved = {key: value.contiguous() for key, value in optim.state_tensors(first.optimizer, first.names).items()}
     optim.load_state_tensors(second.optimizer, second.names, saved)
     for parameter, state in second.optimizer.state.items():

@@ -3,6 +3,7 @@
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,13 @@ def train(
 
         if not start.run.report.exists():
             write_report(start.run)
-    elif start.config.folds:
-        cross_validate(start, show)
-    else:
-        run_training(start, show)
+        return Run(start.run.root)
+    try:
+        (cross_validate if start.config.folds else run_training)(start, show)
+    except KeyboardInterrupt:
+        if start.run.config.exists():
+            show.say(f"to go on: {shlex.join(['upcycle', 'train', '--out', str(start.run.root), '--resume'])}")
+        raise
     return Run(start.run.root)
 
 

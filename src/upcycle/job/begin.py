@@ -13,7 +13,7 @@ from upcycle.rundir import RunDir
 from upcycle.rundir import read_json as read_plain
 
 RUNS = Path("runs")
-FREE_TO_CHANGE = ("cache",)
+FREE_TO_CHANGE = ("cache", "checkpoint_every")
 """Options that may differ when a run goes on: they change no result."""
 
 

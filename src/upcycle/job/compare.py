@@ -19,7 +19,7 @@ from upcycle.output.comparison import FILE, write_comparison
 from upcycle.output.ladder_table import ladder_table
 from upcycle.output.show import Show
 from upcycle.recipes import resolve
-from upcycle.rundir import write_json
+from upcycle.rundir import locked, write_json
 from upcycle.study.compare import SMALLEST_DIFFERENCE, compare
 from upcycle.study.ladder import RUNGS, Rung, check_common, from_options, rungs
 from upcycle.study.runs import Group, Run, grouped, read_run
@@ -149,12 +149,13 @@ def run_grid(grid: Grid, *, show: Show) -> None:
     write_grid(grid)
     facts = {"data": str(grid.data), "command": _command(grid)}
     try:
-        for cells in rounds(progress):
-            for rung, seed in cells:
-                _climb(rung, seed, progress, index, show)
-            groups = _groups(progress)
-            if sum(bool(group.runs) for group in groups) >= 2:
-                _write(groups, grid.out, facts, grid.goal, show)
+        with locked(grid.out):
+            for cells in rounds(progress):
+                for rung, seed in cells:
+                    _climb(rung, seed, progress, index, show)
+                groups = _groups(progress)
+                if sum(bool(group.runs) for group in groups) >= 2:
+                    _write(groups, grid.out, facts, grid.goal, show)
     except KeyboardInterrupt:
         show.say(f"to go on: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
         raise

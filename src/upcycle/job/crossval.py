@@ -10,7 +10,7 @@ from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
 from upcycle.job.prepare import decodable, read_index
-from upcycle.job.status import record_start, working
+from upcycle.job.status import working
 from upcycle.job.train import run_training
 from upcycle.output.show import Show
 from upcycle.output.terminal import table
@@ -27,8 +27,7 @@ def cross_validate(start: Start, show: Show) -> None:
     config, run = start.config, start.run
     machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
     index = read_index(start.data, config, machine, show)
-    record_start(start, "", machine, show)
-    with working(run, show) as work:
+    with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
         for number, splits in enumerate(split, 1):

@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +17,17 @@ from upcycle.errors import ConfigError
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
-from upcycle.history import History, Row, is_best, should_stop
+from upcycle.history import History, is_best, should_stop
 from upcycle.job.estimate import forecasting
 from upcycle.job.finish import Choice, Results, write_results
+from upcycle.job.keep import Keeper, best_weights, resumed
 from upcycle.job.prepare import Job, cache_root
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
-from upcycle.rundir import append_line, read_lines, write_json, write_lines
-from upcycle.training import optim
+from upcycle.rundir import write_json, write_lines
 from upcycle.training.features import extract, head_logits
-from upcycle.training.loop import Setting, State, Totals, fit, start
+from upcycle.training.loop import Setting, fit, start
 from upcycle.training.objective import Objective, objective
 from upcycle.training.probe import Probe, Split, train_probe
 from upcycle.training.scores import Scores, score
@@ -169,22 +170,29 @@ def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> s
     """Fine-tune, keeping the best weights and, after every epoch, a state to go on from."""
     setting = _setting(job, model, phase)
     state = start(model, job.config, step=phase.first_step)
-    history = _resume(job, state, phase, head)
+    history = resumed(job, state, phase, head.probe.rows if head else ())
     reason = _reason_to_stop(job, history, phase)
     if reason:
         return reason
-    with job.show.progress(phase.name) as progress:
+    keeper = Keeper(job, phase)
+    with job.show.progress(phase.name) as progress, job.work.stopping.held():
         if state.epoch == 0:
             checked = len(job.prepared.splits.val)
             progress = forecasting(progress, phase, batch_size=job.config.batch_size, checked=checked, say=job.show.say)
-        for row, totals in fit(state, setting, validate=lambda model: _validate(job, model), progress=progress):
+        validate = partial(_validate, job)
+        for ended in fit(state, setting, validate=validate, progress=progress, due=keeper.due):
+            if ended is None:
+                keeper.pause(state, history)
+                continue
+            row, totals = ended
             row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
             history = history.adding(row)
-            _keep(job, state, row, totals)
+            keeper.epoch(state, history, totals)
             job.show.row(history, phase.epochs, totals.images / totals.seconds)
             reason = _reason_to_stop(job, history, phase)
             if reason:
                 break
+            job.work.stopping.obey()
     return reason
 
 
@@ -245,46 +253,11 @@ def _armed_from(config: Config) -> int:
     return max(config.start_from_epoch, peak)
 
 
-def _keep(job: Job, state: State, row: Row, totals: Totals) -> None:
-    """Write the epoch down: best weights, history, and last the state that resuming starts from."""
-    if row.best:
-        checkpoint.save_model(job.run.best, state.model, job.network)
-    append_line(job.run.history, row.to_dict())
-    speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
-    append_line(job.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
-    checkpoint.save_state(
-        job.run.last,
-        model=state.model,
-        moments=optim.state_tensors(state.optimizer, state.names),
-        facts={"phase": row.phase, "epoch": state.epoch, "step": state.step},
-    )
-    job.work.tick()
-
-
-def _resume(job: Job, state: State, phase: Phase, head: Head | None) -> History:
-    """Go on from the last finished epoch, if there is one; the history file then holds just what is known."""
-    rows = head.probe.rows if head else ()
-    if (job.run.last / "state.json").exists():
-        weights, moments, facts = checkpoint.load_state(job.run.last)
-        checkpoint.load_clone(state.model, weights)
-        optim.load_state_tensors(state.optimizer, state.names, moments)
-        state.epoch, state.step = int(facts["epoch"]), int(facts["step"])
-        earlier = History.from_dicts(read_lines(job.run.history)).of(phase.name)
-        rows += tuple(row for row in earlier.rows if row.epoch <= state.epoch)
-        job.show.say(f"going on after epoch {state.epoch} of {phase.epochs}")
-    known = History(rows)
-    write_lines(job.run.history, known.to_dicts())
-    clocks = [row for row in read_lines(job.run.timings) if row["epoch"] <= state.epoch]
-    write_lines(job.run.timings, clocks)
-    return known
-
-
 # ---------------------------------------------------------------- choice and test
 
 
 def _load_best(job: Job, model: nn.Module) -> None:
-    path = job.run.fine_tuned if job.run.fine_tuned.exists() else job.run.best
-    checkpoint.load_clone(model, checkpoint.load_tensors(path))
+    checkpoint.load_clone(model, checkpoint.load_tensors(best_weights(job.run)))
 
 
 def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str, Tensor]) -> Results:

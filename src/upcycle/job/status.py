@@ -12,8 +12,9 @@ from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import StorageError, UpcycleError
 from upcycle.job.begin import Start
+from upcycle.job.stopping import Stopping, stopping
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir, read_json, write_json
+from upcycle.rundir import RunDir, locked, read_json, write_json
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
 
@@ -45,6 +46,7 @@ class Work:
     run: RunDir
     began: float
     earlier: float
+    stopping: Stopping
     details: dict[str, Any] = field(default_factory=dict)
 
     def seconds(self) -> float:
@@ -64,34 +66,37 @@ class Work:
 
 
 @contextlib.contextmanager
-def working(run: RunDir, show: Show) -> Iterator[Work]:
-    """Record how the work inside ends, with the seconds of all sessions and the value's details.
+def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> Iterator[Work]:
+    """Record how the work inside begins and ends, with the seconds of all sessions and the value's details.
 
-    A finished run gets its report; whatever stops it is recorded and raised again. Running out of an
-    accelerator's memory becomes one line.
+    No other process may write the run meanwhile. A finished run gets its report; whatever stops it is recorded
+    and raised again. Running out of an accelerator's memory becomes one line.
     """
-    before = run.status()
-    kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
-    work = Work(run, time.monotonic(), float(before.get("seconds") or 0.0), kept)
-    work.tick()
-    try:
-        yield work
-    except KeyboardInterrupt:
-        run.set_status("interrupted", seconds=work.seconds(), **work.details)
-        raise
-    except torch.OutOfMemoryError as error:
-        _record_failure(work, "out of memory")
-        raise UpcycleError(
-            "the accelerator's memory is too small for this batch: give a smaller --batch-size"
-        ) from error
-    except BaseException as error:
-        _record_failure(work, str(error))
-        raise
-    # imported here: the page's libraries must not delay the first update
-    from upcycle.output.report import write_report
+    run = start.run
+    with locked(run.root), stopping() as asked:
+        record_start(start, weights_sha256, machine, show)
+        before = run.status()
+        kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
+        work = Work(run, time.monotonic(), float(before.get("seconds") or 0.0), asked, kept)
+        work.tick()
+        try:
+            yield work
+        except KeyboardInterrupt:
+            run.set_status("interrupted", seconds=work.seconds(), **work.details)
+            raise
+        except torch.OutOfMemoryError as error:
+            _record_failure(work, "out of memory")
+            raise UpcycleError(
+                "the accelerator's memory is too small for this batch: give a smaller --batch-size"
+            ) from error
+        except BaseException as error:
+            _record_failure(work, str(error))
+            raise
+        # imported here: the page's libraries must not delay the first update
+        from upcycle.output.report import write_report
 
-    run.set_status("finished", seconds=work.seconds(), **work.details)
-    show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
+        run.set_status("finished", seconds=work.seconds(), **work.details)
+        show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 
 
 def _record_failure(work: Work, reason: str) -> None:

@@ -13,7 +13,7 @@ from upcycle.errors import RunError
 from upcycle.job.begin import Start
 from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, prepare, read_index, same_data
 from upcycle.job.stages import run_stages
-from upcycle.job.status import record_start, working
+from upcycle.job.status import working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.output.show import Show
@@ -35,8 +35,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     digest = weights.sha256 if weights is not None else ""
     if start.run.config.exists() and read_json(start.run.config).get("weights_sha256", "") != digest:
         raise RunError(f"{start.run.root} was begun with other weights than {config.weights} holds: give another --out")
-    record_start(start, digest, machine, show)
-    with working(start.run, show) as work:
+    with working(start, digest, machine, show) as work:
         preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
         with work.timed("decoding_seconds"):

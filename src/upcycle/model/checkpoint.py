@@ -1,22 +1,45 @@
-"""Weights and resumable state on disk: safetensors for tensors, JSON for the rest, nothing pickled."""
+"""Weights and resumable state on disk: safetensors for tensors, JSON for the rest, nothing pickled.
 
+A file holds the checksum of its own tensors: damage that leaves it readable is found as well.
+"""
+
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from upcycle.errors import RunError, WeightsError
 from upcycle.model.zoo import Network, create
-from upcycle.rundir import read_json, replacing, storage_errors, write_json
+from upcycle.rundir import replacing, storage_errors
+
+CHECKSUM = "upcycle-sha256"
+"""The entry of a file's metadata that holds its checksum."""
+Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
+"""Model tensors, moments and facts."""
+STATES = ("state-0.safetensors", "state-1.safetensors")
+"""Two files that take turns, so that one is whole at every moment."""
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The sha256 of names, kinds, shapes and bytes of tensors on the CPU, and of the other metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors atomically as safetensors."""
+    """Write tensors atomically as safetensors, with a checksum of tensors and metadata in the header."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {**(metadata or {}), CHECKSUM: checksum(plain, metadata or {})}
     with replacing(path) as temporary, storage_errors(path):
         try:
             save_file(plain, temporary, metadata)
@@ -25,13 +48,24 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; RunError when it is missing, cut short or damaged."""
+    """Read a safetensors file; RunError when it is missing, cut short or damaged, by its own checksum if it has one."""
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, and the metadata without the checksum."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = load_file(path)
     except FileNotFoundError:
         raise RunError(f"{path} is missing: this run has not saved a model yet") from None
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and expected != checksum(tensors, metadata):
+        raise RunError(f"{path} is damaged: its content does not have the checksum it was written with")
+    return tensors, metadata
 
 
 def save_model(path: Path, model: nn.Module, network: Network) -> None:
@@ -50,25 +84,47 @@ def load_model(path: Path, network: Network) -> nn.Module:
 
 
 def save_state(folder: Path, *, model: nn.Module, moments: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write everything that resuming needs. The facts are written last, naming the tensors' file.
+    """Write everything that resuming needs, over the older of the two states kept.
 
-    Two tensor files take turns, so the one that the facts name is whole at every moment.
+    `facts` are plain values; those named epoch and step say which state is the newer one.
     """
-    epoch = int(facts["epoch"])
-    name = f"state-{epoch % 2}.safetensors"
+    newest = _states(folder)
+    path = folder / next(name for name in STATES if [folder / name] != newest[:1])
     tensors = {f"model|{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"moments|{key}": value for key, value in moments.items()}
-    save_tensors(folder / name, tensors, {"epoch": str(epoch)})
-    write_json(folder / "state.json", {**facts, "file": name})
+    save_tensors(path, tensors, {"facts": json.dumps(facts)})
 
 
-def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """What `save_state` wrote: model tensors, moments, facts."""
-    facts: dict[str, Any] = read_json(folder / "state.json")
-    tensors = load_tensors(folder / Path(str(facts["file"])).name)
-    model = {key.removeprefix("model|"): value for key, value in tensors.items() if key.startswith("model|")}
-    moments = {key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")}
-    return model, moments, facts
+def load_state(folder: Path) -> tuple[Kept | None, list[str]]:
+    """Model tensors, moments and facts of the newest state that is whole, and what is wrong with others.
+
+    None where no state was kept, or none is whole.
+    """
+    damaged, newest_first = [], _states(folder)
+    for path in [*(folder / name for name in STATES if folder / name not in newest_first), *newest_first]:
+        try:
+            tensors, metadata = _load(path)
+            facts: dict[str, Any] = json.loads(metadata["facts"])
+        except (RunError, KeyError, ValueError) as error:
+            damaged += [str(error)] if path.exists() else []
+            continue
+        model = {key.removeprefix("model|"): value for key, value in tensors.items() if key.startswith("model|")}
+        moments = {key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")}
+        return (model, moments, facts), damaged
+    return None, damaged
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states whose header can be read, the newest first."""
+    found = []
+    for path in (folder / name for name in STATES):
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+            found.append(((int(facts["epoch"]), int(facts["step"])), path))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            continue
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def clone_weights(model: nn.Module) -> dict[str, Tensor]:

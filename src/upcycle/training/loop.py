@@ -1,12 +1,12 @@
 """The fine-tuning loop: `fit` yields one immutable row an epoch, and whoever drives it decides what then.
 
 Nothing here remembers where it is except `State`; the rate is asked of the schedule by step, and
-randomness is a function of (seed, phase, step).
+randomness is a function of (seed, phase, step). So a State kept between two updates goes on to the same bits.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,15 +28,30 @@ Progress = Callable[[int, int], None]
 """Told (done, total)."""
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Of the updates made so far in the epoch under way: how many, their images, loss, right answers and seconds."""
+
+    updates: int = 0
+    images: int = 0
+    loss: float = 0.0
+    right: int = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class State:
-    """What training changes: weights, moments, the number of updates and of epochs done in this phase."""
+    """What training changes: weights, moments, the number of updates and of epochs done in this phase.
+
+    `sums` are those of the epoch under way whenever `fit` pauses, and empty between epochs.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     names: list[str]
     step: int = 0
     epoch: int = 0
+    sums: Sums = Sums()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,21 +102,24 @@ def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
     return (predicted == labels).sum()
 
 
-def train_epoch(state: State, setting: Setting, progress: Progress | None = None) -> Totals:
-    """Train through every batch of the next epoch.
+def train_epoch(
+    state: State, setting: Setting, progress: Progress | None = None, due: Callable[[], bool] | None = None
+) -> Generator[None, None, Totals]:
+    """Train through the batches of the next epoch, or the rest of them, pausing after an update where it is `due`.
 
     Raises DivergenceError, naming the updates it happened between, once the loss is not finite. On an
     accelerator that is looked at every 50 updates, so that the device is not waited for at each.
     """
     set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
     check_every = 1 if setting.machine.device == "cpu" else 50
-    began, clean, images = time.perf_counter(), state.step, 0
+    earlier = state.sums
+    began, clean, images = time.perf_counter() - earlier.seconds, state.step, earlier.images
     device = setting.machine.device
     exact = torch.float32 if device == "mps" else torch.float64  # MPS has no float64
-    loss_sum = torch.zeros((), dtype=exact, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    loss_sum = torch.tensor(earlier.loss, dtype=exact, device=device)
+    right = torch.tensor(earlier.right, dtype=torch.int64, device=device)
     total = len(setting.batches)
-    for done, batch in enumerate(setting.batches.epoch(state.epoch), 1):
+    for done, batch in enumerate(setting.batches.epoch(state.epoch, earlier.updates), earlier.updates + 1):
         loss, correct = train_step(state, batch, setting)
         loss_sum += loss.to(exact) * len(batch.labels)
         right += correct
@@ -112,7 +130,13 @@ def train_epoch(state: State, setting: Setting, progress: Progress | None = None
             clean = state.step
         if progress is not None:
             progress(done, total)
+        if due is not None and due():
+            spent = time.perf_counter() - began
+            state.sums = Sums(done, images, float(loss_sum.item()), int(right.item()), spent)
+            yield
+            began = time.perf_counter() - spent  # the pause is no training
     state.epoch += 1
+    state.sums = Sums()
     return Totals(loss_sum.item() / images, right.item() / images, images, time.perf_counter() - began)
 
 
@@ -130,11 +154,15 @@ def fit(
     *,
     validate: Callable[[nn.Module], Scores],
     progress: Progress | None = None,
-) -> Iterator[tuple[Row, Totals]]:
-    """Train epoch by epoch, yielding what each brought and its clock values; stop by no longer asking."""
+    due: Callable[[], bool] | None = None,
+) -> Iterator[tuple[Row, Totals] | None]:
+    """Train epoch by epoch, yielding what each brought and its clock values; stop by no longer asking.
+
+    Yields None after an update where it is `due`, so that whoever drives this can keep the state.
+    """
     phase = setting.phase
     while state.epoch < phase.epochs:
-        totals = train_epoch(state, setting, progress)
+        totals = yield from train_epoch(state, setting, progress, due)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
         if not math.isfinite(scores.loss):

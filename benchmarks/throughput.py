@@ -1,0 +1,209 @@
+"""Images a second of whole training epochs, upcycle beside its peers, from the same files in one run.
+
+    python benchmarks/throughput.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
+        [--images 256] [--epochs 2] [--rounds 3] [--settings guide,best] [--tools upcycle,fastai,...]
+
+DATA is a folder with CLASS/* or train/CLASS/*. Every cell (a tool in a setting) is a new process that trains all
+layers of ResNet-50, every image once an epoch; the cells follow one another, round by round, so that each meets the
+machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide, `best` the
+fastest found. upcycle runs its recipe `classic` (batch statistics of BatchNorm), from the command line, with an empty
+cache: its first epoch includes the seconds that decoding the training images took. PYTHON are the interpreters of
+environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip install keras
+tensorflow.
+FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from upcycle import device
+
+PEERS = Path(__file__).parent / "peers"
+SCRIPTS = {
+    "PyTorch loop": "plain_torch.py",
+    "timm": "timm_loop.py",
+    "fastai": "fastai_learner.py",
+    "HF Trainer": "hf_trainer.py",
+    "Keras": "keras_fit.py",
+}
+HELD_OUT = 2
+"""Images of each class that upcycle validates and tests on; they are not timed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A tool in a setting and a precision."""
+
+    tool: str
+    setting: str
+    precision: str
+
+
+def lay_out(data: Path, folder: Path, images: int) -> list[str]:
+    """`images` of DATA as folder/peers/CLASS and folder/ours/train/CLASS, and a few held out; returns the classes."""
+    source = data / "train" if (data / "train").is_dir() else data
+    classes = sorted(path.name for path in source.iterdir() if path.is_dir())
+    each = images // len(classes)
+    for name in classes:
+        files = list(islice(sorted((source / name).iterdir()), each + 2 * HELD_OUT))
+        if len(files) < each + 2 * HELD_OUT:
+            raise SystemExit(f"{source / name} has {len(files)} images: {each + 2 * HELD_OUT} are needed")
+        cut = {"ours/val": files[-HELD_OUT:], "ours/test": files[-2 * HELD_OUT : -HELD_OUT], "ours/train": files[:each]}
+        for place, some in {**cut, "peers": files[:each]}.items():
+            target = folder / (f"{place}/{name}")
+            target.mkdir(parents=True)
+            for file in some:
+                shutil.copy(file, target)
+    return classes
+
+
+def ran(command: list[str], threads: int) -> str:
+    """What a command prints; SystemExit with its last words where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def upcycle(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """One run of `classic`: seconds of its epochs, decoding added to the first."""
+    run, cache = folder / "run", folder / "cache"
+    for left in (run, cache):
+        shutil.rmtree(left, ignore_errors=True)
+    options = {
+        "--recipe": "classic",
+        "--epochs": asked.epochs,
+        "--rampup": 1,
+        "--batch-size": asked.batch,
+        "--image-size": asked.size,
+        "--weights": asked.weights,
+        "--threads": asked.threads,
+        "--precision": cell.precision,
+        "--cache": cache,
+        "--out": run,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    ran([sys.executable, "-m", "upcycle", "train", str(folder / "ours"), *words], asked.threads)
+    rows = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+    decoding = json.loads((run / "status.json").read_text())["decoding_seconds"]
+    seconds = [row["seconds"] for row in rows]
+    versions = json.loads((run / "environment.json").read_text())["versions"]
+    return {"images": asked.images, "epoch_seconds": [seconds[0] + decoding, *seconds[1:]], "versions": versions}
+
+
+def peer(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """One run of a peer's script: the line it ends with."""
+    python = asked.keras_python if cell.tool == "Keras" else asked.torch_python
+    words = [python, str(PEERS / SCRIPTS[cell.tool]), str(folder / "peers"), "--setting", cell.setting]
+    words += ["--epochs", str(asked.epochs), "--batch", str(asked.batch), "--size", str(asked.size)]
+    words += ["--threads", str(asked.threads), "--weights", str(asked.weights)]
+    words += ["--bf16"] if cell.precision == "bf16" else []
+    return dict(json.loads(ran(words, asked.threads).splitlines()[-1]))
+
+
+def cells(asked: argparse.Namespace, machine: device.Machine) -> list[Cell]:
+    """Every tool in every setting; mixed precision where the processor has it, Keras's guide with and without."""
+    found = []
+    for tool in asked.tools.split(","):
+        if tool == "upcycle":
+            found.append(Cell(tool, "classic", machine.precision))
+            continue
+        for setting in asked.settings.split(","):
+            found.append(Cell(tool, setting, machine.precision if setting == "best" else "fp32"))
+        if tool == "Keras" and machine.precision == "bf16":
+            found.append(Cell(tool, "guide", "bf16"))
+    return found
+
+
+def summary(cell: Cell, readings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Images a second of the first epoch and of the later ones: median, lowest and highest of the rounds."""
+    speeds = {
+        "first": [one["images"] / one["epoch_seconds"][0] for one in readings],
+        "later": [one["images"] / statistics.median(one["epoch_seconds"][1:]) for one in readings],
+    }
+    spread = {
+        name: {"median": statistics.median(values), "low": min(values), "high": max(values)}
+        for name, values in speeds.items()
+    }
+    return {**asdict(cell), "n": len(readings), **spread, "readings": readings}
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: a row a cell, with upcycle's ratio to it."""
+    ours = next((row["later"]["median"] for row in found if row["tool"] == "upcycle"), None)
+    lines = [
+        "| tool | setting | precision | n | first epoch, images/s | later epochs, images/s | upcycle is |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(found, key=lambda row: -row["later"]["median"]):
+        first, later = (
+            f"{row[part]['median']:.2f} ({row[part]['low']:.2f} to {row[part]['high']:.2f})"
+            for part in ("first", "later")
+        )
+        ratio = f"{ours / row['later']['median']:.2f}x" if ours and row["tool"] != "upcycle" else "-"
+        lines.append(
+            f"| {row['tool']} | {row['setting']} | {row['precision']} | {row['n']} | {first} | {later} | {ratio} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--keras-python", default=sys.executable)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--settings", default="guide,best")
+    parser.add_argument("--tools", default=",".join(["upcycle", *SCRIPTS]))
+    asked = parser.parse_args()
+    machine = device.detect(threads=asked.threads, device="cpu")
+    asked.threads = machine.threads
+    todo = cells(asked, machine)
+    readings: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in todo}
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        classes = lay_out(asked.data, folder, asked.images)
+        asked.images = asked.images // len(classes) * len(classes)
+        for i in range(asked.rounds):
+            for cell in todo:
+                one = upcycle(cell, folder, asked) if cell.tool == "upcycle" else peer(cell, folder, asked)
+                readings[cell].append(one)
+                shown = ", ".join(f"{one['images'] / taken:.2f}" for taken in one["epoch_seconds"])
+                print(f"round {i + 1}: {cell.tool}, {cell.setting}, {cell.precision}: {shown} images/s", flush=True)
+            # after every round, so that a run that is ended early leaves what it has
+            found = [summary(cell, values) for cell, values in readings.items()]
+            facts = {
+                "command": sys.argv,
+                "processor": machine.processor,
+                "flags": machine.flags,
+                "threads": machine.threads,
+                "batch": asked.batch,
+                "size": asked.size,
+                "images": asked.images,
+            }
+            (asked.folder / "throughput.json").write_text(json.dumps({**facts, "cells": found}, indent=1) + "\n")
+            (asked.folder / "throughput.md").write_text(table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
