@@ -14,6 +14,12 @@ def history(*losses: float) -> History:
     return History(tuple(row(at, loss) for at, loss in enumerate(losses, 1)))
 
 
+def test_rows_of_runs_older_than_retries_are_read() -> None:
+    (old,) = history(0.5).to_dicts()
+    del old["retries"]
+    assert history(0.5) == History.from_dicts([old])
+
+
 def test_the_best_row_is_the_first_with_the_lowest_loss() -> None:
     found = best(history(0.5, 0.2, 0.2, 0.3))
     assert found is not None

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upcycle.errors import ConfigError
-from upcycle.schedules import KINDS, Constant, OneCycle, Ramp, RampSustainDecay, Rate, from_dict, to_dict
+from upcycle.schedules import (
+    KINDS,
+    Constant,
+    Cycles,
+    OneCycle,
+    Ramp,
+    RampSustainDecay,
+    Rate,
+    Scaled,
+    from_dict,
+    to_dict,
+)
 
 ARTICLE = {
     0: 1e-5,
@@ -172,6 +183,28 @@ def test_a_ramp_goes_up_in_equal_ratios() -> None:
     assert [1.0, 10.0, 100.0, 100.0] == [pytest.approx(Ramp(1.0, 100.0, 3)(step).lr) for step in range(4)]
 
 
+def test_cycles_follow_one_another_and_the_last_keeps_its_end() -> None:
+    first, second = OneCycle(1.0, 4), OneCycle(0.5, 3)
+    both = Cycles((first, second))
+    expected = [*(first(step) for step in range(4)), *(second(step) for step in range(3)), second(2)]
+    assert expected == [both(step) for step in range(8)]
+
+
+def test_a_scaled_schedule_is_another_one_until_it_begins() -> None:
+    plain = OneCycle(1.0, 10)
+    slower = Scaled(Scaled(plain, 3, 0.5), 6, 0.5)
+    factors = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    assert [factor * plain(step).lr for step, factor in enumerate(factors)] == [slower(step).lr for step in range(10)]
+    assert [plain(step).momentum for step in range(10)] == [slower(step).momentum for step in range(10)]
+
+
+@pytest.mark.parametrize(
+    "schedule", [Cycles((OneCycle(1.0, 4), OneCycle(0.5, 3))), Scaled(Scaled(RampSustainDecay(), 3, 0.5), 6, 0.5)]
+)
+def test_a_schedule_made_of_others_is_read_back_from_json(schedule: Cycles | Scaled) -> None:
+    assert schedule == from_dict(json.loads(json.dumps(to_dict(schedule))))
+
+
 def test_a_schedule_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Constant(0.1).lr = 0.2  # type: ignore[misc]
@@ -190,6 +223,8 @@ def test_a_schedule_cannot_be_changed() -> None:
         (lambda: RampSustainDecay(rampup=-1), "rampup = -1 is out of range"),
         (lambda: RampSustainDecay(decay=1.1), "decay = 1.1 is out of range"),
         (lambda: Ramp(0.0, 0.1, 5), "an exponential ramp needs rates above 0"),
+        (lambda: Cycles(()), "cycles = 0 is out of range"),
+        (lambda: Scaled(Constant(0.1), -1, 0.5), "begin = -1 is out of range"),
         (lambda: Constant(0.1)(-1), "step -1 is negative"),
         (lambda: from_dict({"kind": "cosine"}), "unknown schedule 'cosine': choose one of constant"),
         (lambda: from_dict({"kind": "constant", "rate": 1}), "unknown key of schedule constant"),
@@ -212,5 +247,5 @@ def test_schedules_need_nothing_but_the_standard_library() -> None:
 
 
 def test_every_kind_has_its_own_name() -> None:
-    assert ["constant", "one-cycle", "ramp", "ramp-sustain-decay"] == sorted(KINDS)
+    assert ["constant", "cycles", "one-cycle", "ramp", "ramp-sustain-decay", "scaled"] == sorted(KINDS)
     assert Rate(0.1, 0.9) == next(itertools.islice((Constant(0.1)(step) for step in range(1)), 1))

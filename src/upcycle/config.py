@@ -10,7 +10,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -54,6 +54,9 @@ class Config(BaseModel):
 
     epochs: int = Field(
         3, ge=0, le=10_000, description="Epochs of fine-tuning, at most where a run stops early (0: the probe alone)."
+    )
+    more_epochs: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
+        (), description="Epochs after those, from the best weights so far: with one-cycle a cycle for each number."
     )
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
@@ -111,6 +114,9 @@ class Config(BaseModel):
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
+    on_divergence: Literal["stop", "retry"] = Field(
+        "stop", description="When the loss explodes: stop, or go on at half the rate, at most twice."
+    )
     checkpoint_every: float = Field(
         60.0, ge=0, le=86400, description="Seconds between the states kept within an epoch (0: none)."
     )
@@ -146,6 +152,11 @@ class Config(BaseModel):
         return folds
 
     @property
+    def all_epochs(self) -> int:
+        """Epochs of fine-tuning, those after a restart included."""
+        return self.epochs + sum(self.more_epochs)
+
+    @property
     def seed_of_split(self) -> int:
         """The seed that decides which images are split off."""
         return self.seed if self.split_seed is None else self.split_seed
@@ -161,6 +172,8 @@ def check(config: Config) -> Config:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
     if config.epochs == 0 and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
+    if config.epochs == 0 and config.more_epochs:
+        raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
         raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
     ramp = config.rampup + config.sustain

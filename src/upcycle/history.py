@@ -15,7 +15,8 @@ class Row:
     """One epoch. `epoch` counts from 1 within its phase, `step` over the whole run, at the epoch's end.
 
     `lr` and `momentum` are those of the epoch's last update; losses are means over images; accuracies
-    and F1 lie in 0..1; `best` says that the monitored value was the best of its phase so far.
+    and F1 lie in 0..1; `best` says that the monitored value was the best of its phase so far; `retries`
+    counts how often the loss had exploded and the rate been lowered by then.
     """
 
     phase: str
@@ -29,6 +30,7 @@ class Row:
     val_accuracy: float
     val_f1_macro: float
     best: bool = False
+    retries: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -62,8 +64,9 @@ class History:
         names = {field.name for field in fields(Row)}
         plain = list(rows)
         for row in plain:
-            if set(row) != names:
-                raise RunError(f"a history row has the wrong keys: {sorted(set(row) ^ names)}")
+            wrong = (names ^ row.keys()) - {"retries"}  # which is younger than some runs
+            if wrong:
+                raise RunError(f"a history row has the wrong keys: {sorted(wrong)}")
         return cls(tuple(Row(**row) for row in plain))
 
 

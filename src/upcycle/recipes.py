@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from upcycle.config import Config, build, canonical
 from upcycle.errors import ConfigError
-from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Schedule, to_dict
+from upcycle.schedules import Constant, Cycles, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Config's own defaults.
@@ -95,39 +96,56 @@ def schedule(config: Config, steps_per_epoch: int) -> Schedule:
             steps_per_epoch=steps_per_epoch,
             momentum=config.momentum,
         )
-    return OneCycle(
-        config.lr,
-        config.epochs * steps_per_epoch,
-        pct_start=config.pct_start,
-        div=config.div,
-        div_final=config.div_final,
-        anneal=config.anneal,
-        moms=config.moms,
+    cycles = tuple(
+        OneCycle(
+            config.lr,
+            epochs * steps_per_epoch,
+            pct_start=config.pct_start,
+            div=config.div,
+            div_final=config.div_final,
+            anneal=config.anneal,
+            moms=config.moms,
+        )
+        for epochs in (config.epochs, *config.more_epochs)
     )
+    return Cycles(cycles) if len(cycles) > 1 else cycles[0]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it."""
+    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it.
+
+    After the epochs of `restarts` training goes on from the best weights so far, with fresh moments.
+    """
 
     name: str
     epochs: int
     steps_per_epoch: int
     schedule: Schedule
     first_step: int = 0
+    restarts: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
         """Updates of the whole phase."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        return max(self.schedule(step).lr for step in range(self.steps))
+
     def rate(self, step: int) -> Rate:
         """The rate of the run's update `step`, counted from 0 over all phases."""
         return self.schedule(step - self.first_step)
 
+    def slowed(self, step: int, factor: float) -> "Phase":
+        """The same with its learning rate times `factor` from the run's update `step` on."""
+        return replace(self, schedule=Scaled(self.schedule, step - self.first_step, factor))
+
     def to_dict(self, points: int = 500) -> dict[str, Any]:
         """Plain values, with at most `points` rates to draw."""
-        per_epoch = isinstance(self.schedule, RampSustainDecay)
+        per_epoch = by_epoch(self.schedule)
         stride = self.steps_per_epoch if per_epoch else max(1, -(-self.steps // points))
         at = sorted({*range(0, self.steps, stride), self.steps - 1})
         return {
@@ -135,6 +153,7 @@ class Phase:
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
             "first_step": self.first_step,
+            "restarts": list(self.restarts),
             "per": "epoch" if per_epoch else "step",
             "schedule": to_dict(self.schedule),
             "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
@@ -184,5 +203,6 @@ def phases(config: Config, images: int) -> tuple[Phase, ...]:
         return tuple(planned)
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"
-    planned.append(Phase(name, config.epochs, steps, schedule(config, steps), first))
+    *restarts, epochs = accumulate((config.epochs, *config.more_epochs))
+    planned.append(Phase(name, epochs, steps, schedule(config, steps), first, tuple(restarts)))
     return tuple(planned)

@@ -118,7 +118,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON; numbers that are not finite become null."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, plain_json(value))
+
+
+def plain_json(value: Any) -> str:
+    """`value` as `write_json` writes it."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -178,6 +183,11 @@ class RunDir:
         return self.root / "environment.json"
 
     @property
+    def manifest(self) -> Path:
+        """The checksums of its files (JSON)."""
+        return self.root / "manifest.json"
+
+    @property
     def model(self) -> Path:
         """Architecture, classes, preprocessing and the sha256 of the starting weights (JSON)."""
         return self.root / "model.json"
@@ -186,6 +196,11 @@ class RunDir:
     def plan(self) -> Path:
         """Phases with their schedules (JSON)."""
         return self.root / "plan.json"
+
+    @property
+    def events(self) -> Path:
+        """What changed the plan under way, each written before it took effect (JSON lines)."""
+        return self.root / "plan.jsonl"
 
     @property
     def audit(self) -> Path:

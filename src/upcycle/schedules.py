@@ -201,12 +201,61 @@ class OneCycle:
         return Rate(anneal(self.lr_max, self.lr_max / self.div_final, down), anneal(middle, final, down))
 
 
-KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, Ramp, RampSustainDecay, OneCycle)}
+@dataclass(frozen=True)
+class Cycles:
+    """One-cycle after one-cycle: each begins where the one before has ended (arXiv 1608.03983, warm restarts)."""
+
+    kind: ClassVar[str] = "cycles"
+    cycles: tuple[OneCycle, ...]
+
+    def __post_init__(self) -> None:
+        _steps("cycles", len(self.cycles), 1)
+
+    def __call__(self, step: int) -> Rate:
+        """The rate of the cycle that `step` belongs to; past the end the last one."""
+        at = _step(step)
+        for cycle in self.cycles[:-1]:
+            if at < cycle.total_steps:
+                return cycle(at)
+            at -= cycle.total_steps
+        return self.cycles[-1](at)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another schedule, its learning rate times `factor` from step `begin` on."""
+
+    kind: ClassVar[str] = "scaled"
+    schedule: "Schedule"
+    begin: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        _steps("begin", self.begin, 0)
+        _rates(factor=self.factor)
+
+    def __call__(self, step: int) -> Rate:
+        """The other schedule's rate, or that times the factor."""
+        rate = self.schedule(step)
+        return rate if step < self.begin else Rate(rate.lr * self.factor, rate.momentum)
+
+
+KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, Ramp, RampSustainDecay, OneCycle, Cycles, Scaled)}
+
+
+def by_epoch(schedule: Schedule) -> bool:
+    """Whether its rate changes between epochs alone."""
+    return isinstance(schedule, RampSustainDecay) or (isinstance(schedule, Scaled) and by_epoch(schedule.schedule))
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
     """Plain values from which `from_dict` makes an equal schedule."""
-    return {"kind": schedule.kind, **asdict(schedule)}  # type: ignore[call-overload]
+    values = {"kind": schedule.kind, **asdict(schedule)}  # type: ignore[call-overload]
+    if isinstance(schedule, Scaled):
+        values["schedule"] = to_dict(schedule.schedule)
+    if isinstance(schedule, Cycles):
+        values["cycles"] = [to_dict(cycle) for cycle in schedule.cycles]
+    return values
 
 
 def from_dict(values: dict[str, Any]) -> Schedule:
@@ -218,5 +267,9 @@ def from_dict(values: dict[str, Any]) -> Schedule:
     _require(set(plain) <= known, f"unknown key of schedule {kind}: {sorted(set(plain) - known)}")
     if "moms" in plain:
         plain["moms"] = tuple(plain["moms"])
+    if "schedule" in plain:
+        plain["schedule"] = from_dict(plain["schedule"])
+    if "cycles" in plain:
+        plain["cycles"] = tuple(from_dict(cycle) for cycle in plain["cycles"])
     schedule: Schedule = KINDS[kind](**plain)
     return schedule

@@ -146,6 +146,20 @@ def test_a_damaged_cache_is_rebuilt(index: Index, tmp_path: Path, damage: str) -
     assert path.read_bytes() == whole
 
 
+def test_a_flipped_bit_of_an_image_is_found_when_that_is_read_and_the_file_removed(
+    index: Index, tmp_path: Path
+) -> None:
+    built, _ = build(index, tmp_path / "cache")
+    content = bytearray(built.path.read_bytes())
+    content[int(built.offsets[2]) + 7] ^= 1
+    built.path.write_bytes(content)
+    again, _ = build(index, tmp_path / "cache")
+    again[1]
+    with pytest.raises(StorageError, match=r"were damaged and have been removed: go on with --resume$"):
+        again[2]
+    assert counted(index, tmp_path / "cache") == 6
+
+
 def test_a_file_that_changed_since_the_scan_is_an_error_and_leaves_nothing(index: Index, tmp_path: Path) -> None:
     index.file(2).write_bytes(stored((20, 20), "PNG"))
     with pytest.raises(DataError, match=r"a/4.png changed since it was scanned: run again$"):

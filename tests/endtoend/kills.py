@@ -44,7 +44,7 @@ PHASES = {
     "evaluation": ["upcycle.job.stages:predict", "upcycle.job.stages:write_results", "upcycle.job.finish:evaluate"],
     "report": ["upcycle.output.report:_draw", "upcycle.output.report:_render", "upcycle.output.report:write_text"],
 }
-CLOCKS = {"status.json", "timings.jsonl", "environment.json", "report.html", "config.json", ".lock"}
+CLOCKS = {"status.json", "timings.jsonl", "environment.json", "report.html", "config.json", "manifest.json", ".lock"}
 """Files that hold clock values or the run's own place, outside the promise."""
 OPTIONS: dict[str, Any] = {
     "arch": "test_resnet",

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import main
-from upcycle.errors import RunError
+from upcycle.errors import DivergenceError, RunError, UpcycleError
+from upcycle.output.report import write_report
 from upcycle.output.show import Silent
-from upcycle.rundir import locked
+from upcycle.rundir import RunDir, locked, read_json, read_lines
+from upcycle.study.runs import read_run
 from upcycle.training import loop
 
 OPTIONS: dict[str, Any] = {
@@ -28,6 +31,10 @@ OPTIONS: dict[str, Any] = {
     "freeze": "none",
     "bn": "train",
 }
+
+
+FIRST = 400
+"""The run's update that fine-tuning begins with."""
 
 
 class Said(Silent):
@@ -134,6 +141,192 @@ def test_damaged_best_weights_are_told_and_the_result_is_the_same(
     upcycle.train(out=tmp_path / "run", resume=True, show=show)
     assert any("best.safetensors is damaged" in text for text in show.told)
     assert results(whole) == results(tmp_path / "run")
+
+
+KEPT = ("config.json", "environment.json", "manifest.json", "splits.csv", "status.json", "plan.json", "model.json")
+KEPT += ("audit.json", "history.jsonl", "timings.jsonl", "checkpoints/best.safetensors", "state")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KEPT)
+def test_a_bit_flipped_in_any_file_of_an_unfinished_run_changes_no_result(
+    name: str, whole: Path, stopped_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    refused: list[str] = []
+    for share in (0.1, 0.5, 0.9):
+        shutil.copytree(stopped_run, out)
+        states = sorted((out / "checkpoints" / "last").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        file = states[-1] if name == "state" else out / name
+        flip(file, int(share * file.stat().st_size))
+        try:
+            upcycle.train(out=out, resume=True, show=Silent())
+        except UpcycleError as error:
+            refused.append(str(error))
+        else:
+            assert results(whole) == results(out)
+        shutil.rmtree(out)
+    assert all(len(text.splitlines()) == 1 for text in refused)
+    must = {"config.json": 3, "environment.json": 3, "manifest.json": 3, "splits.csv": 3}
+    assert len(refused) == must.get(name, len(refused))
+
+
+@pytest.fixture(scope="module")
+def stopped_run(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped in its third epoch, with a state after the second and one within the third."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    stopped(photos, tiny_weights, out)
+    return out
+
+
+RESULTS = ("config.json", "environment.json", "model.json", "plan.json", "splits.csv", "history.jsonl")
+RESULTS += ("evaluation.json", "predictions/test.csv", "predictions/val.csv", "checkpoints/best.safetensors")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_bit_flipped_in_a_result_is_found_by_whoever_reads_it(name: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    flip(tmp_path / "run" / name)
+    with pytest.raises(RunError, match="damaged"):
+        upcycle.load(tmp_path / "run")
+    if name != "checkpoints/best.safetensors":  # which neither reads
+        with pytest.raises(RunError, match="damaged"):
+            read_run(tmp_path / "run")
+        with pytest.raises(RunError, match="damaged"):
+            write_report(RunDir(tmp_path / "run"))
+
+
+# ---------------------------------------------------------------- more epochs
+
+
+@pytest.fixture(scope="module")
+def longer(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was begun with 2 epochs more."""
+    out = tmp_path_factory.mktemp("longer") / "run"
+    upcycle.train(photos, out=out, weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS)
+    return out
+
+
+def test_more_epochs_for_a_finished_run_come_to_what_they_would_have_from_the_start(
+    whole: Path, longer: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    show = Said()
+    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=show)
+    assert "2 more epochs, from the best weights so far" in show.told
+    assert any(text.startswith("finetune: 5 epochs of 3 updates, cycles, first rate") for text in show.told)
+    assert results(longer) == results(tmp_path / "run")
+    assert ((2,), 5) == (run.config.more_epochs, len(run.history.of("finetune")))
+    assert read_json(run.directory.environment)["command"].endswith("--more-epochs 2")
+
+
+def test_more_epochs_for_a_run_under_way_come_to_the_same(
+    longer: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    stopped(photos, tiny_weights, tmp_path / "run")
+    upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
+    assert results(longer) == results(tmp_path / "run")
+
+
+def test_a_run_stopped_after_it_was_extended_goes_on_to_the_same(whole: Path, longer: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        at_update(1, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        assert 143 == main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "5"])
+    upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert results(longer) == results(tmp_path / "run")
+
+
+# ---------------------------------------------------------------- a loss that explodes
+
+
+def exploding(number: int, patch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """Poison the weights before the given update, counted over the whole run, the first few times it is made."""
+    plain, left = loop.train_step, [times]
+
+    def step(state: loop.State, *given: Any) -> Any:
+        if state.step == FIRST + number - 1 and left[0]:
+            left[0] -= 1
+            with torch.no_grad():
+                next(state.model.parameters()).fill_(float("nan"))
+        return plain(state, *given)
+
+    patch.setattr(loop, "train_step", step)
+
+
+class Killed(BaseException):
+    """Ends a run where it is."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def rates(run: Path) -> list[float]:
+    return [row.lr for row in upcycle.Run(run).history.of("finetune").rows]
+
+
+def test_a_retry_goes_on_after_the_last_whole_epoch_at_half_the_rate(
+    whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    show = Said()
+    options = {**OPTIONS, "on_divergence": "retry", "weights": str(tiny_weights), "show": show}
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(5, patch)
+        run = upcycle.train(photos, out=tmp_path / "run", **options)
+    (told,) = [text for text in show.told if "Going on" in text]
+    assert f"the loss is not finite between updates {FIRST + 4} and {FIRST + 5} of phase finetune" in told
+    assert told.endswith("Going on after epoch 1 at half the rate")
+    first, *others = rates(whole)
+    assert [first, *(rate / 2 for rate in others)] == rates(tmp_path / "run")
+    assert [0, 1, 1] == [row.retries for row in run.history.of("finetune").rows]
+    assert 1 == len(read_lines(run.directory.events))
+    (phase,) = [phase for phase in read_json(run.directory.plan)["phases"] if phase["name"] == "finetune"]
+    assert ("scaled", rates(tmp_path / "run")[-1]) == (phase["schedule"]["kind"], phase["rates"][-1]["lr"])
+
+
+def test_a_run_stopped_after_a_retry_goes_on_to_the_same(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "on_divergence": "retry", "weights": str(tiny_weights), "checkpoint_every": 1e-9}
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(6, patch)
+        upcycle.train(photos, out=tmp_path / "whole", show=Silent(), **options)
+    for number in (6, 7):  # at the very update that explodes, and at the first one made again
+        out = tmp_path / f"stopped-{number}"
+        with pytest.MonkeyPatch.context() as patch:
+            exploding(6, patch)
+            at_update(number, die, patch)
+            with pytest.raises(Killed):
+                upcycle.train(photos, out=out, show=Silent(), **options)
+        with pytest.MonkeyPatch.context() as patch:
+            exploding(6, patch, times=0 if number == 7 else 1)
+            upcycle.train(out=out, resume=True, show=Silent())
+        assert results(tmp_path / "whole") == results(out)
+
+
+def test_a_loss_that_goes_on_exploding_ends_the_run_after_two_retries_and_keeps_the_best_weights(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options = {**OPTIONS, "on_divergence": "retry", "weights": str(tiny_weights), "show": Silent()}
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(5, patch, times=9)
+        with pytest.raises(DivergenceError, match=r"try --lr .*; .*best.safetensors holds the best weights until then"):
+            upcycle.train(photos, out=tmp_path / "run", **options)
+    run = upcycle.Run(tmp_path / "run")
+    assert [0.5, 0.5] == [event["factor"] for event in read_lines(run.directory.events)]
+    assert "failed" == run.directory.status()["state"]
+    assert "across" == upcycle.load(run.path).predict(photos / "test" / "across" / "200.png").label
+
+
+def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(5, patch)
+        assert 6 == main(words(photos, tiny_weights, tmp_path / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(5, patch)
+        upcycle.train(out=tmp_path / "run", resume=True, on_divergence="retry", show=Silent())
+    assert [0, 1, 1] == [row.retries for row in upcycle.Run(tmp_path / "run").history.of("finetune").rows]
 
 
 def test_two_runs_in_one_directory_are_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

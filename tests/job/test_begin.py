@@ -1,13 +1,14 @@
 """What a call of train means before anything is done."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
 from upcycle.job.begin import begin
-from upcycle.rundir import RunDir, write_json, write_text
+from upcycle.rundir import RunDir, write_json, write_lines, write_text
 
 
 def begun(folder: Path, data: Path, state: str = "interrupted", **options: object) -> RunDir:
@@ -87,6 +88,44 @@ def test_the_cache_folder_may_change(tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos")
     start = begin(None, {"cache": str(tmp_path / "other")}, out=run.root, resume=True)
     assert str(tmp_path / "other") == start.config.cache
+
+
+def epochs(run: RunDir, count: int) -> None:
+    write_lines(run.history, [{"phase": "head"}, *({"phase": "finetune"} for _ in range(count))])
+
+
+def test_more_epochs_than_before_extend_a_run(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", "finished")
+    epochs(run, 3)
+    start = begin(None, {"epochs": 5}, out=run.root, resume=True)
+    assert (True, False, 3, (2,)) == (start.extended, start.finished, start.config.epochs, start.config.more_epochs)
+
+
+def test_an_extended_run_goes_on_by_either_way_of_saying_its_epochs(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", epochs=3, more_epochs=(2,))
+    for same in ({}, {"epochs": 5}, {"epochs": 3}, {"epochs": 3, "more_epochs": [2]}):
+        start = begin(None, same, out=run.root, resume=True)
+        assert (False, 3, (2,)) == (start.extended, start.config.epochs, start.config.more_epochs)
+    assert (2, 4) == begin(None, {"epochs": 9}, out=run.root, resume=True).config.more_epochs
+    with pytest.raises(RunError, match="was begun with epochs = 3, not 4"):
+        begin(None, {"epochs": 4}, out=run.root, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 3}, "is a cross-validation, which gets no more epochs"),
+        ({"epochs": 0}, "trained the probe alone"),
+        ({"recipe": "classic", "epochs": 9, "patience": 2}, "stopped early after 2 of 9 epochs"),
+    ],
+)
+def test_more_epochs_that_would_change_nothing_are_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", "finished", **options)
+    epochs(run, 2)
+    with pytest.raises(RunError, match=message):
+        begin(None, {"epochs": 20}, out=run.root, resume=True)
 
 
 def test_a_finished_run_says_so(tmp_path: Path) -> None:

@@ -54,11 +54,10 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
     assert [path] == list(tmp_path.iterdir())
 
 
-def state(folder: Path, step: int) -> None:
-    facts = {"epoch": step // 2, "step": step}
-    checkpoint.save_state(
-        folder, model=zoo.create(network(), seed=step), moments={"w": torch.tensor(step)}, facts=facts
-    )
+def state(folder: Path, step: int, *, updates: int = 0, retries: int = 0) -> None:
+    weights, moments = zoo.create(network(), seed=step).state_dict(), {"w": torch.tensor(step)}
+    facts = {"step": step, "updates": updates, "retries": retries}
+    checkpoint.save_state(folder, weights=weights, moments=moments, facts=facts)
 
 
 def kept_step(folder: Path) -> int:
@@ -125,3 +124,36 @@ def test_a_flipped_bit_in_a_saved_model_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RunError, match="does not have the checksum it was written with"):
         checkpoint.load_model(path, network())
+
+
+def kept_steps(folder: Path) -> list[int]:
+    return sorted(int(checkpoint.load_tensors(path)["moments|w"]) for path in folder.iterdir())
+
+
+def test_states_within_an_epoch_leave_the_one_after_the_last_epoch_alone(tmp_path: Path) -> None:
+    for step, updates, expected in (
+        (1, 1, [1]),
+        (2, 2, [1, 2]),
+        (3, 3, [2, 3]),
+        (4, 0, [3, 4]),
+        (5, 1, [4, 5]),
+        (6, 2, [4, 6]),
+        (8, 0, [4, 8]),
+        (9, 1, [8, 9]),
+    ):
+        state(tmp_path, step, updates=updates)
+        assert expected == kept_steps(tmp_path)
+
+
+def test_a_state_that_is_not_usable_is_passed_over(tmp_path: Path) -> None:
+    state(tmp_path, 4)
+    state(tmp_path, 6, updates=2)
+    kept, damaged = checkpoint.load_state(tmp_path, usable=lambda facts: facts["step"] < 5)
+    assert kept is not None
+    assert (4, []) == (kept[2]["step"], damaged)
+
+
+def test_a_state_after_a_retry_is_newer_than_any_before_it(tmp_path: Path) -> None:
+    state(tmp_path, 9, updates=3)
+    state(tmp_path, 7, retries=1)
+    assert 7 == kept_step(tmp_path)

@@ -70,15 +70,60 @@ def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
     np.testing.assert_array_equal(whole, head_logits(model, features, positions, machine))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "not finite"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "the checksum", "the shape"])
 def test_a_damaged_file_is_computed_again(ready: dict[str, Any], tmp_path: Path, damage: str) -> None:
     machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
     expected = np.array(made(ready, machine, tmp_path))
     (file,) = (tmp_path / "features").iterdir()
     whole = file.read_bytes()
-    file.write_bytes({"cut": whole[:-8], "empty": b"", "not finite": whole[:-4] + b"\xff\xff\xff\x7f"}[damage])
+    places = {"one bit": -1000, "the checksum": -1, "the shape": 60}
+    changed = bytearray(whole[:-8] if damage == "cut" else b"" if damage == "empty" else whole)
+    if damage in places:
+        changed[places[damage]] ^= 1
+    file.write_bytes(changed)
     np.testing.assert_array_equal(expected, made(ready, machine, tmp_path))
     assert whole == file.read_bytes()
+
+
+def parted(ready: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> tuple[Any, int]:
+    """The features in parts of 32 images, ended after computing some; and how many images were computed."""
+    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    monkeypatch.setattr(features_module, "PART", 32)
+    seen = [0]
+    plain = features_module.forward
+
+    def counted(*given: Any, **named: Any) -> Any:
+        if seen[0] >= after:
+            raise KeyboardInterrupt
+        rows = plain(*given, **named)
+        seen[0] += len(rows)
+        return rows
+
+    monkeypatch.setattr(features_module, "forward", counted)
+    try:
+        return made(ready, machine, folder), seen[0]
+    except KeyboardInterrupt:
+        return None, seen[0]
+    finally:
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_features_computed_before_an_interruption_are_not_computed_again(
+    ready: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    expected = np.array(made(ready, machine, tmp_path / "whole"))
+    assert (None, 32) == parted(ready, tmp_path / "parts", monkeypatch, after=32)
+    (part,) = (tmp_path / "parts" / "features").glob("*.parts/*")
+    if damaged:
+        content = bytearray(part.read_bytes())
+        content[-500] ^= 1
+        part.write_bytes(content)
+    features, computed = parted(ready, tmp_path / "parts", monkeypatch, after=1000)
+    np.testing.assert_array_equal(expected, features)
+    assert (56 if damaged else 24) == computed
+    assert 1 == len(list((tmp_path / "parts" / "features").iterdir()))
 
 
 def test_without_room_features_are_held_in_memory(

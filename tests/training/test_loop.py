@@ -164,6 +164,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None
         whole_epoch(state, here)
 
 
+def test_a_loss_far_above_guessing_stops_the_run_once_the_epoch_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SETTLED", 2)
+    here = setting({"lr": 1e-3})
+    state = begin(here.config)
+    with torch.no_grad():
+        state.model.get_classifier().bias.fill_(100.0)  # type: ignore[operator]
+    message = (
+        r"the loss is \d\d(.\d)?, and guessing has 0.69, between updates 1 and 2 of phase finetune .*: try --lr 0.0001"
+    )
+    with pytest.raises(DivergenceError, match=message):
+        whole_epoch(state, here)
+
+
 def test_a_phases_steps_go_on_from_those_before_it() -> None:
     here = setting({"recipe": "default", "epochs": 1, "head_epochs": 2, "freeze": "none"})
     state = begin(here.config, step=here.phase.first_step)
@@ -194,7 +207,7 @@ def test_class_weights_change_the_training_loss() -> None:
 def test_a_validation_loss_that_is_not_finite_is_no_finished_epoch() -> None:
     here = setting()
     state = begin(here.config)
-    with pytest.raises(DivergenceError, match="not finite between updates 0 and 3"):
+    with pytest.raises(DivergenceError, match="not finite on validation images between updates 0 and 3"):
         next(fit(state, here, validate=lambda _: Scores(float("nan"), 0.5, 0.5)))
 
 

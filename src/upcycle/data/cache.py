@@ -1,8 +1,9 @@
 """Every image decoded once into one file of 8-bit pixels that is mapped into memory, never loaded.
 
-The file holds the whole frames, one after the other, then their shapes and the list of images
+The file holds the whole frames, one after the other, then their shapes and checksums and the list of images
 that could not be decoded, then a trailer with the checksum of that layout. It is named by what
-it holds, so runs share it, and it takes its name only when it is whole.
+it holds, so runs share it, and it takes its name only when it is whole. An image's checksum is looked at when the
+image is first read: doing so for all of them would hold up the start of a run.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import shutil
 import struct
 import time
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +32,8 @@ from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 from upcycle.rundir import replacing, storage_errors
 
-FORMAT = 1
-_MAGIC = b"upcycle\x01"
+FORMAT = 2
+_MAGIC = b"upcycle\x02"
 _TRAILER = struct.Struct("<Q32s8s")  # bytes of the layout, its sha256, magic
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a run that was killed
 
@@ -41,13 +43,16 @@ class Cache:
     """Decoded images; `cache[i]` is a read-only view [H, W, 3] of uint8.
 
     `images`: memory map, all pixels in a row; `offsets`: int64 [n], where each image starts;
-    `shapes`: int32 [n, 2], height and width; `path`: the file.
+    `shapes`: int32 [n, 2], height and width; `sums`: CRC-32 of each image's pixels; `path`: the file; `seen`: which
+    images have been read and found to have theirs.
     """
 
     images: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
     shapes: npt.NDArray[np.int32]
+    sums: npt.NDArray[np.uint32]
     path: Path
+    seen: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -55,7 +60,15 @@ class Cache:
     def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
         height, width = self.shapes[i].tolist()
         start = int(self.offsets[i])
-        return self.images[start : start + height * width * 3].reshape(height, width, 3)
+        pixels = self.images[start : start + height * width * 3]
+        if not self.seen[i]:
+            if zlib.crc32(pixels.data) != self.sums[i]:
+                self.path.unlink(missing_ok=True)
+                raise StorageError(
+                    f"the decoded images in {self.path} were damaged and have been removed: go on with --resume"
+                )
+            self.seen[i] = True
+        return pixels.reshape(height, width, 3)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         return (self[i] for i in range(len(self)))
@@ -68,31 +81,40 @@ class Cache:
     def without(self, positions: Iterable[int]) -> "Cache":
         """The same images without those at `positions`: keeps step with `Index.without`."""
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64))
-        return replace(self, offsets=self.offsets[kept], shapes=self.shapes[kept])
+        columns = ("offsets", "shapes", "sums", "seen")
+        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """What the end of the file says: the shape of each image, and why some could not be decoded."""
+    """What the end of the file says: shape and checksum of each image, and why some could not be decoded."""
 
     shapes: npt.NDArray[np.int32]
+    sums: npt.NDArray[np.uint32]
     failures: dict[int, str]
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
-        ends = np.cumsum(self.shapes.astype(np.int64).prod(axis=1) * 3)
-        return np.concatenate([np.zeros(1, np.int64), ends])
+        return _offsets(self.shapes)
 
     def to_bytes(self) -> bytes:
         body = json.dumps({str(i): reason for i, reason in self.failures.items()}).encode()
-        layout = struct.pack("<Q", len(self.shapes)) + self.shapes.astype("<i4").tobytes() + body
+        layout = struct.pack("<Q", len(self.shapes)) + self.shapes.astype("<i4").tobytes()
+        layout += self.sums.astype("<u4").tobytes() + body
         return layout + _TRAILER.pack(len(layout), hashlib.sha256(layout).digest(), _MAGIC)
 
     @classmethod
     def from_bytes(cls, layout: bytes) -> "_Layout":
         (count,) = struct.unpack_from("<Q", layout)
         shapes = np.frombuffer(layout, "<i4", 2 * count, 8).reshape(count, 2).astype(np.int32)
-        return cls(shapes, {int(i): reason for i, reason in json.loads(layout[8 + 8 * count :]).items()})
+        sums = np.frombuffer(layout, "<u4", count, 8 + 8 * count).astype(np.uint32)
+        return cls(shapes, sums, {int(i): reason for i, reason in json.loads(layout[8 + 12 * count :]).items()})
+
+
+def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Where each image starts, and where the last one ends."""
+    ends = np.cumsum(shapes.astype(np.int64).prod(axis=1) * 3)
+    return np.concatenate([np.zeros(1, np.int64), ends])
 
 
 def default_root() -> Path:
@@ -136,7 +158,8 @@ def _opened(path: Path) -> tuple[Cache, dict[int, str]] | None:
     if layout is None:
         return None
     images = np.memmap(path, np.uint8, "r", shape=(int(layout.offsets[-1]),))
-    return Cache(images, layout.offsets[:-1], layout.shapes, path), layout.failures
+    seen = np.zeros(len(layout.shapes), np.bool_)
+    return Cache(images, layout.offsets[:-1], layout.shapes, layout.sums, path, seen), layout.failures
 
 
 def _target_shapes(index: Index, side: int) -> npt.NDArray[np.int32]:
@@ -199,13 +222,14 @@ def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) ->
 def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | str], shapes: npt.NDArray[np.int32]) -> None:
     """Write the frames in order, zeros for those that failed, and the layout behind them."""
     failures: dict[int, str] = {}
+    sums = np.zeros(len(shapes), np.uint32)
     for i, frame in enumerate(frames):
         if isinstance(frame, str):
             failures[i] = frame
-            file.write(bytes(3 * int(shapes[i].prod())))
-        else:
-            file.write(frame.data)
-    file.write(_Layout(shapes, failures).to_bytes())
+        pixels = bytes(3 * int(shapes[i].prod())) if isinstance(frame, str) else frame.data
+        sums[i] = zlib.crc32(pixels)
+        file.write(pixels)
+    file.write(_Layout(shapes, sums, failures).to_bytes())
 
 
 def build(
@@ -228,7 +252,7 @@ def build(
     if known is not None:
         return known
     shapes = _target_shapes(index, side)
-    _check_room(path, int(_Layout(shapes, {}).offsets[-1]))
+    _check_room(path, int(_offsets(shapes)[-1]))
     _remove_abandoned(path.parent)
     decode_one = partial(decoded, index, side=side, interpolation=interpolation)
     with quiet(), replacing(path) as temporary, temporary.open("wb") as file:

@@ -8,24 +8,29 @@ from typing import Any
 
 from upcycle.config import Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
+from upcycle.manifest import check
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir
+from upcycle.rundir import RunDir, read_lines
 from upcycle.rundir import read_json as read_plain
 
 RUNS = Path("runs")
-FREE_TO_CHANGE = ("cache", "checkpoint_every")
-"""Options that may differ when a run goes on: they change no result."""
+FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence")
+"""Options that may differ when a run goes on: they change no result, or only that of a run that would have none."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is to be done: DATA, how, where, and the command that does it again."""
+    """What is to be done: DATA, how, where, and the command that does it again.
+
+    `extended`: the run is there and gets epochs it was not begun with.
+    """
 
     data: Path
     config: Config
     run: RunDir
     command: str
     finished: bool = False
+    extended: bool = False
 
 
 def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
@@ -86,15 +91,38 @@ def free_name(data: Path, kind: str) -> Path:
 
 
 def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
+    check(run)
     config = read_json(run.config)
     begun = Path(str(read_plain(run.config).get("data", "")))
     if data is not None and data.resolve() != begun:
         raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
     recorded = config.to_dict()
     now = resolve({**recorded, **given}).to_dict()
+    more = now["epochs"] - config.all_epochs if "epochs" in given and "more_epochs" not in given else 0
+    if more > 0:
+        _check_extendable(run, config)
+        now |= {"epochs": config.epochs, "more_epochs": [*config.more_epochs, more]}
+    elif now["epochs"] == config.all_epochs:
+        now["epochs"] = config.epochs
     for name in given:
-        if now[name] != recorded[name] and name not in FREE_TO_CHANGE:
+        if now[name] != recorded[name] and name not in (*FREE_TO_CHANGE, *(["more_epochs"] if more > 0 else [])):
             raise RunError(f"{run.root} was begun with {name} = {recorded[name]}, not {now[name]}: give another --out")
-    config = config.model_copy(update={name: given[name] for name in FREE_TO_CHANGE if name in given})
+    changed = (*FREE_TO_CHANGE, "more_epochs")
+    config = resolve({**recorded, **{name: now[name] for name in changed}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
-    return Start(begun, config, run, said, finished=run.status()["state"] == "finished")
+    finished = run.status()["state"] == "finished" and more <= 0
+    return Start(begun, config, run, said, finished=finished, extended=more > 0)
+
+
+def _check_extendable(run: RunDir, config: Config) -> None:
+    """RunError for a run that more epochs would not change."""
+    if config.folds:
+        raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
+    if not config.epochs:
+        raise RunError(f"{run.root} trained the probe alone, without epochs to add to: give another --out")
+    done = sum(row.get("phase") != "head" for row in read_lines(run.history))
+    if run.status()["state"] == "finished" and done < config.all_epochs:
+        raise RunError(
+            f"{run.root} stopped early after {done} of {config.all_epochs} epochs, more of them change nothing: "
+            "give another --out, and more --patience"
+        )

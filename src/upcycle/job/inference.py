@@ -21,6 +21,7 @@ from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
+from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show, Silent
@@ -98,6 +99,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
         raise RunError(f"{run} holds one model a fold: name one of them, {Path(run) / 'fold-1'} for example")
     if not directory.model.exists():
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
+    check(directory)
     network = Network.from_dict(read_json(directory.model))
     machine = _machine(directory, threads, device, show or Silent())
     machines.apply(machine)

@@ -6,21 +6,25 @@ about the result: from any state the run goes on to the same bits.
 
 import shutil
 import time
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
-from upcycle.errors import RunError
+import torch
+
+from upcycle.errors import DivergenceError, RunError
 from upcycle.history import History, Row
+from upcycle.job.extend import UPDATES, best_weights, retries
 from upcycle.job.prepare import Job
 from upcycle.model import checkpoint
 from upcycle.recipes import Phase
 from upcycle.rundir import RunDir, append_line, read_lines, write_lines
 from upcycle.training import optim
-from upcycle.training.loop import State, Sums, Totals
+from upcycle.training.loop import State, Sums, Totals, start
 
 MOST_OF_THE_TIME = 0.05
 """The part of a run's time that keeping states within epochs may take."""
+MOST_RETRIES = 2
+"""How often a run whose loss explodes goes on at half the rate."""
 
 
 class Keeper:
@@ -28,6 +32,7 @@ class Keeper:
 
     def __init__(self, job: Job, phase: Phase) -> None:
         self._job, self._phase = job, phase
+        self._retries = len(retries(job.run))
         self._rests_until = time.monotonic() + job.config.checkpoint_every
 
     def due(self) -> bool:
@@ -38,14 +43,16 @@ class Keeper:
     def pause(self, state: State, history: History) -> None:
         """Keep the state in the middle of an epoch; KeyboardInterrupt where someone asked the run to stop."""
         began = time.monotonic()
-        self._save(state, history)
+        if _is_finite(state):  # the next loss would tell, but a state that is kept must be a good one
+            self._save(state, history)
         ended = time.monotonic()
         self._rests_until = ended + max(self._job.config.checkpoint_every, (ended - began) / MOST_OF_THE_TIME)
         self._job.work.stopping.obey()
 
-    def epoch(self, state: State, history: History, totals: Totals) -> None:
+    def epoch(self, state: State, history: History, totals: Totals) -> History:
         """Write the last epoch of `history` down: best weights, its row, the state that resuming starts from."""
-        run, row = self._job.run, history.rows[-1]
+        run, row = self._job.run, replace(history.rows[-1], retries=self._retries)
+        history = History((*history.rows[:-1], row))
         if row.best:
             checkpoint.save_model(run.best, state.model, self._job.network)
         append_line(run.history, row.to_dict())
@@ -53,25 +60,40 @@ class Keeper:
         append_line(run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
         self._save(state, history)
         self._rests_until = time.monotonic() + self._job.config.checkpoint_every
+        return history
 
     def _save(self, state: State, history: History) -> None:
         # the rows as well: the state's checksum covers them
         rows = history.of(self._phase.name).to_dicts()
-        facts = {"epoch": state.epoch, "step": state.step, "sums": asdict(state.sums), "rows": rows}
         moments = optim.state_tensors(state.optimizer, state.names)
-        checkpoint.save_state(self._job.run.last, model=state.model, moments=moments, facts=facts)
+        weights = state.model.state_dict()
+        checkpoint.save_state(
+            self._job.run.last, weights=weights, moments=moments, facts=_facts(state, rows, self._retries)
+        )
         self._job.work.tick()
+
+
+def _facts(state: State, rows: list[dict[str, Any]], retried: int) -> dict[str, Any]:
+    place = {"step": state.step, "updates": state.sums.updates, "retries": retried}
+    return {"epoch": state.epoch, **place, "sums": asdict(state.sums), "rows": rows, "version": UPDATES}
+
+
+def _is_finite(state: State) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters())
 
 
 def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> History:
     """Put the last state that was kept into `state`; the history file then holds just what is known.
 
-    Where what was kept is damaged, says so, and the phase begins anew: it comes to the same result.
+    Where what was kept is damaged, says so, and the phase begins anew: it comes to the same result. RunError
+    where it was kept by an upcycle that makes other updates.
     """
     rows = head
     kept = _whole(job)
     if kept is not None:
         weights, moments, facts = kept
+        if facts["version"] != UPDATES:
+            raise RunError(f"{job.run.root} was begun by another version of upcycle: give another --out")
         checkpoint.load_clone(state.model, weights)
         optim.load_state_tensors(state.optimizer, state.names, moments)
         state.epoch, state.step, state.sums = int(facts["epoch"]), int(facts["step"]), Sums(**facts["sums"])
@@ -84,14 +106,48 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
     return known
 
 
-def best_weights(run: RunDir) -> Path:
-    """The best weights of fine-tuning: moved aside once the probe was kept instead."""
-    return run.fine_tuned if run.fine_tuned.exists() else run.best
+def renew(job: Job, state: State, phase: Phase) -> None:
+    """Begin again from the best weights, with fresh moments, where the phase restarts after the epoch just done."""
+    if state.epoch in phase.restarts and not state.sums.updates:
+        checkpoint.load_clone(state.model, checkpoint.load_tensors(best_weights(job.run)))
+        state.optimizer = start(state.model, job.config).optimizer
+
+
+# ---------------------------------------------------------------- when the loss explodes
+
+
+def slowed(run: RunDir, phase: Phase) -> Phase:
+    """The phase with the rates that its retries have left of it."""
+    for event in retries(run):
+        phase = phase.slowed(int(event["step"]), float(event["factor"]))
+    return phase
+
+
+def retry(job: Job, phase: Phase, error: DivergenceError) -> None:
+    """Write down that training goes on after its last whole epoch at half the rate.
+
+    Raises `error` again, with what is kept, where that was not asked for or has been done often enough.
+    """
+    before = retries(job.run)
+    if job.config.on_divergence == "stop" or len(before) >= MOST_RETRIES:
+        kept = f"; {job.run.best} holds the best weights until then" if job.run.best.exists() else ""
+        raise DivergenceError(f"{error}{kept}") from error
+    state, _ = checkpoint.load_state(job.run.last, usable=lambda facts: not facts["updates"] and _usable(job, facts))
+    epoch, step = (state[2]["epoch"], state[2]["step"]) if state else (0, phase.first_step)
+    event = {"event": "retry", "step": step, "factor": 0.5, "reason": str(error)}
+    write_lines(job.run.events, [*before, event])
+    job.show.warn(f"{error}. Going on after epoch {epoch} at half the rate")
+
+
+def _usable(job: Job, facts: dict[str, Any]) -> bool:
+    """Whether a state belongs to the plan as it now is: made under it, or before the last retry's begin."""
+    events = retries(job.run)
+    return facts["retries"] == len(events) or bool(facts["step"] <= events[-1]["step"])
 
 
 def _whole(job: Job) -> checkpoint.Kept | None:
     """The state to go on from, if it and the best weights so far are whole; says what is not."""
-    kept, damaged = checkpoint.load_state(job.run.last)
+    kept, damaged = checkpoint.load_state(job.run.last, usable=lambda facts: _usable(job, facts))
     try:
         if kept is not None and kept[2]["epoch"]:
             checkpoint.load_tensors(best_weights(job.run))

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, DivergenceError
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.history import History, is_best, should_stop
 from upcycle.job.estimate import forecasting
+from upcycle.job.extend import best_weights
 from upcycle.job.finish import Choice, Results, write_results
-from upcycle.job.keep import Keeper, best_weights, resumed
+from upcycle.job.keep import Keeper, renew, resumed, retry, slowed
 from upcycle.job.prepare import Job, cache_root
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
@@ -58,7 +59,7 @@ def run_stages(job: Job, weights: Weights | None) -> str:
         if len(planned) == 1:
             return _keep_probe(job, model, head)
     pretrained = checkpoint.clone_weights(model)
-    stopped = _fine_tune(job, model, planned[-1], head)
+    stopped = _fine_tune(job, model, planned, head, pretrained)
     _load_best(job, model)
     results = _choose(job, model, head, pretrained)
     write_results(job, results)
@@ -166,14 +167,29 @@ def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
 # ---------------------------------------------------------------- fine-tuning
 
 
-def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
-    """Fine-tune, keeping the best weights and, after every epoch, a state to go on from."""
+def _fine_tune(
+    job: Job, model: nn.Module, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
+) -> str:
+    """Fine-tune by the last phase of the plan, more slowly where the loss explodes; returns why it ended."""
+    while True:
+        phase = slowed(job.run, planned[-1])
+        _write_plan(job, (*planned[:-1], phase))
+        try:
+            return _train(job, model, phase, head)
+        except DivergenceError as error:
+            retry(job, phase, error)
+            checkpoint.load_clone(model, pretrained)
+
+
+def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
+    """Train, keeping the best weights and, after every epoch, a state to go on from."""
     setting = _setting(job, model, phase)
     state = start(model, job.config, step=phase.first_step)
     history = resumed(job, state, phase, head.probe.rows if head else ())
     reason = _reason_to_stop(job, history, phase)
     if reason:
         return reason
+    renew(job, state, phase)
     keeper = Keeper(job, phase)
     with job.show.progress(phase.name) as progress, job.work.stopping.held():
         if state.epoch == 0:
@@ -186,12 +202,12 @@ def _fine_tune(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> s
                 continue
             row, totals = ended
             row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
-            history = history.adding(row)
-            keeper.epoch(state, history, totals)
+            history = keeper.epoch(state, history.adding(row), totals)
             job.show.row(history, phase.epochs, totals.images / totals.seconds)
             reason = _reason_to_stop(job, history, phase)
             if reason:
                 break
+            renew(job, state, phase)
             job.work.stopping.obey()
     return reason
 
@@ -241,16 +257,21 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     config, rows = job.config, history.of(phase.name)
     if len(rows) >= phase.epochs:
         return f"ran all {phase.epochs} epochs"
-    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=_armed_from(config))
+    armed = _armed_from(config, len(rows))
+    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed)
     return (
         f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs" if stop else ""
     )
 
 
-def _armed_from(config: Config) -> int:
-    """The epoch from which patience counts: with one-cycle never before the rate is past its peak."""
-    peak = math.ceil(config.pct_start * config.epochs) if config.schedule == "one-cycle" else 0
-    return max(config.start_from_epoch, peak)
+def _armed_from(config: Config, epoch: int) -> int:
+    """The epoch from which patience counts: with one-cycle never before the rate is past its cycle's peak."""
+    if config.schedule != "one-cycle":
+        return config.start_from_epoch
+    begin, cycles = 0, [config.epochs, *config.more_epochs]
+    while len(cycles) > 1 and epoch > begin + cycles[0]:
+        begin += cycles.pop(0)
+    return max(config.start_from_epoch, begin + math.ceil(config.pct_start * cycles[0]))
 
 
 # ---------------------------------------------------------------- choice and test

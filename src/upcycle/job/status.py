@@ -12,9 +12,11 @@ from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import StorageError, UpcycleError
 from upcycle.job.begin import Start
+from upcycle.job.extend import extend
 from upcycle.job.stopping import Stopping, stopping
+from upcycle.manifest import seal, unseal, write_sealed
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir, locked, read_json, write_json
+from upcycle.rundir import RunDir, locked, read_json
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
 
@@ -23,20 +25,25 @@ def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show
     """Write status, environment and, last, the configuration: until that is there the run has not begun."""
     run = start.run
     facts = machines.environment(machine)
+    unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)
+        if start.extended:
+            extend(run, start.config)
+            show.say(f"{start.config.more_epochs[-1]} more epochs, from the best weights so far")
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    write_json(run.environment, {**facts, "command": start.command, "started": started})
+    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
     recorded = {**start.config.to_dict(), "data": str(start.data), "weights_sha256": weights_sha256}
-    write_json(run.config, recorded)
+    write_sealed(run, run.config, recorded)
 
 
-def _warn_of_changes(before: dict[str, object], now: dict[str, object], run: RunDir, show: Show) -> None:
-    for name in DIFFERENCES:
-        if name in before and before[name] != now.get(name):
-            show.warn(f"{run.root} was begun with {name} {before[name]}, now it is {now.get(name)}: bits may differ")
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any], run: RunDir, show: Show) -> None:
+    then, this = ({**facts, **facts.get("versions", {})} for facts in (before, now))
+    for name in (*DIFFERENCES, *this.get("versions", {})):
+        if name in then and then[name] != this.get(name):
+            show.warn(f"{run.root} was begun with {name} {then[name]}, now it is {this.get(name)}: bits may differ")
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
         # imported here: the page's libraries must not delay the first update
         from upcycle.output.report import write_report
 
+        seal(run)
         run.set_status("finished", seconds=work.seconds(), **work.details)
         show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 

@@ -5,7 +5,7 @@ A file holds the checksum of its own tensors: damage that leaves it readable is 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,25 +83,33 @@ def load_model(path: Path, network: Network) -> nn.Module:
     return model.eval()
 
 
-def save_state(folder: Path, *, model: nn.Module, moments: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write everything that resuming needs, over the older of the two states kept.
+def save_state(
+    folder: Path, *, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], facts: dict[str, Any]
+) -> None:
+    """Write everything that resuming needs over one of the two states kept.
 
-    `facts` are plain values; those named epoch and step say which state is the newer one.
+    `facts` are plain values. `retries` and `step` say which state is newer, `updates` how many updates it lies
+    within an epoch. The newest state between epochs is not written over, or without one the newest.
     """
-    newest = _states(folder)
-    path = folder / next(name for name in STATES if [folder / name] != newest[:1])
-    tensors = {f"model|{key}": value for key, value in model.state_dict().items()}
+    states = _states(folder)
+    kept = next((path for path, known in states if not known["updates"]), states[0][0] if states else None)
+    path = next(folder / name for name in STATES if folder / name != kept)
+    tensors = {f"model|{key}": value for key, value in weights.items()}
     tensors |= {f"moments|{key}": value for key, value in moments.items()}
     save_tensors(path, tensors, {"facts": json.dumps(facts)})
 
 
-def load_state(folder: Path) -> tuple[Kept | None, list[str]]:
-    """Model tensors, moments and facts of the newest state that is whole, and what is wrong with others.
+def load_state(
+    folder: Path, *, usable: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> tuple[Kept | None, list[str]]:
+    """Model tensors, moments and facts of the newest usable state that is whole, and what is wrong with others.
 
     None where no state was kept, or none is whole.
     """
-    damaged, newest_first = [], _states(folder)
-    for path in [*(folder / name for name in STATES if folder / name not in newest_first), *newest_first]:
+    newest_first = [path for path, facts in _states(folder) if usable(facts)]
+    unreadable = [folder / name for name in STATES if folder / name not in [path for path, _ in _states(folder)]]
+    damaged = []
+    for path in [*unreadable, *newest_first]:
         try:
             tensors, metadata = _load(path)
             facts: dict[str, Any] = json.loads(metadata["facts"])
@@ -114,17 +122,18 @@ def load_state(folder: Path) -> tuple[Kept | None, list[str]]:
     return None, damaged
 
 
-def _states(folder: Path) -> list[Path]:
-    """The states whose header can be read, the newest first."""
+def _states(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The states whose header can be read with their facts, the newest first."""
     found = []
     for path in (folder / name for name in STATES):
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["facts"])
-            found.append(((int(facts["epoch"]), int(facts["step"])), path))
+            place = int(facts["retries"]), int(facts["step"]), int(facts["updates"])
+            found.append((place, path, facts))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             continue
-    return [path for _, path in sorted(found, reverse=True)]
+    return [(path, facts) for _, path, facts in sorted(found, key=lambda state: state[0], reverse=True)]
 
 
 def clone_weights(model: nn.Module) -> dict[str, Tensor]:

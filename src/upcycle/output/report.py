@@ -7,6 +7,7 @@ from typing import Any
 
 from upcycle.evaluation import predictions
 from upcycle.evaluation.predictions import Predictions
+from upcycle.manifest import check
 from upcycle.output import html, page, plots
 from upcycle.output.html import Draw
 from upcycle.rundir import RunDir, read_json, read_lines, write_text
@@ -26,6 +27,7 @@ class Files:
     audit: Values | None
     history: list[Values]
     timings: list[Values]
+    events: list[Values]
     evaluation: Values | None
     predictions: Predictions | None
 
@@ -37,6 +39,7 @@ def write_report(run: RunDir) -> Path:
     yet is left out with a sentence. RunError when `run` is no run directory or a file of it is
     damaged, StorageError when the page cannot be written.
     """
+    check(run)
     files = _read(run)
     drawings = _draw(files)
     html.save(drawings, run.figures)
@@ -59,6 +62,7 @@ def _read(run: RunDir) -> Files:
         audit=optional(run.audit),
         history=read_lines(run.history),
         timings=read_lines(run.timings),
+        events=read_lines(run.events),
         evaluation=optional(run.evaluation),
         predictions=predictions.read(test) if test.exists() else None,
     )

@@ -17,6 +17,7 @@ from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.study.ladder import RUNGS, Rung
@@ -165,6 +166,7 @@ def read_run(path: Path) -> Run:
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared; train it again")
+    check(run)
     try:
         config = read_config(run.config)
     except ConfigError as error:

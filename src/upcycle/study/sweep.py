@@ -20,7 +20,7 @@ from upcycle.study.ladder import Rung, check_name
 from upcycle.study.options import deciding
 
 MOST_SEEDS = 100
-FREE_TO_CHANGE = ("cache",)
+FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence")
 """Options that may differ between a run that is there and the one that is asked for: they change no result."""
 
 

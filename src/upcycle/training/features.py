@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,13 @@ from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
 from upcycle.errors import StorageError, WeightsError
-from upcycle.evaluation.predict import EVAL_BATCH, forward, outputs
+from upcycle.evaluation.predict import EVAL_BATCH, forward
 from upcycle.model import zoo
 from upcycle.rundir import replacing
 
-VERSION = 1
+VERSION = 2
+PART = 32 * EVAL_BATCH
+"""Images whose features are kept as soon as they are computed: what a killed run loses, at most."""
 
 
 def extract(
@@ -38,49 +42,76 @@ def extract(
     """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.
 
     Kept in `folder` under a key of everything they depend on: images, weights, preprocessing,
-    precision, threads and versions. A file that cannot be read is computed again; where there is no
-    room the features are computed once more and held in memory.
+    precision, threads and versions. They are written in parts while they are computed, each with its checksum, and
+    put together at the end: a part that is there is not computed again, one that is damaged is. Where there is no
+    room the features are held in memory.
     """
     path = folder / "features" / f"{_key(index, network, machine)}.npy"
     kept = _read(path, len(index))
     if kept is not None:
         return kept
+    parts = path.with_suffix(".parts")
 
-    def batches() -> Iterator[npt.NDArray[np.float32]]:
-        everything = np.arange(len(index), dtype=np.int64)
+    def computed(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         padded = eval_batches(
             frames,
-            everything,
+            positions,
             preprocessing=network.preprocessing,
             batch_size=EVAL_BATCH,
             device=machine.device,
             prefetch=2 * workers,
             workers=workers,
         )
-        told = None if progress is None else lambda done: progress(done, len(index))
-        for rows in outputs(model, padded, machine, output=_features, progress=told):
-            if not np.isfinite(rows).all():
-                raise WeightsError(
-                    f"weights from {network.weights_source} give features that are not finite: use others"
-                )
-            yield rows
+        done = int(positions[0])
+        told = None if progress is None else lambda more: progress(done + more, len(index))
+        rows = forward(model, padded, machine, output=_features, progress=told)
+        if not np.isfinite(rows).all():
+            raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
+        return rows
 
+    everything = np.arange(len(index), dtype=np.int64)
+    held = []
+    for number, start in enumerate(range(0, len(index), PART)):
+        positions = everything[start : start + PART]
+        held.append(_part(parts / f"{number:06}.npy", positions, computed))
     try:
-        _write(path, batches(), len(index))
+        _write(path, held, len(index))
     except StorageError:
-        return np.concatenate(list(batches()))
+        return np.concatenate(held)
+    shutil.rmtree(parts, ignore_errors=True)
     written = _read(path, len(index))
-    return written if written is not None else np.concatenate(list(batches()))
+    return written if written is not None else np.concatenate(held)
 
 
-def _write(path: Path, batches: Iterator[npt.NDArray[np.float32]], images: int) -> None:
-    """Write the rows as one .npy file while they are computed."""
+def _part(
+    path: Path,
+    positions: npt.NDArray[np.int64],
+    computed: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+) -> npt.NDArray[np.float32]:
+    """The features at `positions`: those kept in `path`, or computed and, where there is room, kept."""
+    kept = _read(path, len(positions))
+    if kept is not None:
+        return kept
+    rows = computed(positions)
+    try:
+        _write(path, [rows], len(rows))
+    except StorageError:
+        return rows
+    written = _read(path, len(positions))
+    return written if written is not None else rows
+
+
+def _write(path: Path, parts: Sequence[npt.NDArray[np.float32]], images: int) -> None:
+    """Write the rows as one .npy file with the sha256 of its numbers behind them."""
+    digest = hashlib.sha256()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for number, rows in enumerate(batches):
-            if number == 0:
-                facts = {"descr": "<f4", "fortran_order": False, "shape": (images, rows.shape[1])}
-                np.lib.format.write_array_header_1_0(file, facts)
-            file.write(np.ascontiguousarray(rows, "<f4").data)
+        facts = {"descr": "<f4", "fortran_order": False, "shape": (images, parts[0].shape[1])}
+        np.lib.format.write_array_header_1_0(file, facts)
+        for rows in parts:
+            numbers = np.ascontiguousarray(rows, "<f4").data
+            digest.update(numbers)
+            file.write(numbers)
+        file.write(digest.digest())
 
 
 def head_logits(
@@ -106,12 +137,17 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
     """The memory map of a whole file of so many rows; None for any other."""
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as file:
+            file.seek(-hashlib.sha256().digest_size, os.SEEK_END)
+            expected = file.read()
+    except Exception:  # a damaged header makes numpy raise nearly anything
         return None
     if features.dtype != np.float32 or features.ndim != 2 or len(features) != images:
         return None
-    whole = all(np.isfinite(features[start : start + 4096]).all() for start in range(0, images, 4096))
-    return features if whole else None
+    digest = hashlib.sha256()
+    for start in range(0, images, 4096):
+        digest.update(np.ascontiguousarray(features[start : start + 4096]).data)
+    return features if digest.digest() == expected else None
 
 
 def _key(index: Index, network: zoo.Network, machine: Machine) -> str:

@@ -26,6 +26,10 @@ from upcycle.training.scores import Scores
 
 Progress = Callable[[int, int], None]
 """Told (done, total)."""
+EXPLODED = 10
+"""A mean loss of so many times that of guessing is no longer learning."""
+SETTLED = 20
+"""Updates of an epoch before its mean loss is judged: a first batch or two may be off."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,9 @@ def train_epoch(
 ) -> Generator[None, None, Totals]:
     """Train through the batches of the next epoch, or the rest of them, pausing after an update where it is `due`.
 
-    Raises DivergenceError, naming the updates it happened between, once the loss is not finite. On an
-    accelerator that is looked at every 50 updates, so that the device is not waited for at each.
+    Raises DivergenceError, naming the updates it happened between, once the loss is not finite or the epoch's
+    mean loss has exploded. On an accelerator that is looked at every 50 updates, so that the device is not
+    waited for at each.
     """
     set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
     check_every = 1 if setting.machine.device == "cpu" else 50
@@ -125,8 +130,9 @@ def train_epoch(
         right += correct
         images += len(batch.labels)
         if done % check_every == 0 or done == total:
-            if not math.isfinite(loss_sum.item()):
-                raise DivergenceError(_diverged(setting, clean, state.step))
+            wrong = _wrong(loss_sum.item() / images, done, setting)
+            if wrong:
+                raise DivergenceError(_diverged(wrong, setting, clean, state.step))
             clean = state.step
         if progress is not None:
             progress(done, total)
@@ -140,11 +146,21 @@ def train_epoch(
     return Totals(loss_sum.item() / images, right.item() / images, images, time.perf_counter() - began)
 
 
-def _diverged(setting: Setting, clean: int, step: int) -> str:
-    rate = setting.phase.rate(step - 1).lr
+def _wrong(loss: float, updates: int, setting: Setting) -> str:
+    """What is wrong with the mean loss of an epoch's first `updates`, "" while nothing is."""
+    guessing = math.log(max(2, setting.objective.outputs))
+    if not math.isfinite(loss):
+        return "is not finite"
     return (
-        f"the loss is not finite between updates {clean} and {step} of phase {setting.phase.name} "
-        f"(rate {rate:.3g}): try --lr {setting.config.lr / 10:.3g}"
+        f"is {loss:.3g}, and guessing has {guessing:.2g}," if updates >= SETTLED and loss > EXPLODED * guessing else ""
+    )
+
+
+def _diverged(wrong: str, setting: Setting, clean: int, step: int) -> str:
+    phase = setting.phase
+    return (
+        f"the loss {wrong} between updates {clean} and {step} of phase {phase.name} "
+        f"(rate {phase.rate(step - 1).lr:.3g}): try --lr {phase.peak / 10:.3g}, or --on-divergence retry"
     )
 
 
@@ -166,7 +182,9 @@ def fit(
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
         if not math.isfinite(scores.loss):
-            raise DivergenceError(_diverged(setting, state.step - len(setting.batches), state.step))
+            raise DivergenceError(
+                _diverged("is not finite on validation images", setting, state.step - len(setting.batches), state.step)
+            )
         row = Row(
             phase=phase.name,
             epoch=state.epoch,

@@ -1,0 +1,48 @@
+"""More epochs for a run that is there, and what its files say of the plan it has followed."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from upcycle.config import Config
+from upcycle.manifest import write_sealed
+from upcycle.model import checkpoint
+from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.training.loop import Sums
+
+UPDATES = 1
+"""Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
+
+
+def extend(run: RunDir, config: Config) -> None:
+    """Write down that a run has `config.more_epochs`; a finished one gets a state to go on from: its best weights.
+
+    Whenever this is cut off, the run is as it was, or one that has its test still to come.
+    """
+    rows = [row for row in read_lines(run.history) if row.get("phase") != "head"]
+    if run.status()["state"] == "finished":
+        facts = {"epoch": len(rows), "step": rows[-1]["step"], "updates": 0, "retries": len(retries(run))}
+        facts |= {"sums": asdict(Sums()), "rows": rows, "version": UPDATES}
+        weights = checkpoint.load_tensors(best_weights(run))
+        checkpoint.save_state(run.last, weights=weights, moments={}, facts=facts)
+        run.set_status("interrupted", **{name: value for name, value in run.status().items() if name != "state"})
+    if run.fine_tuned.exists():
+        run.fine_tuned.replace(run.best)
+    environment = read_json(run.environment)
+    words = shlex.split(str(environment.get("command", "")))
+    before = words.index("--more-epochs") if "--more-epochs" in words else len(words)
+    more = [str(epochs) for epochs in config.more_epochs]
+    command = shlex.join([*words[:before], "--more-epochs", *more])
+    write_sealed(run, run.environment, {**environment, "command": command})
+    write_sealed(run, run.config, {**read_json(run.config), "more_epochs": list(config.more_epochs)})
+
+
+def best_weights(run: RunDir) -> Path:
+    """The best weights of fine-tuning: moved aside once the probe was kept instead."""
+    return run.fine_tuned if run.fine_tuned.exists() else run.best
+
+
+def retries(run: RunDir) -> list[dict[str, Any]]:
+    """Every time that training went on at a lower rate: `step`, `factor` and `reason`."""
+    return [event for event in read_lines(run.events) if event.get("event") == "retry"]
