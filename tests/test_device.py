@@ -15,6 +15,7 @@ from upcycle.device import (
     choose_precision,
     detect,
     environment,
+    free_memory,
     keep_freed_memory,
     processor_facts,
     seed_for,
@@ -292,3 +293,34 @@ def test_the_environment_names_versions_and_hardware():
 
 def test_memory_that_is_unknown_is_left_out_of_the_environment():
     assert environment(machine(memory_gb=math.nan))["memory_gb"] is None
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   2048 kB\n"}, 2048 * 1024.0),
+        (
+            {
+                "proc/meminfo": "MemAvailable:   2048 kB\n",
+                "proc/self/cgroup": "0::/a\n",
+                "sys/fs/cgroup/a/memory.max": "1000000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 300000\nfile 600000\n",
+            },
+            700000.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n",
+                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1000\n",
+                "sys/fs/cgroup/memory/x/memory.stat": "cache 5\ntotal_rss 400\n",
+            },
+            600.0,
+        ),
+    ],
+)
+def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, files, free):
+    assert free == free_memory(tree(tmp_path, files))
+
+
+def test_free_memory_is_unknown_where_the_system_does_not_say(tmp_path):
+    assert math.isnan(free_memory(tmp_path))

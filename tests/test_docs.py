@@ -141,6 +141,17 @@ def test_every_decision_has_its_three_parts_in_few_lines() -> None:
         assert len(text.splitlines()) < 25, page.name
 
 
+def test_every_promise_stands_beside_a_test_that_is_there() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "|---"))]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_every_runtime_dependency_has_a_reason() -> None:
     listed = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
     assert listed is not None

@@ -242,6 +242,23 @@ def usable_memory(root: Path) -> float:
     return min([total, *(float(text) for text in limits if text.isdigit())])
 
 
+def free_memory(root: Path) -> float:
+    """Return the bytes this process can still take before the system ends it, NaN where that is unknown.
+
+    A group's memory that is no file's counts as taken; what files are cached in is given back when it is needed.
+    """
+    fields = dict(line.split(":", 1) for line in _read(root / "proc/meminfo").splitlines() if ":" in line)
+    available = fields.get("MemAvailable", "").removesuffix("kB").strip()
+    left = [float(available) * 1024] if available.isdigit() else []
+    for limits, taken in (("memory.max", "anon"), ("memory.limit_in_bytes", "total_rss")):
+        controller = "" if limits == "memory.max" else "memory"
+        for folder in _cgroup_folders(root, controller):
+            limit, statistics = _read(folder / limits).strip(), _read(folder / "memory.stat").splitlines()
+            used = dict(line.split(" ", 1) for line in statistics if " " in line).get(taken, "0")
+            left += [float(limit) - float(used)] if limit.isdigit() and used.isdigit() else []
+    return min(left, default=math.nan)
+
+
 def _cgroup_cpus(root: Path) -> float:
     """Return the smallest processor quota, in CPUs, of this process's control groups (v2 and v1)."""
     pairs = [text.split() for text in _cgroup_values(root, "cpu.max")]
@@ -254,15 +271,21 @@ def _cgroup_cpus(root: Path) -> float:
 
 def _cgroup_values(root: Path, name: str, controller: str = "") -> list[str]:
     """Return the texts of file `name` in this process's group and all groups above it."""
-    found = []
+    texts = (_read(folder / name).strip() for folder in _cgroup_folders(root, controller))
+    return [text for text in texts if text]
+
+
+def _cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """Return the folders of this process's group and all groups above it."""
+    found: list[Path] = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / controller
         group = mount / path.lstrip("/")
-        found += [_read(folder / name).strip() for folder in (group, *group.parents) if _within(folder, mount)]
-    return [text for text in found if text]
+        found += [folder for folder in (group, *group.parents) if _within(folder, mount)]
+    return found
 
 
 def _within(folder: Path, mount: Path) -> bool:

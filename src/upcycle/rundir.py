@@ -13,13 +13,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from upcycle.errors import NoRoomError, RunError, StorageError
 
 State = Literal["running", "interrupted", "failed", "finished"]
+MOST_BYTES = 2**28
+"""Bytes of a JSON file that is read: a run directory may come from a stranger."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says when a file does not fit: the disk, the user's share of it, the largest file."""
 
@@ -127,13 +129,19 @@ def plain_json(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a run; RunError when it is missing or damaged."""
+    """Read a JSON file of a run; RunError when it is missing, damaged, or larger than any that upcycle writes."""
     try:
+        _check_size(path)
         return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing: {path.parent} is not a run directory, or not a whole one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size > MOST_BYTES:
+        raise RunError(f"{path} has {path.stat().st_size / 1e6:.0f} MB, more than a run writes there: it is not read")
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
@@ -154,13 +162,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a last line cut short by a crash is left out."""
     if not path.exists():
         return []
+    _check_size(path)
     rows: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise RunError(f"{path}, line {number} is damaged: {error}") from error
     return rows
@@ -281,7 +290,7 @@ class RunDir:
     def status(self) -> dict[str, Any]:
         """The last recorded status; RunError when this is not a run directory."""
         status: Any = read_json(self.status_file)
-        if not isinstance(status, dict) or "state" not in status:
+        if not isinstance(status, dict) or status.get("state") not in get_args(State):
             raise RunError(f"{self.status_file} does not hold the state of a run")
         return status
 

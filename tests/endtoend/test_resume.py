@@ -14,7 +14,7 @@ import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import main
-from upcycle.errors import DivergenceError, RunError, UpcycleError
+from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines
@@ -327,6 +327,67 @@ def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying
         exploding(5, patch)
         upcycle.train(out=tmp_path / "run", resume=True, on_divergence="retry", show=Silent())
     assert [0, 1, 1] == [row.retries for row in upcycle.Run(tmp_path / "run").history.of("finetune").rows]
+
+
+# ---------------------------------------------------------------- a batch that memory has no room for
+
+
+def tight(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Let there be room for so many images at a time."""
+    monkeypatch.setattr("upcycle.job.room.most_at_once", lambda *_, batch, **__: (min(batch, images), 5 * 10**9))
+
+
+def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "bn": "frozen", "weights": str(tiny_weights)}
+    plain = upcycle.train(photos, out=tmp_path / "plain", show=Silent(), **options)
+    tight(monkeypatch, 3)
+    show = Said()
+    run = upcycle.train(photos, out=tmp_path / "run", show=show, **options)
+    (told,) = [text for text in show.told if "at a time" in text]
+    assert told.startswith("training 8 images of 32 px at once takes about 5.0 GB and ")
+    assert [3] == [event["images"] for event in read_lines(run.directory.events)]
+    ours, theirs = ([row.val_loss for row in made.history.rows] for made in (run, plain))
+    assert theirs == pytest.approx(ours, rel=1e-3)
+    assert "3 images at a time" in run.directory.report.read_text()
+    monkeypatch.undo()
+    again = upcycle.train(out=tmp_path / "run", resume=True, epochs=4, show=Silent())
+    assert [3] == [event["images"] for event in read_lines(again.directory.events)]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (2, "BatchNorm in training mode needs a whole batch: give --batch-size 2 or --bn frozen"),
+        (0, "give a smaller --image-size or --arch"),
+    ],
+)
+def test_a_batch_that_cannot_be_split_is_refused_before_training(
+    images: int, message: str, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight(monkeypatch, images)
+    with pytest.raises(ConfigError, match=message):
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
+
+
+def test_an_accelerator_out_of_memory_gets_half_the_images_at_a_time(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = loop.zoo.logits
+
+    def small(model: Any, images: Any, machine: Any) -> Any:
+        if model.training and len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(model, images, machine)
+
+    monkeypatch.setattr(loop.zoo, "logits", small)
+    options = {**OPTIONS, "weights": str(tiny_weights), "show": Silent()}
+    run = upcycle.train(photos, out=tmp_path / "run", **{**options, "bn": "frozen"})
+    assert [4, 2] == [event["images"] for event in read_lines(run.directory.events)]
+    assert 3 == len(run.history.of("finetune"))
+    with pytest.raises(UpcycleError, match="BatchNorm in training mode needs a whole batch: give --batch-size 4 or"):
+        upcycle.train(photos, out=tmp_path / "other", **options)
 
 
 def test_two_runs_in_one_directory_are_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

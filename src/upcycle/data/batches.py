@@ -47,6 +47,13 @@ class Batch:
     labels: Tensor
     positions: Tensor
 
+    def split(self, images: int) -> tuple["Batch", ...]:
+        """The same in parts of so many images, the last one smaller."""
+        if images >= len(self.labels):
+            return (self,)
+        columns = (self.images, self.targets, self.labels, self.positions)
+        return tuple(Batch(*parts) for parts in zip(*(torch.split(column, images) for column in columns), strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Batches:

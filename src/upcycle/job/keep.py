@@ -128,14 +128,13 @@ def retry(job: Job, phase: Phase, error: DivergenceError) -> None:
 
     Raises `error` again, with what is kept, where that was not asked for or has been done often enough.
     """
-    before = retries(job.run)
-    if job.config.on_divergence == "stop" or len(before) >= MOST_RETRIES:
+    if job.config.on_divergence == "stop" or len(retries(job.run)) >= MOST_RETRIES:
         kept = f"; {job.run.best} holds the best weights until then" if job.run.best.exists() else ""
         raise DivergenceError(f"{error}{kept}") from error
     state, _ = checkpoint.load_state(job.run.last, usable=lambda facts: not facts["updates"] and _usable(job, facts))
     epoch, step = (state[2]["epoch"], state[2]["step"]) if state else (0, phase.first_step)
     event = {"event": "retry", "step": step, "factor": 0.5, "reason": str(error)}
-    write_lines(job.run.events, [*before, event])
+    write_lines(job.run.events, [*read_lines(job.run.events), event])
     job.show.warn(f"{error}. Going on after epoch {epoch} at half the rate")
 
 

@@ -23,6 +23,7 @@ from upcycle.job.extend import best_weights
 from upcycle.job.finish import Choice, Results, write_results
 from upcycle.job.keep import Keeper, renew, resumed, retry, slowed
 from upcycle.job.prepare import Job, cache_root
+from upcycle.job.room import at_once, halve, make_room
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
@@ -171,6 +172,7 @@ def _fine_tune(
     job: Job, model: nn.Module, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
 ) -> str:
     """Fine-tune by the last phase of the plan, more slowly where the loss explodes; returns why it ended."""
+    make_room(job, model, planned[-1])
     while True:
         phase = slowed(job.run, planned[-1])
         _write_plan(job, (*planned[:-1], phase))
@@ -178,7 +180,9 @@ def _fine_tune(
             return _train(job, model, phase, head)
         except DivergenceError as error:
             retry(job, phase, error)
-            checkpoint.load_clone(model, pretrained)
+        except torch.OutOfMemoryError as error:
+            halve(job, model, phase, error)
+        checkpoint.load_clone(model, pretrained)
 
 
 def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
@@ -233,6 +237,7 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
         objective=_objective(job, device=job.machine.device),
         machine=job.machine,
         frozen=groups.frozen_names(model, config.freeze),
+        at_once=at_once(job.run),
     )
 
 

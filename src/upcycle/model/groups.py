@@ -70,6 +70,12 @@ def set_training_mode(model: nn.Module, *, frozen: frozenset[str], bn: str) -> N
             module.eval()
 
 
+def learns_statistics(model: nn.Module, *, frozen: frozenset[str], bn: str) -> bool:
+    """Whether training estimates any BatchNorm's statistics, for which a batch must stay whole."""
+    set_training_mode(model, frozen=frozen, bn=bn)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
+
+
 def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups of the trainable parameters: `params`, `names`, `scale` and `weight_decay`.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upcycle.errors import RunError
 from upcycle.evaluation import predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.manifest import check
@@ -41,9 +42,14 @@ def write_report(run: RunDir) -> Path:
     """
     check(run)
     files = _read(run)
-    drawings = _draw(files)
+    try:
+        drawings = _draw(files)
+        text = _render(files, drawings, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a directory may come from a stranger, with any value in any place
+        raise RunError(f"{run.root} does not hold what a run writes ({type(error).__name__}: {error})") from error
     html.save(drawings, run.figures)
-    write_text(run.report, _render(files, drawings, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))]))
+    write_text(run.report, text)
     return run.report
 
 

@@ -68,6 +68,13 @@ class Setting:
     objective: Objective
     machine: Machine
     frozen: frozenset[str]
+    at_once: tuple[tuple[int, int], ...] = ()
+    """From which update on how many images of a batch go through the network at a time, where not all do."""
+
+    def parts(self, batch: Batch, step: int) -> tuple[Batch, ...]:
+        """The batch of update `step` in the parts that go through the network one after the other."""
+        images = next((images for begin, images in reversed(self.at_once) if step >= begin), len(batch.labels))
+        return batch.split(images)
 
 
 @dataclass(frozen=True)
@@ -91,13 +98,17 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
     """One update; returns the batch's mean loss and its number of right answers, still on the device."""
     torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step))
     set_rate(state.optimizer, setting.phase.rate(state.step))
-    logits = zoo.logits(state.model, batch.images, setting.machine)
-    loss = setting.objective(logits, batch.targets)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    losses, right = [], []
+    for part in setting.parts(batch, state.step):
+        logits = zoo.logits(state.model, part.images, setting.machine)
+        loss = setting.objective(logits, part.targets) * (len(part.labels) / len(batch.labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        right.append(right_answers(logits.detach(), part.labels))
     state.optimizer.step()
     state.step += 1
-    return loss.detach(), right_answers(logits.detach(), batch.labels)
+    return torch.stack(losses).sum(), torch.stack(right).sum()
 
 
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
