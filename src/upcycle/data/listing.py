@@ -4,7 +4,7 @@ import contextlib
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,15 @@ def _entries(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 def _folders(folder: Path) -> list[Path]:
     """The folders right below `folder`, by name."""
     with _entries(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir())
+        return sorted(folder / entry.name for entry in entries if _true(entry.is_dir))
+
+
+def _true(question: Callable[[], bool]) -> bool:
+    """What an entry answers; a link that leads back to itself is neither a folder nor a file."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -81,7 +89,7 @@ def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
             if here in above:
                 continue
             for entry in entries:
-                if entry.is_dir():
+                if _true(entry.is_dir):
                     waiting.append((Path(entry.path), above | {here}))
                 else:
                     yield entry
@@ -141,7 +149,7 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
             found.others[relative.suffix.lower()] += 1
         elif not _is_utf8(path):
             found.aside.append(Quarantined(shown(path), "its name is not UTF-8: rename it"))
-        elif not entry.is_file():
+        elif not _true(entry.is_file):
             found.aside.append(Quarantined(path, "a broken link, or not a regular file"))
         elif placed is None:
             found.aside.append(Quarantined(path, "lies in no class folder"))
