@@ -1,4 +1,4 @@
-"""Pictures that are the same, or nearly: equal pixels, and perceptual hashes a few bits apart that look alike as well."""
+"""Pictures that are the same, or nearly: equal pixels, or perceptual hashes a few bits apart and a like look."""
 
 from collections.abc import Iterator
 from typing import Any

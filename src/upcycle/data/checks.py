@@ -42,7 +42,7 @@ def misnamed(data: Audited) -> Finding | None:
         for ending in endings:
             right |= np.strings.endswith(paths, ending)
         wrong |= (data.index.formats == kind) & ~right
-    groups = tuple((data.image(at, f"is {data.index.formats[at].decode()}"),) for at in np.flatnonzero(wrong))
+    groups = tuple((data.image(at, f"is {data.index.formats[at].decode()}"),) for at in np.flatnonzero(wrong).tolist())
     if not groups:
         return None
     return Finding(
@@ -101,17 +101,15 @@ def grouped_names(data: Audited) -> Finding | None:
         return None
     number = len(np.unique(found.codes[(found.codes >= 0) & (data.sides >= 0)]))
     beginnings = (found.names[int(found.codes[group[0]])] for group in mixed)
-    groups = tuple(
-        tuple(data.image(at, f"{name}…") for at in group) for name, group in zip(beginnings, mixed, strict=True)
-    )
     return Finding(
         "name-groups",
         f"of {number:,} groups that file names show is on more than one side of the split",
         f"of {number:,} groups that file names show are on more than one side of the split",
-        f"If names that begin alike are of one patient, film or place: {_lower(data.exposed(mixed))}, "
-        "for a new one will look different",
+        f"If names that begin alike are of one patient, film or place, it is recalled rather than recognised: "
+        f"{_lower(data.exposed(mixed))}",
         "If they are groups, name them in the column group of a manifest: each is then kept on one side",
-        groups,
+        data.together(mixed),
+        names=tuple(f"{name}… ({len(group)} images)" for name, group in zip(beginnings, mixed, strict=True)),
         shared=True,
         serious=True,
     )
@@ -128,7 +126,7 @@ def uneven(data: Audited) -> Finding | None:
         "imbalance",
         f"Classes are uneven: {counts[many]:,} images of {shown(many)!r}, {counts[few]:,} of {shown(few)!r}",
         "",
-        f"Always saying {shown(many)!r} is right {share:.0f} % of the time, and {shown(few)!r} has little to learn from",
+        f"Always saying {shown(many)!r} is right {share:.0f} % of the time, and {shown(few)!r} is learnt from little",
         "Read F1 by class rather than accuracy; try --class-weights balanced",
         serious=True,
     )
@@ -193,7 +191,7 @@ def copies(data: Audited) -> Finding | None:
         "copies",
         f"image is there more than once (equal {how})",
         f"images are there more than once (equal {how})",
-        f"{extra:,} of {len(data.index):,} images add nothing new, and each copy counts again in training and in scores",
+        f"{extra:,} of {len(data.index):,} images add nothing new, and copies count again in training and scores",
         "Keep one of each",
         data.together(found),
         shared=True,
@@ -273,6 +271,7 @@ def near(data: Audited) -> Finding | None:
 # ------------------------------------------------------------------------- what cannot be used
 
 _REASONS = (
+    ("set-aside", ("set aside by",), "file is set aside by the list", "files are set aside by the list"),
     ("empty", ("zero bytes",), "file has zero bytes", "files have zero bytes"),
     ("bomb", ("more than the limit", "is larger than"), "file is too large", "files are too large"),
     ("truncated", ("truncated", "unexpected end"), "file is cut short", "files are cut short"),
@@ -280,6 +279,7 @@ _REASONS = (
     ("unreadable", ("",), "file cannot be read", "files cannot be read"),
 )
 _EFFECTS = {
+    "set-aside": "None: they are neither trained on nor tested",
     "empty": "Nothing can be learnt from them",
     "bomb": f"An image of more than {MAX_PIXELS // 10**6} million pixels fills the memory when it is decoded",
     "truncated": "Read on regardless, the missing part is grey, and grey is learnt as the class",
@@ -300,7 +300,9 @@ def unusable(files: Sequence[Quarantined]) -> list[Finding]:
             one,
             many,
             _EFFECTS[kind],
-            "They are set aside by themselves: fetch them again, or delete them",
+            "Edit the list to have them back"
+            if kind == "set-aside"
+            else "They are set aside by themselves: fetch them again, or delete them",
             tuple((Image(file.path, note=file.reason),) for file in by_kind[kind]),
         )
         for kind, _, one, many in _REASONS
@@ -308,6 +310,8 @@ def unusable(files: Sequence[Quarantined]) -> list[Finding]:
     ]
 
 
+HEADERS: tuple[Check, ...] = (grouped_names, misnamed, tiny, elongated)
+"""Checks of names and headers alone."""
 CHEAP: tuple[Check, ...] = (conflicts, leaking, grouped_names, uneven, misnamed, tiny, elongated, copies)
 """Checks that need no pixels: a run makes them by itself."""
 ALL: tuple[Check, ...] = (
@@ -326,7 +330,8 @@ ALL: tuple[Check, ...] = (
 """In the order in which they matter."""
 
 
-def check(data: Audited, checks: Sequence[Check] = ALL) -> list[Finding]:
+def check(data: Audited, checks: Sequence[Check] = ALL, *, unusable_too: bool = True) -> list[Finding]:
     """What `checks` find, serious findings first, then files that cannot be used."""
     found = [finding for one in checks if (finding := one(data)) is not None]
-    return [*sorted(found, key=lambda finding: not finding.serious), *unusable(data.index.quarantined)]
+    found.sort(key=lambda finding: not finding.serious)
+    return found + (unusable(data.index.quarantined) if unusable_too else [])

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageStat
 
 from upcycle.data import decode
@@ -94,7 +93,7 @@ class _Stamp(NamedTuple):
 
 def _stamp(file: Path) -> _Stamp | None:
     try:
-        status = os.stat(file)
+        status = file.stat()
     except (OSError, ValueError):
         return None
     return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -144,7 +143,15 @@ def inspect(
 
 def _record(seen: Look, stamp: _Stamp) -> Any:
     sha256, header = seen.read
-    return (*stamp, sha256.encode(), header.width, header.height, header.format.encode(), seen.pixels.encode(), *seen[2:])
+    return (
+        *stamp,
+        sha256.encode(),
+        header.width,
+        header.height,
+        header.format.encode(),
+        seen.pixels.encode(),
+        *seen[2:],
+    )
 
 
 def _read_of(record: np.void) -> Read:
@@ -169,6 +176,8 @@ def _key() -> bytes:
 
 def _recall(memory: Path) -> _Known:
     """The facts in a file; none where it is missing, damaged or of other versions."""
+    import pyarrow.parquet as pq  # takes a tenth of a second, and a run needs it not
+
     nothing = _Known({}, np.zeros(0, RECORD))
     try:
         table = pq.read_table(memory, page_checksum_verification=True).combine_chunks()
@@ -192,6 +201,8 @@ def _values(column: Any, kind: np.dtype[Any]) -> npt.NDArray[Any]:
 
 def _remember(memory: Path, paths: list[str], facts: Facts) -> None:
     """Write down the facts of every file that could be used; a folder that may not be written costs time alone."""
+    import pyarrow.parquet as pq
+
     used = np.flatnonzero(facts["sha256"] != b"")
     columns = {"path": pa.array([paths[at] for at in used], pa.string())}
     for name in RECORD.names or ():

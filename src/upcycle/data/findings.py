@@ -25,6 +25,11 @@ class Image(NamedTuple):
     split: str = ""
     note: str = ""
 
+    @property
+    def words(self) -> str:
+        """Its path, and what is said of it."""
+        return shown(self.path) + (f" ({shown(self.note)})" if self.note else "")
+
 
 Group = tuple[Image, ...]
 
@@ -34,8 +39,9 @@ class Finding:
     """Some images and what is wrong with them.
 
     `one` and `many`: what comes after the count; `effect`: one sentence on the result; `advice`: one on what to do;
-    `groups`: images that belong together, such as copies, or each alone; `shared`: whether they belong together;
-    `serious`: it changes the scores, where the others cost a little at most; `count`: where it counts no images.
+    `groups`: images that belong together, such as copies, or each alone, and `names` of them where they have some;
+    `shared`: whether they belong together; `serious`: it changes the scores, where the others cost a little at most.
+    Where there are no groups `one` says it all.
     """
 
     kind: str
@@ -44,6 +50,7 @@ class Finding:
     effect: str
     advice: str
     groups: tuple[Group, ...] = ()
+    names: tuple[str, ...] = ()
     shared: bool = False
     serious: bool = False
 
@@ -60,9 +67,15 @@ class Finding:
         return f"{self.count:,} {self.one if self.count == 1 else self.many}"
 
     def named(self, limit: int = 3) -> str:
-        """The first few by path."""
-        named = "; ".join(" = ".join(shown(image.path) for image in group[:4]) for group in self.groups[:limit])
+        """The first few by path, or by the names of the groups."""
+        paths = [" = ".join(image.words for image in group[:4]) for group in self.groups[:limit]]
+        named = "; ".join([shown(name) for name in self.names[:limit]] or paths)
         return named + (f"; and {self.count - limit:,} more" if self.count > limit else "")
+
+    @property
+    def warning(self) -> str:
+        """It in one sentence, with its effect where that is serious."""
+        return f"{self.title}: {self.named()}" + (f". {self.effect}" if self.serious else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,6 +87,7 @@ class Finding:
             "effect": self.effect,
             "advice": self.advice,
             "serious": self.serious,
+            "names": list(self.names),
             "groups": [[image._asdict() for image in group] for group in self.groups],
         }
 
@@ -126,8 +140,8 @@ class Audited:
             return "No test image is among them, but validation chooses the best epoch by images that were trained on"
         share = 100 * len(tested) / total
         return (
-            f"{len(tested):,} of {total:,} test images have such a counterpart in training or validation: "
-            f"the test accuracy may be flattered by up to {share:.2g} points"
+            f"Test images with such a counterpart in training or validation: {len(tested):,} of {total:,}, "
+            f"so test accuracy may be flattered by up to {share:.2g} points"
         )
 
     def mostly(self, positions: npt.NDArray[np.int64]) -> str:

@@ -86,8 +86,12 @@ class Index:
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
         left = replace(self.take(kept), quarantined=quarantined)
-        _check(left, Counter())
+        left.check_trainable()
         return left
+
+    def check_trainable(self) -> None:
+        """DataError when nothing could be learned from these images."""
+        _check(self, Counter())
 
     def duplicates(self) -> list[tuple[int, ...]]:
         """Positions of byte-identical images, two or more a tuple, in order of the first."""
@@ -235,7 +239,8 @@ def _check(index: Index, others: Mapping[str, int]) -> None:
         raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
 
-class Listing(NamedTuple):
+@dataclass(frozen=True)
+class Listing:
     """The files of a folder or manifest, not opened yet, in order of their paths; `root` is absolute."""
 
     root: Path

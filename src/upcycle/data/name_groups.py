@@ -4,12 +4,11 @@ A guess, made so that it is seldom wrong: what a name says of a class, a date or
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from upcycle.data.folder import Index
 
@@ -24,7 +23,9 @@ REPEATED = 0.01
 LEVELS = 6
 """Parts that are taken off a name at most."""
 
-_LAST = re.compile(r"(?<=\d)(?=\D*$)[\W_]*[^\W\d_]+[\W_]*$|[\W_]*\d+[\W_]*$|[\W_]+[^\W_]+[\W_]*$")
+_BETWEEN = re.compile(r"[\W_]+")
+_PART = re.compile(r"\d+|[^\W\d_]+")
+_NUMBER = re.compile(r"\d")
 _DATE = re.compile(r"\D*(19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d")
 
 
@@ -44,27 +45,25 @@ class NameGroups:
         return sorted(mixed, key=lambda group: (-len(group), group))
 
 
-def shorter(stem: str) -> Iterator[str]:
-    """`stem` with ever more of its last parts taken off: a number, or a word behind a separator or a number."""
-    for _ in range(LEVELS):
-        stem = _LAST.sub("", stem, count=1) if _LAST.search(stem) else ""
-        if not stem:
-            return
-        yield stem
+def shorter(stem: str) -> list[str]:
+    """`stem` without its last part, its last two parts, and so on: between separators, then numbers and letters."""
+    cuts = [between.start() for between in _BETWEEN.finditer(stem)]
+    end = cuts[0] if cuts and cuts[0] else len(stem)
+    inner = [part.start() for part in _PART.finditer(stem, 0, end)]
+    return [stem[:cut] for cut in sorted({*cuts, *inner} - {0}, reverse=True)][:LEVELS]
 
 
 def name_groups(index: Index) -> NameGroups | None:
     """The widest groups that the file names show; None where they show none, or DATA names groups itself."""
     if any(group for group in index.groups.to_pylist()):
         return None
-    files = [PurePosixPath(path) for path in index.paths.to_pylist()]
-    distinct = len({file.stem for file in files})
-    inside = len(files) - distinct > REPEATED * len(files)
-    begins = [list(shorter(file.stem)) for file in files]
+    files = [_parted(path) for path in index.paths.to_pylist()]
+    inside = len(files) - len({stem for _, stem in files}) > REPEATED * len(files)
+    begins = [shorter(stem) for _, stem in files]
     for level in reversed(range(LEVELS)):
         keys = [
-            _key(names[level], file, inside=inside) if len(names) > level else ""
-            for names, file in zip(begins, files, strict=True)
+            _key(names[level], folder if inside else "") if len(names) > level else ""
+            for names, (folder, _) in zip(begins, files, strict=True)
         ]
         found = _grouped(keys, index)
         if found is not None:
@@ -72,19 +71,22 @@ def name_groups(index: Index) -> NameGroups | None:
     return None
 
 
-def _key(beginning: str, file: PurePosixPath, *, inside: bool) -> str:
+def _parted(path: str) -> tuple[str, str]:
+    """Folder, with its "/", and name without ending of a path."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash, name.rpartition(".")[0] or name
+
+
+def _key(beginning: str, folder: str) -> str:
     """The group a beginning stands for; "" for one without a number, or with nothing but a date."""
-    if not re.search(r"\d", beginning) or _DATE.fullmatch(beginning):
-        return ""
-    return str(file.parent / beginning) if inside else beginning
+    return "" if not _NUMBER.search(beginning) or _DATE.fullmatch(beginning) else folder + beginning
 
 
 def _grouped(keys: list[str], index: Index) -> NameGroups | None:
     """The groups of equal `keys`, if they look like groups."""
-    names, codes, counts = np.unique(np.array(keys), return_inverse=True, return_counts=True)
-    codes = codes.astype(np.int64)
-    if len(names) and names[0] == "":
-        names, counts, codes = names[1:], counts[1:], codes - 1
+    encoded = pa.array([key or None for key in keys], pa.string()).dictionary_encode()
+    names, codes = encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
     if len(names) < FEWEST or counts.max() > LARGEST * len(keys):
         return None
     if counts[counts > 1].sum() < SHARED * len(keys):
@@ -93,4 +95,4 @@ def _grouped(keys: list[str], index: Index) -> NameGroups | None:
     pairs = len(np.unique(np.stack([codes[codes >= 0], labels]), axis=1).T)
     if pairs == len(names) == len(np.unique(labels)):  # another spelling of the classes
         return None
-    return NameGroups(tuple(names.tolist()), codes)
+    return NameGroups(tuple(names), codes)
