@@ -17,8 +17,6 @@ CORRELATION = 0.98
 """And their small grey pictures must agree at least this well (Pearson)."""
 BLANK = 3.0
 """Grey levels that vary less (standard deviation) show nothing: what is left of them is noise, and so is its hash."""
-ROWS, COLUMNS = 128, 8192
-"""Hashes that are compared at once: 8 MB of differences, whatever the number of images."""
 MOST = 50
 """With more pairs than this for each image, the pictures are too alike for any hash to tell them apart."""
 
@@ -39,8 +37,7 @@ def same_pixels(facts: Facts) -> Groups:
 def near(facts: Facts) -> Groups | None:
     """Positions of images that are nearly the same picture, equal ones among them, in order of the first.
 
-    Blank images are left out. None where the pictures are too alike to tell. Comparing n images takes n^2 / 2
-    operations on 64-bit words and memory for the pairs that are found.
+    Blank images are left out. None where the pictures are too alike to tell.
     """
     candidates = np.flatnonzero(facts["contrast"] >= BLANK)
     hashes, small = facts["perceptual"][candidates], _standardised(facts["small"][candidates])
@@ -56,14 +53,25 @@ def near(facts: Facts) -> Groups | None:
 
 
 def _close(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, Positions]]:
-    """Pairs of positions, the smaller first, whose hashes are at most `BITS` apart, a block at a time."""
-    for top in range(0, len(hashes), ROWS):
-        rows = hashes[top : top + ROWS, None]
-        for left in range(top, len(hashes), COLUMNS):
-            apart = np.bitwise_count(rows ^ hashes[None, left : left + COLUMNS])
-            one, other = np.nonzero(apart <= BITS)
-            one, other = one + top, other + left
-            yield one[one < other], other[one < other]
+    """Pairs of positions, the smaller first, whose hashes are at most `BITS` apart; some of them several times.
+
+    Of `BITS` + 1 bands of bits such a pair has at least one in common. Hashes are sorted by each band in turn, and
+    each is compared with the next, the next but one and so on, as far as the band is the same.
+    """
+    for band in range(BITS + 1):
+        first, last = 64 * band // (BITS + 1), 64 * (band + 1) // (BITS + 1)
+        keys = (hashes >> np.uint64(first)) & np.uint64(2 ** (last - first) - 1)
+        order = np.argsort(keys, kind="stable")
+        keys, ahead = keys[order], 0
+        alike = np.arange(len(keys))
+        while len(alike):
+            ahead += 1
+            alike = alike[: np.searchsorted(alike, len(keys) - ahead)]
+            alike = alike[keys[alike] == keys[alike + ahead]]
+            one, other = order[alike], order[alike + ahead]
+            close = np.bitwise_count(hashes[one] ^ hashes[other]) <= BITS
+            # the sort is stable: of equal bands the smaller position comes first
+            yield one[close], other[close]
 
 
 def _standardised(small: npt.NDArray[np.void]) -> npt.NDArray[np.float16]:

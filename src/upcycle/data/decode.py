@@ -207,6 +207,7 @@ def rgb(image: Image.Image) -> Image.Image:
     A file just opened stands at its first frame.
     """
     with _decoding(image):
+        image.load()  # an image in RGB is else decoded after this has returned
         return _rgb(image, _orientation(image))
 
 

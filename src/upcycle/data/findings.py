@@ -141,7 +141,7 @@ class Audited:
         share = 100 * len(tested) / total
         return (
             f"Test images with such a counterpart in training or validation: {len(tested):,} of {total:,}, "
-            f"so test accuracy may be flattered by up to {share:.2g} points"
+            f"so test accuracy may be flattered by up to {points(share)} points"
         )
 
     def mostly(self, positions: npt.NDArray[np.int64]) -> str:
@@ -152,6 +152,11 @@ class Audited:
         if len(positions) < 10 or counts[top] < 0.9 * len(positions) or expected > 0.7:
             return ""
         return f"{counts[top]:,} of them are of class {shown(self.index.classes[top])!r}"
+
+
+def points(share: float) -> str:
+    """Percentage points with two digits."""
+    return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 
 def sides_of(index: Index, splits: Splits | None) -> Sides:

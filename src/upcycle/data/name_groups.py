@@ -47,10 +47,9 @@ class NameGroups:
 
 def shorter(stem: str) -> list[str]:
     """`stem` without its last part, its last two parts, and so on: between separators, then numbers and letters."""
-    cuts = [between.start() for between in _BETWEEN.finditer(stem)]
-    end = cuts[0] if cuts and cuts[0] else len(stem)
-    inner = [part.start() for part in _PART.finditer(stem, 0, end)]
-    return [stem[:cut] for cut in sorted({*cuts, *inner} - {0}, reverse=True)][:LEVELS]
+    cuts = [between.start() for between in _BETWEEN.finditer(stem) if between.start()]
+    inner = [part.start() for part in _PART.finditer(stem, 0, cuts[0] if cuts else len(stem))]
+    return [stem[:cut] for cut in sorted({*cuts, *inner[1:]}, reverse=True)][:LEVELS]
 
 
 def name_groups(index: Index) -> NameGroups | None:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from upcycle import device as machines
 from upcycle.config import Config
-from upcycle.data.findings import TEST, Audited, Finding
+from upcycle.data.findings import TEST, Audited, Finding, points
 from upcycle.data.listing import shown
 from upcycle.data.splits import folds
 from upcycle.errors import ConfigError, DataError
@@ -67,13 +67,13 @@ def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -
     classes, groups = data.index.classes, []
     for at, likely in zip(found.positions.tolist(), found.likely.tolist(), strict=True):
         groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
-    effect = f"An estimated {100 * found.noise:.2g} % of all labels are wrong"
+    effect = f"An estimated {points(100 * found.noise)} % of all labels are wrong"
     tested = int((data.sides == TEST).sum())
     doubtful = int((data.sides[found.positions] == TEST).sum())
     if doubtful:
         share = 100 * doubtful / tested
         effect += (
-            f". Suspected test labels: {doubtful:,} of {tested:,}, so a test score may be off by {share:.2g} points"
+            f". Suspected test labels: {doubtful:,} of {tested:,}, so a test score may be off by {points(share)} points"
         )
     return Finding(
         "label-errors",

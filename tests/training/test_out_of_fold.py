@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from tests.data.made import made
+from upcycle.data.splits import folds
+from upcycle.recipes import resolve
+from upcycle.study.label_errors import suspects
+from upcycle.training.out_of_fold import out_of_fold
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_wrong_labels_are_found_by_probes_that_did_not_learn_them(classes: int) -> None:
+    random = np.random.default_rng(0)
+    true = np.arange(240) % classes
+    features = (random.normal(size=(240, 12)) + 4 * np.eye(12)[true]).astype(np.float32)
+    wrong = np.sort(random.choice(240, 12, replace=False))
+    labels = true.copy()
+    labels[wrong] = (labels[wrong] + 1) % classes
+    index = made("".join("abc"[label] for label in labels))
+    told: list[tuple[int, int]] = []
+    chances = out_of_fold(
+        features,
+        index.labels,
+        classes,
+        folds(index, k=5, seed=0),
+        config=resolve({"head_epochs": 3}),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert (240, classes) == chances.shape
+    assert 1.0 == pytest.approx(chances.sum(axis=1))
+    assert [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)] == told
+    found = suspects(chances, index.labels)
+    assert wrong.tolist() == sorted(found.positions[:12].tolist())
