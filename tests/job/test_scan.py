@@ -197,7 +197,13 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
     swapped = data / "across" / "wrong.png"
     shutil.move(data / "disc" / "003.png", swapped)
     scan = upcycle.scan(
-        data, out=tmp_path / "scan", label_errors=True, arch=TINY, weights=str(tiny_weights), show=Silent()
+        data,
+        out=tmp_path / "scan",
+        label_errors=True,
+        arch=TINY,
+        weights=str(tiny_weights),
+        head_epochs=2,
+        show=Silent(),
     )
     (finding,) = (finding for finding in scan.audit["findings"] if finding["kind"] == "label-errors")
     assert "across/wrong.png" == finding["groups"][0][0]["path"]

@@ -74,7 +74,7 @@ def test_the_page_shows_every_finding_with_its_pictures(scanned: Path) -> None:
     ):
         assert words in page.text
     pictures = [one["src"] for one in page.all("img")]
-    assert 3 == len(pictures)
+    assert 5 == len(pictures)  # the twins twice: in conflict, and copies
     assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
     assert "down/tiny & <b>.png" in page.text
 
