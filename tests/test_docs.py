@@ -15,7 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RECIPE_PAGE = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "recipes.md"
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
-OTHERS = ("steps-per-epoch", "csv", "plot", "split", "json", "data", "rungs", "seeds", "smallest-difference")
+OTHERS = (
+    "steps-per-epoch",
+    "csv",
+    "plot",
+    "split",
+    "json",
+    "data",
+    "rungs",
+    "seeds",
+    "smallest-difference",
+    "html",
+    "label-errors",
+)
 """Options of the other commands."""
 JOB_OPTIONS = ("out", "resume", "config")
 """Options of `upcycle train` that are no part of a configuration."""
@@ -38,8 +50,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_there_are_eight_commands() -> None:
-    assert ["compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "train"] == COMMANDS
+def test_there_are_nine_commands() -> None:
+    assert ["compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "scan", "train"] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

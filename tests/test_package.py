@@ -18,9 +18,10 @@ def test_the_public_names_are_these() -> None:
         "Ramp",
         "RampSustainDecay",
         "Run",
+        "Scan",
         "UpcycleError",
     ]
-    assert [*expected, "__version__", "compare", "load", "train"] == dir(upcycle)
+    assert [*expected, "__version__", "compare", "load", "scan", "train"] == dir(upcycle)
     assert all(getattr(upcycle, name) for name in upcycle.__all__)
 
 

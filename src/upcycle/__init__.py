@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from upcycle.job.inference import Classifier as Classifier
     from upcycle.job.inference import Prediction as Prediction
     from upcycle.job.inference import load as load
+    from upcycle.job.scan import Scan as Scan
+    from upcycle.job.scan import scan as scan
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
     from upcycle.schedules import Ramp as Ramp
@@ -29,8 +31,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": "upcycle.job.api",
     "compare": "upcycle.job.api",
+    "scan": "upcycle.job.scan",
     "Run": "upcycle.job.api",
     "Comparison": "upcycle.job.api",
+    "Scan": "upcycle.job.scan",
     "load": "upcycle.job.inference",
     "Classifier": "upcycle.job.inference",
     "Prediction": "upcycle.job.inference",

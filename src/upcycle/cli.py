@@ -17,6 +17,7 @@ app = App(
     help="Fine-tune pretrained image classifiers with the one-cycle policy, and prove what each choice bought.",
 )
 for _name, _help in {
+    "scan": "Look at the images first: what is wrong with them, and what it would do to the result.",
     "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
     "compare": "What each choice buys: train rungs on one split and compare them, or compare runs.",
     "plan": "Print and draw the learning-rate schedule; train nothing.",

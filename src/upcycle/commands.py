@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import create_model
+from pydantic import BaseModel, create_model
 
 from upcycle.config import Config, read_toml
 from upcycle.errors import DataError
@@ -26,11 +26,59 @@ _Common = create_model(  # type: ignore[call-overload]
 )
 CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
 
+_OF_SCANS = (
+    "test_split",
+    "quarantine",
+    "val_fraction",
+    "test_fraction",
+    "seed",
+    "split_seed",
+    "arch",
+    "weights",
+    "input",
+    "image_size",
+    "threads",
+    "precision",
+    "device",
+    "cache",
+)
+_Scanned = create_model(  # type: ignore[call-overload]
+    "_Scanned", **{name: (Config.model_fields[name].annotation, Config.model_fields[name]) for name in _OF_SCANS}
+)
+ScanOptions = Annotated[_Scanned, Parameter(name="*", negative_iterable=())]
 
-def _given(options: Config, config: Path | None) -> dict[str, Any]:
+
+def _given(options: BaseModel, config: Path | None) -> dict[str, Any]:
     """The options that were given: in the file, and over them on the command line."""
     said = {name: getattr(options, name) for name in options.model_fields_set}
     return {**(read_toml(config) if config else {}), **said}
+
+
+def scan(
+    data: Path,
+    /,
+    *,
+    out: Path | None = None,
+    html: Path | None = None,
+    label_errors: Annotated[bool, Parameter(negative="")] = False,
+    options: ScanOptions = _Scanned(),  # noqa: B008
+) -> None:
+    """Look at the images first: what is wrong with them, and what it would do to the result.
+
+    Parameters
+    ----------
+    data
+        DATA/train|val|test/CLASS/*, DATA/CLASS/*, or a CSV or Parquet manifest with path,label[,split][,group].
+    out
+        The folder of audit.json, quarantine.csv and scan.html; left out, runs/NAME-scan-N.
+    html
+        Write the page to this file instead.
+    label_errors
+        Look for wrong labels as well, with a probe on the features of --arch: needs weights and time.
+    """
+    from upcycle.job.scan import scan as run_scan
+
+    run_scan(data, out=out, html=html, label_errors=label_errors, **_given(options, None))
 
 
 def train(

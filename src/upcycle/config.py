@@ -44,6 +44,9 @@ class Config(BaseModel):
     )
 
     test_split: str | None = Field(None, description="Folder or split of DATA that is the test set, e.g. val.")
+    quarantine: str | None = Field(
+        None, description="CSV file of images to leave out, as upcycle scan writes it: set_aside,path,reason."
+    )
     val_fraction: float = Field(
         0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."
     )
@@ -221,7 +224,7 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def absolute(options: dict[str, Any]) -> dict[str, Any]:
     """`options`, under canonical names, with paths that do not depend on the working directory."""
     given = dict(options)
-    for name in ("weights", "input", "cache"):
+    for name in ("weights", "input", "cache", "quarantine"):
         value = given.get(name)
         if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
             given[name] = str(Path(value).expanduser().resolve())

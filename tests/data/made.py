@@ -28,6 +28,7 @@ def made(
         declared=np.array([""] * n if declared is None else declared, "U5"),
         groups=pa.array([""] * n if groups is None else groups, pa.string()),
         hashes=np.array([hashlib.sha256(str(i).encode()).hexdigest() for i in ids], "S64"),
-        widths=np.full(n, 8, np.int32),
-        heights=np.full(n, 8, np.int32),
+        widths=np.full(n, 64, np.int32),
+        heights=np.full(n, 64, np.int32),
+        formats=np.full(n, b"JPEG"),
     )

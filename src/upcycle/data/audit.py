@@ -1,9 +1,12 @@
 """What a person should know about the images and their split before trusting the numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from upcycle.data.checks import HEADERS, check
+from upcycle.data.findings import Audited, Finding, sides_of
 from upcycle.data.folder import Index
 from upcycle.data.listing import shown
 from upcycle.data.splits import NAMES, Splits
@@ -16,11 +19,25 @@ IMBALANCE = 5
 """Classes whose image counts differ by more than this factor are warned about."""
 
 
+def audit(index: Index, splits: Splits | None, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What is to be known about the data, as plain values for `audit.json`; `splits` where there is one."""
+    parts = {name: index.take(splits.of(name)).class_counts() for name in NAMES} if splits is not None else {}
+    return {
+        "images": len(index),
+        "classes": index.class_counts(),
+        "splits": parts,
+        "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
+        "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
+        "conflicts": [[{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()],
+        "leaks": [[index.path(at) for at in run] for run in (leaks(index, splits) if splits is not None else ())],
+        "warnings": warnings(index, splits) if splits is not None else [],
+        "findings": [finding.to_dict() for finding in findings],
+    }
+
+
 def leaks(index: Index, splits: Splits) -> list[tuple[int, ...]]:
     """Byte-identical images on more than one side: only declared splits can hold them."""
-    sides = np.full(len(index), -1, np.int8)
-    for number, name in enumerate(NAMES):
-        sides[splits.of(name)] = number
+    sides = sides_of(index, splits)
     return [run for run in index.duplicates() if len(set(sides[list(run)].tolist()) - {-1}) > 1]
 
 
@@ -33,7 +50,8 @@ def warnings(index: Index, splits: Splits) -> list[str]:
         (conflicts, "of byte-identical images with different labels"),
         (leaking, "of byte-identical images in more than one split"),
     )
-    return found + [f"{_count(len(runs), 'set')} {what}: {_named(index, runs)}" for runs, what in said if runs]
+    found += [f"{_count(len(runs), 'set')} {what}: {_named(index, runs)}" for runs, what in said if runs]
+    return found + [finding.warning for finding in check(Audited(index, splits), HEADERS, unusable_too=False)]
 
 
 def _named(index: Index, runs: Sequence[tuple[int, ...]], limit: int = 3) -> str:

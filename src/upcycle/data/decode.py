@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -207,13 +207,32 @@ def rgb(image: Image.Image) -> Image.Image:
     A file just opened stands at its first frame.
     """
     with _decoding(image):
+        image.load()  # an image in RGB is else decoded after this has returned
         return _rgb(image, _orientation(image))
+
+
+class Header(NamedTuple):
+    """Width and height in pixels of the upright image, and its format: JPEG, PNG, WEBP, BMP, TIFF or GIF."""
+
+    width: int
+    height: int
+    format: str
+
+
+def opened(data: bytes) -> tuple[Image.Image, Header]:
+    """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
+    image, orientation = _open(data)
+    return image, Header(*_turned(image.size, orientation), str(image.format).replace("DIB", "BMP"))
+
+
+def header(data: bytes) -> Header:
+    """What the first bytes say of an image; DecodeError with the reason."""
+    return opened(data)[1]
 
 
 def size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of the upright image, from its header; DecodeError with the reason."""
-    image, orientation = _open(data)
-    return _turned(image.size, orientation)
+    return header(data)[:2]
 
 
 def target_size(width: int, height: int, side: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ class Index:
 
     `labels`: int32 positions in `classes`; `declared`: "train", "val", "test" or "" where the data
     does not say; `groups`: "" where none; `hashes`: sha256 of each file's bytes in hex, as ASCII;
-    `widths`, `heights`: int32 pixels of the upright image; `paths`: relative to `root`, with "/".
+    `widths`, `heights`: int32 pixels of the upright image; `formats`: JPEG, PNG, WEBP, BMP, TIFF or GIF, as
+    ASCII, by content; `paths`: relative to `root`, with "/".
     """
 
     root: Path
@@ -41,6 +42,7 @@ class Index:
     hashes: npt.NDArray[np.bytes_]
     widths: npt.NDArray[np.int32]
     heights: npt.NDArray[np.int32]
+    formats: npt.NDArray[np.bytes_]
     quarantined: tuple[Quarantined, ...] = ()
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class Index:
 
     def take(self, positions: npt.NDArray[np.int64]) -> "Index":
         """The images at `positions`, in that order; the quarantine stays."""
-        columns = ("labels", "declared", "hashes", "widths", "heights")
+        columns = ("labels", "declared", "hashes", "widths", "heights", "formats")
         return replace(
             self,
             paths=self.paths.take(pa.array(positions)),
@@ -84,17 +86,16 @@ class Index:
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
         left = replace(self.take(kept), quarantined=quarantined)
-        _check(left, Counter())
+        left.check_trainable()
         return left
+
+    def check_trainable(self) -> None:
+        """DataError when nothing could be learned from these images."""
+        _check(self, Counter())
 
     def duplicates(self) -> list[tuple[int, ...]]:
         """Positions of byte-identical images, two or more a tuple, in order of the first."""
-        order = np.argsort(self.hashes, kind="stable")
-        same = self.hashes[order][1:] == self.hashes[order][:-1]
-        # a run begins where the one before is not the same, and ends where the next is not
-        begins = np.flatnonzero(np.diff(same.astype(np.int8), prepend=0) == 1).tolist()
-        ends = np.flatnonzero(np.diff(same.astype(np.int8), append=0) == -1).tolist()
-        return sorted(tuple(order[begin : end + 2].tolist()) for begin, end in zip(begins, ends, strict=True))
+        return equal(self.hashes)
 
     def conflicts(self) -> list[tuple[int, ...]]:
         """The duplicates whose labels differ."""
@@ -104,6 +105,16 @@ class Index:
         """Images of each class."""
         counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, counts, strict=True))
+
+
+def equal(keys: npt.NDArray[Any]) -> list[tuple[int, ...]]:
+    """Positions of equal `keys` [n], two or more a tuple, in order of the first."""
+    order = np.argsort(keys, kind="stable")
+    same = keys[order][1:] == keys[order][:-1]
+    # a run begins where the one before is not the same, and ends where the next is not
+    begins = np.flatnonzero(np.diff(same.astype(np.int8), prepend=0) == 1).tolist()
+    ends = np.flatnonzero(np.diff(same.astype(np.int8), append=0) == -1).tolist()
+    return sorted(tuple(order[begin : end + 2].tolist()) for begin, end in zip(begins, ends, strict=True))
 
 
 def in_order(
@@ -140,39 +151,42 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-class _Facts(NamedTuple):
-    """What reading a file gives."""
+class Read(NamedTuple):
+    """What reading a file gives: the sha256 of its bytes in hex, and its header."""
 
     hash: str
-    width: int
-    height: int
+    header: decode.Header
 
 
-def _read(file: Path) -> _Facts | str:
-    """Hash and size of an image file, or the reason it cannot be used."""
+def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | str:
+    """What `look` makes of the bytes of an image file, or the reason it cannot be used."""
     try:
-        data = decode.read_file(file)
-        width, height = decode.size(data)
+        return look(decode.read_file(file))
     except DecodeError as error:
         return str(error)
     except FileNotFoundError:
         return "no such file"
     except (OSError, ValueError, MemoryError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    return _Facts(hashlib.sha256(data).hexdigest(), width, height)
 
 
-def _index(root: Path, rows: Sequence[Row], results: Iterable[_Facts | str], aside: Sequence[Quarantined]) -> Index:
+def _read(data: bytes) -> Read:
+    return Read(hashlib.sha256(data).hexdigest(), decode.header(data))
+
+
+def _index(root: Path, rows: Sequence[Row], results: Iterable[Read | str], aside: Sequence[Quarantined]) -> Index:
     """Columns from the rows that could be read; the rest joins those set aside."""
     classes = tuple(sorted({row.label for row in rows}))
     number = {name: i for i, name in enumerate(classes)}
     hashes, sizes = np.zeros(len(rows), "S64"), np.zeros((len(rows), 2), np.int32)
+    formats = np.zeros(len(rows), "S4")
     bad: list[Quarantined] = []
     for i, result in enumerate(results):
         if isinstance(result, str):
             bad.append(Quarantined(rows[i].path, result))
         else:
-            hashes[i], sizes[i] = result.hash.encode(), (result.width, result.height)
+            hashes[i], sizes[i] = result.hash.encode(), result.header[:2]
+            formats[i] = result.header.format.encode()
     good = hashes != b""
     used = [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
     return Index(
@@ -185,6 +199,7 @@ def _index(root: Path, rows: Sequence[Row], results: Iterable[_Facts | str], asi
         hashes=hashes[good],
         widths=sizes[good, 0],
         heights=sizes[good, 1],
+        formats=formats[good],
         quarantined=tuple(sorted([*aside, *bad], key=lambda file: file.path)),
     )
 
@@ -224,6 +239,34 @@ def _check(index: Index, others: Mapping[str, int]) -> None:
         raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder or manifest, not opened yet, in order of their paths; `root` is absolute."""
+
+    root: Path
+    rows: list[Row]
+    aside: list[Quarantined]
+    others: Counter[str]
+
+    def index(self, results: Iterable[Read | str], *, trainable: bool = True) -> Index:
+        """The index from what reading each of `rows` gave; DataError as for `scan`."""
+        index = _index(self.root, self.rows, results, self.aside)
+        (_check if trainable else _check_some)(index, self.others)
+        return index
+
+
+def listed(data: Path, *, test_split: str | None = None) -> Listing:
+    """Which files there are to read; DataError, one line, for no folder or an unusable manifest."""
+    data = Path(data)
+    if data.is_dir():
+        root, found = data, list_folder(data, test_split=test_split)
+    elif data.is_file():
+        root, found = data.parent, list_manifest(data, test_split=test_split)
+    else:
+        raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
+    return Listing(root.absolute(), sorted(found.rows), found.aside, found.others)
+
+
 def scan(
     data: Path,
     *,
@@ -240,16 +283,8 @@ def scan(
     read as images are quarantined; DataError, one line, when what is left cannot be learned from,
     or with `trainable` False only when nothing is left.
     """
-    data = Path(data)
-    if data.is_dir():
-        root, found = data, list_folder(data, test_split=test_split)
-    elif data.is_file():
-        root, found = data.parent, list_manifest(data, test_split=test_split)
-    else:
-        raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
-    root = root.absolute()
-    rows = sorted(found.rows)
-    read = in_order(lambda row: _read(root / row.path), rows, threads=threads, progress=progress)
-    index = _index(root, rows, read, found.aside)
-    (_check if trainable else _check_some)(index, found.others)
-    return index
+    listing = listed(data, test_split=test_split)
+    read = in_order(
+        lambda row: attempt(listing.root / row.path, _read), listing.rows, threads=threads, progress=progress
+    )
+    return listing.index(read, trainable=trainable)

@@ -9,8 +9,11 @@ import numpy as np
 
 from upcycle.config import Config
 from upcycle.data import cache as images
-from upcycle.data.audit import leaks, warnings
+from upcycle.data import quarantine
+from upcycle.data.audit import audit as audited
 from upcycle.data.cache import Cache
+from upcycle.data.checks import CHEAP, check
+from upcycle.data.findings import Audited
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
@@ -63,9 +66,20 @@ def cache_root(config: Config) -> Path:
 
 
 def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Index:
-    """What DATA holds; DataError when it cannot be trained on."""
+    """What DATA holds, without what `--quarantine` sets aside; DataError when it cannot be trained on."""
+    listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     with show.progress("scanning") as progress:
-        return scan(data, test_split=config.test_split, progress=progress, threads=machine.threads)
+        index = scan(data, test_split=config.test_split, progress=progress, threads=machine.threads)
+    return set_aside(index, listed, config, show)
+
+
+def set_aside(index: Index, listed: list[quarantine.Entry], config: Config, show: Show) -> Index:
+    """`index` without the images of the list; those that DATA does not hold are told."""
+    index, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name)
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        show.warn(f"{config.quarantine} lists files that are not there: {', '.join(map(shown, unknown[:3]))}{more}")
+    return index
 
 
 def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixed: bool) -> Preprocessing:
@@ -147,19 +161,9 @@ def same_data(run: RunDir, prepared: Prepared) -> None:
 
 
 def audit(prepared: Prepared) -> dict[str, Any]:
-    """What is to be known about the data, as plain values for `audit.json`."""
-    index, splits = prepared.index, prepared.splits
-    parts = {name: splits.of(name) for name in ("train", "val", "test")}
-    return {
-        "images": len(index),
-        "classes": index.class_counts(),
-        "splits": {name: index.take(positions).class_counts() for name, positions in parts.items()},
-        "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
-        "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
-        "conflicts": [[{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()],
-        "leaks": [[index.path(at) for at in run] for run in leaks(index, splits)],
-        "warnings": warnings(index, splits),
-    }
+    """What is to be known about the data, as plain values for `audit.json`: all that needs no second decoding."""
+    findings = check(Audited(prepared.index, prepared.splits), CHEAP)
+    return audited(prepared.index, prepared.splits, findings)
 
 
 def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:

@@ -146,5 +146,10 @@ def thumbnail(folders: Sequence[Path], sha256: str) -> str | None:
     for file in files:
         # a link in somebody's run directory could name any file, and pages are mailed
         if file.is_file() and not file.is_symlink() and file.stat().st_size <= LARGEST_THUMBNAIL:
-            return f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
+            return address(file.read_bytes())
     return None
+
+
+def address(jpeg: bytes) -> str:
+    """A JPEG as an address that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

@@ -12,7 +12,7 @@ from upcycle.recipes import resolve
 
 TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 """Rates that constant-tuned chooses from, by validation loss."""
-OF_THE_GRID = ("seed", "split_seed", "folds", "test_split", "val_fraction", "test_fraction")
+OF_THE_GRID = ("seed", "split_seed", "folds", "test_split", "quarantine", "val_fraction", "test_fraction")
 """Options that are the same for all rungs, or set by the grid: no rung of a user's own may set them."""
 OF_THE_RUNGS = ("recipe", "lr", "schedule")
 """Options that rungs differ in: none for all of them may be set."""

@@ -17,6 +17,7 @@ OF_THE_TASK = (
     "val_fraction",
     "test_fraction",
     "test_split",
+    "quarantine",
     "folds",
     "input",
     "image_size",

@@ -1,0 +1,223 @@
+"""What an audit knows of every image, as columns, and remembers between scans.
+
+`look` reads one file and gives plain values, so it may run anywhere. The columns are kept in the cache
+folder: a file whose size and times are those that were noted is not read again.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+import PIL
+import pyarrow as pa
+from PIL import Image, ImageStat
+
+from upcycle.data import decode
+from upcycle.data.cache import quiet
+from upcycle.data.folder import Index, Progress, Read, attempt, in_order, listed
+from upcycle.errors import StorageError
+from upcycle.rundir import replacing
+
+VERSION = 1
+SMALL = 16
+"""Side of the small grey picture that near duplicates are compared by."""
+_CELLS = 32
+
+RECORD = np.dtype(
+    [
+        ("size", "<i8"),
+        ("modified", "<i8"),
+        ("changed", "<i8"),
+        ("sha256", "S64"),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("format", "S4"),
+        ("pixels", "S32"),
+        ("perceptual", "<u8"),
+        ("contrast", "<f4"),
+        ("color", "<f4"),
+        ("small", f"V{SMALL * SMALL}"),
+    ]
+)
+"""One image: size in bytes and times in ns of the file, and the fields of `Look`."""
+Facts = npt.NDArray[np.void]
+"""Records [n] of `RECORD`."""
+
+
+class Look(NamedTuple):
+    """What one image file holds.
+
+    `pixels`: hash in hex of the upright 8-bit RGB pixels and their shape; `perceptual`: 64-bit perceptual hash (DCT,
+    imagehash's `phash`); `contrast`: standard deviation of its grey levels, 0 to 127.5; `color`: largest difference
+    between two channels in any cell of 1/32 of the sides, 0 to 255; `small`: 16 x 16 grey levels.
+    """
+
+    read: Read
+    pixels: str
+    perceptual: int
+    contrast: float
+    color: float
+    small: bytes
+
+
+def look(data: bytes) -> Look:
+    """What the bytes of an image file hold, all of it decoded; DecodeError with the reason."""
+    opened, header = decode.opened(data)
+    image = decode.rgb(opened)
+    grey = image.convert("L")
+    cells = np.asarray(image.resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.int16)
+    digest = hashlib.blake2b(b"%d %d " % image.size, digest_size=16)
+    digest.update(image.tobytes())
+    return Look(
+        read=Read(hashlib.sha256(data).hexdigest(), header),
+        pixels=digest.hexdigest(),
+        perceptual=int.from_bytes(np.packbits(imagehash.phash(grey).hash).tobytes()),
+        contrast=ImageStat.Stat(grey).stddev[0],
+        color=float((cells.max(axis=2) - cells.min(axis=2)).max()),
+        small=grey.resize((SMALL, SMALL), Image.Resampling.BOX).tobytes(),
+    )
+
+
+class _Stamp(NamedTuple):
+    """By what a file is known not to have changed."""
+
+    size: int
+    modified: int
+    changed: int
+
+
+def _stamp(file: Path) -> _Stamp | None:
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def inspect(
+    data: Path,
+    *,
+    folder: Path,
+    test_split: str | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> tuple[Index, Facts]:
+    """What `scan` gives and the facts of the same images, every one of them decoded.
+
+    Facts are remembered in `folder`, also of a scan that is interrupted. An image that cannot be
+    decoded is quarantined. DataError where nothing is left.
+    """
+    listing = listed(data, test_split=test_split)
+    paths = [row.path for row in listing.rows]
+    memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.parquet"
+    known, facts = _recall(memory), np.zeros(len(paths), RECORD)
+
+    def one(at: int) -> Look | str | None:
+        """None where the remembered facts still hold."""
+        file = listing.root / paths[at]
+        stamp, place = _stamp(file), known.places.get(paths[at])
+        if stamp is not None and place is not None and tuple(known.facts[place].tolist()[:3]) == stamp:
+            facts[at] = known.facts[place]
+            return None
+        seen = attempt(file, look)
+        if not isinstance(seen, str) and stamp is not None:
+            facts[at] = _record(seen, stamp)
+        return seen
+
+    def results() -> Iterator[Read | str]:
+        try:
+            with quiet():
+                for at, seen in enumerate(in_order(one, range(len(paths)), threads=threads, progress=progress)):
+                    yield seen if isinstance(seen, str) else _read_of(facts[at])
+        finally:
+            _remember(memory, paths, facts)
+
+    index = listing.index(results(), trainable=False)
+    return index, facts[facts["sha256"] != b""]
+
+
+def _record(seen: Look, stamp: _Stamp) -> Any:
+    sha256, header = seen.read
+    return (
+        *stamp,
+        sha256.encode(),
+        header.width,
+        header.height,
+        header.format.encode(),
+        seen.pixels.encode(),
+        *seen[2:],
+    )
+
+
+def _read_of(record: np.void) -> Read:
+    header = decode.Header(int(record["width"]), int(record["height"]), record["format"].decode())
+    return Read(record["sha256"].decode(), header)
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+class _Known(NamedTuple):
+    """What an earlier scan noted: where each path's record is."""
+
+    places: dict[str, int]
+    facts: Facts
+
+
+def _key() -> bytes:
+    """What the facts depend on beside the files."""
+    return f"{VERSION} {PIL.__version__} {imagehash.__version__} {np.__version__}".encode()
+
+
+def _recall(memory: Path) -> _Known:
+    """The facts in a file; none where it is missing, damaged or of other versions."""
+    import pyarrow.parquet as pq  # takes a tenth of a second, and a run needs it not
+
+    nothing = _Known({}, np.zeros(0, RECORD))
+    try:
+        table = pq.read_table(memory, page_checksum_verification=True).combine_chunks()
+        if (table.schema.metadata or {}).get(b"upcycle") != _key():
+            return nothing
+        facts = np.zeros(len(table), RECORD)
+        for name in RECORD.names or ():
+            facts[name] = _values(table.column(name), RECORD[name])
+        return _Known({path: at for at, path in enumerate(table.column("path").to_pylist())}, facts)
+    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError, MemoryError):
+        return nothing
+
+
+def _values(column: Any, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """A column without nulls as numpy values."""
+    if kind.kind not in "SV":
+        return np.asarray(column.to_numpy())
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
+
+
+def _remember(memory: Path, paths: list[str], facts: Facts) -> None:
+    """Write down the facts of every file that could be used; a folder that may not be written costs time alone."""
+    import pyarrow.parquet as pq
+
+    used = np.flatnonzero(facts["sha256"] != b"")
+    columns = {"path": pa.array([paths[at] for at in used], pa.string())}
+    for name in RECORD.names or ():
+        columns[name] = _column(np.ascontiguousarray(facts[name][used]))
+    table = pa.table(columns).replace_schema_metadata({"upcycle": _key()})
+    try:
+        with replacing(memory) as temporary:
+            pq.write_table(table, temporary, write_page_checksum=True)
+    except StorageError:
+        return
+
+
+def _column(values: npt.NDArray[Any]) -> pa.Array:
+    if values.dtype.kind not in "SV":
+        return pa.array(values)
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(values.dtype.itemsize), len(values), [None, pa.py_buffer(values.tobytes())]
+    )

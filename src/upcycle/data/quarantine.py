@@ -1,0 +1,95 @@
+"""The list of files to set aside: a scan suggests it, a person edits it, training honours it.
+
+A CSV file `set_aside,path,reason`; rows whose `set_aside` is `no` are for the person to decide. A path is relative to
+DATA, or to the folder of the manifest. Paths are only compared with those that DATA holds: none is opened.
+"""
+
+import csv
+import posixpath
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from upcycle.data.folder import Index
+from upcycle.data.listing import shown
+from upcycle.errors import DataError
+from upcycle.rundir import replacing
+
+_ANSWERS = {"yes": True, "no": False}
+
+
+class Entry(NamedTuple):
+    """A file, why it is listed, and whether it is to be set aside."""
+
+    path: str
+    reason: str
+    set_aside: bool = True
+
+
+def write(path: Path, entries: Iterable[Entry]) -> None:
+    """Write the list, what is to be set aside first; StorageError when that fails."""
+    rows = sorted(entries, key=lambda entry: (not entry.set_aside, entry.path))
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        # all quoted: the csv module leaves a lone carriage return unquoted and then cannot read it back
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(("set_aside", "path", "reason"))
+        writer.writerows(("yes" if row.set_aside else "no", row.path, row.reason) for row in rows)
+
+
+def read(path: Path) -> list[Entry]:
+    """The list in a CSV file with a column `path`, and perhaps `reason` and `set_aside`; DataError where it is none."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(_entries(path, csv.DictReader(file, restkey="", strict=True)))
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{shown(path)} is not a readable CSV file in UTF-8: {error}") from error
+
+
+def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
+    if "path" not in (rows.fieldnames or ()):
+        raise DataError(f"{shown(path)} has no column 'path': it needs set_aside,path,reason")
+    for row in rows:
+        where = f"{shown(path)}, line {rows.line_num}"
+        if "" in row or None in row.values():
+            raise DataError(f"{where}: not as many values as columns")
+        answer = row.get("set_aside", "yes").strip().lower()
+        if answer not in _ANSWERS:
+            raise DataError(f"{where}: set_aside {shown(answer)!r} is neither yes nor no")
+        if not row["path"]:
+            raise DataError(f"{where}: path must not be empty")
+        yield Entry(row["path"], row.get("reason", ""), _ANSWERS[answer])
+
+
+def apply(index: Index, entries: Iterable[Entry], source: str) -> tuple[Index, list[str]]:
+    """`index` without the files to be set aside, and the listed paths that DATA does not hold.
+
+    Each goes to the index's own quarantine with its reason and `source`, where the list is from. DataError for a path
+    that leads out of DATA, or when too little is left to train on.
+    """
+    places = {path: at for at, path in enumerate(index.paths.to_pylist())}
+    known = {file.path for file in index.quarantined}
+    reasons: dict[int, str] = {}
+    unknown = []
+    for entry in entries:
+        path = entry.path if entry.path in places else _inside(index.root, entry.path)
+        if path in places and entry.set_aside:
+            reasons[places[path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
+        elif path not in places and path not in known:
+            unknown.append(path)
+    return index.without(reasons), unknown
+
+
+def _inside(root: Path, path: str) -> str:
+    """The path relative to `root`; DataError where it lies elsewhere."""
+    file = Path(path)
+    if file.is_absolute() and file.is_relative_to(root):
+        file = file.relative_to(root)
+    plain = posixpath.normpath(file.as_posix())
+    if file.is_absolute() or plain == ".." or plain.startswith("../"):
+        raise DataError(f"the quarantine names {shown(path)}, which is not in {shown(root)}")
+    return plain

@@ -1,0 +1,86 @@
+"""Labels that are probably wrong: the frozen network's features, a probe that did not see the image, a finding."""
+
+import numpy as np
+import numpy.typing as npt
+
+from upcycle import device as machines
+from upcycle.config import Config
+from upcycle.data.findings import TEST, Audited, Finding, points
+from upcycle.data.listing import shown
+from upcycle.data.splits import folds
+from upcycle.errors import ConfigError, DataError
+from upcycle.job.prepare import cache_root, decode, fit_size
+from upcycle.model import zoo
+from upcycle.output.show import Show
+from upcycle.study.label_errors import Suspects, suspects
+from upcycle.training.features import extract
+from upcycle.training.out_of_fold import out_of_fold
+
+FOLDS = 5
+
+
+def label_errors(data: Audited, config: Config, show: Show) -> Finding | None:
+    """The images whose label a probe on frozen features speaks against, each judged by one that did not train on it.
+
+    ConfigError or WeightsError where there are no pretrained weights; DataError where a class has too few images for
+    five folds.
+    """
+    chances = _chances(data, config, show)
+    found = suspects(chances, data.index.labels)
+    return _finding(data, found, chances) if len(found) else None
+
+
+def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float64]:
+    """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
+    index = data.index
+    split = folds(index, k=FOLDS, seed=config.seed_of_split)  # first: it says soonest what is wrong
+    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    machines.apply(machine, config.seed)
+    arch = zoo.resolve_arch(config.arch)
+    weights = zoo.get_weights(arch, config.weights)
+    if weights is None:
+        raise ConfigError("--label-errors needs pretrained weights, and weights = none: give others")
+    preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
+    preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+    network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
+    left, frames = decode(index, preprocessing, config, machine, show)
+    if len(left) != len(index):
+        raise DataError("an image that could be decoded before cannot be decoded now: run again")
+    model = zoo.create(network, seed=config.seed)
+    zoo.load_body(model, weights, arch)
+    show.say(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
+    with show.progress("features") as progress:
+        features = extract(
+            model.to(machine.device),
+            index,
+            frames,
+            network=network,
+            machine=machine,
+            folder=cache_root(config),
+            progress=progress,
+        )
+    with show.progress("probes") as progress:
+        return out_of_fold(features, index.labels, len(index.classes), split, config=config, progress=progress)
+
+
+def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:
+    classes, groups = data.index.classes, []
+    for at, likely in zip(found.positions.tolist(), found.likely.tolist(), strict=True):
+        groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
+    effect = f"An estimated {points(100 * found.noise)} % of all labels are wrong"
+    tested = int((data.sides == TEST).sum())
+    doubtful = int((data.sides[found.positions] == TEST).sum())
+    if doubtful:
+        share = 100 * doubtful / tested
+        effect += (
+            f". Suspected test labels: {doubtful:,} of {tested:,}, so a test score may be off by {points(share)} points"
+        )
+    return Finding(
+        "label-errors",
+        "label looks wrong",
+        "labels look wrong",
+        effect,
+        "Look at them, the surest first: correct what is wrong, and keep what is merely hard",
+        tuple(groups),
+        serious=True,
+    )
