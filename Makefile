@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := src tests benchmarks
 
-.PHONY: demo test test-slow check format lock audit clean
+.PHONY: demo test test-slow check format audit clean
 
 demo: $(VENV)/.demo ## the main job on real photos and weights, nothing downloaded but packages
 	$(BIN)/upcycle demo
@@ -42,13 +42,6 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.check: $(VENV)/.demo
 	$(PIP) -e ".[demo,test,dev]"
 	@touch $@
-
-lock: $(BIN)/python ## constraints.txt again, with the hashes of every file: after a version in it was changed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	sed -i -E '/^ |^#/d; s/ .*//' constraints.txt
-	$(BIN)/uv pip compile constraints.txt --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --no-header --output-file constraints.hashed
-	mv constraints.hashed constraints.txt
 
 audit: $(BIN)/python ## the pinned versions against the advisories that PyPI knows
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
