@@ -256,7 +256,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from None
     return canonical(values, f" in {path}")
 
@@ -265,7 +265,7 @@ def read_json(path: Path) -> Config:
     """The configuration a run has written; ConfigError when it cannot be used."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"configuration {path} does not hold options")

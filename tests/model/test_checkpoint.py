@@ -126,6 +126,12 @@ def test_a_flipped_bit_in_a_saved_model_is_found(tmp_path: Path) -> None:
         checkpoint.load_model(path, network())
 
 
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    checkpoint.save_tensors(tmp_path / "state-0.safetensors", {"a": torch.ones(1)}, {"epoch": "3"})
+    said = f"{tmp_path / 'state-0.safetensors'} holds no state that this version can read"
+    assert (None, [said]) == checkpoint.load_state(tmp_path)
+
+
 def kept_steps(folder: Path) -> list[int]:
     return sorted(int(checkpoint.load_tensors(path)["moments|w"]) for path in folder.iterdir())
 

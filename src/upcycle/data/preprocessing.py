@@ -7,6 +7,8 @@ from typing import Any, Literal
 from upcycle.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+LEAST_CROP = 0.1
+"""The smallest part of the short side that is cropped: what is decoded around it takes memory."""
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 
 
@@ -19,7 +21,7 @@ class Preprocessing:
     """Resize the short side to `resize_to`, crop the middle `size` x `size`, scale to 0..1, normalise.
 
     `size`: pixels of the square input; `crop_pct`: the fraction of the short side that the crop
-    keeps, in (0, 1]; `mean`, `std`: for each of the three channels, on the 0..1 scale.
+    keeps, in 0.1..1; `mean`, `std`: for each of the three channels, on the 0..1 scale.
     `source` says where the numbers were read.
     """
 
@@ -40,8 +42,8 @@ class Preprocessing:
                 raise ConfigError(f"{name} {values!r} must be three numbers, one a channel")
         if not 8 <= self.size <= 2048:
             raise ConfigError(f"image size {self.size} is out of range: use 8 to 2048 pixels")
-        if not 0 < self.crop_pct <= 1:
-            raise ConfigError(f"crop_pct {self.crop_pct} is out of range: use more than 0, at most 1")
+        if not LEAST_CROP <= self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct {self.crop_pct} is out of range: use {LEAST_CROP} to 1")
         if self.interpolation not in INTERPOLATIONS:
             raise ConfigError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
         if min(self.std) <= 0:

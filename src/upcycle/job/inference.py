@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ Source = decode.Source
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
+MOST_THREADS = 1024
+"""More than this no run was trained with."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,31 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     if not directory.model.exists():
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     check(directory)
-    network = Network.from_dict(read_json(directory.model))
-    machine = _machine(directory, threads, device, show or Silent())
+    try:
+        network = Network.from_dict(read_json(directory.model))
+        recorded = _setting(read_json(directory.environment))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a directory may come from a stranger, with any value in any place
+        raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
+    machine = _machine(recorded, threads, device, show or Silent())
     machines.apply(machine)
     model = checkpoint.load_model(directory.best, network).to(machine.device)
     return Classifier(directory, network, model, machine)
 
 
-def _machine(run: RunDir, threads: int, device: str, show: Show) -> Machine:
+def _setting(environment: Any) -> tuple[str, int]:
+    """Precision and threads of a run's environment.json; ValueError for a number of threads that no machine has."""
+    precision, threads = str(environment.get("precision", "auto")), int(environment.get("threads") or 0)
+    if not 0 <= threads <= MOST_THREADS:
+        raise ValueError(f"{threads} threads")
+    return precision, threads
+
+
+def _machine(recorded: tuple[str, int], threads: int, device: str, show: Show) -> Machine:
     """This machine at the run's own precision and threads, or, where it has not that precision, at its best."""
-    recorded = read_json(run.environment)
-    threads = threads or int(recorded.get("threads") or 0)
+    precision, threads = recorded[0], threads or recorded[1]
     try:
-        return machines.detect(precision=str(recorded.get("precision", "auto")), threads=threads, device=device)
+        return machines.detect(precision=precision, threads=threads, device=device)
     except ConfigError as error:
         show.warn(f"{error}; predicting at this machine's best instead")
         return machines.detect(threads=threads, device=device)

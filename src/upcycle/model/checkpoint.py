@@ -114,7 +114,8 @@ def load_state(
             tensors, metadata = _load(path)
             facts: dict[str, Any] = json.loads(metadata["facts"])
         except (RunError, KeyError, ValueError) as error:
-            damaged += [str(error)] if path.exists() else []
+            said = str(error) if isinstance(error, RunError) else f"{path} holds no state that this version can read"
+            damaged += [said] if path.exists() else []
             continue
         model = {key.removeprefix("model|"): value for key, value in tensors.items() if key.startswith("model|")}
         moments = {key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")}
