@@ -15,6 +15,7 @@ from upcycle.rundir import (
     locked,
     read_json,
     read_lines,
+    remove_abandoned,
     replacing,
     write_json,
     write_lines,
@@ -30,6 +31,15 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: P
         raise RuntimeError
     assert ["before"] == [path.read_text()]
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".lock", "a.json", "checkpoints/best.safetensors", "checkpoints/.best.safetensors.x1y2", ".a.json.zz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    remove_abandoned(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {".lock", "a.json", "checkpoints/best.safetensors"} == left
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_file() -> None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from upcycle.errors import NoRoomError, RunError, StorageError
 
 State = Literal["running", "interrupted", "failed", "finished"]
+LOCK = ".lock"
 MOST_BYTES = 2**28
 """Bytes of a JSON file that is read: a run directory may come from a stranger."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -95,8 +96,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    with storage_errors(folder / ".lock"):
+    lock = FileLock(folder / LOCK)
+    with storage_errors(folder / LOCK):
         try:
             lock.acquire(timeout=0)
         except Timeout:  # an OSError
@@ -105,6 +106,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what killed writes left half-written below a folder that no other process writes: they hold room."""
+    for path in folder.rglob(".*"):
+        if path.name != LOCK and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from upcycle.job.extend import extend
 from upcycle.job.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir, locked, read_json
+from upcycle.rundir import RunDir, locked, read_json, remove_abandoned
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
 
@@ -81,6 +81,7 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
     """
     run = start.run
     with locked(run.root), stopping() as asked:
+        remove_abandoned(run.root)
         record_start(start, weights_sha256, machine, show)
         before = run.status()
         kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
