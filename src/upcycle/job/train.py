@@ -2,7 +2,7 @@
 
 Top to bottom: weights, data, plan, head on frozen features, fine-tuning, choice, test, report. Each
 stage writes its files before the next begins; a run that is started again redoes what is cheap and
-exact, and goes on from its last finished epoch.
+exact, and goes on from the last state it has kept.
 """
 
 from upcycle import device as machines
@@ -21,7 +21,7 @@ from upcycle.rundir import RunDir, read_json, write_json
 
 
 def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
-    """Do the whole job in `start.run`, from the beginning or from its last finished epoch.
+    """Do the whole job in `start.run`, from the beginning or from the last state it has kept.
 
     What is wrong with the request is found out before the run directory is made. `index` and `splits`
     are for a caller that has scanned and split already, as cross-validation has.
