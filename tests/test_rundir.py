@@ -34,12 +34,27 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: P
 
 
 def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".lock", "a.json", "checkpoints/best.safetensors", "checkpoints/.best.safetensors.x1y2", ".a.json.zz"):
+    for name in (
+        ".lock",
+        "a.json",
+        "checkpoints/best.safetensors",
+        "checkpoints/.best.safetensors.x1y2_abc",
+        ".a.json.zz34abcd",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     remove_abandoned(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert {".lock", "a.json", "checkpoints/best.safetensors"} == left
+
+
+def test_hidden_files_that_are_not_ours_stay(tmp_path: Path) -> None:
+    names = {".gitignore", ".DS_Store", ".notes.backup01", "sub/.a.json", "sub/.env.local"}
+    (tmp_path / "sub").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("x")
+    remove_abandoned(tmp_path)
+    assert names == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_file() -> None:

@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from upcycle.errors import NoRoomError, RunError, StorageError
 
 State = Literal["running", "interrupted", "failed", "finished"]
 LOCK = ".lock"
+_UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
+"""Names that `replacing` gives to what is being written; other hidden files are the user's."""
 MOST_BYTES = 2**28
 """Bytes of a JSON file that is read: a run directory may come from a stranger."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -111,7 +114,7 @@ def locked(folder: Path) -> Iterator[None]:
 def remove_abandoned(folder: Path) -> None:
     """Delete what killed writes left half-written below a folder that no other process writes: they hold room."""
     for path in folder.rglob(".*"):
-        if path.name != LOCK and path.is_file() and not path.is_symlink():
+        if _UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.unlink()
 
