@@ -1,10 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Versions and sha256 of every package are those of requirements/, and no package runs code as it is installed.
+PINNED := $(PIP) --require-hashes --only-binary :all:
+OWN := $(PIP) --no-deps --no-build-isolation -e .
 SOURCES := src tests benchmarks
 
-.PHONY: demo test test-slow check format audit clean
+.PHONY: demo test test-slow check format lock audit clean
 
 demo: $(VENV)/.demo ## the main job on real photos and weights, nothing downloaded but packages
 	$(BIN)/upcycle demo
@@ -30,22 +33,36 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp holds as long as what it was made from: a second call installs nothing.
-$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(BIN)/python pyproject.toml requirements/demo.txt
 	@echo "installing the pinned packages into $(VENV) (a few minutes, about 5.5 GB)"
-	$(PIP) -e ".[demo]"
+	$(PINNED) -r requirements/demo.txt
+	$(OWN)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	$(PIP) -e ".[demo,test]"
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+	$(PINNED) -r requirements/test.txt
 	@touch $@
 
-$(VENV)/.check: $(VENV)/.demo
-	$(PIP) -e ".[demo,test,dev]"
+$(VENV)/.check: $(VENV)/.test requirements/check.txt
+	$(PINNED) -r requirements/check.txt
 	@touch $@
+
+# Each file holds what the ones before it do not; UPGRADE=--upgrade takes the newest versions that fit.
+LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+	--no-annotate --no-header --quiet $(UPGRADE)
+WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
+
+lock: $(BIN)/python ## requirements/ anew from pyproject.toml
+	$(PIP) uv==0.13.9
+	$(LOCK) --extra demo -o requirements/demo.txt
+	$(LOCK) --extra demo --extra test -c requirements/demo.txt -o requirements/test.txt \
+		$$($(WITHOUT) requirements/demo.txt)
+	$(LOCK) --extra demo --extra test --extra dev -c requirements/demo.txt -c requirements/test.txt \
+		-o requirements/check.txt $$($(WITHOUT) requirements/demo.txt requirements/test.txt)
 
 audit: $(BIN)/python ## the pinned versions against the advisories that PyPI knows
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(PIP) pip-audit==2.10.1
+	$(BIN)/pip-audit $(foreach file,demo test check,--requirement requirements/$(file).txt) --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -1,11 +1,17 @@
 """The public names, and what importing them costs."""
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import upcycle
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_public_names_are_these() -> None:
@@ -34,3 +40,30 @@ def test_the_package_imports_nothing_heavy() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         upcycle.trian  # noqa: B018
+
+
+def _pinned() -> dict[str, tuple[str, int]]:
+    """Version and number of hashes of every package in requirements/."""
+    text = "".join((ROOT / "requirements" / f"{name}.txt").read_text() for name in ("demo", "test", "check"))
+    entries = re.findall(r"^([a-z0-9.-]+)==(\S+).*?((?:\n    --hash=sha256:[0-9a-f]{64}.*)*)$", text, re.MULTILINE)
+    assert len(entries) == text.count("==") - text.count(" == ")
+    return {name: (version, hashes.count("sha256:")) for name, version, hashes in entries}
+
+
+def test_every_pinned_package_has_its_hashes() -> None:
+    pinned = _pinned()
+    assert all(hashes for _, hashes in pinned.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    names = {re.split(r"[=<>]", one)[0].lower() for one in wanted}
+    assert not names - pinned.keys()
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    if not (ROOT / ".venv" / ".test").exists():
+        pytest.skip("not the environment that make installs")
+    for name, (version, _) in _pinned().items():
+        try:
+            assert importlib.metadata.version(name) == version, name
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another system, or of the checks

@@ -53,12 +53,13 @@ def flipped() -> Iterator[tuple[str, bytes]]:
             yield f"{kind} changed at {place}", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width: int, height: int, depth: int, color: int, pixels: bytes) -> bytes:
     """A PNG with a header of one's choice."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 

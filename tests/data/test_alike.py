@@ -8,7 +8,8 @@ from PIL import Image, ImageEnhance
 from tests.conftest import draw
 from upcycle.data import alike
 from upcycle.data.alike import blank, near, same_pixels
-from upcycle.data.facts import RECORD, Facts, Look, inspect, look
+from upcycle.data.facts import RECORD, Facts, inspect
+from upcycle.data.look import Look, look
 
 
 def photo(seed: int, side: int = 160) -> Image.Image:

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from upcycle.data.facts import SMALL, Facts
+from upcycle.data.facts import Facts
 from upcycle.data.folder import equal
+from upcycle.data.look import SMALL
 
 BITS = 4
 """Perceptual hashes at most this many of 64 bits apart may be of the same picture (decision 0009 has the evidence)."""

@@ -13,7 +13,6 @@ import os
 import shutil
 import struct
 import time
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from upcycle.data import decode
+from upcycle.data import decode, decoders
 from upcycle.data.folder import Index, Progress, in_order
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
@@ -197,14 +196,6 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, Pillow does not remark on damaged files: they end in the quarantine with their reason."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
 def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
@@ -214,7 +205,7 @@ def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) ->
     if hashlib.sha256(data).hexdigest() != index.hash(i):
         raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
     try:
-        return decode.load(data, side=side, interpolation=interpolation)
+        return decoders.SHARED.load(data, side=side, interpolation=interpolation)
     except DecodeError as error:
         return str(error)
 
@@ -241,7 +232,7 @@ def build(
     threads: int = 2,
     progress: Progress | None = None,
 ) -> tuple[Cache, dict[int, str]]:
-    """All images of `index` decoded with `decode.load`, and position -> reason for those that failed.
+    """All images of `index` decoded as `decode.load` does, and position -> reason for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
@@ -255,7 +246,7 @@ def build(
     _check_room(path, int(_offsets(shapes)[-1]))
     _remove_abandoned(path.parent)
     decode_one = partial(decoded, index, side=side, interpolation=interpolation)
-    with quiet(), replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):
             _write(file, frames, shapes)

@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _decoding(source: Source) -> Iterator[None]:
+def decoding(source: Source) -> Iterator[None]:
     """Turn whatever decoding `source` raises into a DecodeError that names it when it has a path."""
     prefix = f"{shown(source)}: " if isinstance(source, Path) else ""
     try:
@@ -104,7 +104,7 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
     """Read the header: the image, its pixels not decoded yet, and its orientation; DecodeError otherwise."""
     if not data:
         raise DecodeError("empty file (zero bytes)")
-    with _process_settings, warnings.catch_warnings(), _decoding(data):
+    with _process_settings, warnings.catch_warnings(), decoding(data):
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -149,13 +149,18 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def contents(path: Path) -> bytes:
+    """The same, a file that cannot be read being a DecodeError as well."""
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise DecodeError(f"cannot be read ({error.strerror or error})") from error
+
+
 def _opened(source: Source) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
-        try:
-            return _open(read_file(source))
-        except OSError as error:
-            raise DecodeError(f"cannot be read ({error.strerror or error})") from error
+        return _open(contents(source))
     if isinstance(source, bytes):
         return _open(source)
     if isinstance(source, Image.Image):
@@ -206,7 +211,7 @@ def rgb(image: Image.Image) -> Image.Image:
     Grey, palette, CMYK, 16-bit and float images are converted; EXIF orientation is applied.
     A file just opened stands at its first frame.
     """
-    with _decoding(image):
+    with decoding(image):
         image.load()  # an image in RGB is else decoded after this has returned
         return _rgb(image, _orientation(image))
 
@@ -280,7 +285,7 @@ def load(source: Source, *, side: int, interpolation: Interpolation) -> npt.NDAr
     reduced scale. An open PIL image gives its current frame. Raises DecodeError, one line with the
     reason (and the path, when `source` is one).
     """
-    with _decoding(source):
+    with decoding(source):
         return np.array(_resized(source, partial(target_size, side=side), _RESAMPLING[interpolation]))
 
 
@@ -294,7 +299,7 @@ def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
 def thumbnail(source: Source, side: int = 160) -> bytes:
     """A JPEG of the upright image, its long side `side` pixels at most; never enlarged."""
     buffer = io.BytesIO()
-    with _decoding(source):
+    with decoding(source):
         small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR)
         small.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()

@@ -1,9 +1,9 @@
 """What an audit knows of every image, as columns, and remembers between scans.
 
-`look` reads one file and gives plain values, so it may run anywhere. The columns are kept in the cache
-folder: a file whose size and times are those that were noted is not read again.
+The columns are kept in the cache folder: a file whose size and times are those that were noted is not read again.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,18 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import pyarrow as pa
-from PIL import Image, ImageStat
 
-from upcycle.data import decode
-from upcycle.data.cache import quiet
+from upcycle.data import decode, decoders
 from upcycle.data.folder import Index, Progress, Read, attempt, in_order, listed
+from upcycle.data.look import SMALL, Look
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
 
 VERSION = 1
-SMALL = 16
-"""Side of the small grey picture that near duplicates are compared by."""
-_CELLS = 32
 
 RECORD = np.dtype(
     [
@@ -47,40 +43,6 @@ RECORD = np.dtype(
 """One image: size in bytes and times in ns of the file, and the fields of `Look`."""
 Facts = npt.NDArray[np.void]
 """Records [n] of `RECORD`."""
-
-
-class Look(NamedTuple):
-    """What one image file holds.
-
-    `pixels`: hash in hex of the upright 8-bit RGB pixels and their shape; `perceptual`: 64-bit perceptual hash (DCT,
-    imagehash's `phash`); `contrast`: standard deviation of its grey levels, 0 to 127.5; `color`: largest difference
-    between two channels in any cell of 1/32 of the sides, 0 to 255; `small`: 16 x 16 grey levels.
-    """
-
-    read: Read
-    pixels: str
-    perceptual: int
-    contrast: float
-    color: float
-    small: bytes
-
-
-def look(data: bytes) -> Look:
-    """What the bytes of an image file hold, all of it decoded; DecodeError with the reason."""
-    opened, header = decode.opened(data)
-    image = decode.rgb(opened)
-    grey = image.convert("L")
-    cells = np.asarray(image.resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.int16)
-    digest = hashlib.blake2b(b"%d %d " % image.size, digest_size=16)
-    digest.update(image.tobytes())
-    return Look(
-        read=Read(hashlib.sha256(data).hexdigest(), header),
-        pixels=digest.hexdigest(),
-        perceptual=int.from_bytes(np.packbits(imagehash.phash(grey).hash).tobytes()),
-        contrast=ImageStat.Stat(grey).stddev[0],
-        color=float((cells.max(axis=2) - cells.min(axis=2)).max()),
-        small=grey.resize((SMALL, SMALL), Image.Resampling.BOX).tobytes(),
-    )
 
 
 class _Stamp(NamedTuple):
@@ -117,23 +79,28 @@ def inspect(
     memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.parquet"
     known, facts = _recall(memory), np.zeros(len(paths), RECORD)
 
-    def one(at: int) -> Look | str | None:
-        """None where the remembered facts still hold."""
+    def look(data: bytes) -> tuple[str, Look]:
+        return hashlib.sha256(data).hexdigest(), decoders.SHARED.look(data)
+
+    def one(at: int) -> str | None:
+        """Why a file cannot be used; None where its facts are there, remembered or new."""
         file = listing.root / paths[at]
         stamp, place = _stamp(file), known.places.get(paths[at])
         if stamp is not None and place is not None and tuple(known.facts[place].tolist()[:3]) == stamp:
             facts[at] = known.facts[place]
             return None
         seen = attempt(file, look)
-        if not isinstance(seen, str) and stamp is not None:
-            facts[at] = _record(seen, stamp)
-        return seen
+        if isinstance(seen, str):
+            return seen
+        facts[at] = _record(*seen, stamp or _Stamp(-1, -1, -1))
+        return None
 
     def results() -> Iterator[Read | str]:
         try:
-            with quiet():
-                for at, seen in enumerate(in_order(one, range(len(paths)), threads=threads, progress=progress)):
-                    yield seen if isinstance(seen, str) else _read_of(facts[at])
+            reasons = in_order(one, range(len(paths)), threads=threads, progress=progress)
+            with contextlib.closing(reasons):
+                for at, reason in enumerate(reasons):
+                    yield reason or _read_of(facts[at])
         finally:
             _remember(memory, paths, facts)
 
@@ -141,17 +108,9 @@ def inspect(
     return index, facts[facts["sha256"] != b""]
 
 
-def _record(seen: Look, stamp: _Stamp) -> Any:
-    sha256, header = seen.read
-    return (
-        *stamp,
-        sha256.encode(),
-        header.width,
-        header.height,
-        header.format.encode(),
-        seen.pixels.encode(),
-        *seen[2:],
-    )
+def _record(sha256: str, seen: Look, stamp: _Stamp) -> Any:
+    width, height, kind = seen.header
+    return (*stamp, sha256.encode(), width, height, kind.encode(), seen.pixels.encode(), *seen[2:])
 
 
 def _read_of(record: np.void) -> Read:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from upcycle.data import decode
+from upcycle.data import decode, decoders
 from upcycle.data.listing import ENDINGS, Quarantined, Row, list_folder, list_manifest, shown
 from upcycle.errors import DataError, DecodeError
 
@@ -171,7 +171,7 @@ def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | str:
 
 
 def _read(data: bytes) -> Read:
-    return Read(hashlib.sha256(data).hexdigest(), decode.header(data))
+    return Read(hashlib.sha256(data).hexdigest(), decoders.SHARED.header(data))
 
 
 def _index(root: Path, rows: Sequence[Row], results: Iterable[Read | str], aside: Sequence[Quarantined]) -> Index:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.data.cache import decoded, quiet
+from upcycle.data.cache import decoded
 from upcycle.data.folder import Index, Progress, in_order
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DataError
@@ -50,7 +50,6 @@ def open_stream(
         frame = decoded(index, i, side=side, interpolation=interpolation)
         return frame if isinstance(frame, str) else None
 
-    with quiet():
-        reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
-        failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
+    reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
+    failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
     return Stream(index, side, interpolation), failures

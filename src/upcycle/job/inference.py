@@ -13,7 +13,7 @@ from torch import nn
 
 from upcycle import device as machines
 from upcycle.config import read_json as read_config
-from upcycle.data import decode
+from upcycle.data import decode, decoders
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import ENDINGS, shown
@@ -58,6 +58,13 @@ class Classifier:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
         expected = self.network.preprocessing
         return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation)
+
+    def isolated(self, source: Path | bytes) -> Frame:
+        """The same of a file, decoded in another process within bounds of time and memory."""
+        expected = self.network.preprocessing
+        with decode.decoding(source):
+            data = decode.contents(source) if isinstance(source, Path) else source
+            return decoders.SHARED.load(data, side=expected.resize_to, interpolation=expected.interpolation)
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images."""
@@ -156,7 +163,7 @@ def predict_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Out
 
 def _attempt(classifier: Classifier, path: Path) -> Frame | str:
     try:
-        return classifier.frame(path)
+        return classifier.isolated(path)
     except DecodeError as error:
         return str(error)
 
@@ -242,4 +249,4 @@ def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
         raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
-    return classifier.frame(content)
+    return classifier.isolated(content)

@@ -1,0 +1,229 @@
+"""Files that would take a process down take one of their own, and are reported; the others are decoded."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.malformed import FORMATS, chunk, picture, stored
+from upcycle.data import cache, decode, decoders
+from upcycle.data.decoders import Decoders, Limits
+from upcycle.data.folder import scan
+from upcycle.data.look import look
+from upcycle.errors import DecodeError, UpcycleError
+from upcycle.job.inference import files_of
+
+needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")
+SMALL = stored(picture(), "PNG")
+
+
+def wide(side: int) -> bytes:
+    """A transparent PNG of a bit a pixel: a few kB that take 3 bytes a pixel in colors, and 16 in between."""
+    header = side.to_bytes(4) * 2 + bytes([1, 3, 0, 0, 0])
+    rows = zlib.compress(bytes((side + 7) // 8 + 1) * side, 1)
+    palette = chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", b"\0\xff")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+LARGE = wide(8000)
+
+
+@pytest.fixture
+def pool() -> Iterator[Decoders]:
+    made = Decoders()
+    yield made
+    made.close()
+
+
+def load(pool: Decoders, data: bytes) -> np.ndarray:
+    return pool.load(data, side=24, interpolation="bilinear")
+
+
+def one(pool: Decoders) -> "subprocess.Popen[bytes]":
+    """Its only process, once it is at work."""
+    while not (pool._workers and pool._workers[0].deadline):
+        time.sleep(0.002)
+    return pool._workers[0].process
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_other_processes_see_what_this_one_sees(pool: Decoders, kind: str) -> None:
+    data = stored(picture(70, 50), kind)
+    assert decode.header(data) == pool.header(data)
+    assert look(data) == pool.look(data)
+    assert (decode.load(data, side=24, interpolation="bilinear") == load(pool, data)).all()
+    assert 1 == len(pool._workers)
+
+
+def test_what_is_wrong_with_a_file_is_said_as_in_this_process(pool: Decoders) -> None:
+    for data in (b"", b"nothing", SMALL[:-30], SMALL[:20]):
+        with pytest.raises(DecodeError) as here:
+            decode.load(data, side=24, interpolation="bilinear")
+        with pytest.raises(DecodeError) as there:
+            load(pool, data)
+        assert str(here.value) == str(there.value)
+    assert load(pool, SMALL).shape == (24, 32, 3)
+
+
+@needs_limits
+def test_memory_is_bounded() -> None:
+    pool = Decoders(Limits(memory=700 * 2**20))
+    with pytest.raises(DecodeError, match=r"takes more than 0.68 GiB of memory"):
+        load(pool, LARGE)
+    assert load(pool, SMALL).shape == (24, 32, 3)
+    pool.close()
+
+
+@needs_limits
+def test_time_is_bounded() -> None:
+    pool = Decoders(Limits(seconds=0))
+    with pytest.raises(DecodeError, match="takes more than 0 s of processor time"):
+        for _ in range(20):
+            load(pool, LARGE)
+    assert load(pool, SMALL).shape == (24, 32, 3)
+    pool.close()
+
+
+def test_waiting_is_bounded() -> None:
+    pool = Decoders(Limits(patience=0.2))
+    load(pool, SMALL)
+    stopped = pool._workers[0].process
+    stopped.send_signal(signal.SIGSTOP)
+    with pytest.raises(DecodeError, match="had not ended after 0 s"):
+        load(pool, SMALL)
+    assert stopped.returncode == -signal.SIGKILL
+    assert load(pool, SMALL).shape == (24, 32, 3)
+    pool.close()
+
+
+def test_a_process_that_something_else_killed_costs_nothing(pool: Decoders) -> None:
+    expected = load(pool, SMALL)
+    pool._workers[0].process.kill()
+    assert (load(pool, SMALL) == expected).all()
+
+
+def test_a_file_that_ends_every_process_is_reported(pool: Decoders) -> None:
+    ended, killed = threading.Event(), []
+
+    def kill() -> None:
+        while not ended.is_set():
+            for worker in list(pool._workers):
+                if worker.deadline:
+                    worker.process.kill()
+                    killed.append(worker.process.pid)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(DecodeError, match="ends the process that decodes it"):
+        load(pool, LARGE)
+    ended.set()
+    thread.join()
+    assert 2 == len(set(killed))
+    assert load(pool, SMALL).shape == (24, 32, 3)
+
+
+@needs_limits
+def test_a_folder_with_such_files_is_used_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "SHARED", Decoders(Limits(memory=700 * 2**20)))
+    for label in ("ants", "bees"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            (tmp_path / label / f"{number}.png").write_bytes(stored(picture(40 + number), "PNG"))
+    (tmp_path / "bees" / "large.png").write_bytes(LARGE)
+    index = scan(tmp_path)
+    assert 9 == len(index)
+    images, failures = cache.build(index, side=24, interpolation="bilinear", root=tmp_path / "cache")
+    assert ["bees/large.png"] == [index.path(at) for at in failures]
+    assert "decoding it takes more than 0.68 GiB of memory" in failures.popitem()[1]
+    assert 8 == len(images.without([8]))
+    decoders.SHARED.close()
+
+
+@needs_limits
+def test_a_process_may_write_no_file(pool: Decoders) -> None:
+    load(pool, SMALL)
+    limits = Path(f"/proc/{pool._workers[0].process.pid}/limits").read_text().splitlines()
+    bounds = {line[:26].strip(): line[26:].split()[:2] for line in limits}
+    assert bounds["Max file size"] == ["0", "0"]
+    assert bounds["Max core file size"] == ["0", "0"]
+    assert bounds["Max address space"] == [str(pool.limits.memory)] * 2
+
+
+def test_an_interrupt_is_for_the_one_who_asked(pool: Decoders) -> None:
+    load(pool, SMALL)
+    pool._workers[0].process.send_signal(signal.SIGINT)
+    first = pool._workers[0]
+    assert load(pool, SMALL).shape == (24, 32, 3)
+    assert [first] == pool._workers
+
+
+def test_processes_end_when_idle_and_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Decoders()
+    load(pool, SMALL)
+    closed = pool._workers[0].process
+    pool.close()
+    assert closed.returncode is not None
+    monkeypatch.setattr(decoders, "_IDLE", 0.1)
+    load(pool, SMALL)
+    idle = pool._workers[0].process
+    for _ in range(100):
+        if not pool._workers:
+            break
+        time.sleep(0.1)
+    assert not pool._workers
+    assert idle.wait(10) is not None
+    pool.close()
+
+
+def test_threads_have_a_process_each(pool: Decoders) -> None:
+    threads = [threading.Thread(target=load, args=(pool, LARGE)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 2 == len(pool._workers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_has_its_own() -> None:
+    code = """
+import os, sys
+from upcycle.data import decoders
+from tests.data.test_decoders import SMALL, load
+load(decoders.SHARED, SMALL)
+parents = decoders.SHARED._workers[0].process.pid
+child = os.fork()
+if not child:
+    load(decoders.SHARED, SMALL)
+    os._exit(decoders.SHARED._workers[0].process.pid == parents)
+assert os.waitpid(child, 0)[1] == 0
+load(decoders.SHARED, SMALL)
+assert decoders.SHARED._workers[0].process.pid == parents
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
+
+
+def test_no_process_to_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(UpcycleError, match="no process to decode images can be started: No such file"):
+        load(Decoders(), SMALL)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UpcycleError, match="ended as it began"):
+        load(Decoders(), SMALL)
+
+
+def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:
+    for path in files_of([assets / "data" / "hymenoptera" / "val"])[:10]:
+        data = path.read_bytes()
+        assert (
+            decode.load(data, side=64, interpolation="bicubic") == pool.load(data, side=64, interpolation="bicubic")
+        ).all()
