@@ -86,7 +86,7 @@ def edit(data: bytes, how: str, at: int, number: int, length: int, other: bytes)
 def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     """The kind of file it was, and what has become of it."""
     kind, data = draw(st.sampled_from(SEEDS))
-    for _ in range(draw(st.integers(1, 8))):
+    for _ in range(draw(st.sampled_from((1, 1, 1, 2, 2, 3, 5, 8)))):
         how = draw(st.sampled_from(("flip", "number", "number", "cut", "remove", "repeat", "other")))
         place = draw(st.integers(0, 2**16 - 1))
         early = draw(st.booleans())

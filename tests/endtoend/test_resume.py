@@ -1,8 +1,10 @@
 """A run that was stopped, or whose files were damaged, and what comes of going on with it."""
 
+import importlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,76 @@ def test_a_bit_flipped_in_a_result_is_found_by_whoever_reads_it(name: str, whole
             read_run(tmp_path / "run")
         with pytest.raises(RunError, match="damaged"):
             write_report(RunDir(tmp_path / "run"))
+
+
+# ------------------------------------------------- the machine changes under a run
+
+
+def begin(photos: Path, weights: Path, out: Path, cache: Path, show: Silent | None = None) -> None:
+    upcycle.train(photos, out=out, weights=str(weights), cache=str(cache), show=show or Silent(), **OPTIONS)
+
+
+def test_a_cache_removed_while_a_run_trains_changes_nothing(
+    whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        at_update(5, lambda: shutil.rmtree(tmp_path / "cache"), patch)
+        begin(photos, tiny_weights, tmp_path / "run", tmp_path / "cache")
+    assert results(whole) == results(tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["upcycle.data.cache:decoded", "upcycle.training.features:_features"])
+def test_a_cache_removed_while_it_is_written_is_written_again(
+    place: str, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    module, name = place.split(":")
+    plain, asked = getattr(importlib.import_module(module), name), []
+
+    def remove(*given: Any, **more: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        return plain(*given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.replace(":", "."), remove)
+        try:
+            begin(photos, tiny_weights, tmp_path / "run", tmp_path / "cache")
+        except UpcycleError:
+            patch.undo()
+            upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert len(asked) >= 2
+    assert results(whole) == results(tmp_path / "run")
+
+
+def test_a_clock_that_goes_backwards_changes_no_result(
+    whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    plain, ahead = time.time, [0.0]
+
+    def shift(by: float) -> None:
+        ahead[0] += by
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: plain() + ahead[0])
+        at_update(2, lambda: shift(-100 * 24 * 3600), patch)
+        begin(photos, tiny_weights, tmp_path / "run", tmp_path / "cache")
+    shift(200 * 24 * 3600)
+    assert results(whole) == results(tmp_path / "run")
+    assert 0 < RunDir(tmp_path / "run").status()["seconds"] < 1000
+    assert all(row["seconds"] >= 0 for row in read_lines(RunDir(tmp_path / "run").root / "timings.jsonl"))
+
+
+def test_files_dated_in_the_future_or_long_ago_change_no_result(
+    whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    older, newer = stopped(photos, tiny_weights, tmp_path / "run")
+    os.utime(older, (4e9, 4e9))
+    os.utime(newer, (1, 1))
+    for file in (tmp_path / "run").rglob("*.json"):
+        os.utime(file, (4e9, 4e9))
+    upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert results(whole) == results(tmp_path / "run")
 
 
 # ---------------------------------------------------------------- more epochs

@@ -29,11 +29,19 @@ def test_a_model_of_other_classes_does_not_load(tmp_path: Path) -> None:
         checkpoint.load_model(tmp_path / "m.safetensors", network(3))
 
 
-@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
-def test_a_file_cut_short_is_never_loaded(tmp_path: Path, keep: int) -> None:
+def lengths(size: int) -> list[int]:
+    """Every length near both ends of a file, and 200 between."""
+    return sorted({*range(min(64, size)), *range(0, size, max(1, size // 200)), *range(max(0, size - 64), size)})
+
+
+def test_a_file_cut_short_at_any_of_many_lengths_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     checkpoint.save_model(path, zoo.create(network()), network())
-    path.write_bytes(path.read_bytes()[:keep])
+    whole = path.read_bytes()
+    for length in lengths(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RunError, match="is damaged"):
+            checkpoint.load_tensors(path)
     with pytest.raises(RunError, match="is damaged"):
         checkpoint.load_model(path, network())
 
@@ -82,6 +90,16 @@ def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
 
 def test_without_a_state_there_is_none(tmp_path: Path) -> None:
     assert (None, []) == checkpoint.load_state(tmp_path)
+
+
+def test_a_state_cut_short_at_any_of_many_lengths_is_passed_over(tmp_path: Path) -> None:
+    state(tmp_path, 1)
+    state(tmp_path, 2)
+    (newest,) = (path for path in tmp_path.iterdir() if checkpoint.load_tensors(path)["moments|w"] == 2)
+    whole = newest.read_bytes()
+    for length in lengths(len(whole)):
+        newest.write_bytes(whole[:length])
+        assert 1 == kept_step(tmp_path)
 
 
 @pytest.mark.parametrize("place", [0, 3, 200, 5000, -1])

@@ -1,13 +1,16 @@
 """Where weights come from, what is refused, and what they say of their input."""
 
+import contextlib
 import http.server
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,73 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="zip.pt"):
         read(tmp_path / "zip.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def archive(path: Path, change: Callable[[str, bytes], bytes | None], how: int = zipfile.ZIP_STORED) -> Path:
+    """A torch file of a tensor of a megabyte whose entries a stranger has changed."""
+    torch.save({"a": torch.ones(2**18)}, path)
+    with zipfile.ZipFile(path) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", how) as made:
+        for name, content in entries.items():
+            changed = change(name, content)
+            if changed is not None:
+                made.writestr(name, changed)
+    return path
+
+
+def grown(name: str, content: bytes) -> bytes:
+    return bytes(2**28) if name.endswith("data/0") else content
+
+
+HOSTILE = {
+    "compressed": lambda path: archive(path, lambda _, content: content, zipfile.ZIP_DEFLATED),
+    "a bomb": lambda path: archive(path, grown, zipfile.ZIP_DEFLATED),
+    "a short tensor": lambda path: archive(path, lambda name, content: content[:99] if "data/0" in name else content),
+    "no pickle": lambda path: archive(path, lambda name, content: None if name.endswith("pkl") else content),
+    "no tensor": lambda path: archive(path, lambda name, content: None if name.endswith("data/0") else content),
+    "an empty pickle": lambda path: archive(path, lambda name, content: b"" if name.endswith("pkl") else content),
+    "repeated": lambda path: torch.save({"a": torch.ones(1, dtype=torch.float16).expand(2**40)}, path),
+    "aliases": lambda path: torch.save(dict.fromkeys(map(str, range(99)), torch.ones(2**18)), path),
+    "sparse": lambda path: torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (2**40,))}, path),
+    "quantized": lambda path: torch.save({"a": torch.quantize_per_tensor(torch.ones(9), 1.0, 0, torch.qint8)}, path),
+    "a class": lambda path: torch.save({"a": Path("/etc/passwd")}, path),
+    "numbers alone": lambda path: torch.save([1, 2, 3], path),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_an_archive_from_a_stranger_is_refused_in_one_line_within_bounds(tmp_path: Path, kind: str) -> None:
+    HOSTILE[kind](tmp_path / "w.pt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="weights .*w.pt (cannot|are refused)") as caught:
+        read(tmp_path / "w.pt")
+    assert 1 == len(str(caught.value).splitlines())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert [tmp_path / "w.pt"] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["../../escaped/", "/etc/escaped/", "C:\\escaped\\"])
+def test_an_archive_with_paths_that_lead_elsewhere_writes_nothing(tmp_path: Path, place: str) -> None:
+    file = tmp_path / "inner" / "w.pt"
+    file.parent.mkdir()
+    archive(file, lambda _, content: content)
+    with zipfile.ZipFile(file, "a") as more:
+        more.writestr(f"{place}file", b"x")
+    with contextlib.suppress(WeightsError):
+        read(file)
+    assert {file, file.parent} == set(tmp_path.rglob("*"))
+    assert not Path("/etc/escaped").exists()
+
+
+def test_a_torch_file_cut_short_at_any_of_many_lengths_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(500)}, tmp_path / "w.pt")
+    whole = (tmp_path / "w.pt").read_bytes()
+    for length in range(0, len(whole) - 1, 41):
+        (tmp_path / "w.pt").write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match="w.pt"):
+            read(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{bad json}"])

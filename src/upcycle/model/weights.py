@@ -9,6 +9,7 @@ import socket
 import time
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ DOWNLOAD_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 MAX_BYTES = 20 * 2**30
 MAX_SIDECAR = 2**20
+SHARED = 8
+"""Weights may repeat the bytes of their file this often."""
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
@@ -147,7 +150,7 @@ def read(path: Path, *, source: str | None = None) -> Weights:
         raise WeightsError(f"weights {path} are larger than {MAX_BYTES // 2**30} GiB")
     try:
         tensors, header = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError(f"weights {path} cannot be read: {_first_line(error)}") from None
     except Exception as error:  # torch's restricted unpickler raises pickle.UnpicklingError and others
         raise WeightsError(f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors") from None
@@ -172,6 +175,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    _check_archive(path)
     content: Any = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -180,7 +184,31 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("it holds no tensors")
+    _check_extent(tensors, path.stat().st_size)
     return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError for a torch file that would unpack to more than it holds: torch itself never compresses."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is a compressed archive, not one that torch writes")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it is an archive that claims to hold more than it does")
+
+
+def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
+    """ValueError for tensors that repeat a few numbers of the file many times, or are of an unusual kind.
+
+    Made dense they would fill the memory. Networks share weights between a few layers, hence the factor.
+    """
+    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors.values()):
+        raise ValueError("it holds sparse or quantized tensors")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > SHARED * size:
+        raise ValueError("its tensors claim more numbers than the file holds")
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
