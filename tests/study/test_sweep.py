@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, append_line, read_json, write_json, write_text
 from upcycle.study.ladder import rungs
-from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, seeds_from, write_grid
+from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, rounds, seeds_from, write_grid
 
 
 def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2, **common: Any) -> Grid:
@@ -31,43 +32,71 @@ def test_cells_of_one_configuration_are_one_run(tmp_path: Path) -> None:
     _, constant, tuned = progress.grid.rungs
     trials = {trial.options["lr"]: progress.place(trial).name for trial in progress.trials(tuned)}
     assert "constant-seed-0" == trials[1e-4] == progress.place(progress.cell(constant, 0)).name
-    assert "constant-tuned-rate-1e-05-seed-0" == trials[1e-5]
+    assert "constant-tuned-rate-3e-05-seed-0" == trials[3e-5]
 
 
-def test_the_rate_with_the_lowest_validation_loss_is_chosen_once_all_are_tried(tmp_path: Path) -> None:
+def trained(progress: Progress, losses: dict[float, float]) -> list[float]:
+    """The rates that are tried one after the other, if their validation losses are these; infinite: it fails."""
+    tuned, order = progress.grid.rungs[2], []
+    while waiting := [cell for cell in progress.trials(tuned) if not progress.done(cell)]:
+        order.append(float(waiting[-1].options["lr"]))
+        if losses[order[-1]] == math.inf:
+            progress.failed[progress.place(waiting[-1])] = "the loss is not finite"
+        else:
+            finish(progress, waiting[-1], val_loss=losses[order[-1]])
+    return order
+
+
+@pytest.mark.parametrize(
+    ("losses", "order", "chosen"),
+    [
+        ((0.1, 0.3, 0.2, 0.4), [3e-4, 1e-4, 3e-5], 1e-4),  # the best of those tried lies between two others
+        ((0.1, 0.3, 0.4, 0.2), [3e-4, 1e-4, 3e-5], 3e-4),  # there is no higher one
+        ((0.4, 0.2, 0.3, 0.5), [3e-4, 1e-4, 3e-5, 1e-5], 3e-5),
+        ((0.1, 0.2, 0.3, 0.5), [3e-4, 1e-4, 3e-5, 1e-5], 1e-5),
+        ((0.1, 0.2, 0.3, math.inf), [3e-4, 1e-4, 3e-5, 1e-5], 1e-5),
+        ((math.inf, 0.2, 0.3, 0.5), [3e-4, 1e-4, 3e-5, 1e-5], 3e-5),
+        ((0.1, math.inf, 0.3, math.inf), [3e-4, 1e-4, 3e-5], 1e-4),
+    ],
+)
+def test_rates_are_tried_from_the_middle_until_the_best_lies_between_others_or_there_is_none_beyond(
+    tmp_path: Path, losses: tuple[float, ...], order: list[float], chosen: float
+) -> None:
     progress = Progress(grid(tmp_path))
     tuned = progress.grid.rungs[2]
-    for trial, loss in zip(progress.trials(tuned)[:3], (0.4, 0.2, 0.3), strict=True):
-        finish(progress, trial, val_loss=loss)
     assert (None, None) == (progress.chosen(tuned), progress.cell(tuned, 0))
-    finish(progress, progress.trials(tuned)[3], val_loss=0.9)
-    assert 3e-5 == progress.chosen(tuned)
-    assert "constant-tuned-rate-3e-05-seed-0" == progress.place(progress.cell(tuned, 0)).name
-    assert "constant-tuned-rate-3e-05-seed-1" == progress.place(progress.cell(tuned, 1)).name
+    assert order == trained(progress, dict(zip(tuned.rates, losses, strict=True)))
+    assert chosen == progress.chosen(tuned)
+    assert f"seed-{1}" in progress.place(progress.cell(tuned, 1)).name
 
 
-def test_a_trial_that_failed_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_rate_that_was_tried_besides_is_taken_as_well(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path))
     tuned = progress.grid.rungs[2]
-    for trial in progress.trials(tuned)[:3]:
-        finish(progress, trial)
-    progress.failed[progress.place(progress.trials(tuned)[3])] = "the loss is not finite"
+    finish(progress, Cell(tuned, 0, progress.grid.options(tuned, 0, 1e-5), trial=True), val_loss=0.05)
+    trained(progress, {3e-5: 0.3, 1e-4: 0.2, 3e-4: 0.4})
+    assert [1e-5, 3e-5, 1e-4, 3e-4] == [trial.options["lr"] for trial in progress.trials(tuned)]
     assert 1e-5 == progress.chosen(tuned)
+
+
+def test_the_rung_whose_rate_is_chosen_comes_last_of_the_first_round(tmp_path: Path) -> None:
+    first, *_ = rounds(Progress(grid(tmp_path, "constant-tuned,probe,default")))
+    assert ["probe", "default", "constant-tuned"] == [rung.name for rung, _ in first]
 
 
 def test_the_time_left_is_that_of_the_runs_to_come_as_far_as_their_rungs_are_timed(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path))
     probe, constant, tuned = progress.grid.rungs
-    assert (0, 8, 0.0, ("probe", "constant", "constant-tuned")) == (*vars(remaining(progress)).values(),)
+    assert (0, 7, 0.0, ("probe", "constant", "constant-tuned")) == (*vars(remaining(progress)).values(),)
     finish(progress, progress.cell(probe, 0), seconds=10)
     finish(progress, progress.cell(constant, 0), seconds=100)
     rest = remaining(progress)
-    # a probe, a constant, three trials that take as long as the one that is constant's too, and a tuned run
-    assert (2, 8, 10 + 100 + 3 * 100 + 100, ()) == (rest.done, rest.total, rest.seconds, rest.untimed)
+    # a probe, a constant, two trials that take as long as the one that is constant's too, and a tuned run
+    assert (2, 7, 10 + 100 + 2 * 100 + 100, ()) == (rest.done, rest.total, rest.seconds, rest.untimed)
     for trial in progress.trials(tuned):
         if not progress.finished(trial):
-            finish(progress, trial, seconds=50)
-    assert (5, 8) == (remaining(progress).done, remaining(progress).total)
+            finish(progress, trial, seconds=50, val_loss=0.4 if trial.options["lr"] == 3e-4 else 0.9)
+    assert (4, 7) == (remaining(progress).done, remaining(progress).total)
 
 
 def test_a_failed_run_is_not_to_come(tmp_path: Path) -> None:
@@ -114,18 +143,16 @@ def test_seeds_out_of_range_are_refused(count: int) -> None:
 def test_a_trial_that_succeeds_later_may_change_the_chosen_rate_without_a_clash(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path))
     tuned = progress.grid.rungs[2]
-    for trial, loss in zip(progress.trials(tuned)[:3], (0.4, 0.2, 0.3), strict=True):
-        finish(progress, trial, val_loss=loss)
-    progress.failed[progress.place(progress.trials(tuned)[3])] = "out of memory"
+    trained(progress, {3e-5: 0.4, 1e-4: 0.2, 3e-4: math.inf})
     finish(progress, progress.cell(tuned, 1))
     again = Progress(grid(tmp_path))
-    finish(again, again.trials(tuned)[3], val_loss=0.1)
+    finish(again, again.trials(tuned)[2], val_loss=0.1)
     assert not again.finished(again.cell(tuned, 1))
 
 
 def test_a_rung_that_is_added_later_takes_over_the_run_that_is_its_own(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path, "probe,constant-tuned"))
-    finish(progress, progress.trials(progress.grid.rungs[1])[2])
+    finish(progress, progress.trials(progress.grid.rungs[1])[1])
     more = Progress(grid(tmp_path))
     assert more.finished(more.cell(more.grid.rungs[1], 0))
 

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def _checked(grid: Grid, show: Show) -> Index:
 def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Show) -> None:
     """Train a rung for one seed, its trials first where its rate is still to be chosen."""
     if rung.rates and progress.chosen(rung) is None:
-        for trial in progress.trials(rung):
+        for trial in _to_try(rung, progress):
             _run(trial, progress, index, show)
         lr = progress.chosen(rung)
         if lr is not None:
@@ -196,10 +196,16 @@ def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Show) 
         _run(cell, progress, index, show)
 
 
+def _to_try(rung: Rung, progress: Progress) -> Iterator[Cell]:
+    """A rung's trials that are neither finished nor failed: which comes next depends on those before."""
+    while waiting := [cell for cell in progress.trials(rung) if not progress.done(cell)]:
+        yield max(waiting, key=lambda cell: float(cell.options["lr"]))  # large steps end soonest
+
+
 def _run(cell: Cell, progress: Progress, index: Index, show: Show) -> None:
     """One training, unless it is there; a failure is kept and told."""
     place = progress.place(cell)
-    if progress.finished(cell) or place in progress.failed:
+    if progress.done(cell):
         return
     show.say(_where(cell, progress))
     try:

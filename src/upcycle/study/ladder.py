@@ -1,5 +1,6 @@
 """The rungs of a comparison: named configurations, each of which adds a choice to the one before."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from upcycle.recipes import resolve
 
 TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 """Rates that constant-tuned chooses from, by validation loss."""
+FIRST_RATE = 1e-4
+"""It begins with the one of the rung constant."""
 OF_THE_GRID = ("seed", "split_seed", "folds", "test_split", "quarantine", "val_fraction", "test_fraction")
 """Options that are the same for all rungs, or set by the grid: no rung of a user's own may set them."""
 OF_THE_RUNGS = ("recipe", "lr", "schedule")
@@ -25,8 +28,8 @@ LONGEST_NAME = 100
 class Rung:
     """A configuration with a name: `options` over its recipe; `rates` where its rate is chosen on validation.
 
-    `title` stands in tables, `does` is what it is, in a phrase. `ignores` names common options it does not take,
-    `file` the TOML file that it was read from.
+    `rates` ascend. `title` stands in tables, `does` is what it is, in a phrase. `ignores` names common options it does
+    not take, `file` the TOML file that it was read from.
     """
 
     name: str
@@ -36,6 +39,11 @@ class Rung:
     rates: tuple[float, ...] = ()
     ignores: tuple[str, ...] = ()
     file: str = ""
+
+    @property
+    def middle(self) -> int:
+        """Where in `rates` the first to try is: that of the rung constant, or the one nearest to it."""
+        return min(range(len(self.rates)), key=lambda at: abs(math.log(self.rates[at] / FIRST_RATE)))
 
     def over(
         self, common: Mapping[str, Any], *, seed: int, split_seed: int | None, lr: float | None = None
@@ -71,7 +79,8 @@ RUNGS = {
         Rung(
             "constant-tuned",
             "Constant rate, tuned",
-            "all layers fine-tuned at the constant rate, of 1e-5, 3e-5, 1e-4 and 3e-4, with the lowest validation loss",
+            "all layers fine-tuned at the constant rate, of 1e-5, 3e-5, 1e-4 and 3e-4, with the lowest validation loss "
+            "(1e-4 and its neighbours are tried; 1e-5 if 3e-5 was the best of them)",
             _CONSTANT,
             rates=TUNED_RATES,
         ),

@@ -155,7 +155,7 @@ class Progress:
             for seed in grid.seeds if not rung.rates else ():
                 self.place(Cell(rung, seed, grid.options(rung, seed)))
         for rung in grid.rungs:
-            for trial in self.trials(rung):
+            for trial in self._possible(rung):
                 self.place(trial)
 
     def place(self, cell: Cell) -> Path:
@@ -179,6 +179,10 @@ class Progress:
         self._check_facts(run, cell.config.weights)
         return True
 
+    def done(self, cell: Cell) -> bool:
+        """Whether its run is there, or has failed."""
+        return self.finished(cell) or self.place(cell) in self.failed
+
     def _check_facts(self, run: RunDir, weights: str) -> None:
         """RunError when a run has other images, another split or other weights of one name than those before it."""
         recorded = read_json(run.config)
@@ -195,7 +199,31 @@ class Progress:
                 raise RunError(f"{run.root} and {first} were trained with other {name}: give another --out")
 
     def trials(self, rung: Rung) -> tuple[Cell, ...]:
-        """The cells that a rung's rate is chosen from: one a rate, with the first seed."""
+        """The cells that a rung's rate is chosen from, one a rate, with the first seed, as far as they are known yet.
+
+        The rate tried first and its neighbours; then, while the best of those tried is the lowest or the highest of
+        them, the next one beyond. What has been trained besides is taken as well.
+        """
+        cells = self._possible(rung)
+        if not cells:
+            return ()
+        losses = [lowest_loss(self.place(cell)) if self.finished(cell) else None for cell in cells]
+        losses = [
+            math.inf if self.place(cell) in self.failed else loss for cell, loss in zip(cells, losses, strict=True)
+        ]
+        low, high = max(0, rung.middle - 1), min(len(cells) - 1, rung.middle + 1)
+        while None not in losses[low : high + 1]:
+            best = min(range(low, high + 1), key=lambda at: losses[at] or 0.0)
+            if best == low > 0:
+                low -= 1
+            elif best == high < len(cells) - 1:
+                high += 1
+            else:
+                break
+        return tuple(cell for at, cell in enumerate(cells) if low <= at <= high or losses[at] not in (None, math.inf))
+
+    def _possible(self, rung: Rung) -> tuple[Cell, ...]:
+        """A trial of each of a rung's rates."""
         seed = self.grid.seeds[0]
         return tuple(Cell(rung, seed, self.grid.options(rung, seed, lr), trial=True) for lr in rung.rates)
 
@@ -214,10 +242,10 @@ class Progress:
     def chosen(self, rung: Rung) -> float | None:
         """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
         trials = self.trials(rung)
-        done = [cell for cell in trials if self.finished(cell)]
-        if not done or any(not self.finished(cell) and self.place(cell) not in self.failed for cell in trials):
+        finished = [cell for cell in trials if self.finished(cell)]
+        if not finished or not all(self.done(cell) for cell in trials):
             return None
-        return float(min(done, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
+        return float(min(finished, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
 
 
 def _existing(folder: Path) -> dict[str, Path]:
@@ -253,7 +281,8 @@ def rounds(progress: Progress) -> Iterator[list[tuple[Rung, int]]]:
     """Rungs and seeds in the order of work: the whole ladder with the first seed, then the cheapest rung's other seeds,
     the next cheapest's and so on, so that an early end leaves a whole ladder and many seeds of what is cheap."""
     first, *others = progress.grid.seeds
-    yield [(rung, first) for rung in progress.grid.rungs]
+    # a rate that is to be chosen takes several runs: the rest of the ladder comes before it
+    yield [(rung, first) for rung in sorted(progress.grid.rungs, key=lambda rung: len(rung.rates))]
     known = costs(progress)
     for rung in sorted(progress.grid.rungs, key=lambda rung: known.get(rung.name, math.inf)) if others else ():
         yield [(rung, seed) for seed in others]
