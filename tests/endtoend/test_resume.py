@@ -100,6 +100,25 @@ def test_a_signal_ends_a_run_after_its_update_with_a_code_and_the_command_that_g
     assert results(whole) == results(tmp_path / "run")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_on_a_gpu_a_run_that_was_stopped_comes_to_nearly_the_same(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, stop in (("whole", False), ("stopped", True)):
+        with pytest.MonkeyPatch.context() as patch:
+            if stop:
+                at_update(5, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+            code = main([*words(photos, tiny_weights, tmp_path / name), "--device", "cuda"])
+        assert code == (143 if stop else 0)
+        run = upcycle.train(out=tmp_path / name, resume=True, show=Silent()) if stop else upcycle.Run(tmp_path / name)
+        found[name] = run
+    losses = [[row.val_loss for row in run.history.of("finetune")] for run in found.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    logits = [run.predictions().logits for run in found.values()]
+    assert logits[0] == pytest.approx(logits[1], abs=0.05)
+
+
 def stopped(photos: Path, weights: Path, out: Path) -> list[Path]:
     """A run stopped in its third epoch; its states, the older first."""
     with pytest.MonkeyPatch.context() as patch:
