@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/tools/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Versions and sha256 of every package are those of requirements/, and no package runs code as it is installed.
 PINNED := $(PIP) --require-hashes --only-binary :all:
@@ -30,7 +31,11 @@ format: $(VENV)/.check
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "upcycle needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Apart, so that what they bring changes no pinned version.
+$(TOOLS)/python: $(BIN)/python
+	$(BIN)/python -m venv $(VENV)/tools
 
 # A stamp holds as long as what it was made from: a second call installs nothing.
 $(VENV)/.demo: $(BIN)/python pyproject.toml requirements/demo.txt
@@ -48,21 +53,21 @@ $(VENV)/.check: $(VENV)/.test requirements/check.txt
 	@touch $@
 
 # Each file holds what the ones before it do not; UPGRADE=--upgrade takes the newest versions that fit.
-LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+LOCK = $(TOOLS)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: \
 	--no-annotate --no-header --quiet $(UPGRADE)
 WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
 
-lock: $(BIN)/python ## requirements/ anew from pyproject.toml
-	$(PIP) uv==0.13.9
+lock: $(TOOLS)/python ## requirements/ anew from pyproject.toml
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(LOCK) --extra demo -o requirements/demo.txt
 	$(LOCK) --extra demo --extra test -c requirements/demo.txt -o requirements/test.txt \
 		$$($(WITHOUT) requirements/demo.txt)
 	$(LOCK) --extra demo --extra test --extra dev -c requirements/demo.txt -c requirements/test.txt \
 		-o requirements/check.txt $$($(WITHOUT) requirements/demo.txt requirements/test.txt)
 
-audit: $(BIN)/python ## the pinned versions against the advisories that PyPI knows
-	$(PIP) pip-audit==2.10.1
-	$(BIN)/pip-audit $(foreach file,demo test check,--requirement requirements/$(file).txt) --no-deps --disable-pip
+audit: $(TOOLS)/python ## the pinned versions against the advisories that PyPI knows
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(TOOLS)/pip-audit $(foreach file,demo test check,--requirement requirements/$(file).txt) --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from upcycle.data import cache, decode, decoders
 from upcycle.data.decoders import Decoders, Limits
 from upcycle.data.folder import scan
 from upcycle.data.look import look
+from upcycle.data.process import Process
 from upcycle.errors import DecodeError, UpcycleError
 from upcycle.job.inference import files_of
 
+ROOT = Path(__file__).resolve().parents[2]
 needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")
 SMALL = stored(picture(), "PNG")
 
@@ -45,13 +48,6 @@ def pool() -> Iterator[Decoders]:
 
 def load(pool: Decoders, data: bytes) -> np.ndarray:
     return pool.load(data, side=24, interpolation="bilinear")
-
-
-def one(pool: Decoders) -> "subprocess.Popen[bytes]":
-    """Its only process, once it is at work."""
-    while not (pool._workers and pool._workers[0].deadline):
-        time.sleep(0.002)
-    return pool._workers[0].process
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -92,16 +88,15 @@ def test_time_is_bounded() -> None:
     pool.close()
 
 
-def test_waiting_is_bounded() -> None:
-    pool = Decoders(Limits(patience=0.2))
+def test_waiting_is_bounded(pool: Decoders) -> None:
     load(pool, SMALL)
+    pool._workers[0].limits = Limits(patience=0.1)
     stopped = pool._workers[0].process
     stopped.send_signal(signal.SIGSTOP)
     with pytest.raises(DecodeError, match="had not ended after 0 s"):
         load(pool, SMALL)
     assert stopped.returncode == -signal.SIGKILL
     assert load(pool, SMALL).shape == (24, 32, 3)
-    pool.close()
 
 
 def test_a_process_that_something_else_killed_costs_nothing(pool: Decoders) -> None:
@@ -110,25 +105,51 @@ def test_a_process_that_something_else_killed_costs_nothing(pool: Decoders) -> N
     assert (load(pool, SMALL) == expected).all()
 
 
-def test_a_file_that_ends_every_process_is_reported(pool: Decoders) -> None:
-    ended, killed = threading.Event(), []
+def test_a_file_that_ends_every_process_is_reported(pool: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, killed = Process.ask, []
 
-    def kill() -> None:
-        while not ended.is_set():
-            for worker in list(pool._workers):
-                if worker.deadline:
-                    worker.process.kill()
-                    killed.append(worker.process.pid)
-            time.sleep(0.005)
+    def ask(worker: Process, head: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
+        threading.Timer(0.05, worker.process.kill).start()
+        killed.append(worker.process.pid)
+        return plain(worker, head, data)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    with pytest.raises(DecodeError, match="ends the process that decodes it"):
-        load(pool, LARGE)
-    ended.set()
-    thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "ask", ask)
+        with pytest.raises(DecodeError, match="ends the process that decodes it"):
+            load(pool, LARGE)
     assert 2 == len(set(killed))
     assert load(pool, SMALL).shape == (24, 32, 3)
+
+
+def test_the_time_in_which_all_of_it_is_stopped_does_not_count(tmp_path: Path) -> None:
+    code = """
+from upcycle.data.decoders import Decoders, Limits
+from tests.data.test_decoders import LARGE, SMALL, load
+pool = Decoders(Limits(patience=3))
+load(pool, SMALL)
+print("ready", flush=True)
+for _ in range(3):
+    load(pool, LARGE)
+pool.close()
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert b"ready\n" == process.stdout.readline()
+        time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(6)
+        os.killpg(process.pid, signal.SIGCONT)
+        assert 0 == process.wait(60)
+
+
+def test_idle_processes_that_were_killed_are_not_asked(pool: Decoders) -> None:
+    together(pool, 3)
+    for worker in pool._workers:
+        worker.process.kill()
+        worker.process.wait()
+    assert load(pool, SMALL).shape == (24, 32, 3)
+    assert 1 == len(pool._workers)
 
 
 @needs_limits
@@ -184,13 +205,23 @@ def test_processes_end_when_idle_and_when_closed(monkeypatch: pytest.MonkeyPatch
     pool.close()
 
 
-def test_threads_have_a_process_each(pool: Decoders) -> None:
-    threads = [threading.Thread(target=load, args=(pool, LARGE)) for _ in range(2)]
+def together(pool: Decoders, count: int) -> None:
+    """Ask from so many threads at once."""
+    threads = [threading.Thread(target=load, args=(pool, LARGE)) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_threads_have_a_process_each_up_to_a_number(pool: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    together(pool, 2)
     assert 2 == len(pool._workers)
+    monkeypatch.setattr(decoders, "MOST", 1)
+    few = Decoders()
+    together(few, 3)
+    assert 1 == len(few._workers)
+    few.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -209,16 +240,61 @@ assert os.waitpid(child, 0)[1] == 0
 load(decoders.SHARED, SMALL)
 assert decoders.SHARED._workers[0].process.pid == parents
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
-def test_no_process_to_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(UpcycleError, match="no process to decode images can be started: No such file"):
-        load(Decoders(), SMALL)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(UpcycleError, match="ended as it began"):
-        load(Decoders(), SMALL)
+@needs_limits
+def test_under_a_limit_of_the_system_each_file_has_a_process_of_its_own() -> None:
+    code = """
+import resource
+from upcycle.data import decoders
+from tests.data.test_decoders import SMALL, load
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+for _ in range(3):
+    assert load(decoders.SHARED, SMALL).shape == (24, 32, 3)
+assert decoders.SHARED._workers[0].process.wait(20) == 0
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no process to decode images can be started: No such file"),
+        ("exit 3", "the process to decode images ended with code 3 as it began"),
+        ("echo hello", "the process to decode images ended with code 0 as it began"),
+        ("exec sleep 60", "the process to decode images did not begin within 1 s"),
+    ],
+)
+def test_no_process_to_be_had_is_one_line_and_no_fault_of_the_file(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = script(tmp_path / "python", text) if text else "/nowhere/python"
+    monkeypatch.setattr(sys, "executable", python)
+    few = Decoders(Limits(patience=1))
+    with pytest.raises(UpcycleError, match=message) as caught, decode.decoding(tmp_path / "x.png"):
+        load(few, SMALL)
+    assert not isinstance(caught.value, DecodeError)
+    assert not few._workers
+
+
+def test_what_python_prints_as_it_starts_and_odd_paths_do_no_harm(
+    pool: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "resource.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
+    assert load(pool, SMALL).shape == (24, 32, 3)
 
 
 def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:

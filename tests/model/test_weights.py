@@ -80,6 +80,9 @@ def grown(name: str, content: bytes) -> bytes:
 HOSTILE = {
     "compressed": lambda path: archive(path, lambda _, content: content, zipfile.ZIP_DEFLATED),
     "a bomb": lambda path: archive(path, grown, zipfile.ZIP_DEFLATED),
+    "a bomb that no reader but torch takes for an archive": lambda path: archive(
+        path, grown, zipfile.ZIP_DEFLATED
+    ).write_bytes(path.read_bytes() + b"PK\5\6"),
     "a short tensor": lambda path: archive(path, lambda name, content: content[:99] if "data/0" in name else content),
     "no pickle": lambda path: archive(path, lambda name, content: None if name.endswith("pkl") else content),
     "no tensor": lambda path: archive(path, lambda name, content: None if name.endswith("data/0") else content),

@@ -70,6 +70,15 @@ def test_rates_are_tried_from_the_middle_until_the_best_lies_between_others_or_t
     assert f"seed-{1}" in progress.place(progress.cell(tuned, 1)).name
 
 
+def test_a_chosen_rate_stays_when_its_trial_is_found_damaged_later(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    tuned = progress.grid.rungs[2]
+    trained(progress, {3e-5: 0.3, 1e-4: 0.2, 3e-4: 0.4})
+    progress.failed[progress.place(progress.trials(tuned)[1])] = "damaged"
+    assert 1e-4 == progress.chosen(tuned)
+    assert 3 == len(progress.trials(tuned))
+
+
 def test_a_rate_that_was_tried_besides_is_taken_as_well(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path))
     tuned = progress.grid.rungs[2]

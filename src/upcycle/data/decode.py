@@ -24,7 +24,7 @@ from PIL import (
 
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DecodeError
+from upcycle.errors import DecodeError, UpcycleError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
@@ -74,6 +74,8 @@ def decoding(source: Source) -> Iterator[None]:
         yield
     except DecodeError as error:
         raise DecodeError(f"{prefix}{error}") from error
+    except UpcycleError:  # not this file's fault
+        raise
     except Exception as error:  # plugins raise nearly anything on damaged bytes
         raise DecodeError(f"{prefix}{_reason(error)}") from error
 

@@ -7,16 +7,11 @@ along, and nothing else: the file is reported with the reason, a new process is 
 
 import atexit
 import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,99 +19,14 @@ import numpy.typing as npt
 from upcycle.data import decode
 from upcycle.data.look import Look
 from upcycle.data.preprocessing import Interpolation
+from upcycle.data.process import DiedError, Limits, Process, start
 from upcycle.errors import DecodeError, UpcycleError
 
+MOST = 64
+"""Processes at once."""
 _IDLE = 20.0
-_PIPE = 2**20
-_LONGEST_LINE = 2**20
-_MOST_BYTES = 2**30
-_BROKEN = (OSError, ValueError, KeyError, TypeError)
-"""What reading from or writing to a process that has died, or says nonsense, raises."""
-_START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from upcycle.data.worker import main; main(int(sys.argv[2]))"
-)
-
-
-class Limits(NamedTuple):
-    """What one file may cost: `seconds` of processor time, `patience` seconds of waiting, bytes of `memory`.
-
-    An image of the 200 million pixels that are allowed takes about 10 s and, transparent, 3.3 GB. Processor time does
-    not depend on what else the machine does; the patience is for a process that waits for ever. Memory is address
-    space. Windows bounds the patience alone, macOS not the memory.
-    """
-
-    seconds: int = 60
-    patience: float = 600.0
-    memory: int = 5 * 2**30
-
-
-class _DiedError(Exception):
-    """A process ended without a reply; `reason` where it was one of the limits."""
-
-    def __init__(self, reason: str | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A process and since when it has been idle, or until when it may go on, by `time.monotonic`."""
-
-    process: "subprocess.Popen[bytes]"
-    limits: Limits
-    idle_since: float | None = None
-    deadline: float | None = None
-    overdue: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def ask(self, head: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
-        """The values and bytes of a reply; DecodeError with the reason; _DiedError."""
-        self.deadline = time.monotonic() + self.limits.patience
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(json.dumps(head).encode() + b"\n")
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-            reply, content = self.reply()
-        except _BROKEN:
-            raise _DiedError(self._why()) from None
-        finally:
-            self.deadline = None
-        if "failed" in reply:
-            raise DecodeError(str(reply["failed"]))
-        return reply["values"], content
-
-    def reply(self) -> tuple[dict[str, Any], bytes]:
-        """The next reply; ValueError where it ends early."""
-        assert self.process.stdout is not None
-        head = json.loads(self.process.stdout.readline(_LONGEST_LINE))
-        if not 0 <= head["bytes"] <= _MOST_BYTES:
-            raise ValueError(f"a reply of {head['bytes']} bytes")
-        content = self.process.stdout.read(head["bytes"])
-        if len(content) != head["bytes"]:
-            raise ValueError("a reply cut short")
-        return head, content
-
-    def _why(self) -> str | None:
-        code = self.end()
-        if self.overdue:
-            return f"decoding it had not ended after {self.limits.patience:.0f} s"
-        if code == -getattr(signal, "SIGXCPU", 0):
-            return f"decoding it takes more than {self.limits.seconds} s of processor time"
-        return None
-
-    def end(self) -> int:
-        """End the process; its exit code."""
-        with self.lock:
-            for pipe in (self.process.stdin, self.process.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self.process.wait(0.2)  # closed pipes end it; one that is dying has a moment to
-            self.process.kill()
-            return self.process.wait()
+_PARENTS: list[Process] = []
+"""Processes of the one this was forked from: never closed here, as that would end them there."""
 
 
 class Decoders:
@@ -124,8 +34,12 @@ class Decoders:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._workers: list[_Worker] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._workers: list[Process] = []
         self._changed = threading.Lock()
+        self._free = threading.BoundedSemaphore(MOST)
         self._watched = False
 
     def header(self, data: bytes) -> decode.Header:
@@ -149,101 +63,107 @@ class Decoders:
         with self._changed:
             workers, self._workers = self._workers, []
         for worker in workers:
-            worker.end()
+            if worker.idle_since is not None:
+                worker.hang_up()
+            else:
+                worker.process.kill()
+        for worker in workers:
+            worker.end(0.2)
 
     def forget(self) -> None:
-        """In a forked process: the processes are the parent's."""
-        self.__init__(self.limits)  # type: ignore[misc]
+        """In a forked process: the processes are the parent's, and so are their pipes."""
+        for worker in self._workers:
+            worker.process.returncode = 0
+        _PARENTS.extend(self._workers)
+        self._begin()
 
     def _ask(self, task: str, data: bytes, **options: Any) -> tuple[Any, bytes]:
         head = {"task": task, "options": options, "bytes": len(data), "seconds": self.limits.seconds}
-        for last in (False, True):
+        for again in (False, True):
             try:
-                with self._worker() as worker:
+                with self._free, self._worker(new=again) as worker:
                     return worker.ask(head, data)
-            except _DiedError as died:
+            except DiedError as died:
                 # whatever else ends processes (a scarcity of memory, a person) may have ended this one: once
-                if died.reason is not None or last:
+                if died.reason is not None or again:
                     raise DecodeError(died.reason or "decoding it ends the process that decodes it") from None
         raise AssertionError
 
     @contextlib.contextmanager
-    def _worker(self) -> Iterator[_Worker]:
+    def _worker(self, *, new: bool) -> Iterator[Process]:
         """A process that does nothing else; it is put back, unless it has died or may still be busy."""
-        with self._changed:
-            idle = [worker for worker in self._workers if worker.idle_since is not None]
-            if idle:
-                idle[-1].idle_since = None
-        worker = idle[-1] if idle else self._start()
+        worker = (None if new else self._idle()) or self._start()
         try:
             yield worker
-        except BaseException as error:
-            if not isinstance(error, DecodeError):
-                worker.end()
-                with self._changed:
-                    if worker in self._workers:
-                        self._workers.remove(worker)
-            raise
-        finally:
+        except DecodeError:
             worker.idle_since = time.monotonic()
+            raise
+        except BaseException:
+            self._drop(worker)
+            worker.end()
+            raise
+        worker.idle_since = time.monotonic()
 
-    def _start(self) -> _Worker:
-        worker = _start(self.limits)
+    def _drop(self, *ended: Process) -> None:
+        with self._changed:
+            self._workers = [worker for worker in self._workers if worker not in ended]
+
+    def _idle(self) -> Process | None:
+        """An idle process that is alive, no longer idle; those that have ended are dropped."""
+        with self._changed:
+            idle = [worker for worker in self._workers if worker.idle_since is not None]
+            ended = [worker for worker in idle if worker.process.poll() is not None]
+            found = next((worker for worker in idle if worker not in ended), None)
+            if found is not None:
+                found.idle_since = None
+        self._drop(*ended)
+        for worker in ended:
+            worker.end()
+        return found
+
+    def _start(self) -> Process:
+        """A process that has said it is ready; UpcycleError where there can be none."""
+        worker = start(self.limits)
         with self._changed:
             self._workers.append(worker)
             if not self._watched:
-                self._watched = True
                 threading.Thread(target=self._watch, name="decoders", daemon=True).start()
+                self._watched = True
+        try:
+            worker.await_ready()
+        except DiedError:
+            self._drop(worker)
+            code = worker.end(0.5)
+            how = f"did not begin within {self.limits.patience:.0f} s" if worker.overdue else f"ended with code {code}"
+            raise UpcycleError(f"the process to decode images {how} as it began: is memory short?") from None
+        except BaseException:
+            self._drop(worker)
+            worker.end()
+            raise
         return worker
 
     def _watch(self) -> None:
         """Kill what is overdue, end what is idle; until there is nothing left to watch."""
-        while True:
-            time.sleep(min(1.0, self.limits.patience / 4))
-            now = time.monotonic()
+        watching, pause = True, min(1.0, self.limits.patience / 4)
+        now = time.monotonic()
+        while watching:
+            time.sleep(pause)
+            # while this process was stopped (Ctrl-Z, a suspended machine) those that decode were as well
+            before, now = now, time.monotonic()
+            stopped = max(0.0, now - before - 2 * pause)
             with self._changed:
                 for worker in self._workers:
-                    if worker.deadline is not None and now > worker.deadline:
-                        worker.overdue = True
+                    worker.lent += stopped
+                    worker.overdue = worker.overdue or worker.is_overdue(now)
+                    if worker.overdue:
                         worker.process.kill()
                 old = [one for one in self._workers if one.idle_since is not None and now > one.idle_since + _IDLE]
                 self._workers = [worker for worker in self._workers if worker not in old]
-                self._watched = bool(self._workers)
+                watching = self._watched = bool(self._workers)
             for worker in old:
-                worker.end()
-            if not self._watched:
-                return
-
-
-def _start(limits: Limits) -> _Worker:
-    """A process that has said it is ready; UpcycleError where there can be none."""
-    command = [sys.executable, "-P", "-B", "-c", _START, json.dumps(sys.path), str(limits.memory)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-        )
-    except OSError as error:
-        raise UpcycleError(f"no process to decode images can be started: {error.strerror or error}") from None
-    worker = _Worker(process, limits)
-    _widen(process)
-    try:
-        worker.reply()
-    except _BROKEN:
-        code = worker.end()
-        raise UpcycleError(
-            f"the process to decode images ended as it began (exit code {code}): is memory short?"
-        ) from None
-    return worker
-
-
-def _widen(process: "subprocess.Popen[bytes]") -> None:
-    """Let the pipes hold an image, where the system can: fewer switches between the processes."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        for pipe in (process.stdin, process.stdout):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
+                worker.hang_up()
+            for worker in old:
+                worker.end(0.2)
 
 
 SHARED = Decoders()

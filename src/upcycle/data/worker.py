@@ -21,6 +21,10 @@ except ImportError:  # not on Windows: there the time limit is the only one
     resource = None  # type: ignore[assignment]
 
 
+READY = "ready to decode"
+"""The first reply. What Python prints as it starts may come before it."""
+
+
 class Result(NamedTuple):
     """What a task found: plain values, and bytes."""
 
@@ -59,14 +63,17 @@ def _confine(memory: int) -> None:
             resource.setrlimit(limit, (bound, bound))
 
 
-def _allow(seconds: int) -> None:
-    """End this process (SIGXCPU) once it has used that much more processor time."""
+def _allow(seconds: int) -> bool:
+    """End this process (SIGXCPU) once it has used that much more processor time; whether it may have that much."""
     if resource is None:
-        return
+        return True
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    bounded = hard != resource.RLIM_INFINITY and soft > hard
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        resource.setrlimit(resource.RLIMIT_CPU, (hard if bounded else soft, hard))
+    return not bounded
 
 
 def _do(request: Mapping[str, Any], data: bytes, memory: int) -> tuple[dict[str, Any], bytes | memoryview]:
@@ -88,11 +95,12 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory: int) -> None:
         replies.write(content)
         replies.flush()
 
-    send({"values": "ready"})
-    while line := requests.readline():
+    send({"values": READY})
+    more = True
+    while more and (line := requests.readline()):
         request = json.loads(line)
         data = requests.read(request["bytes"])
-        _allow(request["seconds"])
+        more = _allow(request["seconds"])  # else the next file has a process of its own
         reply, content = _do(request, data, memory)
         del data
         send(reply, content)

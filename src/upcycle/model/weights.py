@@ -190,8 +190,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 def _check_archive(path: Path) -> None:
     """ValueError for a torch file that would unpack to more than it holds: torch itself never compresses."""
-    if not zipfile.is_zipfile(path):
-        return
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as torch tells them
+            return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

@@ -207,10 +207,7 @@ class Progress:
         cells = self._possible(rung)
         if not cells:
             return ()
-        losses = [lowest_loss(self.place(cell)) if self.finished(cell) else None for cell in cells]
-        losses = [
-            math.inf if self.place(cell) in self.failed else loss for cell, loss in zip(cells, losses, strict=True)
-        ]
+        losses = [self._loss(cell) for cell in cells]
         low, high = max(0, rung.middle - 1), min(len(cells) - 1, rung.middle + 1)
         while None not in losses[low : high + 1]:
             best = min(range(low, high + 1), key=lambda at: losses[at] or 0.0)
@@ -221,6 +218,12 @@ class Progress:
             else:
                 break
         return tuple(cell for at, cell in enumerate(cells) if low <= at <= high or losses[at] not in (None, math.inf))
+
+    def _loss(self, cell: Cell) -> float | None:
+        """The lowest validation loss of a trial; infinite where it failed, None where it is still to come."""
+        if self.finished(cell):
+            return lowest_loss(self.place(cell))
+        return math.inf if self.place(cell) in self.failed else None
 
     def _possible(self, rung: Rung) -> tuple[Cell, ...]:
         """A trial of each of a rung's rates."""
