@@ -207,6 +207,30 @@ def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
     assert ["ValueError: expected more than 1 value per channel"] == reasons
 
 
+def test_what_a_list_sets_aside_no_rung_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/across/*"))[::7]]
+    (tmp_path / "list.csv").write_text(
+        "set_aside,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names)
+    )
+    (tmp_path / "short.toml").write_text("epochs = 0\nhead_epochs = 5\n")
+    compared = upcycle.compare(
+        photos,
+        rungs=["probe", str(tmp_path / "short.toml")],
+        seeds=1,
+        out=tmp_path / "out",
+        weights=str(tiny_weights),
+        quarantine=str(tmp_path / "list.csv"),
+        show=Silent(),
+        **FAST,
+    )
+    for run in (compared.path / "runs").iterdir():
+        used = (run / "splits.csv").read_text()
+        assert not [name for name in names if name in used]
+        assert 56 - len(names) == len(used.splitlines()) - 1
+        tested = (run / "predictions" / "test.csv").read_text().splitlines()[1:]
+        assert 20 - sum(name.startswith("test/") for name in names) == len(tested)
+
+
 def test_an_out_that_is_a_file_is_one_line(
     compared: upcycle.Comparison, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from upcycle.data.splits import split
 from upcycle.device import usable_cores
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.job.begin import free_name, spelled
+from upcycle.output.names import counted
 from upcycle.output.scan_page import PAGE, write_scan
 from upcycle.output.show import Show, default_show
 from upcycle.recipes import resolve
@@ -199,9 +200,9 @@ def _tell(
     """The findings, three lines each, and where everything is."""
     serious = sum(finding.serious for finding in findings)
     show.say(
-        f"{len(data.index):,} images of {len(data.index.classes)} classes, "
-        f"{len(data.index.quarantined):,} files that cannot be used: "
-        f"{len(findings)} findings, {serious} of which change the result"
+        f"{counted(len(data.index), 'image')} of {len(data.index.classes)} classes, "
+        f"{counted(len(data.index.quarantined), 'file')} that cannot be used: "
+        f"{counted(len(findings), 'finding')}, {serious} of which {'changes' if serious == 1 else 'change'} the result"
     )
     for finding in findings:
         show.say(f"\n{'!' if finding.serious else '-'} {finding.title}")
