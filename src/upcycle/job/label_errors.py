@@ -67,13 +67,18 @@ def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -
     classes, groups = data.index.classes, []
     for at, likely in zip(found.positions.tolist(), found.likely.tolist(), strict=True):
         groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
-    effect = f"An estimated {points(100 * found.noise)} % of all labels are wrong"
+    agreed = 100 * float((chances.argmax(axis=1) == data.index.labels).mean())
+    effect = (
+        f"A linear classifier that did not see them, right about {points(agreed)} % of all labels, is sure of another "
+        "class. The wrong ones among them are learnt as they are; others are merely hard to tell"
+    )
     tested = int((data.sides == TEST).sum())
     doubtful = int((data.sides[found.positions] == TEST).sum())
     if doubtful:
         share = 100 * doubtful / tested
         effect += (
-            f". Suspected test labels: {doubtful:,} of {tested:,}, so a test score may be off by {points(share)} points"
+            f". Suspected test labels: {doubtful:,} of {tested:,}: were all of them wrong, a score would be off by "
+            f"{points(share)} points"
         )
     return Finding(
         "label-errors",

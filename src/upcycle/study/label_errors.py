@@ -18,15 +18,13 @@ Reals = npt.NDArray[np.float64]
 class Suspects:
     """`positions`: suspected images, the surest first; `given`, `likely`: their label and the class they look like.
 
-    `margins`: probability of the label less that of the likely class, -1 to 0 and mostly below; `noise`: estimated
-    fraction of all labels that are wrong, from the calibrated joint of given and likely classes.
+    `margins`: probability of the label less that of the likely class, -1 to 0 and mostly below.
     """
 
     positions: npt.NDArray[np.int64]
     given: npt.NDArray[np.int64]
     likely: npt.NDArray[np.int64]
     margins: Reals
-    noise: float
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -49,14 +47,4 @@ def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int
     margins = chances[everything, given] - chances[everything, likely]
     found = np.flatnonzero(counted & (likely != given))
     found = found[np.argsort(margins[found], kind="stable")]
-    noise = _noise(given[counted], likely[counted], counts)
-    return Suspects(found, given[found], likely[found], margins[found], noise)
-
-
-def _noise(given: npt.NDArray[np.int64], likely: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> float:
-    """The off-diagonal share of the confident joint, its rows scaled to the counts of the given labels."""
-    joint = np.zeros((len(counts), len(counts)))
-    np.add.at(joint, (given, likely), 1)
-    rows = joint.sum(axis=1, keepdims=True)
-    shares = np.divide(joint, rows, out=np.eye(len(counts)), where=rows > 0)
-    return float(1 - (shares.diagonal() * counts).sum() / max(counts.sum(), 1))
+    return Suspects(found, given[found], likely[found], margins[found])
