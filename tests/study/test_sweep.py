@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from upcycle.errors import ConfigError, RunError
+from upcycle.errors import RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, append_line, read_json, write_json, write_text
+from upcycle.study.grid import Cell, Grid, seeds_from
 from upcycle.study.ladder import rungs
-from upcycle.study.sweep import Cell, Grid, Progress, check_same, remaining, rounds, seeds_from, write_grid
+from upcycle.study.sweep import Progress, remaining, rounds
 
 
 def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2, **common: Any) -> Grid:
@@ -114,41 +115,6 @@ def test_a_failed_run_is_not_to_come(tmp_path: Path) -> None:
     assert 3 == remaining(progress).total
 
 
-def test_more_rungs_and_more_seeds_are_welcome_later(tmp_path: Path) -> None:
-    write_grid(grid(tmp_path, "probe,default", seeds=1, image_size=64))
-    check_same(grid(tmp_path, "probe,constant,default", seeds=3, image_size=64))
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"image_size": 32}, "was begun with options"),
-        ({}, "was begun with options"),
-    ],
-)
-def test_other_options_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
-    write_grid(grid(tmp_path, image_size=64))
-    with pytest.raises(RunError, match=message):
-        check_same(grid(tmp_path, **changed))
-
-
-def test_another_rung_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    for text in ("epochs = 5", "epochs = 6"):
-        file.write_text(text)
-        made = grid(tmp_path / "out", f"probe,{file}")
-        if not made.file.exists():
-            write_grid(made)
-    with pytest.raises(RunError, match="other options for the rung mine"):
-        check_same(made)
-
-
-@pytest.mark.parametrize("count", [0, -1, 101])
-def test_seeds_out_of_range_are_refused(count: int) -> None:
-    with pytest.raises(ConfigError, match="out of range: use 1 to 100"):
-        seeds_from(0, count)
-
-
 def test_a_trial_that_succeeds_later_may_change_the_chosen_rate_without_a_clash(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path))
     tuned = progress.grid.rungs[2]
@@ -196,21 +162,3 @@ def test_runs_of_another_split_are_not_mixed(tmp_path: Path) -> None:
     assert progress.finished(progress.cell(progress.grid.rungs[0], 0))
     with pytest.raises(RunError, match="were trained with other images or split"):
         progress.finished(progress.cell(progress.grid.rungs[1], 0))
-
-
-@pytest.mark.parametrize("text", ["[1]", '{"version": 1}', '{"data": 3}'])
-def test_a_damaged_grid_is_refused(tmp_path: Path, text: str) -> None:
-    made = grid(tmp_path)
-    made.file.write_text(text)
-    with pytest.raises(RunError, match="does not hold a comparison's grid"):
-        check_same(made)
-
-
-@pytest.mark.parametrize(
-    "changed", [{"rungs": {"../../zz": {}}}, {"rungs": {"a": [1]}}, {"smallest_difference": -3.0}, {"seeds": 10**9}]
-)
-def test_a_strangers_grid_leads_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
-    made = grid(tmp_path)
-    write_json(made.file, {**made.to_dict(), **changed})
-    with pytest.raises(RunError, match="does not hold a comparison's grid"):
-        check_same(made)

@@ -21,9 +21,10 @@ from upcycle.output.show import Show
 from upcycle.recipes import resolve
 from upcycle.rundir import locked, write_json
 from upcycle.study.compare import SMALLEST_DIFFERENCE, compare
+from upcycle.study.grid import Cell, Grid, check_same, read_grid, seeds_from, write_grid
 from upcycle.study.ladder import RUNGS, Rung, check_common, from_options, rungs
 from upcycle.study.runs import Group, Run, grouped, read_run
-from upcycle.study.sweep import Cell, Grid, Progress, check_same, read_grid, remaining, rounds, seeds_from, write_grid
+from upcycle.study.sweep import Progress, remaining, rounds
 
 
 def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Show) -> Path:
