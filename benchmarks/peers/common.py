@@ -20,6 +20,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count())
     return parser.parse_args()
 
@@ -55,6 +56,13 @@ def report(tool: str, clock: Clock, images: int, packages: tuple[str, ...], **fa
             }
         )
     )
+
+
+def scored(tool: str, scores: dict[str, float], packages: tuple[str, ...], **facts: object) -> None:
+    """The line of JSON of a script that trains to the end: macro F1 of `val` and `test`, seconds since it began."""
+    seconds = time.perf_counter() - BEGAN
+    versions = {name: version(name) for name in packages}
+    print(json.dumps({"tool": tool, "f1": scores, "seconds": seconds, "versions": versions, **facts}))
 
 
 def load_backbone(model: object, weights: Path | None) -> None:

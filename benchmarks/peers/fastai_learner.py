@@ -3,11 +3,14 @@
 guide: Resize(460) and aug_transforms as in its book. best: channels_last, one loader worker.
 """
 
+import argparse
+
 import common
 import torch
 from fastai.callback.core import Callback
 from fastai.vision.all import (
     ImageDataLoaders,
+    Learner,
     Normalize,
     Resize,
     aug_transforms,
@@ -16,25 +19,24 @@ from fastai.vision.all import (
     vision_learner,
 )
 
-asked, clock = common.arguments(), common.Clock()
-best = asked.setting == "best"
-torch.set_num_threads(asked.threads)
-
 
 class EpochClock(Callback):
     """Times the training part of each epoch, as the other scripts do, and keeps the last loss."""
 
     last_loss = float("nan")
 
+    def __init__(self, clock: common.Clock) -> None:
+        self.clock = clock
+
     def before_train(self) -> None:
-        clock.begin()
+        self.clock.begin()
 
     def after_batch(self) -> None:
         if self.training:
             EpochClock.last_loss = float(self.learn.loss)
 
     def after_train(self) -> None:
-        clock.end()
+        self.clock.end()
 
 
 class ChannelsLast(Callback):
@@ -56,34 +58,43 @@ class BFloat16(Callback):
         self.context = torch.autocast("cpu", torch.bfloat16)
         self.context.__enter__()
 
-    def after_loss(self) -> None:
+    def after_pred(self) -> None:
         self.context.__exit__(None, None, None)
+        self.learn.pred = self.learn.pred.float()
 
 
-loaders = ImageDataLoaders.from_folder(
-    asked.data,
-    train=".",
-    valid_pct=0.02,
-    seed=0,
-    bs=asked.batch,
-    item_tfms=Resize(460 * asked.size // 224),
-    batch_tfms=[*aug_transforms(size=asked.size), Normalize.from_stats(*imagenet_stats)],
-    num_workers=1 if best else None,
-    device=torch.device("cpu"),
-    # the last batch is dropped elsewhere in fastai; here every image counts
-    drop_last=False,
-)
-learner = vision_learner(loaders, resnet50, pretrained=False, cbs=[EpochClock()])
-if asked.weights:
-    whole = resnet50()
-    common.load_backbone(whole, asked.weights)
-    body = dict(zip(learner.model[0].state_dict(), list(whole.state_dict().values())[:-2], strict=True))
-    learner.model[0].load_state_dict(body)
-if best:
-    learner.add_cb(ChannelsLast())
-if asked.bf16:
-    learner.add_cb(BFloat16())
-learner.unfreeze()
-with learner.no_bar(), learner.no_logging():
-    learner.fit_one_cycle(asked.epochs, 1e-3)
-common.report("fastai", clock, len(loaders.train_ds), ("fastai", "torch"), loss=EpochClock.last_loss)
+def learner(asked: argparse.Namespace, **split: object) -> Learner:
+    """A learner on the folder of `asked`, split as ImageDataLoaders.from_folder is told."""
+    best = asked.setting == "best"
+    torch.set_num_threads(asked.threads)
+    loaders = ImageDataLoaders.from_folder(
+        asked.data,
+        bs=asked.batch,
+        item_tfms=Resize(460 * asked.size // 224),
+        batch_tfms=[*aug_transforms(size=asked.size), Normalize.from_stats(*imagenet_stats)],
+        num_workers=1 if best else None,
+        device=torch.device("cpu"),
+        # the last batch is dropped elsewhere in fastai; here every image counts
+        drop_last=False,
+        **split,
+    )
+    made = vision_learner(loaders, resnet50, pretrained=False)
+    if asked.weights:
+        whole = resnet50()
+        common.load_backbone(whole, asked.weights)
+        body = dict(zip(made.model[0].state_dict(), list(whole.state_dict().values())[:-2], strict=True))
+        made.model[0].load_state_dict(body)
+    made.add_cbs([ChannelsLast()] if best else [])
+    made.add_cbs([BFloat16()] if asked.bf16 else [])
+    return made
+
+
+if __name__ == "__main__":
+    given, clock = common.arguments(), common.Clock()
+    trained = learner(given, train=".", valid_pct=0.02, seed=0)
+    trained.add_cb(EpochClock(clock))
+    trained.unfreeze()
+    with trained.no_bar(), trained.no_logging():
+        trained.fit_one_cycle(given.epochs, 1e-3)
+    count = len(trained.dls.train_ds)
+    common.report("fastai", clock, count, ("fastai", "torch"), loss=EpochClock.last_loss)

@@ -1,0 +1,194 @@
+"""Wall time from the command to a model that reaches a given test F1, upcycle beside its peers.
+
+    python benchmarks/time_to_accuracy.py FOLDER --data DATA --weights FILE --goals 0.97,0.985 --torch-python PYTHON
+        [--size 224] [--seeds 3] [--tools "upcycle probe,upcycle default,fastai 1,..."] [--test-split val]
+
+Each reading is a new process with empty caches, timed from its start to its end: start-up, decoding, training,
+validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
+random. `fastai N` is fine_tune(N); the other tools are listed in COMMANDS. The readings alternate between the tools,
+seed by seed, and are kept as they come: a run that is ended early goes on where it was.
+
+A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
+test F1 does so too; test scores choose nothing.
+FOLDER/readings.jsonl holds every reading, FOLDER/time_to_accuracy.md the tables.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from upcycle import device
+from upcycle.data.split_file import read_splits
+from upcycle.rundir import read_json, read_lines
+
+PEERS = Path(__file__).parent / "peers"
+COMMANDS: dict[str, list[str]] = {
+    "upcycle probe": ["--recipe", "probe"],
+    "upcycle default": ["--recipe", "default"],
+    "upcycle classic": ["--recipe", "classic"],
+    "timm + scikit-learn, guide": ["features_sklearn.py", "--setting", "guide"],
+    "timm + scikit-learn, best": ["features_sklearn.py", "--setting", "best"],
+}
+
+
+def lay_out(asked: argparse.Namespace, folder: Path) -> Path:
+    """folder/SPLIT/CLASS with links to the images of the split that upcycle makes of DATA."""
+    run = folder / "split"
+    words = ["train", str(asked.data), "--recipe", "probe", "--arch", "test_resnet", "--image-size", "16"]
+    ran([sys.executable, "-m", "upcycle", *words, "--weights", str(tiny(folder)), *ours(asked, run, 0)], asked.threads)
+    root = asked.data.resolve()
+    for row in read_splits(run / "splits.csv"):
+        place = folder / "peers" / row.split / row.label
+        place.mkdir(parents=True, exist_ok=True)
+        (place / row.path.replace("/", "__")).symlink_to(root / row.path)
+    return folder / "peers"
+
+
+def tiny(folder: Path) -> Path:
+    """Weights of a network so small that the split costs nothing."""
+    import timm
+    from safetensors.torch import save_file
+
+    file = folder / "tiny.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    return file
+
+
+def ours(asked: argparse.Namespace, run: Path, seed: int) -> list[str]:
+    """What every upcycle command of this benchmark has in common."""
+    words = ["--seed", str(seed), "--split-seed", "0", "--threads", str(asked.threads)]
+    words += ["--test-split", asked.test_split] if asked.test_split else []
+    return [*words, "--cache", str(run) + "-cache", "--out", str(run)]
+
+
+def ran(command: list[str], threads: int) -> tuple[str, float]:
+    """What a command prints and its seconds; SystemExit with its last words where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-2000:]}")
+    return done.stdout, time.perf_counter() - began
+
+
+def upcycle(words: list[str], asked: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One run with an empty cache."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Path(temporary) / "run"
+        command = [sys.executable, "-m", "upcycle", "train", str(asked.data), *words, "--weights", str(asked.weights)]
+        _, seconds = ran([*command, "--image-size", str(asked.size), *ours(asked, run, seed)], asked.threads)
+        found = read_json(run / "evaluation.json")
+        f1 = {split: found[split]["f1_macro"]["value"] for split in ("val", "test")}
+        chosen = found.get("choice", {}).get("chosen")
+        versions = read_json(run / "environment.json")["versions"]
+        return {"seconds": seconds, "f1": f1, "kept": chosen, "versions": versions}
+
+
+def peer(words: list[str], asked: argparse.Namespace, seed: int, folder: Path, precision: str) -> dict[str, Any]:
+    """One run of a peer's script."""
+    command = [asked.torch_python, str(PEERS / words[0]), str(folder), *words[1:], "--size", str(asked.size)]
+    command += ["--weights", str(asked.weights), "--seed", str(seed), "--threads", str(asked.threads)]
+    command += ["--bf16"] if "best" in words and precision == "bf16" else []
+    text, seconds = ran(command, asked.threads)
+    return {**json.loads(text.splitlines()[-1]), "seconds": seconds}
+
+
+def command(tool: str) -> list[str]:
+    """The words of a tool's command; SystemExit for a tool that is not known."""
+    name, _, epochs = tool.partition(" ")
+    if name == "fastai" and epochs.removesuffix(", best").isdigit():
+        setting = "best" if epochs.endswith(", best") else "guide"
+        return ["fastai_fine_tune.py", "--setting", setting, "--epochs", epochs.removesuffix(", best")]
+    if tool not in COMMANDS:
+        raise SystemExit(f"unknown tool {tool!r}: use {', '.join(COMMANDS)}, fastai N or fastai N, best")
+    return COMMANDS[tool]
+
+
+def summary(readings: list[dict[str, Any]], tool: str) -> dict[str, Any]:
+    """Means over the seeds of one tool, and the spread of its seconds."""
+    some = [one for one in readings if one["tool"] == tool]
+    seconds = [one["seconds"] for one in some]
+    f1 = {split: statistics.mean(one["f1"][split] for one in some) for split in ("val", "test")}
+    return {"tool": tool, "n": len(some), "f1": f1, "seconds": statistics.median(seconds), "of": seconds, "all": some}
+
+
+def to_goal(found: list[dict[str, Any]], family: str, goal: float) -> str:
+    """The time of a family's quickest setting that reaches the goal on validation, or what it came to."""
+    some = [row for row in found if row["tool"].startswith(family)]
+    reaching = [row for row in some if row["f1"]["val"] >= goal]
+    row = min(reaching, key=lambda one: one["seconds"]) if reaching else max(some, key=lambda one: one["f1"]["val"])
+    if row["f1"]["test"] < goal:
+        return f"not reached: {row['f1']['test']:.4f} after {row['seconds']:.0f} s ({row['tool']})"
+    return f"{row['seconds']:.0f} s ({row['tool']}, test F1 {row['f1']['test']:.4f})"
+
+
+def tables(found: list[dict[str, Any]], goals: list[float]) -> str:
+    """Markdown: every setting, then the time of every family to each goal."""
+    lines = ["| setting | n | validation F1 | test F1 | seconds, median (lowest to highest) |", "|---|---|---|---|---|"]
+    for row in found:
+        tests = ", ".join(f"{one['f1']['test']:.4f}" for one in row["all"])
+        spread = f"{row['seconds']:.0f} ({min(row['of']):.0f} to {max(row['of']):.0f})"
+        scores = f"{row['f1']['val']:.4f} | {row['f1']['test']:.4f} ({tests})"
+        lines.append(f"| {row['tool']} | {row['n']} | {scores} | {spread} |")
+    lines += ["", "| goal | " + " | ".join(families(found)) + " |", "|---" * (1 + len(families(found))) + "|"]
+    for goal in goals:
+        cells = [to_goal(found, family, goal) for family in families(found)]
+        lines.append(f"| test F1 {goal:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def families(found: list[dict[str, Any]]) -> list[str]:
+    """The tools whose settings are chosen between: each of upcycle's recipes is one of its own."""
+    names = (row["tool"] if row["tool"].startswith("upcycle") else row["tool"].split(" ")[0] for row in found)
+    return list(dict.fromkeys(names))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--goals", default="0.97,0.985")
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--test-split")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--tools", default="upcycle probe;upcycle default;timm + scikit-learn, best;fastai 1")
+    asked = parser.parse_args()
+    machine = device.detect(threads=asked.threads, device="cpu")
+    asked.threads = machine.threads
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    tools = {tool: command(tool) for tool in asked.tools.split(";")}
+    kept = asked.folder / "readings.jsonl"
+    readings = read_lines(kept) if kept.exists() else []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = lay_out(asked, Path(temporary))
+        for seed in range(asked.seeds):
+            for tool, words in tools.items():
+                if any((one["tool"], one["seed"]) == (tool, seed) for one in readings):
+                    continue
+                if tool.startswith("upcycle"):
+                    made = upcycle(words, asked, seed)
+                else:
+                    made = peer(words, asked, seed, folder, machine.precision)
+                readings.append({**made, "tool": tool, "seed": seed})
+                with kept.open("a") as file:
+                    file.write(json.dumps(readings[-1]) + "\n")
+                print(f"{tool}, seed {seed}: test F1 {made['f1']['test']:.4f} in {made['seconds']:.0f} s", flush=True)
+    found = [summary(readings, tool) for tool in dict.fromkeys(one["tool"] for one in readings)]
+    facts = f"{machine.processor}, {machine.threads} threads, {' '.join(machine.flags)}; {asked.size} px\n"
+    text = f"    {' '.join(sys.argv)}\n\n{facts}\n{tables(found, [float(goal) for goal in asked.goals.split(',')])}"
+    (asked.folder / "time_to_accuracy.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
