@@ -65,16 +65,18 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One split with the scale of its features; labels [n] as a tensor."""
+    """One split whose features are centred by `mean` [D], `held` [n, D] where they are few; labels [n] as a tensor."""
 
     split: Split
     mean: Tensor
-    std: Tensor
     labels: Tensor
+    held: Tensor | None
 
     def inputs(self, chosen: Tensor) -> Tensor:
-        """Scaled features of the chosen images."""
-        return (torch.from_numpy(self.split.features[self.split.positions[chosen.numpy()]]) - self.mean) / self.std
+        """Centred features of the chosen images."""
+        if self.held is not None:
+            return self.held[chosen]
+        return torch.from_numpy(self.split.features[self.split.positions[chosen.numpy()]]) - self.mean
 
     def parts(self) -> Iterator[Tensor]:
         """All images in order, some at a time."""
@@ -83,17 +85,26 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """One way to train: how features are scaled, and the peak rate."""
+class _Candidate:
+    """One way to train: the peak rate, how features are scaled, and the strength of L2."""
 
-    scaling: str
     lr_max: float
+    scaling: str
+    strength: float
 
 
-KINDS = tuple(_Kind(scaling, lr_max) for scaling in ("common", "each") for lr_max in HEAD_RATES)
+CANDIDATES = tuple(
+    _Candidate(lr_max, scaling, strength)
+    for lr_max in HEAD_RATES
+    for scaling in ("common", "each")
+    for strength in STRENGTHS
+)
 FEW = 200
 """With fewer validation images than this, held-out folds of the training images help to choose."""
 FOLDS = 4
+
+Heads = tuple[Tensor, Tensor]
+"""Weights [heads, D, outputs] for centred features, and biases [heads, 1, outputs]."""
 
 
 def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective, seed: int) -> Probe:
@@ -104,34 +115,31 @@ def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective,
     two peak rates. Held out are the validation images and, where they are few, each fold of the
     training images in turn: the best of sixty candidates on thirty images is mostly luck.
     """
-    losses = {kind: _held_out(kind, train, val, phase, objective, seed) for kind in KINDS}
-    kind, at = min(
-        ((kind, at) for kind in KINDS for at in range(len(STRENGTHS))), key=lambda one: losses[one[0]][one[1]]
-    )
-    scale = _scale(kind, train)
+    losses = _held_out(train, val, phase, objective, seed)
+    best = CANDIDATES[min(range(len(CANDIDATES)), key=losses.__getitem__)]
+    scale = _scale(train)
     learn, check = _side(train, scale), _side(val, scale)
     rows: list[Row] = []
-    trained = _train(learn, kind, (STRENGTHS[at],), phase=phase, objective=objective, seed=seed)
+    trained = _train(learn, (best,), scale, phase=phase, objective=objective, seed=seed)
     for epoch, (weight, bias) in enumerate(trained, 1):
-        rows.append(_row(_peaked(phase, kind), epoch, (learn, check), (weight[:1], bias[:1])))
-    mean, std = scale
-    scaled = weight[0].T / std
-    shifted = bias[0, 0] - (scaled * mean).sum(dim=1)
-    return Probe(scaled.contiguous(), shifted, STRENGTHS[at], kind.scaling, kind.lr_max, tuple(rows))
+        rows.append(_row(_peaked(phase, best.lr_max), epoch, (learn, check), (weight, bias)))
+    folded = weight[0].T.contiguous()
+    shifted = bias[0, 0] - folded @ scale.mean
+    return Probe(folded, shifted, best.strength, best.scaling, best.lr_max, tuple(rows))
 
 
-def _held_out(kind: _Kind, train: Split, val: Split, phase: Phase, objective: Objective, seed: int) -> list[float]:
-    """The mean loss of each strength on images it was not trained on."""
+def _held_out(train: Split, val: Split, phase: Phase, objective: Objective, seed: int) -> list[float]:
+    """The mean loss of each candidate on images it was not trained on."""
     parts = [(train, val)]
     if len(val) < FEW:
         parts += _folds(train, seed)
-    sums, images = torch.zeros(len(STRENGTHS)), 0
+    sums, images = torch.zeros(len(CANDIDATES)), 0
     for learned, held in parts:
-        scale = _scale(kind, learned)
+        scale = _scale(learned)
         learn, check = (_side(part, scale) for part in (learned, held))
-        *_, head = _train(learn, kind, STRENGTHS, phase=phase, objective=objective, seed=seed)
+        *_, heads = _train(learn, CANDIDATES, scale, phase=phase, objective=objective, seed=seed)
         for part in check.parts():
-            sums += _losses(check, part, *head, Objective(objective.outputs)) * len(part)
+            sums += _losses(check, part, heads, Objective(objective.outputs)) * len(part)
         images += len(held)
     return (sums / images).tolist()
 
@@ -152,49 +160,79 @@ def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
     return parts
 
 
-def _scale(kind: _Kind, train: Split) -> tuple[Tensor, Tensor]:
-    """What is subtracted from each feature, and what it is then divided by."""
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """Mean [D] and standard deviation [D] of each feature, and the one deviation [] of them all."""
+
+    mean: Tensor
+    each: Tensor
+    common: Tensor
+
+    def divisors(self, candidates: tuple[_Candidate, ...]) -> Tensor:
+        """What each candidate divides centred features by, [heads, D, 1]."""
+        kinds = {"each": self.each, "common": self.common.expand_as(self.each)}
+        return torch.stack([kinds[candidate.scaling] for candidate in candidates])[:, :, None]
+
+
+def _scale(train: Split) -> _Scale:
     mean = sum(part.double().sum(dim=0) for part in train.chunks()) / len(train)
     variance = sum((part.double() - mean).square().sum(dim=0) for part in train.chunks()) / len(train)
     assert isinstance(mean, Tensor)
     assert isinstance(variance, Tensor)
-    std = variance.sqrt()
-    common = variance.mean().sqrt().expand_as(std)
-    return mean.float(), (common if kind.scaling == "common" else std).float() + 1e-6
+    return _Scale(mean.float(), variance.sqrt().float() + 1e-6, variance.mean().sqrt().float() + 1e-6)
 
 
-def _peaked(phase: Phase, kind: _Kind) -> Phase:
-    """The phase at this kind's peak rate."""
+def _peaked(phase: Phase, lr_max: float) -> Phase:
+    """The phase at another peak rate."""
     assert isinstance(phase.schedule, OneCycle)
-    return replace(phase, schedule=replace(phase.schedule, lr_max=kind.lr_max))
+    return replace(phase, schedule=replace(phase.schedule, lr_max=lr_max))
 
 
 def _train(
-    learn: _Side, kind: _Kind, strengths: tuple[float, ...], *, phase: Phase, objective: Objective, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Train every strength side by side with one-cycle Adam; yields weights and biases after each epoch."""
-    phase = _peaked(phase, kind)
-    penalty = torch.tensor(strengths, dtype=torch.float32)
-    weight = torch.zeros(len(strengths), learn.split.features.shape[1], objective.outputs, requires_grad=True)
-    bias = torch.zeros(len(strengths), 1, objective.outputs, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], fused=True)
+    learn: _Side,
+    candidates: tuple[_Candidate, ...],
+    scale: _Scale,
+    *,
+    phase: Phase,
+    objective: Objective,
+    seed: int,
+) -> Iterator[Heads]:
+    """Train all candidates, those of one peak rate next to each other, with one-cycle Adam; yields heads by epoch.
+
+    Their weights are for scaled features. Dividing the weights instead lets all share one product.
+    """
+    divisors = scale.divisors(candidates)
+    width, outputs = learn.split.features.shape[1], objective.outputs
+    parameters, groups = [], []
+    for lr_max in dict.fromkeys(candidate.lr_max for candidate in candidates):
+        penalty = torch.tensor([one.strength for one in candidates if one.lr_max == lr_max])[:, None, None]
+        pair = [torch.zeros(len(penalty), size, outputs, requires_grad=True) for size in (width, 1)]
+        parameters.append(pair)
+        groups.append({"params": pair, "phase": _peaked(phase, lr_max), "penalty": penalty})
+    optimizer = torch.optim.Adam(groups, fused=True)
     step = 0
     for epoch in range(1, phase.epochs + 1):
         for chosen in _epoch_batches(len(learn.labels), phase.steps_per_epoch, seed_for(seed, "head", epoch)):
-            rate = phase.rate(phase.first_step + step)
             for group in optimizer.param_groups:
+                rate = group["phase"].rate(phase.first_step + step)
                 group["lr"], group["betas"] = rate.lr, (rate.momentum, 0.99)
-            losses = _losses(learn, chosen, weight, bias, objective)
+            weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
+            losses = _losses(learn, chosen, (weight / divisors, bias), objective)
             optimizer.zero_grad()
-            (losses + penalty / 2 * weight.pow(2).sum(dim=(1, 2))).sum().backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            for group in optimizer.param_groups:
+                decayed = group["params"][0]
+                decayed.grad.addcmul_(group["penalty"], decayed.detach())
             optimizer.step()
             step += 1
-        yield weight.detach(), bias.detach()
+        with torch.no_grad():
+            weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
+        yield weight / divisors, bias
 
 
-def _side(split: Split, scale: tuple[Tensor, Tensor]) -> _Side:
-    mean, std = scale
-    return _Side(split, mean, std, torch.from_numpy(split.labels.astype(np.int64)))
+def _side(split: Split, scale: _Scale) -> _Side:
+    held = next(split.chunks()) - scale.mean if len(split) <= CHUNK else None
+    return _Side(split, scale.mean, torch.from_numpy(split.labels.astype(np.int64)), held)
 
 
 def _epoch_batches(images: int, steps: int, seed: int) -> list[Tensor]:
@@ -206,27 +244,28 @@ def _epoch_batches(images: int, steps: int, seed: int) -> list[Tensor]:
     return [order[at * size : (at + 1) * size] for at in range(steps)]
 
 
-def _logits(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[strengths, n, outputs], as one wide product."""
-    strengths, width, outputs = weight.shape
-    wide = inputs @ weight.permute(1, 0, 2).reshape(width, strengths * outputs)
-    return wide.view(len(inputs), strengths, outputs).permute(1, 0, 2) + bias
+def _logits(inputs: Tensor, heads: Heads) -> Tensor:
+    """[heads, n, outputs], as one wide product."""
+    weight, bias = heads
+    count, width, outputs = weight.shape
+    wide = inputs @ weight.permute(1, 0, 2).reshape(width, count * outputs)
+    return wide.view(len(inputs), count, outputs).permute(1, 0, 2) + bias
 
 
-def _losses(side: _Side, chosen: Tensor, weight: Tensor, bias: Tensor, objective: Objective) -> Tensor:
-    """The mean loss of each strength on the chosen images, [strengths]."""
-    logits = _logits(side.inputs(chosen), weight, bias)
+def _losses(side: _Side, chosen: Tensor, heads: Heads, objective: Objective) -> Tensor:
+    """The mean loss of each head on the chosen images, [heads]."""
+    logits = _logits(side.inputs(chosen), heads)
     targets = one_hot(side.labels[chosen], objective.outputs)
     repeated = targets.expand(len(logits), *targets.shape).flatten(0, 1)
     return objective.losses(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
 
 
-def _all_logits(side: _Side, head: tuple[Tensor, Tensor]) -> Tensor:
+def _all_logits(side: _Side, head: Heads) -> Tensor:
     """Logits [n, outputs] of every image by one head."""
-    return torch.cat([_logits(side.inputs(part), *head)[0] for part in side.parts()])
+    return torch.cat([_logits(side.inputs(part), head)[0] for part in side.parts()])
 
 
-def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: tuple[Tensor, Tensor]) -> Row:
+def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: Heads) -> Row:
     """One epoch's row of one head."""
     step = phase.first_step + epoch * phase.steps_per_epoch
     rate = phase.rate(step - 1)
