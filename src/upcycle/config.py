@@ -116,6 +116,9 @@ class Config(BaseModel):
     split_seed: int | None = Field(None, ge=0, lt=2**31, description="Decides the split alone; left out, --seed.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
+    fold_bn: bool = Field(
+        True, description="Compute BatchNorm with fixed statistics inside the convolution before it: faster."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
     on_divergence: Literal["stop", "retry"] = Field(
         "stop", description="When the loss explodes: stop, or go on at half the rate, at most twice."

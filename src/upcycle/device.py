@@ -34,7 +34,8 @@ class Machine:
 
     `threads`: for arithmetic on the processor; `cores`: physical cores this process may use;
     `flags`: the processor's features that matter here; `gpu`: its name, None on the CPU;
-    `memory_gb`: of the processor, in 2**30 bytes, a container's limit respected, NaN if unknown.
+    `memory_gb`: of the processor, in 2**30 bytes, a container's limit respected, NaN if unknown;
+    `fold_bn`: whether BatchNorm with fixed statistics is computed inside the convolution before it.
     """
 
     device: Device
@@ -45,9 +46,10 @@ class Machine:
     flags: tuple[str, ...]
     gpu: str | None
     memory_gb: float
+    fold_bn: bool = True
 
 
-def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto") -> Machine:
+def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto", fold_bn: bool = True) -> Machine:
     """Say what to compute on, from the processor's flags, the GPU's capability and cgroup limits.
 
     "auto" takes CUDA, then MPS, then the CPU, and bf16 where the processor (AMX or AVX-512 BF16)
@@ -68,6 +70,7 @@ def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto") -
         flags=flags,
         gpu=_gpu_name(chosen),
         memory_gb=usable_memory(root) / GIB,
+        fold_bn=fold_bn,
     )
 
 
@@ -134,6 +137,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "threads": machine.threads,
         "device": machine.device,
         "precision": machine.precision,
+        "fold_bn": machine.fold_bn,
         "gpu": machine.gpu,
         "memory_gb": None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1),
     }

@@ -117,6 +117,20 @@ def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_t
     assert recorded.probabilities().max(axis=1).tolist() == [one.probability for one in single]  # type: ignore[union-attr]
 
 
+def test_a_run_that_kept_batchnorm_apart_is_predicted_so(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    runs = {
+        fold: upcycle.train(photos, out=tmp_path / str(fold), weights=str(tiny_weights), epochs=0, fold_bn=fold, **FAST)
+        for fold in (True, False)
+    }
+    logits = {fold: run.predictions("test").logits for fold, run in runs.items()}
+    assert not np.array_equal(logits[True], logits[False])
+    assert np.allclose(logits[True], logits[False], rtol=1e-3, atol=1e-3)
+    again = evaluate_run(upcycle.load(runs[False].path), None, "test")
+    assert np.array_equal(logits[False], again.logits)
+
+
 def test_a_path_a_picture_and_an_array_are_predicted_alike(trained: upcycle.Run, photos: Path) -> None:
     path = photos / "test" / "across" / "200.png"
     picture = Image.open(path)

@@ -219,3 +219,14 @@ def test_moments_put_back_have_the_memory_layout_of_their_weights() -> None:
     optim.load_state_tensors(second.optimizer, second.names, saved)
     for parameter, state in second.optimizer.state.items():
         assert parameter.stride() == state["exp_avg"].stride()
+
+
+def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_rounding() -> None:
+    losses = {}
+    for fold in (True, False):
+        here = setting({"recipe": "default", "head_epochs": 0, "epochs": 3, "lr": 1e-2})
+        here = replace(here, machine=replace(here.machine, fold_bn=fold))
+        losses[fold] = [row.loss for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+    assert losses[True][-1] < losses[True][0]

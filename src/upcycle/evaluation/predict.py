@@ -15,6 +15,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Machine
 from upcycle.evaluation.predictions import Predictions
 from upcycle.model import zoo
+from upcycle.model.folding import folded
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
@@ -38,7 +39,7 @@ def outputs(
     model.eval()
     done = 0
     for images, count in batches:
-        with torch.inference_mode():
+        with torch.inference_mode(), folded(model, machine):
             made = output(model, images, machine)[:count].float().cpu().numpy()
         yield made
         done += count

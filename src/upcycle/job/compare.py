@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle import device as machines
 from upcycle.config import absolute, canonical
 from upcycle.data.folder import Index
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
 from upcycle.job.begin import RUNS, begin, free_name, spelled
 from upcycle.job.estimate import spoken
-from upcycle.job.prepare import read_index
+from upcycle.job.prepare import machine_of, read_index
 from upcycle.job.train import run_training
 from upcycle.model import zoo
 from upcycle.output.comparison import FILE, write_comparison
@@ -177,7 +176,7 @@ def _checked(grid: Grid, show: Show) -> Index:
     """The scanned images; raises for what would make every run of a rung fail, before anything is trained."""
     configs = [Cell(rung, grid.seeds[0], grid.options(rung, grid.seeds[0])).config for rung in grid.rungs]
     config = configs[0]
-    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    machine = machine_of(config)
     index = read_index(grid.data, config, machine, show)
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
         zoo.get_weights(zoo.resolve_arch(arch), weights)

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from upcycle import device as machines
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
-from upcycle.job.prepare import decodable, read_index
+from upcycle.job.prepare import decodable, machine_of, read_index
 from upcycle.job.status import working
 from upcycle.job.train import run_training
 from upcycle.output.show import Show
@@ -25,7 +24,7 @@ def cross_validate(start: Start, show: Show) -> None:
     which is shown fold by fold. Folds that are finished are not repeated.
     """
     config, run = start.config, start.run
-    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    machine = machine_of(config)
     index = read_index(start.data, config, machine, show)
     with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)

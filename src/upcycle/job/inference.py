@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,22 +123,31 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     return Classifier(directory, network, model, machine)
 
 
-def _setting(environment: Any) -> tuple[str, int]:
-    """Precision and threads of a run's environment.json; ValueError for a number of threads that no machine has."""
+@dataclass(frozen=True)
+class _Setting:
+    """How a run computed, so that it can be done in the same way again."""
+
+    precision: str
+    threads: int
+    fold_bn: bool
+
+
+def _setting(environment: Any) -> _Setting:
+    """What a run's environment.json says; ValueError for a number of threads that no machine has."""
     precision, threads = str(environment.get("precision", "auto")), int(environment.get("threads") or 0)
     if not 0 <= threads <= MOST_THREADS:
         raise ValueError(f"{threads} threads")
-    return precision, threads
+    return _Setting(precision, threads, fold_bn=environment.get("fold_bn") is True)
 
 
-def _machine(recorded: tuple[str, int], threads: int, device: str, show: Show) -> Machine:
+def _machine(recorded: _Setting, threads: int, device: str, show: Show) -> Machine:
     """This machine at the run's own precision and threads, or, where it has not that precision, at its best."""
-    precision, threads = recorded[0], threads or recorded[1]
+    detect = partial(machines.detect, threads=threads or recorded.threads, device=device, fold_bn=recorded.fold_bn)
     try:
-        return machines.detect(precision=precision, threads=threads, device=device)
+        return detect(precision=recorded.precision)
     except ConfigError as error:
         show.warn(f"{error}; predicting at this machine's best instead")
-        return machines.detect(threads=threads, device=device)
+        return detect()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from upcycle.data.findings import TEST, Audited, Finding, points
 from upcycle.data.listing import shown
 from upcycle.data.splits import folds
 from upcycle.errors import ConfigError, DataError
-from upcycle.job.prepare import cache_root, decode, fit_size
+from upcycle.job.prepare import cache_root, decode, fit_size, machine_of
 from upcycle.model import zoo
 from upcycle.output.show import Show
 from upcycle.study.label_errors import Suspects, suspects
@@ -34,7 +34,7 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
     split = folds(index, k=FOLDS, seed=config.seed_of_split)  # first: it says soonest what is wrong
-    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)

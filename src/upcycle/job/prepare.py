@@ -20,7 +20,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
-from upcycle.device import Machine
+from upcycle.device import Machine, detect
 from upcycle.errors import DataError, NoRoomError, RunError
 from upcycle.evaluation.intervals import distinguishable
 from upcycle.job.status import Work
@@ -30,6 +30,11 @@ from upcycle.rundir import RunDir
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
+
+
+def machine_of(config: Config) -> Machine:
+    """What this configuration computes on here; ConfigError for what this machine has not."""
+    return detect(precision=config.precision, threads=config.threads, device=config.device, fold_bn=config.fold_bn)
 
 
 @dataclass(frozen=True, eq=False)

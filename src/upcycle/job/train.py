@@ -11,7 +11,7 @@ from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
 from upcycle.errors import RunError
 from upcycle.job.begin import Start
-from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, prepare, read_index, same_data
+from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, machine_of, prepare, read_index, same_data
 from upcycle.job.stages import run_stages
 from upcycle.job.status import working
 from upcycle.model import zoo
@@ -27,7 +27,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     are for a caller that has scanned and split already, as cross-validation has.
     """
     config = start.config
-    machine = machines.detect(precision=config.precision, threads=config.threads, device=config.device)
+    machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)

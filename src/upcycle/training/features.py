@@ -158,6 +158,7 @@ def _key(index: Index, network: zoo.Network, machine: Machine) -> str:
         "preprocessing": {key: value for key, value in network.preprocessing.to_dict().items() if key != "source"},
         "device": machine.device,
         "precision": machine.precision,
+        "fold_bn": machine.fold_bn,
         "threads": machine.threads,
         "versions": [torch.__version__, timm.__version__, PIL.__version__, np.__version__],
     }

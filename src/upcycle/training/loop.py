@@ -18,6 +18,7 @@ from upcycle.device import Machine, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model import zoo
+from upcycle.model.folding import folded
 from upcycle.model.groups import parameter_groups, set_training_mode
 from upcycle.recipes import Phase
 from upcycle.training.objective import Objective
@@ -101,7 +102,8 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
     state.optimizer.zero_grad(set_to_none=True)
     losses, right = [], []
     for part in setting.parts(batch, state.step):
-        logits = zoo.logits(state.model, part.images, setting.machine)
+        with folded(state.model, setting.machine):
+            logits = zoo.logits(state.model, part.images, setting.machine)
         loss = setting.objective(logits, part.targets) * (len(part.labels) / len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())

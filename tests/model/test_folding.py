@@ -1,0 +1,133 @@
+"""A convolution that holds its BatchNorm computes what the two do."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from upcycle.device import Machine, detect
+from upcycle.model.folding import folded, pairs
+from upcycle.model.groups import set_training_mode
+
+MACHINE = detect(precision="fp32", threads=1, device="cpu")
+PLAIN = detect(precision="fp32", threads=1, device="cpu", fold_bn=False)
+
+
+def network(arch: str) -> nn.Module:
+    """With statistics, scales and shifts as training leaves them."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(arch, num_classes=3)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 2)
+                module.bias.normal_()
+    return model.eval()
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def computed(model: nn.Module, machine: Machine) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradient of each parameter."""
+    model.zero_grad()
+    with folded(model, machine):
+        logits = model(images())
+    logits.square().sum().backward()
+    return logits.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("arch", "count"),
+    # plain blocks; BatchNorm with activation, depthwise and squeeze-and-excitation; pre-activation, concatenated
+    [("resnet18", 20), ("test_efficientnet", 13), ("densenet121", 59)],
+)
+def test_logits_and_gradients_are_those_of_the_two_layers(arch: str, count: int) -> None:
+    model = network(arch)
+    assert count == len(pairs(model))
+    expected, gradients = computed(model, PLAIN)
+    found, folded_gradients = computed(model, MACHINE)
+    assert torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert not torch.equal(expected, found)  # it was computed in another way
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, folded_gradients[name], rtol=1e-2, atol=2e-3 * float(gradient.abs().max())), (
+            name
+        )
+
+
+def test_nothing_is_left_behind() -> None:
+    model = network("resnet18")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = model(images())
+    model.train()
+    model.bn1.eval()
+    with pytest.raises(ValueError, match="stop"), folded(model, MACHINE):
+        raise ValueError("stop")
+    assert model.training
+    assert not model.bn1.training
+    assert torch.equal(plain, model.eval()(images()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_batchnorm_in_training_mode_learns_its_statistics() -> None:
+    model = network("resnet18")
+    set_training_mode(model, frozen=frozenset(), bn="train")
+    before = model.bn1.running_mean.clone()
+    with folded(model, MACHINE):
+        model(images())
+    assert not torch.equal(before, model.bn1.running_mean)
+
+
+class Net(nn.Module):
+    """A convolution and a BatchNorm, joined in a way that folding must see."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 3, 1, padding_mode="reflect" if kind == "padding" else "zeros")
+        self.norm = nn.BatchNorm2d(3, track_running_stats=kind != "no statistics")
+
+    def forward(self, given: Tensor) -> Tensor:
+        result = self.conv(given)
+        if self.kind == "read twice":
+            return self.norm(result) + result
+        if self.kind == "changed between":
+            return self.norm(result * 2)
+        if self.kind == "called twice":
+            return self.norm(self.conv(self.norm(result)))
+        return self.norm(result)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("plain", 1),
+        ("read twice", 0),
+        ("changed between", 0),
+        ("called twice", 0),
+        ("padding", 0),
+        ("no statistics", 0),
+    ],
+)
+def test_only_a_batchnorm_that_alone_reads_a_convolution_is_folded(kind: str, count: int) -> None:
+    assert count == len(pairs(Net(kind)))
+
+
+@pytest.mark.parametrize(("bias", "affine"), [(True, True), (False, True), (True, False), (False, False)])
+def test_layers_without_bias_or_scale(bias: bool, affine: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine)).eval()
+    model[1].running_mean.normal_()
+    model[1].running_var.uniform_(0.5, 2)
+    expected = model(images())
+    with folded(model, MACHINE):
+        assert torch.allclose(expected, model(images()), atol=1e-5)
+
+
+def test_a_network_without_batchnorm_is_left_alone() -> None:
+    model: Any = timm.create_model("test_vit")
+    assert () == pairs(model)
