@@ -66,8 +66,8 @@ def test_where_fine_tuning_hurts_it_says_so(tmp_path: Path) -> None:
 def test_where_nothing_differs_it_says_so_and_how_many_images_would_tell(tmp_path: Path) -> None:
     values = compare(ladder(tmp_path, {"one": 0.9, "two": 0.9, "three": 0.905}, seeds=2), folder=tmp_path)
     assert {"unclear"} == {one["verdict"] for one in values["pairs"]}
-    assert "Nothing here differs by more than chance" in values["says"][0]
-    assert "400 test images are too few for a conclusion about any step; about " in values["says"][1]
+    assert "400 test images are too few for a conclusion about any step; about " in values["says"][0]
+    assert "Nothing here differs by more than chance" in values["says"][1]
     assert "not distinguishable from chance here; about " in values["pairs"][0]["says"]
     assert values["pairs"][0]["images_needed"] > IMAGES
     assert ("one", 2) == (values["recommendation"]["rung"], values["family"]["size"])
@@ -88,7 +88,7 @@ def test_five_test_images_are_too_few_whatever_they_show(tmp_path: Path) -> None
     values = compare(grouped([read_run(tmp_path / name) for name in ("a", "b")]), folder=tmp_path)
     assert "too-small" == values["pairs"][0]["verdict"]
     assert "5 test images are too few for any conclusion; about " in values["pairs"][0]["says"]
-    assert "5 test images are too few for a conclusion about any step; about " in values["says"][1]
+    assert "5 test images are too few for a conclusion about any step; about " in values["says"][0]
 
 
 def test_a_step_that_counts_alone_may_not_count_as_one_of_five(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_a_step_between_the_same_runs_is_no_conclusion(tmp_path: Path) -> None:
     one, two = ladder(tmp_path, {"one": 0.8, "two": 0.82}, images=60)
     values = compare([one, replace(one, name="same", title="Same"), two], folder=tmp_path)
     assert "same" == pair(values, "one", "same")["verdict"]
-    assert values["says"][0].startswith("Nothing here differs by more than chance")
-    assert values["says"][1].startswith("60 test images are too few for a conclusion about any step; about ")
+    assert values["says"][0].startswith("60 test images are too few for a conclusion about any step; about ")
+    assert values["says"][1].startswith("Nothing here differs by more than chance")
 
 
 def test_rungs_that_are_all_the_same_runs_are_said_to_be(tmp_path: Path) -> None:
@@ -320,6 +320,18 @@ def test_from_too_few_images_nothing_is_recommended(tmp_path: Path) -> None:
     for name, epochs, right in (("a", 6, 0), ("b", 7, 1)):
         write_run(tmp_path / name, predictions([right] * 5), recipe="classic", epochs=epochs)
     assert compare(grouped([read_run(tmp_path / n) for n in ("a", "b")]), folder=tmp_path)["recommendation"] is None
+
+
+@pytest.mark.parametrize(("images", "wrong"), [(8, 4), (20, 5)])
+def test_a_cheap_rung_that_scored_far_lower_is_not_recommended_where_nothing_can_be_told(
+    images: int, wrong: int, tmp_path: Path
+) -> None:
+    for name, epochs, right in (("cheap", 6, [0] * wrong + [1] * (images - wrong)), ("dear", 7, [1] * images)):
+        write_run(tmp_path / name, predictions(right), recipe="classic", epochs=epochs, seconds=100.0 * epochs)
+    values = compare(grouped([read_run(tmp_path / name) for name in ("cheap", "dear")]), folder=tmp_path)
+    assert {"unclear"} == {one["verdict"] for one in values["pairs"]}
+    assert values["says"][0].startswith(f"{images} test images are too few for a conclusion about any step")
+    assert values["recommendation"] is None
 
 
 def test_with_groups_mcnemars_test_of_images_gives_no_p(tmp_path: Path) -> None:

@@ -226,6 +226,16 @@ def test_of_equal_recipes_one_in_twenty_at_most_is_called_different(seeds: int, 
     assert simulate(600, images=images, seeds=seeds, gap=0.0, hardness=1.5, spread=0.0).rejected <= 0.068
 
 
+@pytest.mark.parametrize(("images", "seeds"), [(300, (1, 5)), (1000, (1, 3))])
+def test_of_equal_recipes_with_other_numbers_of_seeds_no_more_are(images: int, seeds: tuple[int, int]) -> None:
+    random = np.random.default_rng(7)
+    false = 0
+    for _ in range(600):
+        labels, hard = random.integers(0, 2, images), random.normal(0, 1.5, images)
+        false += sign_flip(*(answers(random, np.full(count, 3.5), labels, hard) for count in seeds)) < 0.05
+    assert false / 600 <= 0.068
+
+
 def test_of_a_ladder_of_six_equal_rungs_one_step_in_any_is_called_real_one_time_in_twenty_at_most() -> None:
     random = np.random.default_rng(5)
     false = 0

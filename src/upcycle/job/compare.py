@@ -221,7 +221,8 @@ def _run(cell: Cell, progress: Progress, index: Index, show: Show) -> None:
 def _where(cell: Cell, progress: Progress) -> str:
     """How far the grid is, and how long the rest takes as far as that is known."""
     rest = remaining(progress)
-    left = f", about {spoken(rest.seconds)} left" if rest.seconds else ""
+    least = "at least" if rest.untimed else "about"
+    left = f", {least} {spoken(rest.seconds)} left" if rest.seconds else ""
     untimed = f" ({', '.join(rest.untimed)} not timed yet)" if rest.untimed else ""
     return f"run {rest.done + 1} of {rest.total}: {cell.words}{left}{untimed}"
 

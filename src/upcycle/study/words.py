@@ -89,17 +89,20 @@ def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal
         return ["All rungs came out as the same runs: there is no difference.", *_failures(rungs)]
     steps = [pair for pair in own if "step" in pair["kinds"]]
     titles = {rung["name"]: rung["title"] for rung in rungs}
-    said = [_overall(steps, own, titles)]
+    overall = _overall(steps, own, titles)
+    if not _inconclusive(own):
+        return [overall, _resolution(steps or own, images), *_failures(rungs)]
     needed = [pair["images_needed"] for pair in steps if pair["images_needed"]]
+    enough = f"; about {max(needed):,} would narrow the widest interval to {_goal(goal)}." if needed else "."
+    return [f"{images:,} test images are too few for a conclusion about any step{enough}", overall, *_failures(rungs)]
+
+
+def _inconclusive(pairs: Sequence[Values]) -> bool:
+    """Whether there are too few test images to say anything of any pair, not even that it makes no difference."""
+    own = [pair for pair in pairs if not pair["same_runs"]]
     verdicts = {pair["verdict"] for pair in own}
-    if "too-small" in verdicts or (needed and not verdicts & {"gain", "loss", "same"}):
-        said.append(
-            f"{images:,} test images are too few for a conclusion about any step"
-            + (f"; about {max(needed):,} would narrow the widest interval to {_goal(goal)}." if needed else ".")
-        )
-    else:
-        said.append(_resolution(steps or own, images))
-    return [*said, *_failures(rungs)]
+    needed = any(pair["images_needed"] for pair in own)
+    return "too-small" in verdicts or (needed and not verdicts & {"gain", "loss", "same"})
 
 
 def _overall(steps: Sequence[Values], pairs: Sequence[Values], titles: dict[str, str]) -> str:
@@ -184,7 +187,7 @@ def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float
 
     Worse is what is shown to be: where enough seeds answer for the recipe by their answer, else by that for
     these trained models, both corrected for all pairs, as the best was chosen by its score. None where there
-    are too few test images for any conclusion.
+    are too few test images for any conclusion and the cheapest scored lower by `goal` or more.
     """
     there = [rung for rung in rungs if rung["runs"]]
     if len(there) < 2 or any(pair["verdict"] == "too-small" for pair in pairs):
@@ -193,6 +196,9 @@ def recommendation(rungs: Sequence[Values], pairs: Sequence[Values], goal: float
     against = {pair["first"]: pair for pair in pairs if pair["second"] == best["name"] and "best" in pair["kinds"]}
     good = [rung for rung in there if rung is best or not _worse(against[rung["name"]], goal)]
     cheapest = min(good, key=_cost)
+    behind = best["f1_macro"]["value"] - cheapest["f1_macro"]["value"]
+    if _inconclusive(pairs) and behind >= goal:
+        return None
     if cheapest is best:
         rest = "the cheapest of those not shown to be worse" if len(good) > 1 else "all others are shown to be worse"
         return {"rung": best["name"], "says": f"Take {best['title']}: {_f1(best)} is the best here, {rest}."}
