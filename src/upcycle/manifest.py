@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.errors import RunError
-from upcycle.rundir import RunDir, plain_json, read_json, write_json, write_text
+from upcycle.rundir import RunDir, plain_json, read_json, refuse_links, write_json, write_text
 
 RESULTS = (
     "model.json",
@@ -48,7 +48,8 @@ def unseal(run: RunDir) -> None:
 
 
 def check(run: RunDir) -> None:
-    """RunError for a file that is not as it was written; one without a checksum is not judged."""
+    """RunError for a file that is not as it was written, or a link; one without a checksum is not judged."""
+    refuse_links(run.root)
     for name, digests in _read(run).items():
         path = run.root / name
         if not path.is_file():

@@ -91,14 +91,25 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def refuse_links(folder: Path) -> None:
+    """RunError for a link anywhere in a run's folder: a stranger's would have files written elsewhere."""
+    for below, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(below, name)
+            if path.is_symlink():
+                raise RunError(f"{path} is a link, which upcycle never makes in a run: remove it, or give another run")
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of `folder`, made if need be, while it is written.
 
-    RunError where another process is in it. The system takes the lock back when a process ends, however it ends.
+    RunError where another process is in it, and where it holds a link. The system takes the lock back when a
+    process ends, however it ends.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     lock = FileLock(folder / LOCK)
     with storage_errors(folder / LOCK):
         try:

@@ -101,11 +101,21 @@ def odd() -> Iterator[tuple[str, bytes]]:
             yield f"{kind}, EXIF orientation {orientation}", stored(picture(), kind, exif=exif.tobytes())
     embedded = stored(picture(), "JPEG")
     yield "JPEG with another behind it", embedded + embedded
+    yield "JPEG with a thumbnail in its EXIF", stored(picture(), "JPEG", exif=thumbnail_exif(embedded))
+    yield "JPEG with half a thumbnail in its EXIF", stored(picture(), "JPEG", exif=thumbnail_exif(embedded)[:-200])
     yield "JPEG with a JPEG inside its comment", stored(picture(), "JPEG", comment=embedded)
     yield "text", b"no picture at all\n" * 100
     yield "HTML of an error page", b"<!DOCTYPE html><html><title>404</title></html>"
     yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
     yield "ZIP", b"PK\x03\x04" + b"\0" * 200
+
+
+def thumbnail_exif(thumbnail: bytes) -> bytes:
+    """EXIF whose second directory holds a thumbnail, as cameras write it."""
+    entries = ((0x0103, 3, 6), (0x0201, 4, 56), (0x0202, 4, len(thumbnail)))
+    first = struct.pack("<HI", 0, 14)
+    second = struct.pack("<H", 3) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<I", 8) + first + second + struct.pack("<I", 0) + thumbnail
 
 
 def corpus() -> list[tuple[str, bytes]]:

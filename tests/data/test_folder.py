@@ -149,6 +149,24 @@ def test_endings_count_in_any_case_and_other_files_are_ignored(tmp_path: Path) -
     assert scan(written(tmp_path, files)).class_counts() == {"ants": 2, "bees": 3}
 
 
+def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
+    files = FLAT | {
+        "ants/photo.jfif": picture(8, (9, 9), "JPEG"),
+        "ants/phone.HEIC": b"whatever",
+        "ants/renamed.txt": picture(7),
+        "ants/bare": picture(6, (9, 9), "WEBP"),
+        "ants/notes.txt": b"about ants",
+        "cover.heic": b"in no class folder",
+    }
+    index = scan(written(tmp_path, files))
+    assert {"ants": 3, "bees": 2} == index.class_counts()
+    assert {
+        "ants/bare": "a picture by its content, its name has no ending: rename it",
+        "ants/phone.HEIC": "pictures ending in .heic are not read: convert it to JPEG or PNG",
+        "ants/renamed.txt": "a picture by its content, its name ends in .txt: rename it",
+    } == {file.path: file.reason for file in index.quarantined}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_every_format_is_read(tmp_path: Path, kind: str) -> None:
     ending = kind.lower()
@@ -248,12 +266,17 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     message = problem(tmp_path)
-    assert message == "no images in DATA (it is empty); expected CLASS/*.jpg|.jpeg|.png|.webp|.bmp|.tif|.tiff|.gif"
+    assert (
+        message
+        == "no images in DATA (it is empty); expected CLASS/*.jpg|.jpeg|.png|.webp|.bmp|.tif|.tiff|.gif|.jpe|.jif|.jfif"
+    )
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
-    message = problem(written(tmp_path, {"a/1.heic": b"", "a/2.heic": b"", "README": b""}))
-    assert message.startswith("no images in DATA (1 without an ending, 2 .heic); expected")
+    message = problem(written(tmp_path, {"a/1.csv": b"", "a/2.csv": b"", "README": b""}))
+    assert message.startswith("no images in DATA (1 without an ending, 2 .csv); expected")
+    message = problem(written(tmp_path, {"a/1.heic": b"", "a/2.heic": b""}))
+    assert message.endswith("a/1.heic: pictures ending in .heic are not read: convert it to JPEG or PNG")
 
 
 def test_a_folder_of_bad_images_says_why(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from tests.data.made import made
-from upcycle.data.split_file import Recorded, read_splits, write_splits
+from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
 from upcycle.data.splits import split
 from upcycle.errors import RunError
 
@@ -33,3 +33,15 @@ def test_a_damaged_splits_file_is_an_error(tmp_path: Path, content: str) -> None
 def test_a_missing_splits_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"splits.csv is missing$"):
         read_splits(tmp_path / "splits.csv")
+
+
+def test_what_changed_is_counted_by_kind() -> None:
+    rows = [Recorded(f"{name}.jpg", "a", "train", "", name * 64) for name in "abcd"]
+    now = [rows[0]._replace(label="b"), rows[1]._replace(sha256="f" * 64, split="val"), rows[2]]
+    now.append(Recorded("e\n.jpg", "a", "train", "", "e" * 64))
+    now.append(Recorded("f.jpg", "a", "train", "", "f" * 64))
+    assert (
+        "1 gone: d.jpg, 2 new: e\\n.jpg, ..., 1 of other content: b.jpg, 1 of another class: a.jpg, "
+        "1 in another split: b.jpg"
+    ) == changes(rows, now)
+    assert "" == changes(rows, rows)

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import upcycle
 from tests.conftest import TINY
-from upcycle.errors import UpcycleError
+from upcycle.errors import RunError, UpcycleError, WeightsError
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
 from upcycle.rundir import RunDir
@@ -112,6 +113,41 @@ def test_a_run_from_a_stranger_is_read_or_refused_in_one_line(run: Path, tmp_pat
     assert survive(run, 200, READERS, tmp_path / "run") > 20
     survive(run, 3, {"report": lambda folder: write_report(RunDir(folder))}, tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["figures", "predictions", "checkpoints", "history.jsonl", ".lock"])
+def test_a_run_whose_links_lead_elsewhere_is_refused_and_nothing_written_there(
+    name: str, run: Path, tmp_path: Path
+) -> None:
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(run, folder)
+    inside = folder / name
+    if inside.exists():
+        inside.rename(victim)
+    else:
+        victim.write_text("precious")
+    inside.symlink_to(victim)
+    before = {path: path.read_bytes() for path in [victim, *victim.rglob("*")] if path.is_file()}
+    calls = (
+        *(lambda: write_report(RunDir(folder)), lambda: upcycle.load(folder), lambda: read_run(folder)),
+        lambda: upcycle.train(out=folder, resume=True, epochs=2, show=Silent()),
+    )
+    for call in calls:
+        with pytest.raises(RunError, match=f"{name} is a link, which upcycle never makes in a run: remove it"):
+            call()
+    after = {path: path.read_bytes() for path in [victim, *victim.rglob("*")] if path.is_file()}
+    assert before == after
+
+
+def test_a_model_that_a_stranger_names_takes_no_memory_before_it_fits(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    facts = json.loads((run / "model.json").read_text())
+    (tmp_path / "run" / "model.json").write_text(json.dumps({**facts, "arch": "eva_giant_patch14_224"}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=r"does not fit eva_giant_patch14_224.*: \d+ tensors missing") as caught:
+        upcycle.load(tmp_path / "run")
+    assert len(str(caught.value)) < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; its weights have 4 GB
 
 
 @pytest.mark.slow

@@ -234,8 +234,8 @@ def test_resume_with_other_options_or_images_is_refused(photos: Path, tiny_weigh
     options = {**FAST, "weights": str(tiny_weights), "epochs": 3}
     with pytest.raises(KeyboardInterrupt):
         upcycle.train(photos, out=tmp_path / "run", **{**options, "show": StopAfter(1)})
-    with pytest.raises(RunError, match="was begun with lr = 0.001, not 0.01"):
-        upcycle.train(out=tmp_path / "run", resume=True, lr=0.01, show=Silent())
+    with pytest.raises(RunError, match="was begun with lr = 0.001, not 0.01, batch_size = 32, not 4: give another"):
+        upcycle.train(out=tmp_path / "run", resume=True, lr=0.01, batch_size=4, show=Silent())
     with pytest.raises(RunError, match="was begun with .*photos.*, not"):
         upcycle.train(tmp_path, out=tmp_path / "run", resume=True, show=Silent())
 

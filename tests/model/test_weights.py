@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -77,7 +78,25 @@ def grown(name: str, content: bytes) -> bytes:
     return bytes(2**28) if name.endswith("data/0") else content
 
 
+class Call:
+    """What a pickle does not hold but makes when it is read: a billion bytes."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+def calling(path: Path, *call: Any, legacy: bool = False) -> None:
+    torch.save({"a": torch.ones(9), "b": Call(*call)}, path, _use_new_zipfile_serialization=not legacy)
+
+
 HOSTILE = {
+    "a call that allocates": lambda path: calling(path, bytearray, 10**9),
+    "a call that allocates a tensor": lambda path: calling(path, torch.Tensor, 10**9),
+    "a call that allocates in a file that is no archive": lambda path: calling(path, bytearray, 10**9, legacy=True),
+    "a later protocol": lambda path: path.write_bytes(pickle.dumps({"a": Call(bytearray, 10**9)}, protocol=5)),
     "compressed": lambda path: archive(path, lambda _, content: content, zipfile.ZIP_DEFLATED),
     "a bomb": lambda path: archive(path, grown, zipfile.ZIP_DEFLATED),
     "a bomb that no reader but torch takes for an archive": lambda path: archive(

@@ -164,17 +164,51 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None
         whole_epoch(state, here)
 
 
-def test_a_loss_far_above_guessing_stops_the_run_once_the_epoch_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SETTLED", 2)
-    here = setting({"lr": 1e-3})
-    state = begin(here.config)
+def explode(state: State) -> None:
     with torch.no_grad():
         state.model.get_classifier().bias.fill_(100.0)  # type: ignore[operator]
-    message = (
-        r"the loss is \d\d(.\d)?, and guessing has 0.69, between updates 1 and 2 of phase finetune .*: try --lr 0.0001"
-    )
-    with pytest.raises(DivergenceError, match=message):
+
+
+EXPLODED = r"the loss is \d\d(.\d)?, and guessing has 0.69, between updates {} of phase finetune .*: try --lr 0.0001"
+
+
+def test_a_stretch_of_updates_far_above_guessing_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STRETCH", 2)
+    here = setting({"lr": 1e-3})
+    state = begin(here.config)
+    explode(state)
+    with pytest.raises(DivergenceError, match=EXPLODED.format("0 and 2")):
         whole_epoch(state, here)
+
+
+def test_a_late_explosion_is_not_hidden_by_a_good_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STRETCH", 2)
+    here = setting({"lr": 1e-3}, images=24)
+    state = begin(here.config)
+    epoch = train_epoch(state, here, due=lambda: state.step == 2)
+    next(epoch)  # a pause, over which the stretch is kept
+    assert (state.sums.images, state.sums.loss) == (state.sums.judged_images, state.sums.judged_loss)
+    state.sums = replace(state.sums, loss=0.0, judged_loss=0.0)
+    explode(state)
+    with pytest.raises(DivergenceError, match=EXPLODED.format("2 and 4")):
+        next(train_epoch(state, here))
+
+
+def test_an_epoch_shorter_than_a_stretch_is_judged_once_a_few_updates_were_made() -> None:
+    here = setting({"lr": 1e-3})
+    state = begin(here.config)
+    explode(state)
+    whole_epoch(state, here)  # three updates: a batch or two may be off
+    explode(state)
+    with pytest.raises(DivergenceError, match=EXPLODED.format("3 and 6")):
+        whole_epoch(state, here)
+
+
+def test_a_validation_loss_beyond_all_measure_is_no_finished_epoch() -> None:
+    here = setting({"epochs": 2, "rampup": 1})
+    with pytest.raises(DivergenceError, match=r"the loss is 1e\+04 on validation images between updates 0 and 3 "):
+        list(fit(begin(here.config), here, validate=lambda _: Scores(1e4, 0.5, 0.5)))
+    assert 2 == len(list(fit(begin(here.config), here, validate=lambda _: Scores(50.0, 0.5, 0.5))))
 
 
 def test_a_phases_steps_go_on_from_those_before_it() -> None:

@@ -20,7 +20,7 @@ FEW_GREY = 0.2
 UNEVEN = 5
 """Classes whose image counts differ by more than this factor are pointed out."""
 ENDINGS = {
-    b"JPEG": (".jpg", ".jpeg"),
+    b"JPEG": (".jpg", ".jpeg", ".jpe", ".jif", ".jfif"),
     b"PNG": (".png",),
     b"WEBP": (".webp",),
     b"BMP": (".bmp",),

@@ -1,7 +1,8 @@
-"""Which files a folder or a manifest names, and the class, split and group it gives each; opens no image."""
+"""Which files a folder or a manifest names, and the class, split and group it gives each; decodes no image."""
 
 import contextlib
 import csv
+import mimetypes
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,9 @@ from typing import NamedTuple
 
 from upcycle.errors import DataError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jpe", ".jif", ".jfif")
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
+"""The first bytes of the formats that are read, WebP's aside, which lie further in."""
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -146,7 +149,11 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
         relative = Path(entry.path).relative_to(root)
         path, placed = relative.as_posix(), _placed(relative.parts, splits)
         if not _is_image(entry.name):
-            found.others[relative.suffix.lower()] += 1
+            why = _unread_picture(entry) if placed is not None else ""
+            if why:
+                found.aside.append(Quarantined(shown(path), why))
+            else:
+                found.others[relative.suffix.lower()] += 1
         elif not _is_utf8(path):
             found.aside.append(Quarantined(shown(path), "its name is not UTF-8: rename it"))
         elif not _true(entry.is_file):
@@ -157,6 +164,24 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
             label, split = placed
             found.rows.append(Row(path, names.setdefault(label, label), split, ""))
     return found
+
+
+def _unread_picture(entry: os.DirEntry[str]) -> str:
+    """Why a file that seems to be a picture is not read: its name says another kind, or none; "" for any other file."""
+    kind, _ = mimetypes.guess_type(entry.name)
+    ending = shown(Path(entry.name).suffix.lower())
+    if kind is not None and kind.startswith("image/"):
+        return f"pictures ending in {ending} are not read: convert it to JPEG or PNG"
+    if not _true(entry.is_file):
+        return ""
+    try:
+        with Path(entry.path).open("rb") as file:
+            begins = file.read(12)
+    except OSError:
+        return ""
+    if begins.startswith(BEGINNINGS) or (begins.startswith(b"RIFF") and begins.endswith(b"WEBP")):
+        return f"a picture by its content, its name {f'ends in {ending}' if ending else 'has no ending'}: rename it"
+    return ""
 
 
 def _is_utf8(path: str) -> bool:

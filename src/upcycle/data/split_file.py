@@ -1,7 +1,7 @@
 """`splits.csv`: every image of a run with its label, split, group and content hash."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from upcycle.data.folder import Index
+from upcycle.data.listing import shown
 from upcycle.data.splits import NAMES, Splits
 from upcycle.errors import RunError
 from upcycle.rundir import replacing
@@ -62,3 +63,22 @@ def read_splits(path: Path) -> list[Recorded]:
         if len(row) != len(head):
             raise RunError(f"{path} cannot be read: row {number} has {len(row)} values, not {len(head)}")
     return [Recorded(*row) for row in rows]
+
+
+def changes(before: Iterable[Recorded], after: Iterable[Recorded]) -> str:
+    """What differs between two lists of images, counted by kind with the first of each; "" for nothing."""
+    old, new = ({row.path: row for row in rows} for rows in (before, after))
+    both = [(old[path], new[path]) for path in old if path in new]
+    kinds = {
+        "gone": [path for path in old if path not in new],
+        "new": [path for path in new if path not in old],
+        "of other content": [one.path for one, two in both if one.sha256 != two.sha256],
+        "of another class": [one.path for one, two in both if one.label != two.label],
+        "of another group": [one.path for one, two in both if one.group != two.group],
+        "in another split": [one.path for one, two in both if one.split != two.split],
+    }
+    return ", ".join(
+        f"{len(paths):,} {kind}: {shown(paths[0])}{', ...' * (len(paths) > 1)}"
+        for kind, paths in kinds.items()
+        if paths
+    )

@@ -12,6 +12,12 @@ _REASONS = (
     ("bomb", ("more than the limit", "is larger than"), "file is too large", "files are too large"),
     ("truncated", ("truncated", "unexpected end"), "file is cut short", "files are cut short"),
     ("unplaced", ("class folder", "UTF-8", "broken link"), "file has no place", "files have no place"),
+    (
+        "unread",
+        ("are not read:", "by its content"),
+        "picture has an ending that is not read",
+        "pictures have endings that are not read",
+    ),
     ("unreadable", ("",), "file cannot be read", "files cannot be read"),
 )
 _EFFECTS = {
@@ -20,10 +26,12 @@ _EFFECTS = {
     "bomb": f"An image of more than {MAX_PIXELS // 10**6} million pixels fills the memory when it is decoded",
     "truncated": "Read on regardless, the missing part is grey, and grey is learnt as the class",
     "unplaced": "They are in no class folder, or cannot be opened by their name: they are not trained on",
+    "unread": "They are not trained on, nor tested",
     "unreadable": "Tools that carry on regardless train on black images or on others under these labels",
 }
 _BACK = "Edit the list to have them back"
 _GONE = "They are set aside by themselves: fetch them again, or delete them"
+_ADVICE = {"set-aside": _BACK, "unread": "Rename or convert them, or delete them"}
 
 
 def unusable(files: Sequence[Quarantined]) -> list[Finding]:
@@ -38,7 +46,7 @@ def unusable(files: Sequence[Quarantined]) -> list[Finding]:
             one,
             many,
             _EFFECTS[kind],
-            _BACK if kind == "set-aside" else _GONE,
+            _ADVICE.get(kind, _GONE),
             tuple((Image(file.path, note=file.reason),) for file in by_kind[kind]),
         )
         for kind, _, one, many in _REASONS

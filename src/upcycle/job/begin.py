@@ -104,9 +104,11 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
         now |= {"epochs": config.epochs, "more_epochs": [*config.more_epochs, more]}
     elif now["epochs"] == config.all_epochs:
         now["epochs"] = config.epochs
-    for name in given:
-        if now[name] != recorded[name] and name not in (*FREE_TO_CHANGE, *(["more_epochs"] if more > 0 else [])):
-            raise RunError(f"{run.root} was begun with {name} = {recorded[name]}, not {now[name]}: give another --out")
+    free = (*FREE_TO_CHANGE, *(["more_epochs"] if more > 0 else []))
+    other = [name for name in given if now[name] != recorded[name] and name not in free]
+    if other:
+        told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
+        raise RunError(f"{run.root} was begun with {told}: give another --out")
     changed = (*FREE_TO_CHANGE, "more_epochs")
     config = resolve({**recorded, **{name: now[name] for name in changed}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""

@@ -17,7 +17,7 @@ from upcycle.data.findings import Audited
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.split_file import write_splits
+from upcycle.data.split_file import changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.device import Machine, detect
@@ -161,8 +161,10 @@ def same_data(run: RunDir, prepared: Prepared) -> None:
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "splits.csv"
         write_splits(now, prepared.index, prepared.splits)
-        if now.read_bytes() != run.splits.read_bytes():
-            raise RunError(f"the images or their split are not those {run.root} was begun with: give a new --out")
+        if now.read_bytes() == run.splits.read_bytes():
+            return
+        told = changes(read_splits(run.splits), read_splits(now)) or "their order"
+    raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
 
 
 def audit(prepared: Prepared) -> dict[str, Any]:

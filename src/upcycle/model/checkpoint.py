@@ -5,7 +5,8 @@ A file holds the checksum of its own tensors: damage that leaves it readable is 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from upcycle.errors import RunError, WeightsError
-from upcycle.model.zoo import Network, create
+from upcycle.model.zoo import Network, Shapes, create, misfit, shapes
 from upcycle.rundir import replacing, storage_errors
 
 CHECKSUM = "upcycle-sha256"
@@ -52,16 +53,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return _load(path)[0]
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, and the metadata without the checksum."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a safetensors file raises into one line."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = load_file(path)
+        yield
     except FileNotFoundError:
         raise RunError(f"{path} is missing: this run has not saved a model yet") from None
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, and the metadata without the checksum."""
+    with _readable(path):
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = load_file(path)
     expected = metadata.pop(CHECKSUM, None)
     if expected is not None and expected != checksum(tensors, metadata):
         raise RunError(f"{path} is damaged: its content does not have the checksum it was written with")
@@ -74,13 +82,26 @@ def save_model(path: Path, model: nn.Module, network: Network) -> None:
 
 
 def load_model(path: Path, network: Network) -> nn.Module:
-    """The network with the saved weights, in evaluation mode; WeightsError when they do not fit it."""
+    """The network with the saved weights, in evaluation mode; WeightsError when they do not fit it.
+
+    That is told from the file's header, before memory is taken for a network that a stranger names.
+    """
+    expected = shapes(network)
+    wrong = misfit(expected, _shapes(path)) if expected is not None else ""
+    if wrong:
+        raise WeightsError(f"{path} does not fit {network.arch}: {wrong}")
     model = create(network)
     try:
         model.load_state_dict(load_tensors(path), strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit {network.arch}: {str(error).splitlines()[-1].strip()}") from None
+        raise WeightsError(f"{path} does not fit {network.arch}: {str(error).splitlines()[-1].strip()[:200]}") from None
     return model.eval()
+
+
+def _shapes(path: Path) -> Shapes:
+    """The shape of every tensor of a file, by its header."""
+    with _readable(path), safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def save_state(

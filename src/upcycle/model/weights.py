@@ -5,6 +5,8 @@ Files are safetensors, or torch files read with `weights_only=True`: nothing is 
 
 import hashlib
 import json
+import pickletools
+import re
 import socket
 import time
 import urllib.parse
@@ -12,8 +14,9 @@ import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +32,13 @@ MAX_BYTES = 20 * 2**30
 MAX_SIDECAR = 2**20
 SHARED = 8
 """Weights may repeat the bytes of their file this often."""
+LEGACY_PICKLES = 5
+"""A torch file that is no archive begins with so many: magic number, version, system, content, keys."""
+_NEEDED = re.compile(
+    r"collections OrderedDict|torch (device|Size|\w+Storage|b?float\d+\w*|u?int\d+|bool|complex\d+)"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.storage \w+Storage"
+)
+"""What the pickle of a file of tensors names."""
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
@@ -189,16 +199,34 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """ValueError for a torch file that would unpack to more than it holds: torch itself never compresses."""
+    """ValueError for a torch file that would unpack to more than it holds: torch itself never compresses.
+
+    Nor may its pickles call anything that makes more of their bytes than tensors of the file.
+    """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":  # as torch tells them
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                _check_pickle(file)
             return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("it is a compressed archive, not one that torch writes")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("it is an archive that claims to hold more than it does")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is a compressed archive, not one that torch writes")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("it is an archive that claims to hold more than it does")
+        for entry in entries:
+            if entry.filename.lower().endswith(".pkl"):
+                _check_pickle(BytesIO(archive.read(entry)))
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """ValueError where the pickle at the file's place names what a file of tensors has no need of."""
+    for operation, value, _ in pickletools.genops(file):
+        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            raise ValueError("its pickle is not one that torch writes")
+        if operation.name == "GLOBAL" and not _NEEDED.fullmatch(str(value)):
+            raise ValueError(f"its pickle asks for {str(value)[:80]}, which a file of tensors has no need of")
 
 
 def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:

@@ -17,6 +17,8 @@ from upcycle.errors import WeightsError
 from upcycle.model import baseline
 from upcycle.model.weights import Weights, input_values, obtain, read_input
 
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
 TAGS = {"resnet50": "tv_in1k"}
 """The tag an architecture's bare name stands for, where it is not timm's own default.
 
@@ -141,32 +143,42 @@ def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
     fit name by name and shape by shape.
     """
     head = head_names(model)
-    own = model.state_dict()
-    given = {name: tensor for name, tensor in weights.tensors.items() if name not in head and name in own}
-    missing = [name for name in own if name not in head and name not in given and not _optional(name)]
-    unknown = [name for name in weights.tensors if name not in own and name not in head]
-    wrong = [name for name, tensor in given.items() if tensor.shape != own[name].shape]
-    if missing or wrong or unknown:
-        raise WeightsError(_misfit(arch, weights.source, missing, unknown, wrong, own, given))
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in head}
+    given = {name: tensor for name, tensor in weights.tensors.items() if name not in head}
+    wrong = misfit(own, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    if wrong:
+        raise WeightsError(
+            f"weights from {weights.source} do not fit {arch}: {wrong}; name their architecture with --arch"
+        )
     model.load_state_dict(given, strict=False)
 
 
-def _optional(name: str) -> bool:
-    return name.endswith("num_batches_tracked")  # older files lack this counter; nothing reads it
+def shapes(network: Network) -> Shapes | None:
+    """The shape of every tensor of the network, made without taking memory for any; None where that cannot be told."""
+    try:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in create(network).state_dict().items()}
+    except Exception:  # a network that looks at its own numbers cannot be made without them
+        return None
 
 
-def _misfit(
-    arch: str, source: str, missing: list[str], unknown: list[str], wrong: list[str], own: Any, given: Any
-) -> str:
+def misfit(own: Shapes, given: Shapes) -> str:
+    """What keeps tensors of these shapes out of a network of those, in a few words; "" where they fit."""
+    missing = [name for name in own if name not in given and not _optional(name)]
+    unknown = [name for name in given if name not in own]
+    wrong = [name for name, shape in given.items() if name in own and own[name] != shape]
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors missing (first: {missing[0]})")
     if unknown:
         parts.append(f"{len(unknown)} it does not have (first: {unknown[0]})")
     if wrong:
-        shapes = f"{wrong[0]} is {tuple(given[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}"
-        parts.append(f"{len(wrong)} of another shape (first: {shapes})")
-    return f"weights from {source} do not fit {arch}: {', '.join(parts)}; name their architecture with --arch"
+        parts.append(f"{len(wrong)} of another shape (first: {wrong[0]} is {given[wrong[0]]}, not {own[wrong[0]]})")
+    return ", ".join(parts)
+
+
+def _optional(name: str) -> bool:
+    return name.endswith("num_batches_tracked")  # older files lack this counter; nothing reads it
 
 
 def head_names(model: nn.Module) -> frozenset[str]:

@@ -29,8 +29,12 @@ Progress = Callable[[int, int], None]
 """Told (done, total)."""
 EXPLODED = 10
 """A mean loss of so many times that of guessing is no longer learning."""
-SETTLED = 20
-"""Updates of an epoch before its mean loss is judged: a first batch or two may be off."""
+STRETCH = 20
+"""Updates whose mean loss is judged together: a batch or two may be off."""
+FEWEST = 5
+"""Updates of a phase before the mean of an epoch that is shorter than that is judged."""
+HOPELESS = 1000
+"""A validation loss of so many times that of guessing is none of statistics that have not settled."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Sums:
     loss: float = 0.0
     right: int = 0
     seconds: float = 0.0
+    judged_images: int = 0
+    judged_loss: float = 0.0
+    """Images and loss of the stretches that have been judged."""
 
 
 @dataclass
@@ -124,14 +131,15 @@ def train_epoch(
 ) -> Generator[None, None, Totals]:
     """Train through the batches of the next epoch, or the rest of them, pausing after an update where it is `due`.
 
-    Raises DivergenceError, naming the updates it happened between, once the loss is not finite or the epoch's
-    mean loss has exploded. On an accelerator that is looked at every 50 updates, so that the device is not
-    waited for at each.
+    Raises DivergenceError, naming the updates it happened between, once the loss is not finite, or once its mean
+    has exploded, over the last stretch of updates or over an epoch that is shorter. On an accelerator that is
+    looked at every 50 updates, so that the device is not waited for at each.
     """
     set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
-    check_every = 1 if setting.machine.device == "cpu" else 50
+    check_every, stretch = (1, STRETCH) if setting.machine.device == "cpu" else (50, 50)
     earlier = state.sums
     began, clean, images = time.perf_counter() - earlier.seconds, state.step, earlier.images
+    judged_images, judged_loss = earlier.judged_images, earlier.judged_loss
     device = setting.machine.device
     exact = torch.float32 if device == "mps" else torch.float64  # MPS has no float64
     loss_sum = torch.tensor(earlier.loss, dtype=exact, device=device)
@@ -143,15 +151,21 @@ def train_epoch(
         right += correct
         images += len(batch.labels)
         if done % check_every == 0 or done == total:
-            wrong = _wrong(loss_sum.item() / images, done, setting)
-            if wrong:
-                raise DivergenceError(_diverged(wrong, setting, clean, state.step))
+            so_far = loss_sum.item()
+            if not math.isfinite(so_far):
+                raise DivergenceError(_diverged("is not finite", setting, clean, state.step))
             clean = state.step
+            if done % stretch == 0:
+                _judge((so_far - judged_loss) / (images - judged_images), stretch, setting, state.step)
+                judged_images, judged_loss = images, so_far
+            elif done == total < stretch and state.step - setting.phase.first_step >= FEWEST:
+                _judge(so_far / images, total, setting, state.step)
         if progress is not None:
             progress(done, total)
         if due is not None and due():
             spent = time.perf_counter() - began
-            state.sums = Sums(done, images, float(loss_sum.item()), int(right.item()), spent)
+            so_far = float(loss_sum.item())
+            state.sums = Sums(done, images, so_far, int(right.item()), spent, judged_images, judged_loss)
             yield
             began = time.perf_counter() - spent  # the pause is no training
     state.epoch += 1
@@ -159,14 +173,12 @@ def train_epoch(
     return Totals(loss_sum.item() / images, right.item() / images, images, time.perf_counter() - began)
 
 
-def _wrong(loss: float, updates: int, setting: Setting) -> str:
-    """What is wrong with the mean loss of an epoch's first `updates`, "" while nothing is."""
+def _judge(loss: float, updates: int, setting: Setting, step: int) -> None:
+    """DivergenceError where the mean loss of the last `updates` has exploded."""
     guessing = math.log(max(2, setting.objective.outputs))
-    if not math.isfinite(loss):
-        return "is not finite"
-    return (
-        f"is {loss:.3g}, and guessing has {guessing:.2g}," if updates >= SETTLED and loss > EXPLODED * guessing else ""
-    )
+    if loss > EXPLODED * guessing:
+        wrong = f"is {loss:.3g}, and guessing has {guessing:.2g},"
+        raise DivergenceError(_diverged(wrong, setting, step - updates, step))
 
 
 def _diverged(wrong: str, setting: Setting, clean: int, step: int) -> str:
@@ -194,10 +206,11 @@ def fit(
         totals = yield from train_epoch(state, setting, progress, due)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
-        if not math.isfinite(scores.loss):
-            raise DivergenceError(
-                _diverged("is not finite on validation images", setting, state.step - len(setting.batches), state.step)
-            )
+        guessing = math.log(max(2, setting.objective.outputs))
+        if not scores.loss <= HOPELESS * guessing:  # NaN as well
+            wrong = f"is {scores.loss:.3g}" if math.isfinite(scores.loss) else "is not finite"
+            wrong += " on validation images"
+            raise DivergenceError(_diverged(wrong, setting, state.step - len(setting.batches), state.step))
         row = Row(
             phase=phase.name,
             epoch=state.epoch,
