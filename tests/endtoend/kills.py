@@ -4,10 +4,10 @@
 
 Everything heavy is imported once, then every session is a forked process of its own. A first run is never killed; it
 also counts how often each phase's function is called. Then each trial takes a fresh cache and run directory, is killed
-at a call drawn at random, before it or after it, and goes on; every other trial is killed once more. A trial
-passes when weights, history, predictions, metrics and the other results are those of the first run, byte for byte
-(of safetensors files the tensors and metadata: the library writes metadata in any order). The network has dropout, drop
-path and BatchNorm that learns. Prints a line a trial, and at the end JSON: kills by phase.
+at a call drawn at random, before it, after it, or at a random moment within it, and goes on; every other trial is
+killed once more. A trial passes when weights, history, predictions, metrics and the other results are those of the
+first run, byte for byte (of safetensors files the tensors and metadata: the library writes metadata in any order). The
+network has dropout, drop path and BatchNorm that learns. Prints a line a trial, and at the end JSON: kills by phase.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import random
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +114,24 @@ def train(data: Path, weights: Path, out: Path, recipe: str) -> None:
     upcycle.train(data, out=out, resume=True, show=Silent(), **given)
 
 
-def counted(data: Path, weights: Path, out: Path, recipe: str) -> dict[str, int]:
-    """Train a run without a kill; how often each target was called."""
-    calls: collections.Counter[str] = collections.Counter()
+def counted(data: Path, weights: Path, out: Path, recipe: str) -> dict[str, list[float]]:
+    """Train a run without a kill; how many seconds each call of each target took."""
+    calls: dict[str, list[float]] = collections.defaultdict(list)
+    begun: dict[str, float] = {}
     file = out.parent / "calls.json"
+
+    def watched(target: str) -> None:
+        def before() -> None:
+            begun[target] = time.perf_counter()
+
+        def after() -> None:
+            calls[target].append(time.perf_counter() - begun[target])
+
+        patched(target, before, after)
 
     def work() -> None:
         for target in (target for targets in PHASES.values() for target in targets):
-            patched(target, lambda target=target: calls.update([target]), lambda: None)  # type: ignore[misc]
+            watched(target)
         train(data, weights, out, recipe)
         file.write_text(json.dumps(calls))
 
@@ -128,34 +140,62 @@ def counted(data: Path, weights: Path, out: Path, recipe: str) -> dict[str, int]
     return dict(json.loads(file.read_text()))
 
 
-def kill_at(target: str, call: int, late: bool) -> None:
-    """Let this process be killed at the given call of the target, before it or right after it."""
+@dataclass(frozen=True)
+class Kill:
+    """A kill at the given call of the target: "before" it, "after" it, or "within", so many seconds from its start."""
+
+    target: str
+    call: int
+    when: str
+    seconds: float
+
+
+def drawn(chance: random.Random, targets: list[str], calls: dict[str, list[float]]) -> Kill:
+    """A kill at random; "within" ends by when the call ended in the run that was not killed."""
+    target = chance.choice([target for target in targets if calls.get(target)])
+    call = chance.randrange(len(calls[target]))
+    return Kill(target, call + 1, chance.choice(("before", "after", "within")), chance.random() * calls[target][call])
+
+
+def strike_after(seconds: float) -> None:
+    """Have this process killed from outside after so long, whatever it is in."""
+    doomed = os.getpid()
+    if os.fork() == 0:
+        os.closerange(3, 1024)  # the run's lock among them
+        time.sleep(seconds)
+        if os.getppid() == doomed:
+            os.kill(doomed, signal.SIGKILL)
+        os._exit(0)
+
+
+def arm(kill: Kill) -> None:
+    """Let this process be killed so."""
     seen = [0]
 
     def before() -> None:
         seen[0] += 1
-        if not late and seen[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if seen[0] == kill.call and kill.when != "after":
+            strike_after(kill.seconds) if kill.when == "within" else os.kill(os.getpid(), signal.SIGKILL)
 
     def after() -> None:
-        if late and seen[0] == call:
+        if seen[0] == kill.call and kill.when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    patched(target, before, after)
+    patched(kill.target, before, after)
 
 
-def trial(place: Path, once: Callable[[Path], None], kills: list[tuple[str, int, bool]]) -> int:
+def trial(place: Path, once: Callable[[Path], None], kills: list[Kill]) -> int:
     """A run in `place` killed as often as there are `kills`; how many of them hit."""
     hit = 0
-    for target, call, late in kills:
+    for kill in kills:
 
-        def doomed(target: str = target, call: int = call, late: bool = late) -> None:
-            kill_at(target, call, late)
+        def doomed(kill: Kill = kill) -> None:
+            arm(kill)
             once(place / "run")
 
         status = session(doomed)
         if status not in (0, -signal.SIGKILL):
-            raise SystemExit(f"{target}, call {call}: the session ended with {status}")
+            raise SystemExit(f"{kill}: the session ended with {status}")
         hit += status == -signal.SIGKILL
     if session(lambda: once(place / "run")):
         raise SystemExit(f"{kills}: the run did not go on")
@@ -177,10 +217,7 @@ def main() -> None:
     expected, done = results(first / "run"), collections.Counter[str]()
     for phase, count in ((text.split(":")[0], int(text.split(":")[1])) for text in asked.phases):
         for i in range(count):
-            kills = []
-            for _ in range(1 + i % 2):
-                target = chance.choice([target for target in PHASES[phase] if calls.get(target)])
-                kills.append((target, chance.randint(1, calls[target]), chance.random() < 0.5))
+            kills = [drawn(chance, PHASES[phase], calls) for _ in range(1 + i % 2)]
             place = asked.folder / f"{phase}-{i}"
             place.mkdir()
             hit = trial(place, lambda out: train(asked.data, asked.weights, out, asked.recipe), kills)

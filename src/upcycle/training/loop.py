@@ -30,9 +30,7 @@ Progress = Callable[[int, int], None]
 EXPLODED = 10
 """A mean loss of so many times that of guessing is no longer learning."""
 STRETCH = 20
-"""Updates whose mean loss is judged together: a batch or two may be off."""
-FEWEST = 5
-"""Updates of a phase before the mean of an epoch that is shorter than that is judged."""
+"""Updates whose mean loss is judged together: a batch or two may be off. Shorter epochs are, after as many updates."""
 HOPELESS = 1000
 """A validation loss of so many times that of guessing is none of statistics that have not settled."""
 
@@ -158,7 +156,7 @@ def train_epoch(
             if done % stretch == 0:
                 _judge((so_far - judged_loss) / (images - judged_images), stretch, setting, state.step)
                 judged_images, judged_loss = images, so_far
-            elif done == total < stretch and state.step - setting.phase.first_step >= FEWEST:
+            elif done == total < stretch <= state.step - setting.phase.first_step:
                 _judge(so_far / images, total, setting, state.step)
         if progress is not None:
             progress(done, total)
