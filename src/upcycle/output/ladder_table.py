@@ -18,26 +18,49 @@ def ladder_table(comparison: Row) -> RenderableType:
     steps = [pair["says"] for pair in comparison["pairs"] if "step" in pair["kinds"]]
     advice = comparison.get("recommendation")
     sentences = [*steps, "", *comparison["says"], *([advice["says"]] if advice else [])]
-    return Group(_scores(comparison), _costs(comparison), *(Text(printable(text)) for text in sentences))
+    tables = (_scores(comparison), _gains(comparison), _costs(comparison))
+    return Group(*tables, *(Text(printable(text)) for text in sentences))
 
 
 def _scores(comparison: Row) -> Group:
-    """F1 and accuracy by rung, and what each gained."""
-    table = columns("rung", "accuracy", "F1 (95 % interval)", "spread", "step", "first")
+    """Accuracy and F1 by rung, with the deviation of F1 between seeds."""
+    table = columns("rung", "accuracy (95 %)", "F1 (95 %)", "spread")
     for rung in comparison["rungs"]:
         if not gains.finished(rung):
-            table.add_row(named(rung["title"]), "–", "no run finished", "–", "–", "–")
+            table.add_row(named(rung["title"]), "no run finished", "–", "–")
             continue
-        f1, accuracy = rung["f1_macro"], rung["accuracy"]
-        step, climb = gains.step_to(comparison, rung["name"]), gains.climb_to(comparison, rung["name"])
-        mark = f"{gains.points(gains.gain(step))} {gains.verdict(step).mark}" if step else "–"
-        spread = "–" if f1["spread"] is None else f"{f1['spread']:.3f}"
-        ends = "" if f1["low"] is None or f1["high"] is None else f" [{f1['low']:.3f}, {f1['high']:.3f}]"
-        first = f"{gains.points(gains.gain(climb))} {gains.verdict(climb).mark}" if climb else "–"
-        cells = (f"{accuracy['value']:.3f}", f"{f1['value']:.3f}{ends}", spread, mark, first)
+        spread = rung["f1_macro"]["spread"]
+        cells = (_between(rung["accuracy"]), _between(rung["f1_macro"]), "–" if spread is None else f"{spread:.3f}")
         table.add_row(named(rung["title"]), *cells)
+    return titled("Test scores", table)
+
+
+def _between(score: Row) -> str:
+    """A score with its interval, as far as that is known."""
+    ends = (
+        "" if score.get("low") is None or score.get("high") is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+    )
+    return f"{score['value']:.3f}{ends}"
+
+
+def _gains(comparison: Row) -> Group:
+    """What each rung gained, with intervals."""
+    table = columns("rung", "over the one before (95 %)", "over the first (95 %)")
+    for rung in comparison["rungs"]:
+        pairs = (gains.step_to(comparison, rung["name"]), gains.climb_to(comparison, rung["name"]))
+        if gains.finished(rung) and any(pairs):
+            table.add_row(named(rung["title"]), *(_gain(pair) for pair in pairs))
     marks = "▲ real gain  ▼ real loss  = no difference that matters  ? not distinguishable"
-    return Group(titled("What each choice bought: points of F1 over the rung before, and the first", table), marks, "")
+    return Group(titled("What each choice bought, in points of F1", table), marks, "")
+
+
+def _gain(pair: Row | None) -> str:
+    """+2.1 [+1.2, +3.0] ▲; a dash where nothing was compared."""
+    if pair is None:
+        return "–"
+    ends = (pair.get("f1_difference") or {}).get("interval")
+    between = f" [{gains.points(ends[0])}, {gains.points(ends[1])}]" if ends else ""
+    return f"{gains.points(gains.gain(pair))}{between} {gains.verdict(pair).mark}"
 
 
 def _costs(comparison: Row) -> Group:
