@@ -117,6 +117,19 @@ def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_t
     assert recorded.probabilities().max(axis=1).tolist() == [one.probability for one in single]  # type: ignore[union-attr]
 
 
+def test_a_run_killed_while_its_report_is_written_gets_it_and_keeps_nothing_half_written(
+    trained: upcycle.Run, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    (run / "report.html").unlink()
+    half = run / ".report.html.j9s5f5qq"
+    half.write_text("<html")
+    upcycle.train(out=run, resume=True, show=Silent())
+    assert (run / "report.html").exists()
+    assert not half.exists()
+
+
 def test_a_run_that_kept_batchnorm_apart_is_predicted_so(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     from upcycle.job.inference import evaluate_run
 

@@ -20,7 +20,7 @@ from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
-from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
     from upcycle.output.drawing import Drawing
@@ -91,8 +91,10 @@ def train(
         show.say(f"{start.run.root} is finished already: nothing to do")
         from upcycle.output.report import write_report
 
-        if not start.run.report.exists():
-            write_report(start.run)
+        if not start.run.report.exists():  # killed while it was written
+            with locked(start.run.root):
+                remove_abandoned(start.run.root)
+                write_report(start.run)
         return Run(start.run.root)
     try:
         (cross_validate if start.config.folds else run_training)(start, show)
