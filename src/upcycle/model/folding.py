@@ -41,7 +41,10 @@ def folded(model: nn.Module, machine: Machine) -> Iterator[None]:
 
 
 def pairs(model: nn.Module) -> tuple[Pair, ...]:
-    """Each convolution with the BatchNorm that alone reads its output, seen in one pass of a blank image."""
+    """Each convolution with the BatchNorm that alone reads its output, seen in one pass of a blank image.
+
+    None for a network that cannot take an image of the size that its architecture is made for.
+    """
     if model not in _PAIRS:
         _PAIRS[model] = _seen(model) if any(_is_norm(module) for module in model.modules()) else ()
     return _PAIRS[model]
@@ -76,6 +79,8 @@ def _seen(model: nn.Module) -> tuple[Pair, ...]:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             uses = _uses(model(_blank(model)).grad_fn)
+    except Exception:  # a network that takes another size only: nothing is known of it, so nothing is folded
+        return ()
     finally:
         for hook in hooks:
             hook.remove()
