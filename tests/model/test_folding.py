@@ -93,6 +93,8 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(3, track_running_stats=kind != "no statistics")
 
     def forward(self, given: Tensor) -> Tensor:
+        if self.kind == "another size":
+            raise AssertionError(f"{given.shape} is not [B, 3, 32, 32]")
         result = self.conv(given)
         if self.kind == "read twice":
             return self.norm(result) + result
@@ -112,6 +114,7 @@ class Net(nn.Module):
         ("called twice", 0),
         ("padding", 0),
         ("no statistics", 0),
+        ("another size", 0),
     ],
 )
 def test_only_a_batchnorm_that_alone_reads_a_convolution_is_folded(kind: str, count: int) -> None:
