@@ -32,6 +32,25 @@ CASES = [
 ]
 
 
+UNEQUAL = [
+    # images, seeds of the one and of the other
+    (40, 1, 20),
+    (60, 1, 10),
+    (150, 1, 3),
+    (300, 1, 5),
+    (1000, 1, 3),
+]
+
+
+def unequal(repeats: int, images: int, seeds: tuple[int, int]) -> float:
+    """How often the sign-flip test finds a difference between equal recipes with other numbers of seeds."""
+    random, found = np.random.default_rng(7), 0
+    for _ in range(repeats):
+        labels, hard = random.integers(0, 2, images), random.normal(0, 1.5, images)
+        found += sign_flip(*(answers(random, np.full(count, 3.0), labels, hard) for count in seeds)) < 0.05
+    return found / repeats
+
+
 def ladder(repeats: int) -> float:
     """How often any step of six equal rungs (300 images, one seed) passes Holm's correction."""
     random, found = np.random.default_rng(5), 0
@@ -77,6 +96,9 @@ def main() -> None:
             f"| {made.rejected:.3f} |",
             flush=True,
         )
+    print("\n| images | seeds | equal recipes with a difference found |\n|---|---|---|")
+    for images, one, other in UNEQUAL:
+        print(f"| {images} | {one} and {other} | {unequal(repeats, images, (one, other)):.3f} |", flush=True)
     print(f"\nladders of six equal rungs with any step called real: {ladder(repeats):.3f}")
     corrected, plain = best(repeats)
     print(f"six equal recipes with one called worse than the best: {corrected:.3f}, without correction {plain:.3f}")

@@ -162,6 +162,8 @@ def test_uneven_classes_are_told_with_the_accuracy_of_saying_one() -> None:
         ("lies in no class folder", "unplaced"),
         ("its name is not UTF-8: rename it", "unplaced"),
         ("set aside by quarantine.csv: empty file (zero bytes)", "set-aside"),
+        ("pictures ending in .heic are not read: convert it to JPEG or PNG", "unread"),
+        ("a picture by its content, its name ends in .txt: rename it", "unread"),
     ],
 )
 def test_files_that_cannot_be_used_are_told_by_kind(reason: str, kind: str) -> None:

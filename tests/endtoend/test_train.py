@@ -253,6 +253,18 @@ def test_resume_with_other_options_or_images_is_refused(photos: Path, tiny_weigh
         upcycle.train(tmp_path, out=tmp_path / "run", resume=True, show=Silent())
 
 
+def test_resume_with_other_images_says_which(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    options = {**FAST, "weights": str(tiny_weights), "epochs": 3, "show": StopAfter(1)}
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.train(data, out=tmp_path / "run", **options)
+    draw(0, 999).save(data / "test" / "across" / "200.png")
+    (data / "test" / "across" / "201.png").unlink()
+    with pytest.raises(RunError, match=r"begun with \(1 gone: .*201.png, 1 of other content: .*200.png\)"):
+        upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+
+
 def test_a_folder_that_is_no_run_is_not_touched(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty and not a run"):

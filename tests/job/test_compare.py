@@ -84,6 +84,8 @@ def test_how_far_the_grid_is_is_told_with_an_estimate(compared: upcycle.Comparis
     told = [line for line in show.lines if line.startswith("run ")]
     assert "run 1 of 10: simple-cnn, seed 0 (simple-cnn, probe, constant-tuned, default not timed yet)" == told[0]
     assert told[-1].startswith("run 10 of 10: ")
+    assert all((", at least " in line) == ("not timed yet" in line) for line in told if " left" in line)
+    assert any(", at least " in line for line in told)
     assert told[-1].endswith("s left")
     assert any("constant-tuned: the lowest validation loss is that of the rate" in line for line in show.lines)
 

@@ -194,6 +194,18 @@ def test_a_late_explosion_is_not_hidden_by_a_good_beginning(monkeypatch: pytest.
         next(train_epoch(state, here))
 
 
+def test_an_explosion_after_the_last_stretch_is_in_the_epochs_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STRETCH", 2)
+    here = setting({"lr": 1e-3})
+    state = begin(here.config)
+    epoch = train_epoch(state, here, due=lambda: state.step == 2)
+    next(epoch)
+    with torch.no_grad():
+        state.model.get_classifier().bias.fill_(1000.0)  # type: ignore[operator]
+    with pytest.raises(DivergenceError, match=r"the loss is .* between updates 0 and 3 of phase finetune"):
+        next(epoch)
+
+
 def test_an_epoch_shorter_than_a_stretch_is_judged_once_as_many_updates_were_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

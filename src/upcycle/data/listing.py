@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import mimetypes
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,11 @@ from typing import NamedTuple
 from upcycle.errors import DataError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jpe", ".jif", ".jfif")
+OTHER_PICTURES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".ppm", ".pgm", ".pbm", ".tga", ".psd", ".xcf"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+)
+"""Endings of pictures that are not read."""
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 """The first bytes of the formats that are read, WebP's aside, which lie further in."""
 SPLITS = {
@@ -168,9 +172,8 @@ def list_folder(root: Path, *, test_split: str | None) -> Found:
 
 def _unread_picture(entry: os.DirEntry[str]) -> str:
     """Why a file that seems to be a picture is not read: its name says another kind, or none; "" for any other file."""
-    kind, _ = mimetypes.guess_type(entry.name)
     ending = shown(Path(entry.name).suffix.lower())
-    if kind is not None and kind.startswith("image/"):
+    if ending in OTHER_PICTURES:
         return f"pictures ending in {ending} are not read: convert it to JPEG or PNG"
     if not _true(entry.is_file):
         return ""

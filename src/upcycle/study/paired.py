@@ -237,8 +237,8 @@ def sign_flip(first: Arm, second: Arm) -> float:
 
     Under the null each unit's difference is as likely to have the other sign (Fisher 1935; Pitman
     1937). Exact where both arms have as many models: the chances of all sums of signs are counted out.
-    With other numbers of models the null's signs are not quite fair: of simulated equal recipes 5 % were
-    rejected with one model against three or five of 300 images or more, 8 % with one against twenty of 40.
+    With other numbers of models the null's signs are not quite fair: with one model against twenty of few
+    images more than one in twenty equal recipes is rejected (docs/comparison.md has simulated figures).
     For one model each and independent images it is McNemar's exact test. Where counting would take too
     long, the sum's normal limit.
     """

@@ -222,7 +222,7 @@ def _cheaper(cheapest: Values, best: Values, pairs: Sequence[Values], goal: floa
     both = [pair for pair in pairs if {pair["first"], pair["second"]} == {cheapest["name"], best["name"]}]
     (pair,) = (pair for pair in both if pair["second"] == best["name"] and "best" in pair["kinds"])
     times = _cost(best) / max(_cost(cheapest), 1e-9)
-    dearer = f"takes {times:.1f} times as long and " if times >= 1.05 else ""
+    dearer = f"takes {times:.{1 if times < 10 else 0}f} times as long and " if times >= 1.05 else ""
     says = f"Take {cheapest['title']} ({_f1(cheapest)}): the best, {best['title']} ({_f1(best)}), {dearer}"
     if pair["same_runs"]:
         return f"{says}came out as the same runs."

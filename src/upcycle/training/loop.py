@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 EXPLODED = 10
 """A mean loss of so many times that of guessing is no longer learning."""
 STRETCH = 20
-"""Updates whose mean loss is judged together: a batch or two may be off. Shorter epochs are, after as many updates."""
+"""Updates whose mean loss is judged together: a batch or two may be off. So are whole epochs, after as many."""
 HOPELESS = 1000
 """A validation loss of so many times that of guessing is none of statistics that have not settled."""
 
@@ -76,6 +76,11 @@ class Setting:
     frozen: frozenset[str]
     at_once: tuple[tuple[int, int], ...] = ()
     """From which update on how many images of a batch go through the network at a time, where not all do."""
+
+    @property
+    def guessing(self) -> float:
+        """The loss of guessing, in nats."""
+        return math.log(max(2, self.objective.outputs))
 
     def parts(self, batch: Batch, step: int) -> tuple[Batch, ...]:
         """The batch of update `step` in the parts that go through the network one after the other."""
@@ -130,7 +135,7 @@ def train_epoch(
     """Train through the batches of the next epoch, or the rest of them, pausing after an update where it is `due`.
 
     Raises DivergenceError, naming the updates it happened between, once the loss is not finite, or once its mean
-    has exploded, over the last stretch of updates or over an epoch that is shorter. On an accelerator that is
+    has exploded, over the last stretch of updates or over the epoch. On an accelerator that is
     looked at every 50 updates, so that the device is not waited for at each.
     """
     set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
@@ -156,7 +161,7 @@ def train_epoch(
             if done % stretch == 0:
                 _judge((so_far - judged_loss) / (images - judged_images), stretch, setting, state.step)
                 judged_images, judged_loss = images, so_far
-            elif done == total < stretch <= state.step - setting.phase.first_step:
+            elif done == total and state.step - setting.phase.first_step >= stretch:
                 _judge(so_far / images, total, setting, state.step)
         if progress is not None:
             progress(done, total)
@@ -173,7 +178,7 @@ def train_epoch(
 
 def _judge(loss: float, updates: int, setting: Setting, step: int) -> None:
     """DivergenceError where the mean loss of the last `updates` has exploded."""
-    guessing = math.log(max(2, setting.objective.outputs))
+    guessing = setting.guessing
     if loss > EXPLODED * guessing:
         wrong = f"is {loss:.3g}, and guessing has {guessing:.2g},"
         raise DivergenceError(_diverged(wrong, setting, step - updates, step))
@@ -204,8 +209,7 @@ def fit(
         totals = yield from train_epoch(state, setting, progress, due)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
-        guessing = math.log(max(2, setting.objective.outputs))
-        if not scores.loss <= HOPELESS * guessing:  # NaN as well
+        if not scores.loss <= HOPELESS * setting.guessing:  # NaN as well
             wrong = f"is {scores.loss:.3g}" if math.isfinite(scores.loss) else "is not finite"
             wrong += " on validation images"
             raise DivergenceError(_diverged(wrong, setting, state.step - len(setting.batches), state.step))

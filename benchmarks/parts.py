@@ -1,0 +1,166 @@
+"""What single parts of upcycle bring, on and off in turn: folded BatchNorm, and the probe against an earlier checkout.
+
+    python benchmarks/parts.py --out FOLDER [--against CHECKOUT] [--rounds 5] [--size 224] [--batch 32]
+
+Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the lower
+half frozen, and one of all layers with fixed statistics. The probe: seconds to train it on made-up features [n, 2048],
+208 images with 36 for validation (so that held-out folds count) and 3,000 with 640, in a new process each; CHECKOUT is
+a clone at an earlier commit, whose src is imported instead. Writes FOLDER/parts.json and prints a table: medians, the
+lowest and highest, and the median of the ratios of neighbours.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from upcycle import device
+from upcycle.model.folding import folded
+from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBE = """
+import sys, time
+import numpy as np, torch
+from upcycle import device
+from upcycle.recipes import phases, resolve
+from upcycle.training.objective import Objective
+from upcycle.training.probe import Split, train_probe
+device.apply(device.detect(device="cpu"), seed=0)
+images, held, classes = map(int, sys.argv[1:])
+random, labels = np.random.default_rng(0), (np.arange(images + held) % classes).astype(np.int32)
+hidden = random.normal(0, 1, (classes, 16))[labels] + 1.2 * random.normal(0, 1, (images + held, 16))
+mixing = random.normal(0, 1, (16, 2048)) * np.exp(random.normal(0, 0.7, 2048))
+features = np.maximum(hidden @ mixing + random.normal(0, 0.5, (images + held, 2048)), 0).astype(np.float32)
+train, val = (Split(features, at, labels[at]) for at in np.split(np.arange(images + held), [images]))
+goal = Objective(1 if classes == 2 else classes)
+began = time.perf_counter()
+train_probe(train, val, phase=phases(resolve({}), images)[0], objective=goal, seed=0)
+print(time.perf_counter() - began)
+"""
+
+
+def network() -> nn.Module:
+    """ResNet-50 whose statistics are none that folding could leave out."""
+    import timm
+
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model("resnet50", num_classes=2).to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+    """A forward pass with folding on or off."""
+    model = network().eval()
+
+    def once(on: bool) -> None:
+        here = replace(machine, fold_bn=on)
+        with torch.inference_mode(), folded(model, here), device.autocast(here):
+            model(images)
+
+    return once
+
+
+def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callable[[bool], None]:
+    """An update with fixed statistics, folding on or off."""
+    model = network()
+    frozen = frozen_names(model, freeze)
+    freeze_parameters(model, frozen)
+    set_training_mode(model, frozen=frozen, bn="frozen")
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], 1e-5, fused=True)
+    labels = torch.arange(len(images)) % 2
+
+    def once(on: bool) -> None:
+        here = replace(machine, fold_bn=on)
+        with folded(model, here), device.autocast(here):
+            logits = model(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return once
+
+
+def seconds(work: Callable[[bool], None], on: bool) -> float:
+    """Of three calls, the mean."""
+    began = time.perf_counter()
+    for _ in range(3):
+        work(on)
+    return (time.perf_counter() - began) / 3
+
+
+def probe(checkout: Path, *numbers: int) -> float:
+    """Seconds of one training of the probe by the code of a checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    command = [sys.executable, "-c", PROBE, *map(str, numbers)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+def in_turn(off: Callable[[], float], on: Callable[[], float], rounds: int) -> dict[str, Any]:
+    """Readings of both, one after the other; the ratio is how much less the second takes."""
+    pairs = [(off(), on()) for _ in range(rounds)]
+    return {"off": [pair[0] for pair in pairs], "on": [pair[1] for pair in pairs], "ratios": [a / b for a, b in pairs]}
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median (lowest to highest)."""
+    return " ".join(
+        (f"{statistics.median(values):{form}}", f"({min(values):{form}} to {max(values):{form}})"),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    asked = parser.parse_args()
+    machine = device.detect(device="cpu")
+    device.apply(machine, seed=0)
+    images = torch.randn(asked.batch, 3, asked.size, asked.size).to(memory_format=torch.channels_last)
+    kinds = {
+        "BatchNorm folded, forward": forward(machine, images),
+        "BatchNorm folded, training, lower half frozen": update(machine, images, "auto"),
+        "BatchNorm folded, training, all layers": update(machine, images, "none"),
+    }
+    found = {}
+    for name, work in kinds.items():
+        for on in (False, True):
+            work(on)
+        found[name] = in_turn(lambda w=work: seconds(w, False), lambda w=work: seconds(w, True), asked.rounds)  # type: ignore[misc]
+        found[name]["images"] = asked.batch
+    for numbers in ((208, 36, 2), (3000, 640, 5)) if asked.against else ():
+        old, new = (lambda place=place, n=numbers: probe(place, *n) for place in (asked.against, ROOT))  # type: ignore[misc]
+        found[f"probe, {numbers[0]:,} images"] = in_turn(old, new, asked.rounds)
+    facts = {"command": sys.argv, **device.environment(machine), "size": asked.size, "batch": asked.batch}
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "parts.json").write_text(json.dumps({**facts, "parts": found}, indent=1) + "\n")
+    print("| part | n | off, or before | on, or now | ratio |\n|---|---|---|---|---|")
+    for name, row in found.items():
+        count = row.get("images")
+        cells = [spread([count / one if count else one for one in row[side]], ".3g") for side in ("off", "on")]
+        unit = "images/s" if count else "s"
+        ratio = spread(row["ratios"], ".2f")
+        print(f"| {name} | {asked.rounds} | {cells[0]} {unit} | {cells[1]} {unit} | {ratio} |")
+
+
+if __name__ == "__main__":
+    main()
