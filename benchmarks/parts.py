@@ -2,11 +2,11 @@
 
     python benchmarks/parts.py --out FOLDER [--against CHECKOUT] [--rounds 5] [--size 224] [--batch 32]
 
-Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the lower
-half frozen, and one of all layers with fixed statistics. The probe: seconds to train it on made-up features [n, 2048],
-208 images with 36 for validation (so that held-out folds count) and 3,000 with 640, in a new process each; CHECKOUT is
-a clone at an earlier commit, whose src is imported instead. Writes FOLDER/parts.json and prints a table: medians, the
-lowest and highest, and the median of the ratios of neighbours.
+Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the
+lower half frozen, and one of all layers with fixed statistics. The probe: seconds to train it on made-up features
+[n, 2048], 208 images with 36 for validation (so that held-out folds count) and 3,000 with 640, in a new process each;
+CHECKOUT is a clone at an earlier commit, whose src is imported instead. Prints a row as soon as it is known: medians,
+the lowest and highest, and the same of the ratios of neighbours; FOLDER/parts.json has every reading.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,30 +137,33 @@ def main() -> None:
     machine = device.detect(device="cpu")
     device.apply(machine, seed=0)
     images = torch.randn(asked.batch, 3, asked.size, asked.size).to(memory_format=torch.channels_last)
-    kinds = {
-        "BatchNorm folded, forward": forward(machine, images),
-        "BatchNorm folded, training, lower half frozen": update(machine, images, "auto"),
-        "BatchNorm folded, training, all layers": update(machine, images, "none"),
-    }
-    found = {}
-    for name, work in kinds.items():
-        for on in (False, True):
-            work(on)
-        found[name] = in_turn(lambda w=work: seconds(w, False), lambda w=work: seconds(w, True), asked.rounds)  # type: ignore[misc]
-        found[name]["images"] = asked.batch
+    work: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
+    for name, once in (
+        ("BatchNorm folded, forward", forward(machine, images)),
+        ("BatchNorm folded, training, lower half frozen", update(machine, images, "auto")),
+        ("BatchNorm folded, training, all layers", update(machine, images, "none")),
+    ):
+        work[name] = (partial(seconds, once, False), partial(seconds, once, True))
     for numbers in ((208, 36, 2), (3000, 640, 5)) if asked.against else ():
-        old, new = (lambda place=place, n=numbers: probe(place, *n) for place in (asked.against, ROOT))  # type: ignore[misc]
-        found[f"probe, {numbers[0]:,} images"] = in_turn(old, new, asked.rounds)
+        work[f"probe, {numbers[0]:,} images"] = (
+            partial(probe, asked.against, *numbers),
+            partial(probe, ROOT, *numbers),
+        )
     facts = {"command": sys.argv, **device.environment(machine), "size": asked.size, "batch": asked.batch}
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "parts.json").write_text(json.dumps({**facts, "parts": found}, indent=1) + "\n")
+    found: dict[str, Any] = {}
     print("| part | n | off, or before | on, or now | ratio |\n|---|---|---|---|---|")
-    for name, row in found.items():
-        count = row.get("images")
-        cells = [spread([count / one if count else one for one in row[side]], ".3g") for side in ("off", "on")]
-        unit = "images/s" if count else "s"
+    for name, (off, on) in work.items():
+        off(), on()  # not counted
+        row = in_turn(off, on, asked.rounds)
+        unit = "s" if name.startswith("probe") else "images/s"
+        cells = [
+            spread([one if unit == "s" else asked.batch / one for one in row[side]], ".3g") for side in ("off", "on")
+        ]
         ratio = spread(row["ratios"], ".2f")
-        print(f"| {name} | {asked.rounds} | {cells[0]} {unit} | {cells[1]} {unit} | {ratio} |")
+        print(f"| {name} | {asked.rounds} | {cells[0]} {unit} | {cells[1]} {unit} | {ratio} |", flush=True)
+        found[name] = row
+        (asked.out / "parts.json").write_text(json.dumps({**facts, "seconds": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
