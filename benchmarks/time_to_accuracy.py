@@ -1,12 +1,15 @@
 """Wall time from the command to a model that reaches a given test F1, upcycle beside its peers.
 
     python benchmarks/time_to_accuracy.py FOLDER --data DATA --weights FILE --goals 0.97,0.985 --torch-python PYTHON
-        [--size 224] [--seeds 3] [--tools "upcycle probe,upcycle default,fastai 1,..."] [--test-split val]
+        --keras-python PYTHON [--size 224] [--seeds 3] [--tools "upcycle probe;upcycle default;fastai 1;..."]
+        [--test-split val]
 
 Each reading is a new process with empty caches, timed from its start to its end: start-up, decoding, training,
 validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
-random. `fastai N` is fine_tune(N); the other tools are listed in COMMANDS. The readings alternate between the tools,
-seed by seed, and are kept as they come: a run that is ended early goes on where it was.
+random. `fastai N` is fine_tune(N), `Keras article N` the article's script for at most N epochs, `upcycle full N` N
+epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is its image size,
+where that is not --size. The readings alternate between the tools, seed by seed, and are kept as they come: a run that
+is ended early goes on where it was, and so does one with more seeds or tools.
 
 A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
 test F1 does so too; test scores choose nothing.
@@ -78,12 +81,12 @@ def ran(command: list[str], threads: int) -> tuple[str, float]:
     return done.stdout, time.perf_counter() - began
 
 
-def upcycle(words: list[str], asked: argparse.Namespace, seed: int) -> dict[str, Any]:
+def upcycle(words: list[str], size: int, asked: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One run with an empty cache."""
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "upcycle", "train", str(asked.data), *words, "--weights", str(asked.weights)]
-        _, seconds = ran([*command, "--image-size", str(asked.size), *ours(asked, run, seed)], asked.threads)
+        _, seconds = ran([*command, "--image-size", str(size), *ours(asked, run, seed)], asked.threads)
         found = read_json(run / "evaluation.json")
         f1 = {split: found[split]["f1_macro"]["value"] for split in ("val", "test")}
         chosen = found.get("choice", {}).get("chosen")
@@ -91,24 +94,35 @@ def upcycle(words: list[str], asked: argparse.Namespace, seed: int) -> dict[str,
         return {"seconds": seconds, "f1": f1, "kept": chosen, "versions": versions}
 
 
-def peer(words: list[str], asked: argparse.Namespace, seed: int, folder: Path, precision: str) -> dict[str, Any]:
+def peer(
+    words: list[str], size: int, asked: argparse.Namespace, seed: int, folder: Path, precision: str
+) -> dict[str, Any]:
     """One run of a peer's script."""
-    command = [asked.torch_python, str(PEERS / words[0]), str(folder), *words[1:], "--size", str(asked.size)]
+    python = asked.keras_python if words[0].startswith("keras") else asked.torch_python
+    command = [python, str(PEERS / words[0]), str(folder), *words[1:], "--size", str(size)]
     command += ["--weights", str(asked.weights), "--seed", str(seed), "--threads", str(asked.threads)]
     command += ["--bf16"] if "best" in words and precision == "bf16" else []
     text, seconds = ran(command, asked.threads)
     return {**json.loads(text.splitlines()[-1]), "seconds": seconds}
 
 
-def command(tool: str) -> list[str]:
-    """The words of a tool's command; SystemExit for a tool that is not known."""
-    name, _, epochs = tool.partition(" ")
-    if name == "fastai" and epochs.removesuffix(", best").isdigit():
+def command(tool: str) -> tuple[list[str], int | None]:
+    """The words of a tool's command and its own image size; SystemExit for a tool that is not known."""
+    named, _, size = tool.partition(" @")
+    pixels = int(size) if size else None
+    name, _, epochs = named.partition(" ")
+    plain = epochs.removesuffix(", best").removeprefix("full ")
+    if name == "fastai" and plain.isdigit():
         setting = "best" if epochs.endswith(", best") else "guide"
-        return ["fastai_fine_tune.py", "--setting", setting, "--epochs", epochs.removesuffix(", best")]
-    if tool not in COMMANDS:
-        raise SystemExit(f"unknown tool {tool!r}: use {', '.join(COMMANDS)}, fastai N or fastai N, best")
-    return COMMANDS[tool]
+        return ["fastai_fine_tune.py", "--setting", setting, "--epochs", plain], pixels
+    if name == "Keras" and plain.removeprefix("article ").isdigit():
+        return ["keras_article.py", "--epochs", plain.removeprefix("article ")], pixels
+    if name == "upcycle" and plain.isdigit():
+        return ["--recipe", "default", "--head-epochs", "0", "--freeze", "none", "--epochs", plain], pixels
+    if named not in COMMANDS:
+        known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "Keras article N"])
+        raise SystemExit(f"unknown tool {tool!r}: use {known}, each with @PIXELS or without")
+    return COMMANDS[named], pixels
 
 
 def summary(readings: list[dict[str, Any]], tool: str) -> dict[str, Any]:
@@ -145,8 +159,9 @@ def tables(found: list[dict[str, Any]], goals: list[float]) -> str:
 
 
 def families(found: list[dict[str, Any]]) -> list[str]:
-    """The tools whose settings are chosen between: each of upcycle's recipes is one of its own."""
-    names = (row["tool"] if row["tool"].startswith("upcycle") else row["tool"].split(" ")[0] for row in found)
+    """The tools whose settings are chosen between: each of upcycle's recipes is one of its own, at any image size."""
+    plain = [row["tool"].split(" @")[0] for row in found]
+    names = (name.rstrip(" 0123456789") if name.startswith("upcycle") else name.split(" ")[0] for name in plain)
     return list(dict.fromkeys(names))
 
 
@@ -157,6 +172,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--goals", default="0.97,0.985")
     parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--keras-python", default=sys.executable)
     parser.add_argument("--test-split")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seeds", type=int, default=3)
@@ -172,13 +188,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = lay_out(asked, Path(temporary))
         for seed in range(asked.seeds):
-            for tool, words in tools.items():
+            for tool, (words, own) in tools.items():
+                size = own or asked.size
                 if any((one["tool"], one["seed"]) == (tool, seed) for one in readings):
                     continue
                 if tool.startswith("upcycle"):
-                    made = upcycle(words, asked, seed)
+                    made = upcycle(words, size, asked, seed)
                 else:
-                    made = peer(words, asked, seed, folder, machine.precision)
+                    made = peer(words, size, asked, seed, folder, machine.precision)
                 readings.append({**made, "tool": tool, "seed": seed})
                 with kept.open("a") as file:
                     file.write(json.dumps(readings[-1]) + "\n")
