@@ -1,10 +1,11 @@
-"""What single parts of upcycle bring, on and off in turn: folded BatchNorm, and the probe against an earlier checkout.
+"""What single parts of upcycle bring, on and off in turn: folded BatchNorm, batches, the probe of an earlier checkout.
 
     python benchmarks/parts.py --out FOLDER [--against CHECKOUT] [--rounds 5] [--size 224] [--batch 32]
 
 Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the
-lower half frozen, and one of all layers with fixed statistics. The probe: seconds to train it on made-up features
-[n, 2048], 208 images with 36 for validation (so that held-out folds count) and 3,000 with 640, in a new process each;
+lower half frozen, and one of all layers with fixed statistics; weights folded at each pass or once for all. Batches,
+from made-up frames of 256 x 341, in passes of ten: made by a thread ahead, or on demand. The probe: seconds to train it
+on made-up features [n, 2048], 208 images with 36 for validation (so that held-out folds count) and 3,000 with 640;
 CHECKOUT is a clone at an earlier commit, whose src is imported instead. Prints a row as soon as it is known: medians,
 the lowest and highest, and the same of the ratios of neighbours; FOLDER/parts.json has every reading.
 """
@@ -22,13 +23,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from upcycle import device
-from upcycle.model.folding import folded
+from upcycle.data.augment import Augmentation
+from upcycle.data.batches import Batches, eval_batches
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.evaluation.predict import forward as forward_pass
+from upcycle.model.folding import Kept, folded
 from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
 
+PASS = 10
+"""Batches of a pass."""
 ROOT = Path(__file__).resolve().parents[1]
 PROBE = """
 import sys, time
@@ -78,7 +86,70 @@ def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], N
     return once
 
 
-def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callable[[bool], None]:
+def keeping(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+    """A forward pass with weights folded for it, or for all passes."""
+    model, kept = network().eval(), Kept()
+
+    def once(on: bool) -> None:
+        with torch.inference_mode(), folded(model, machine, kept if on else None), device.autocast(machine):
+            model(images)
+
+    return once
+
+
+def frames() -> list[np.ndarray]:
+    """Decoded images, as the cache holds them."""
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (256, 341, 3), dtype=np.uint8) for _ in range(64)]
+
+
+def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+    """Forward passes of ten batches; made ahead by a thread, or on demand."""
+    model, decoded, positions = network(), frames(), np.arange(PASS * batch) % 64
+
+    def once(on: bool) -> None:
+        workers = 0 if on else 1
+        batches = eval_batches(
+            decoded, positions, preprocessing=Preprocessing(size=size), batch_size=batch, workers=workers
+        )
+        forward_pass(model, batches, machine, output=logits)
+
+    return once
+
+
+def logits(model: nn.Module, images: torch.Tensor, machine: device.Machine) -> torch.Tensor:
+    """Those of a batch."""
+    with device.autocast(machine):
+        made: torch.Tensor = model(images)
+    return made
+
+
+def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+    """Ten updates, lower half frozen, with augmented batches; made ahead by a thread, or on demand."""
+    positions, step = np.arange(PASS * batch) % 64, update(machine, torch.empty(batch), "auto")
+    made = {
+        on: Batches(
+            frames(),
+            positions % 2,
+            positions,
+            preprocessing=Preprocessing(size=size),
+            batch_size=batch,
+            augmentation=Augmentation.of("light"),
+            seed=0,
+            num_classes=2,
+            workers=0 if on else 1,
+        )
+        for on in (False, True)
+    }
+
+    def once(on: bool) -> None:
+        for batch in made[on].epoch(0):
+            step(True, batch.images)
+
+    return once
+
+
+def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callable[..., None]:
     """An update with fixed statistics, folding on or off."""
     model = network()
     frozen = frozen_names(model, freeze)
@@ -87,7 +158,7 @@ def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callab
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], 1e-5, fused=True)
     labels = torch.arange(len(images)) % 2
 
-    def once(on: bool) -> None:
+    def once(on: bool, images: torch.Tensor = images) -> None:
         here = replace(machine, fold_bn=on)
         with folded(model, here), device.autocast(here):
             logits = model(images)
@@ -142,6 +213,9 @@ def main() -> None:
         ("BatchNorm folded, forward", forward(machine, images)),
         ("BatchNorm folded, training, lower half frozen", update(machine, images, "auto")),
         ("BatchNorm folded, training, all layers", update(machine, images, "none")),
+        ("folded once for all passes, forward", keeping(machine, images)),
+        ("batches on demand, forward", evaluating(machine, asked.batch, asked.size)),
+        ("batches on demand, training, lower half frozen", training(machine, asked.batch, asked.size)),
     ):
         work[name] = (partial(seconds, once, False), partial(seconds, once, True))
     for numbers in ((208, 36, 2), (3000, 640, 5)) if asked.against else ():
@@ -157,9 +231,8 @@ def main() -> None:
         off(), on()  # not counted
         row = in_turn(off, on, asked.rounds)
         unit = "s" if name.startswith("probe") else "images/s"
-        cells = [
-            spread([one if unit == "s" else asked.batch / one for one in row[side]], ".3g") for side in ("off", "on")
-        ]
+        count = asked.batch * (PASS if name.startswith("batches") else 1)
+        cells = [spread([one if unit == "s" else count / one for one in row[side]], ".3g") for side in ("off", "on")]
         ratio = spread(row["ratios"], ".2f")
         print(f"| {name} | {asked.rounds} | {cells[0]} {unit} | {cells[1]} {unit} | {ratio} |", flush=True)
         found[name] = row

@@ -5,12 +5,15 @@
 Matrix products of 4096 x 4096 in fp32 and, where the processor has it, bf16; a copy between two arrays larger than any
 cache; training of ResNet-50 (batch statistics, Adam, channels_last) on one batch in memory, all in one process, in
 turn, `rounds` times. A training image is 24.6 GFLOP at 224 px: three times the forward pass's 4.1 G multiply-adds.
-With --out it also writes where one update's time goes by operator (profile.svg, profile.json).
+With --out it also draws where one update's time goes by operator (profile.svg), in a process as torch comes (fp32,
+contiguous, glibc's allocator as it is) and in one as upcycle sets it up.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,13 +58,13 @@ def copy(megabytes: int = 512) -> float:
     return 2 * megabytes * 2**20 / seconds(lambda: target.copy_(source), 5) / 1e9
 
 
-def update(precision: str, batch: int, size: int) -> Callable[[], None]:
+def update(precision: str, batch: int, size: int, layout: torch.memory_format) -> Callable[[], None]:
     """One update of every layer of ResNet-50 on a batch that stays in memory."""
     import timm
 
-    model = timm.create_model("resnet50", num_classes=2).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
-    images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+    model = timm.create_model("resnet50", num_classes=2).to(memory_format=layout).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=layout == torch.channels_last)
+    images = torch.randn(batch, 3, size, size).to(memory_format=layout)
     labels = torch.arange(batch) % 2
 
     def step() -> None:
@@ -74,22 +77,38 @@ def update(precision: str, batch: int, size: int) -> Callable[[], None]:
     return step
 
 
-def shares(step: Callable[[], None]) -> dict[str, float]:
-    """The part of one update's time that each kind of operator takes; they add up to 1."""
+def parts(step: Callable[[], None], batch: int) -> dict[str, float]:
+    """Milliseconds an image that each kind of operator takes, of the third update."""
+    step()
     step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         step()
-    total, known = 0.0, dict.fromkeys([*PARTS.values(), "the rest"], 0.0)
+    known = dict.fromkeys([*PARTS.values(), "the rest"], 0.0)
     for row in seen.key_averages():
-        total += row.self_cpu_time_total
-        known[PARTS.get(row.key.removeprefix("aten::"), "the rest")] += row.self_cpu_time_total
-    return {name: value / total for name, value in known.items()}
+        known[PARTS.get(row.key.removeprefix("aten::"), "the rest")] += row.self_cpu_time_total / 1e3 / batch
+    return known
+
+
+def profiled(setting: str, asked: argparse.Namespace, machine: device.Machine) -> dict[str, float]:
+    """The parts in a setting; "torch" as it comes, or "upcycle"."""
+    if setting == "torch":
+        torch.set_num_threads(machine.threads)
+        return parts(update("fp32", asked.batch, asked.size, torch.contiguous_format), asked.batch)
+    device.apply(machine, seed=0)
+    return parts(update(machine.precision, asked.batch, asked.size, torch.channels_last), asked.batch)
+
+
+def elsewhere(setting: str, asked: argparse.Namespace) -> dict[str, float]:
+    """The same in a new process, as what is set for the allocator is set for good."""
+    words = [sys.executable, __file__, "--profile", setting, "--threads", str(asked.threads)]
+    words += ["--batch", str(asked.batch), "--size", str(asked.size)]
+    return dict(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
 def measure(machine: device.Machine, batch: int, size: int, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, every reading beside them."""
     has_bf16 = bool(set(machine.flags) & device.BF16_FLAGS)
-    step = update(machine.precision, batch, size)
+    step = update(machine.precision, batch, size, torch.channels_last)
     work: dict[str, Callable[[], float]] = {"fp32_gflops": lambda: product(torch.float32), "copy_gb_s": copy}
     if has_bf16:
         work["bf16_gflops"] = lambda: product(torch.bfloat16)
@@ -102,20 +121,25 @@ def measure(machine: device.Machine, batch: int, size: int, rounds: int) -> dict
     gflops = GFLOP_224 * (size / 224) ** 2 * found["images_per_second"]
     found["training_gflops"] = gflops
     found["fraction"] = gflops / found["bf16_gflops" if machine.precision == "bf16" else "fp32_gflops"]
-    return {**found, "readings": readings, "shares": shares(step), "precision": machine.precision}
+    return {**found, "readings": readings, "precision": machine.precision}
 
 
-def draw(found: dict[str, Any], file: Path) -> None:
-    """The shares as one bar each, the largest on top."""
+def draw(found: dict[str, dict[str, float]], file: Path) -> None:
+    """Milliseconds an image of each part: both settings one under the other, the largest part on top."""
     from matplotlib.figure import Figure
 
-    names = sorted(found["shares"], key=found["shares"].get)
-    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh(names, [100 * found["shares"][name] for name in names], color="#3b6ea5")
-    axes.bar_label(bars, fmt="%.0f %%", padding=3)
-    axes.set_xlabel("part of one update's time, %")
+    names = sorted(found["torch"], key=found["torch"].__getitem__)
+    for shift, color, (setting, values) in zip((0.2, -0.2), ("#b9b9b9", "#3b6ea5"), found.items(), strict=True):
+        label = f"{setting}: {sum(values.values()):.0f} ms"
+        places = [at + shift for at in range(len(names))]
+        bars = axes.barh(places, [values[name] for name in names], height=0.38, color=color, label=label)
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("milliseconds an image, one update of all layers")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
     figure.savefig(file)
 
 
@@ -126,17 +150,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", choices=("torch", "upcycle"), help="print that profile alone")
     asked = parser.parse_args()
     machine = device.detect(threads=asked.threads, device="cpu")
+    if asked.profile:
+        print(json.dumps(profiled(asked.profile, asked, machine)))
+        return
     device.apply(machine, seed=0)
     found = measure(machine, asked.batch, asked.size, asked.rounds)
     found |= {"batch": asked.batch, "size": asked.size, "processor": machine.processor, "flags": machine.flags}
     found |= {"threads": machine.threads, "versions": device.environment(machine)["versions"]}
     print(json.dumps({name: value for name, value in found.items() if name not in {"readings", "versions"}}, indent=1))
     if asked.out:
+        found["profile_ms"] = {setting: elsewhere(setting, asked) for setting in ("torch", "upcycle")}
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "roofline.json").write_text(json.dumps(found, indent=1) + "\n")
-        draw(found, asked.out / "profile.svg")
+        draw(found["profile_ms"], asked.out / "profile.svg")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from upcycle.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -107,14 +110,20 @@ def keep_freed_memory() -> bool:
     return bool(kept and mallopt(trim_threshold, -1))
 
 
+def computed_in(machine: Machine) -> "torch.dtype":
+    """The type of numbers that convolutions and matrix products are computed in."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
+
+
 def autocast(machine: Machine) -> AbstractContextManager[Any]:
     """Return the context to run a forward pass in: mixed precision, or nothing for fp32."""
     if machine.precision == "fp32":
         return contextlib.nullcontext()
     import torch
 
-    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float16
-    return torch.autocast(machine.device, dtype=dtype)
+    return torch.autocast(machine.device, dtype=computed_in(machine))
 
 
 def seed_for(*parts: int | str) -> int:

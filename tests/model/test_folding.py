@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from upcycle.device import Machine, detect
-from upcycle.model.folding import folded, pairs
+from upcycle.device import Machine, autocast, detect
+from upcycle.model.folding import Kept, folded, pairs
 from upcycle.model.groups import set_training_mode
 
 MACHINE = detect(precision="fp32", threads=1, device="cpu")
@@ -58,6 +58,23 @@ def test_logits_and_gradients_are_those_of_the_two_layers(arch: str, count: int)
         assert torch.allclose(gradient, folded_gradients[name], rtol=1e-2, atol=2e-3 * float(gradient.abs().max())), (
             name
         )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_kept_change_no_bit_and_are_those_of_the_first_pass(precision: str) -> None:
+    model, machine = network("resnet18"), detect(precision=precision, threads=1, device="cpu")
+    kept: Kept = {}
+
+    def logits(kept: Kept | None) -> Tensor:
+        with torch.inference_mode(), folded(model, machine, kept), autocast(machine):
+            return model(images())
+
+    expected = logits(None)
+    assert torch.equal(expected, logits(kept))
+    assert len(kept) == 20
+    model.conv1.weight.data.zero_()
+    assert torch.equal(expected, logits(kept))
+    assert not torch.equal(expected, logits(None))
 
 
 def test_nothing_is_left_behind() -> None:

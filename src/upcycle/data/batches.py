@@ -60,8 +60,8 @@ class Batches:
     """One split's training batches, the same for the same seed, epoch and batch index.
 
     `labels[i]` belongs to `cache[i]`; `positions` are those to use. A last batch of one image joins
-    the one before, since BatchNorm cannot train on one. `prefetch` batches are made ahead by
-    `workers` background threads; with 0 on demand. Neither changes a bit of any batch.
+    the one before, since BatchNorm cannot train on one. `workers` background threads make two
+    batches each ahead; with 0 they are made on demand. That changes no bit of any batch.
     """
 
     cache: Frames
@@ -76,11 +76,10 @@ class Batches:
     device: torch.device | str = "cpu"
     shuffle: bool = True
     dtype: torch.dtype = torch.float32
-    prefetch: int = 2
-    workers: int = 1
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.batch_size, self.prefetch, self.workers)
+        _check(self.batch_size, self.workers)
 
     def __len__(self) -> int:
         count, rest = divmod(len(self.positions), self.batch_size)
@@ -93,7 +92,6 @@ class Batches:
         return _ahead(
             lambda index: self._batch(order, epoch, index),
             range(start, len(self)),
-            prefetch=self.prefetch,
             workers=self.workers,
         )
 
@@ -139,15 +137,14 @@ def eval_batches(
     batch_size: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    prefetch: int = 2,
-    workers: int = 1,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (images, count) in the order of `positions`, every batch of one and the same shape.
 
     `images`: float [batch_size, 3, S, S], normalised, channels_last, of which the first `count` are
     real; the rest repeats the last one. One shape makes an image's result independent of its neighbours.
     """
-    _check(batch_size, prefetch, workers)
+    _check(batch_size, workers)
 
     def make(index: int) -> tuple[Tensor, int]:
         chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
@@ -157,12 +154,12 @@ def eval_batches(
         return normalise(pixels, preprocessing).to(dtype), len(chosen)
 
     count = math.ceil(len(positions) / batch_size)
-    return _ahead(make, range(count), prefetch=prefetch, workers=workers)
+    return _ahead(make, range(count), workers=workers)
 
 
-def _ahead(make: Callable[[int], Item], indices: range, *, prefetch: int, workers: int) -> Iterator[Item]:
-    """Yield make(index) in order, up to `prefetch` of them made ahead by `workers` threads."""
-    if prefetch == 0:
+def _ahead(make: Callable[[int], Item], indices: range, *, workers: int) -> Iterator[Item]:
+    """Yield make(index) in order, up to two for each of the `workers` threads made ahead by them."""
+    if workers == 0:
         yield from map(make, indices)
         return
     waiting: deque[Future[Item]] = deque()
@@ -171,7 +168,7 @@ def _ahead(make: Callable[[int], Item], indices: range, *, prefetch: int, worker
     try:
         for index in remaining:
             waiting.append(pool.submit(make, index))
-            if len(waiting) > prefetch:
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -183,8 +180,8 @@ def _generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(*parts))
 
 
-def _check(batch_size: int, prefetch: int, workers: int) -> None:
+def _check(batch_size: int, workers: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is out of range: use 1 or more")
-    if prefetch < 0 or workers < 1:
-        raise ConfigError(f"prefetch {prefetch} and workers {workers}: use 0 or more, and 1 or more")
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is out of range: use 0 or more")

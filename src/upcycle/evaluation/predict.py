@@ -15,7 +15,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Machine
 from upcycle.evaluation.predictions import Predictions
 from upcycle.model import zoo
-from upcycle.model.folding import folded
+from upcycle.model.folding import Kept, folded
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
@@ -37,9 +37,10 @@ def outputs(
 ) -> Iterator[Logits]:
     """`output` of every image, [b, outputs] fp32 at a time; batches come padded, with their number of images."""
     model.eval()
+    kept: Kept = {}
     done = 0
     for images, count in batches:
-        with torch.inference_mode(), folded(model, machine):
+        with torch.inference_mode(), folded(model, machine, kept):
             made = output(model, images, machine)[:count].float().cpu().numpy()
         yield made
         done += count
@@ -66,7 +67,7 @@ def predict(
     *,
     preprocessing: Preprocessing,
     machine: Machine,
-    workers: int = 1,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:
     """Logits [n, outputs] of the images at `positions`."""
@@ -76,7 +77,6 @@ def predict(
         preprocessing=preprocessing,
         batch_size=EVAL_BATCH,
         device=machine.device,
-        prefetch=2 * workers,
         workers=workers,
     )
     told = None if progress is None else lambda done: progress(done, len(positions))

@@ -61,8 +61,14 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Threads that make batches: decoding keeps all of them busy, reading decoded images one."""
-        return self.machine.threads if isinstance(self.prepared.frames, Stream) else 1
+        """Threads that make batches ahead: decoding keeps all of them busy, feeding an accelerator one.
+
+        None where decoded images and the arithmetic share the cores: a thread that makes a batch has threads of its own
+        to wait for, and while they take turns with those of the network both stand still.
+        """
+        if isinstance(self.prepared.frames, Stream):
+            return self.machine.threads
+        return 0 if self.machine.device == "cpu" else 1
 
 
 def cache_root(config: Config) -> Path:

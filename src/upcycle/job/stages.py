@@ -231,7 +231,6 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
             seed=config.seed,
             num_classes=len(job.network.classes),
             device=job.machine.device,
-            prefetch=2 * job.workers,
             workers=job.workers,
         ),
         objective=_objective(job, device=job.machine.device),

@@ -15,22 +15,25 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from upcycle.device import Machine
+from upcycle.device import Machine, computed_in
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+Kept = dict[nn.Conv2d, tuple[Tensor, Tensor]]
+"""Scaled weights and biases of convolutions."""
 _PAIRS: WeakKeyDictionary[nn.Module, tuple[Pair, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
-def folded(model: nn.Module, machine: Machine) -> Iterator[None]:
+def folded(model: nn.Module, machine: Machine, kept: Kept | None = None) -> Iterator[None]:
     """Within it, each BatchNorm of `model` that is in evaluation mode now is part of the convolution it follows.
 
     Where `machine.fold_bn` is off, and where a network has no such pair, nothing changes. The model's parameters
-    and statistics may change within it, and are used as they are at each call.
+    and statistics may change within it, and are used as they are at each call. With `kept`, empty at first, they are
+    used as they were at the first call that was given it: for a series of passes that learn nothing.
     """
     chosen = [(conv, norm) for conv, norm in pairs(model) if not norm.training] if machine.fold_bn else []
     for conv, norm in chosen:
-        conv.forward = _convolution(conv, norm)  # type: ignore[method-assign,assignment]
+        conv.forward = _convolution(conv, norm, machine, kept)  # type: ignore[method-assign,assignment]
         norm.forward = _rest(norm)  # type: ignore[method-assign,assignment]
     try:
         yield
@@ -116,20 +119,33 @@ def _uses(output: Any) -> Counter[Any]:
     return uses
 
 
-def _convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
+def _convolution(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, machine: Machine, kept: Kept | None
+) -> Callable[[Tensor], Tensor]:
     """The convolution with its BatchNorm's scale and shift."""
 
     def forward(images: Tensor) -> Tensor:
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        scale = scale if norm.weight is None else scale * norm.weight
-        bias = (0 if conv.bias is None else conv.bias) - norm.running_mean
-        bias = bias * scale if norm.bias is None else bias * scale + norm.bias
-        weight = conv.weight * scale[:, None, None, None]
+        if kept is None:
+            weight, bias = _scaled(conv, norm)
+        else:
+            if conv not in kept:
+                weight, bias = _scaled(conv, norm)
+                kept[conv] = weight.to(computed_in(machine)), bias.to(computed_in(machine))  # as autocast would
+            weight, bias = kept[conv]
         return nn.functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     return forward
+
+
+def _scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that gives what the two layers give."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    bias = (0 if conv.bias is None else conv.bias) - norm.running_mean
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+    return conv.weight * scale[:, None, None, None], bias
 
 
 def _rest(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:

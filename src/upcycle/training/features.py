@@ -36,7 +36,7 @@ def extract(
     network: zoo.Network,
     machine: Machine,
     folder: Path,
-    workers: int = 1,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.
@@ -59,7 +59,6 @@ def extract(
             preprocessing=network.preprocessing,
             batch_size=EVAL_BATCH,
             device=machine.device,
-            prefetch=2 * workers,
             workers=workers,
         )
         done = int(positions[0])
