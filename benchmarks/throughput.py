@@ -6,8 +6,9 @@
 DATA is a folder with CLASS/* or train/CLASS/*. Every cell (a tool in a setting) is a new process that trains all
 layers of ResNet-50, every image once an epoch; the cells follow one another, round by round, so that each meets the
 machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide, `best` the
-fastest found. upcycle runs its recipe `classic` (batch statistics of BatchNorm), from the command line, with an empty
-cache: its first epoch includes the seconds that decoding the training images took. PYTHON are the interpreters of
+fastest found. upcycle runs its recipe `classic`, from the command line, with an empty cache: its first epoch includes
+the seconds that decoding the training images took; once with batch statistics as the recipe has them, once with
+BatchNorm's statistics fixed and folded into the convolutions, whose weights are all still trained. PYTHON are the interpreters of
 environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip install keras
 tensorflow.
 FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
@@ -36,6 +37,7 @@ SCRIPTS = {
     "HF Trainer": "hf_trainer.py",
     "Keras": "keras_fit.py",
 }
+FOLDED = "classic, BatchNorm folded"
 HELD_OUT = 2
 """Images of each class that upcycle validates and tests on; they are not timed."""
 
@@ -90,6 +92,7 @@ def upcycle(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, An
         "--weights": asked.weights,
         "--threads": asked.threads,
         "--precision": cell.precision,
+        "--bn": "frozen" if cell.setting == FOLDED else "train",
         "--cache": cache,
         "--out": run,
     }
@@ -117,7 +120,7 @@ def cells(asked: argparse.Namespace, machine: device.Machine) -> list[Cell]:
     found = []
     for tool in asked.tools.split(","):
         if tool == "upcycle":
-            found.append(Cell(tool, "classic", machine.precision))
+            found += [Cell(tool, setting, machine.precision) for setting in ("classic", FOLDED)]
             continue
         for setting in asked.settings.split(","):
             found.append(Cell(tool, setting, machine.precision if setting == "best" else "fp32"))
@@ -141,20 +144,21 @@ def summary(cell: Cell, readings: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: a row a cell, with upcycle's ratio to it."""
-    ours = next((row["later"]["median"] for row in found if row["tool"] == "upcycle"), None)
+    ours = {row["setting"]: row["later"]["median"] for row in found if row["tool"] == "upcycle"}
     lines = [
-        "| tool | setting | precision | n | first epoch, images/s | later epochs, images/s | upcycle is |",
-        "|---|---|---|---|---|---|---|",
+        "| tool | setting | precision | n | first epoch, images/s | later epochs, images/s | "
+        + " | ".join(f"upcycle {setting} is" for setting in ours)
+        + " |",
+        "|---" * (6 + len(ours)) + "|",
     ]
     for row in sorted(found, key=lambda row: -row["later"]["median"]):
         first, later = (
             f"{row[part]['median']:.2f} ({row[part]['low']:.2f} to {row[part]['high']:.2f})"
             for part in ("first", "later")
         )
-        ratio = f"{ours / row['later']['median']:.2f}x" if ours and row["tool"] != "upcycle" else "-"
-        lines.append(
-            f"| {row['tool']} | {row['setting']} | {row['precision']} | {row['n']} | {first} | {later} | {ratio} |"
-        )
+        ratios = ["-" if row["tool"] == "upcycle" else f"{one / row['later']['median']:.2f}x" for one in ours.values()]
+        cells = [row["tool"], row["setting"], row["precision"], str(row["n"]), first, later, *ratios]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
