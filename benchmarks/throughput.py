@@ -8,9 +8,9 @@ layers of ResNet-50, every image once an epoch; the cells follow one another, ro
 machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide, `best` the
 fastest found. upcycle runs its recipe `classic`, from the command line, with an empty cache: its first epoch includes
 the seconds that decoding the training images took; once with batch statistics as the recipe has them, once with
-BatchNorm's statistics fixed and folded into the convolutions, whose weights are all still trained. PYTHON are the interpreters of
-environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip install keras
-tensorflow.
+BatchNorm's statistics fixed and folded into the convolutions, whose weights are all still trained. PYTHON are the
+interpreters of environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip
+install keras tensorflow.
 FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
 """
 
