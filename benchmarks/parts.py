@@ -1,12 +1,14 @@
 """What single parts of upcycle bring, on and off in turn: folded BatchNorm, batches, the probe of an earlier checkout.
 
-    python benchmarks/parts.py --out FOLDER [--against CHECKOUT] [--rounds 5] [--size 224] [--batch 32]
+    python benchmarks/parts.py --out FOLDER [--rounds 5] [--size 224] [--batch 32]
+        [--against CHECKOUT [--data DATA --weights FILE]]
 
 Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the
 lower half frozen, and one of all layers with fixed statistics; weights folded at each pass or once for all. Batches,
 from made-up frames of 256 x 341, in passes of ten: made by a thread ahead, or on demand. The probe: seconds to train it
 on made-up features [n, 2048], 208 images with 36 for validation (so that held-out folds count) and 3,000 with 640;
-CHECKOUT is a clone at an earlier commit, whose src is imported instead. Prints a row as soon as it is known: medians,
+CHECKOUT is a clone at an earlier commit, whose src is imported instead. With DATA, the seconds in which a run computes
+its features, by both. Prints a row as soon as it is known: medians,
 the lowest and highest, and the same of the ratios of neighbours; FOLDER/parts.json has every reading.
 """
 
@@ -16,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,7 +101,7 @@ def keeping(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], N
 
 
 def frames() -> list[np.ndarray]:
-    """Decoded images, as the cache holds them."""
+    """Decoded images, uint8 [256, 341, 3], as the cache holds them."""
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (256, 341, 3), dtype=np.uint8) for _ in range(64)]
 
@@ -118,7 +121,7 @@ def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool
 
 
 def logits(model: nn.Module, images: torch.Tensor, machine: device.Machine) -> torch.Tensor:
-    """Those of a batch."""
+    """[B, classes] of images [B, 3, size, size]."""
     with device.autocast(machine):
         made: torch.Tensor = model(images)
     return made
@@ -143,8 +146,8 @@ def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool],
     }
 
     def once(on: bool) -> None:
-        for batch in made[on].epoch(0):
-            step(True, batch.images)
+        for some in made[on].epoch(0):
+            step(True, some.images)
 
     return once
 
@@ -184,6 +187,16 @@ def probe(checkout: Path, *numbers: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
+def features(checkout: Path, asked: argparse.Namespace) -> float:
+    """Seconds in which a run of the recipe `probe`, by the code of a checkout, computes the features of DATA."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["train", str(asked.data), "--recipe", "probe", "--image-size", str(asked.size)]
+        words += ["--weights", str(asked.weights), "--cache", f"{folder}/cache", "--out", f"{folder}/run"]
+        subprocess.run([sys.executable, "-m", "upcycle", *words], check=True, capture_output=True, env=environment)
+        return float(json.loads(Path(folder, "run", "status.json").read_text())["features_seconds"])
+
+
 def in_turn(off: Callable[[], float], on: Callable[[], float], rounds: int) -> dict[str, Any]:
     """Readings of both, one after the other; the ratio is how much less the second takes."""
     pairs = [(off(), on()) for _ in range(rounds)]
@@ -201,6 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--against", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
@@ -223,14 +238,20 @@ def main() -> None:
             partial(probe, asked.against, *numbers),
             partial(probe, ROOT, *numbers),
         )
+    if asked.against and asked.data:
+        work[f"features of {asked.data.name}, {asked.size} px"] = (
+            partial(features, asked.against, asked),
+            partial(features, ROOT, asked),
+        )
     facts = {"command": sys.argv, **device.environment(machine), "size": asked.size, "batch": asked.batch}
     asked.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     print("| part | n | off, or before | on, or now | ratio |\n|---|---|---|---|---|")
     for name, (off, on) in work.items():
-        off(), on()  # not counted
+        if not name.startswith("features"):  # its minutes need no warming up
+            off(), on()
         row = in_turn(off, on, asked.rounds)
-        unit = "s" if name.startswith("probe") else "images/s"
+        unit = "s" if name.startswith(("probe", "features")) else "images/s"
         count = asked.batch * (PASS if name.startswith("batches") else 1)
         cells = [spread([one if unit == "s" else count / one for one in row[side]], ".3g") for side in ("off", "on")]
         ratio = spread(row["ratios"], ".2f")

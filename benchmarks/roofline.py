@@ -5,8 +5,8 @@
 Matrix products of 4096 x 4096 in fp32 and, where the processor has it, bf16; a copy between two arrays larger than any
 cache; training of ResNet-50 (batch statistics, Adam, channels_last) on one batch in memory, all in one process, in
 turn, `rounds` times. A training image is 24.6 GFLOP at 224 px: three times the forward pass's 4.1 G multiply-adds.
-With --out it also draws where one update's time goes by operator (profile.svg), in a process as torch comes (fp32,
-contiguous, glibc's allocator as it is) and in one as upcycle sets it up.
+With --out it also draws where the time of an update goes by operator (profile.svg): in processes as torch comes (fp32,
+contiguous, glibc's allocator as it is) and in processes as upcycle sets them up, in turn, five updates each.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from upcycle import device
 
 GFLOP_224 = 24.6
+UPDATES = 5
 PARTS = {
     "convolution_backward": "convolution, backward",
     "mkldnn_convolution": "convolution, forward",
@@ -78,14 +79,15 @@ def update(precision: str, batch: int, size: int, layout: torch.memory_format) -
 
 
 def parts(step: Callable[[], None], batch: int) -> dict[str, float]:
-    """Milliseconds an image that each kind of operator takes, of the third update."""
+    """Milliseconds an image that each kind of operator takes, the mean of five updates after two."""
     step()
     step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        step()
+        for _ in range(UPDATES):
+            step()
     known = dict.fromkeys([*PARTS.values(), "the rest"], 0.0)
     for row in seen.key_averages():
-        known[PARTS.get(row.key.removeprefix("aten::"), "the rest")] += row.self_cpu_time_total / 1e3 / batch
+        known[PARTS.get(row.key.removeprefix("aten::"), "the rest")] += row.self_cpu_time_total / 1e3 / batch / UPDATES
     return known
 
 
@@ -130,14 +132,15 @@ def draw(found: dict[str, dict[str, float]], file: Path) -> None:
 
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.add_subplot()
-    names = sorted(found["torch"], key=found["torch"].__getitem__)
+    before = next(iter(found.values()))
+    names = sorted(before, key=before.__getitem__)
     for shift, color, (setting, values) in zip((0.2, -0.2), ("#b9b9b9", "#3b6ea5"), found.items(), strict=True):
         label = f"{setting}: {sum(values.values()):.0f} ms"
         places = [at + shift for at in range(len(names))]
         bars = axes.barh(places, [values[name] for name in names], height=0.38, color=color, label=label)
         axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("milliseconds an image, one update of all layers")
+    axes.set_xlabel("milliseconds an image, training of all layers")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(file)
@@ -162,10 +165,17 @@ def main() -> None:
     found |= {"threads": machine.threads, "versions": device.environment(machine)["versions"]}
     print(json.dumps({name: value for name, value in found.items() if name not in {"readings", "versions"}}, indent=1))
     if asked.out:
-        found["profile_ms"] = {setting: elsewhere(setting, asked) for setting in ("torch", "upcycle")}
+        profiles = {"torch": f"as torch comes, fp32, n = {asked.rounds}"}
+        profiles["upcycle"] = f"upcycle, {machine.precision}, n = {asked.rounds}"
+        rounds = [{setting: elsewhere(setting, asked) for setting in profiles} for _ in range(asked.rounds)]
+        found["profile_ms"] = rounds
+        drawn = {
+            label: {part: statistics.median(one[setting][part] for one in rounds) for part in rounds[0][setting]}
+            for setting, label in profiles.items()
+        }
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "roofline.json").write_text(json.dumps(found, indent=1) + "\n")
-        draw(found["profile_ms"], asked.out / "profile.svg")
+        draw(drawn, asked.out / "profile.svg")
 
 
 if __name__ == "__main__":

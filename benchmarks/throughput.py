@@ -4,11 +4,11 @@
         [--images 256] [--epochs 2] [--rounds 3] [--settings guide,best] [--tools upcycle,fastai,...]
 
 DATA is a folder with CLASS/* or train/CLASS/*. Every cell (a tool in a setting) is a new process that trains all
-layers of ResNet-50, every image once an epoch; the cells follow one another, round by round, so that each meets the
-machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide, `best` the
-fastest found. upcycle runs its recipe `classic`, from the command line, with an empty cache: its first epoch includes
-the seconds that decoding the training images took; once with batch statistics as the recipe has them, once with
-BatchNorm's statistics fixed and folded into the convolutions, whose weights are all still trained. PYTHON are the
+layers of ResNet-50, every image once an epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one
+another, round by round, so that each meets the machine's moods. The peers' scripts are in benchmarks/peers; `guide` is
+the setting of the tool's own guide, `best` the fastest found. upcycle runs its recipe `classic`, from the command line,
+with an empty cache: its first epoch includes the seconds that decoding the training images took; once with batch
+statistics as the recipe has them, once with fixed ones, which it folds into the convolutions. PYTHON are the
 interpreters of environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip
 install keras tensorflow.
 FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
@@ -16,6 +16,7 @@ FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -37,18 +38,18 @@ SCRIPTS = {
     "HF Trainer": "hf_trainer.py",
     "Keras": "keras_fit.py",
 }
-FOLDED = "classic, BatchNorm folded"
 HELD_OUT = 2
 """Images of each class that upcycle validates and tests on; they are not timed."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A tool in a setting and a precision."""
+    """A tool in a setting and a precision, with BatchNorm's statistics of the batch or fixed."""
 
     tool: str
     setting: str
     precision: str
+    bn: str = "batch"
 
 
 def lay_out(data: Path, folder: Path, images: int) -> list[str]:
@@ -92,7 +93,7 @@ def upcycle(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, An
         "--weights": asked.weights,
         "--threads": asked.threads,
         "--precision": cell.precision,
-        "--bn": "frozen" if cell.setting == FOLDED else "train",
+        "--bn": "frozen" if cell.bn == "fixed" else "train",
         "--cache": cache,
         "--out": run,
     }
@@ -110,22 +111,28 @@ def peer(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     python = asked.keras_python if cell.tool == "Keras" else asked.torch_python
     words = [python, str(PEERS / SCRIPTS[cell.tool]), str(folder / "peers"), "--setting", cell.setting]
     words += ["--epochs", str(asked.epochs), "--batch", str(asked.batch), "--size", str(asked.size)]
-    words += ["--threads", str(asked.threads), "--weights", str(asked.weights)]
+    words += ["--bn", cell.bn, "--threads", str(asked.threads), "--weights", str(asked.weights)]
     words += ["--bf16"] if cell.precision == "bf16" else []
     return dict(json.loads(ran(words, asked.threads).splitlines()[-1]))
 
 
 def cells(asked: argparse.Namespace, machine: device.Machine) -> list[Cell]:
-    """Every tool in every setting; mixed precision where the processor has it, Keras's guide with and without."""
+    """Every tool in every setting; mixed precision where the processor has it, Keras's guide with and without.
+
+    Keras's guide fixes the statistics; the quickest PyTorch loop is also taken with fixed ones.
+    """
     found = []
     for tool in asked.tools.split(","):
         if tool == "upcycle":
-            found += [Cell(tool, setting, machine.precision) for setting in ("classic", FOLDED)]
+            found += [Cell(tool, "classic", machine.precision, bn) for bn in ("batch", "fixed")]
             continue
         for setting in asked.settings.split(","):
-            found.append(Cell(tool, setting, machine.precision if setting == "best" else "fp32"))
+            bn = "fixed" if (tool, setting) == ("Keras", "guide") else "batch"
+            found.append(Cell(tool, setting, machine.precision if setting == "best" else "fp32", bn))
         if tool == "Keras" and machine.precision == "bf16":
-            found.append(Cell(tool, "guide", "bf16"))
+            found.append(Cell(tool, "guide", "bf16", "fixed"))
+        if tool == "PyTorch loop" and "best" in asked.settings:
+            found.append(Cell(tool, "best", machine.precision, "fixed"))
     return found
 
 
@@ -143,22 +150,21 @@ def summary(cell: Cell, readings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a row a cell, with upcycle's ratio to it."""
-    ours = {row["setting"]: row["later"]["median"] for row in found if row["tool"] == "upcycle"}
+    """Markdown: a row a cell, with the ratio of upcycle to it where both have the same kind of statistics."""
+    ours = {row["bn"]: row["later"]["median"] for row in found if row["tool"] == "upcycle"}
     lines = [
-        "| tool | setting | precision | n | first epoch, images/s | later epochs, images/s | "
-        + " | ".join(f"upcycle {setting} is" for setting in ours)
-        + " |",
-        "|---" * (6 + len(ours)) + "|",
+        "| tool | setting | precision | BatchNorm | n | first epoch, images/s | later epochs, images/s | upcycle is |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda row: -row["later"]["median"]):
         first, later = (
             f"{row[part]['median']:.2f} ({row[part]['low']:.2f} to {row[part]['high']:.2f})"
             for part in ("first", "later")
         )
-        ratios = ["-" if row["tool"] == "upcycle" else f"{one / row['later']['median']:.2f}x" for one in ours.values()]
-        cells = [row["tool"], row["setting"], row["precision"], str(row["n"]), first, later, *ratios]
-        lines.append(f"| {' | '.join(cells)} |")
+        alike = ours.get(row["bn"], math.nan) / row["later"]["median"]
+        ratio = "-" if row["tool"] == "upcycle" or math.isnan(alike) else f"{alike:.2f}x"
+        named = [row["tool"], row["setting"], row["precision"], row["bn"], str(row["n"])]
+        lines.append(f"| {' | '.join([*named, first, later, ratio])} |")
     return "\n".join(lines) + "\n"
 
 

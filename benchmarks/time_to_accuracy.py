@@ -8,8 +8,9 @@ Each reading is a new process with empty caches, timed from its start to its end
 validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
 random. `fastai N` is fine_tune(N), `Keras article N` the article's script for at most N epochs, `upcycle full N` N
 epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is its image size,
-where that is not --size. The readings alternate between the tools, seed by seed, and are kept as they come: a run that
-is ended early goes on where it was, and so does one with more seeds or tools.
+where that is not --size. The readings alternate between the tools of a command, seed by seed, and are kept as they
+come, with the time they ended: a run that is ended early goes on where it was, and so does one with more seeds or
+tools.
 
 A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
 test F1 does so too; test scores choose nothing.
@@ -19,6 +20,7 @@ FOLDER/readings.jsonl holds every reading, FOLDER/time_to_accuracy.md the tables
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -110,19 +112,22 @@ def command(tool: str) -> tuple[list[str], int | None]:
     """The words of a tool's command and its own image size; SystemExit for a tool that is not known."""
     named, _, size = tool.partition(" @")
     pixels = int(size) if size else None
-    name, _, epochs = named.partition(" ")
-    plain = epochs.removesuffix(", best").removeprefix("full ")
-    if name == "fastai" and plain.isdigit():
-        setting = "best" if epochs.endswith(", best") else "guide"
-        return ["fastai_fine_tune.py", "--setting", setting, "--epochs", plain], pixels
-    if name == "Keras" and plain.removeprefix("article ").isdigit():
-        return ["keras_article.py", "--epochs", plain.removeprefix("article ")], pixels
-    if name == "upcycle" and plain.isdigit():
-        return ["--recipe", "default", "--head-epochs", "0", "--freeze", "none", "--epochs", plain], pixels
-    if named not in COMMANDS:
-        known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "Keras article N"])
-        raise SystemExit(f"unknown tool {tool!r}: use {known}, each with @PIXELS or without")
-    return COMMANDS[named], pixels
+    if named in COMMANDS:
+        return COMMANDS[named], pixels
+    if found := re.fullmatch(r"fastai (\d+)(, best)?", named):
+        return ["fastai_fine_tune.py", "--setting", "best" if found[2] else "guide", "--epochs", found[1]], pixels
+    if found := re.fullmatch(r"Keras article (\d+)", named):
+        return ["keras_article.py", "--epochs", found[1]], pixels
+    if found := re.fullmatch(r"upcycle full (\d+)", named):
+        return ["--recipe", "default", "--head-epochs", "0", "--freeze", "none", "--epochs", found[1]], pixels
+    known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "Keras article N"])
+    raise SystemExit(f"unknown tool {tool!r}: use {known}, each with @PIXELS or without")
+
+
+def family(tool: str) -> str:
+    """The tool whose settings are chosen between: each of upcycle's recipes is one of its own, at any image size."""
+    plain = tool.split(" @")[0]
+    return plain.rstrip(" 0123456789") if plain.startswith("upcycle") else plain.split(" ")[0]
 
 
 def summary(readings: list[dict[str, Any]], tool: str) -> dict[str, Any]:
@@ -133,9 +138,8 @@ def summary(readings: list[dict[str, Any]], tool: str) -> dict[str, Any]:
     return {"tool": tool, "n": len(some), "f1": f1, "seconds": statistics.median(seconds), "of": seconds, "all": some}
 
 
-def to_goal(found: list[dict[str, Any]], family: str, goal: float) -> str:
+def to_goal(some: list[dict[str, Any]], goal: float) -> str:
     """The time of a family's quickest setting that reaches the goal on validation, or what it came to."""
-    some = [row for row in found if row["tool"].startswith(family)]
     reaching = [row for row in some if row["f1"]["val"] >= goal]
     row = min(reaching, key=lambda one: one["seconds"]) if reaching else max(some, key=lambda one: one["f1"]["val"])
     if row["f1"]["test"] < goal:
@@ -151,18 +155,12 @@ def tables(found: list[dict[str, Any]], goals: list[float]) -> str:
         spread = f"{row['seconds']:.0f} ({min(row['of']):.0f} to {max(row['of']):.0f})"
         scores = f"{row['f1']['val']:.4f} | {row['f1']['test']:.4f} ({tests})"
         lines.append(f"| {row['tool']} | {row['n']} | {scores} | {spread} |")
-    lines += ["", "| goal | " + " | ".join(families(found)) + " |", "|---" * (1 + len(families(found))) + "|"]
+    families = list(dict.fromkeys(family(row["tool"]) for row in found))
+    lines += ["", "| goal | " + " | ".join(families) + " |", "|---" * (1 + len(families)) + "|"]
     for goal in goals:
-        cells = [to_goal(found, family, goal) for family in families(found)]
+        cells = [to_goal([row for row in found if family(row["tool"]) == one], goal) for one in families]
         lines.append(f"| test F1 {goal:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def families(found: list[dict[str, Any]]) -> list[str]:
-    """The tools whose settings are chosen between: each of upcycle's recipes is one of its own, at any image size."""
-    plain = [row["tool"].split(" @")[0] for row in found]
-    names = (name.rstrip(" 0123456789") if name.startswith("upcycle") else name.split(" ")[0] for name in plain)
-    return list(dict.fromkeys(names))
 
 
 def main() -> None:
@@ -184,7 +182,12 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     tools = {tool: command(tool) for tool in asked.tools.split(";")}
     kept = asked.folder / "readings.jsonl"
+    facts = {"data": str(asked.data.resolve()), "weights": str(asked.weights.resolve()), "split": asked.test_split}
+    facts |= {"threads": asked.threads, "size": asked.size}
     readings = read_lines(kept) if kept.exists() else []
+    for one in readings:
+        if one["of"] != facts:
+            raise SystemExit(f"{kept} holds readings of {one['of']}, and these are of {facts}: use another FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
         folder = lay_out(asked, Path(temporary))
         for seed in range(asked.seeds):
@@ -196,13 +199,14 @@ def main() -> None:
                     made = upcycle(words, size, asked, seed)
                 else:
                     made = peer(words, size, asked, seed, folder, machine.precision)
-                readings.append({**made, "tool": tool, "seed": seed})
+                now = time.strftime("%Y-%m-%d %H:%M:%S")
+                readings.append({**made, "tool": tool, "seed": seed, "ended": now, "of": facts})
                 with kept.open("a") as file:
                     file.write(json.dumps(readings[-1]) + "\n")
                 print(f"{tool}, seed {seed}: test F1 {made['f1']['test']:.4f} in {made['seconds']:.0f} s", flush=True)
     found = [summary(readings, tool) for tool in dict.fromkeys(one["tool"] for one in readings)]
-    facts = f"{machine.processor}, {machine.threads} threads, {' '.join(machine.flags)}; {asked.size} px\n"
-    text = f"    {' '.join(sys.argv)}\n\n{facts}\n{tables(found, [float(goal) for goal in asked.goals.split(',')])}"
+    where = f"{machine.processor}, {machine.threads} threads, {' '.join(machine.flags)}; {asked.size} px\n"
+    text = f"    {' '.join(sys.argv)}\n\n{where}\n{tables(found, [float(goal) for goal in asked.goals.split(',')])}"
     (asked.folder / "time_to_accuracy.md").write_text(text)
     print(text)
 

@@ -33,6 +33,13 @@ def machine(**changed):
     return Machine(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
 
 
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"), [("cpu", 1, 0), ("cpu", 4, 0), ("cpu", 5, 1), ("cuda", 1, 1), ("mps", 8, 1)]
+)
+def test_a_thread_feeds_an_accelerator_and_no_thread_a_few_cores(device, threads, expected):
+    assert expected == machine(device=device, threads=threads).feeders
+
+
 @pytest.fixture
 def restored():
     threads = torch.get_num_threads()

@@ -17,6 +17,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--setting", choices=("guide", "best"), default="guide")
     parser.add_argument("--bf16", action="store_true", help="mixed precision; slow where the processor has no bf16")
+    parser.add_argument("--bn", choices=("batch", "fixed"), default="batch", help="BatchNorm's statistics")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)

@@ -85,7 +85,8 @@ def main() -> None:
     trained = time.perf_counter()
     scores = {}
     for split in ("val", "test"):
-        labels = np.concatenate([labels.numpy().ravel() for _, labels in sets[split]])
+        positive = sets[split].class_names[1]
+        labels = np.array([Path(file).parent.name == positive for file in sets[split].file_paths])
         predicted = model.predict(sets[split], verbose=0).ravel() > 0.5
         scores[split] = float(f1_score(labels, predicted, average="macro"))
     common.scored(

@@ -21,6 +21,9 @@ common.load_backbone(model, asked.weights)
 model.fc = torch.nn.Linear(model.fc.in_features, len(images.classes))
 layout = torch.channels_last if best else torch.contiguous_format
 model = model.to(memory_format=layout).train()
+for module in model.modules():
+    if isinstance(module, torch.nn.BatchNorm2d):
+        module.train(asked.bn == "batch")
 optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=best)
 criterion = torch.nn.CrossEntropyLoss()
 for _ in range(asked.epochs):

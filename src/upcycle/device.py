@@ -29,6 +29,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "bf16", "asimd")
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 GIB = 2**30
+FEW_CORES = 4
+"""Measured at 2 (docs/decisions/0012-batches-on-demand.md); with many cores one of them is not missed."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class Machine:
     gpu: str | None
     memory_gb: float
     fold_bn: bool = True
+
+    @property
+    def feeders(self) -> int:
+        """Threads that make batches of decoded images ahead of the arithmetic; 0 for on demand.
+
+        A thread hides the one or two hundredths of a step that a batch takes. On a few cores its parallel loops take
+        them from the network's threads, which wait for each other by spinning, and more is lost than won.
+        """
+        return 0 if self.device == "cpu" and self.threads <= FEW_CORES else 1
 
 
 def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto", fold_bn: bool = True) -> Machine:

@@ -45,7 +45,7 @@ def made(ready: dict[str, Any], machine: machines.Machine, folder: Path) -> Any:
     index, cache = ready["index"], ready["cache"]
     assert isinstance(index, Index)
     assert isinstance(cache, Cache)
-    return extract(ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder)
+    return extract(ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder, workers=0)
 
 
 def test_features_are_pages_of_their_file_and_not_memory(
@@ -66,7 +66,7 @@ def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
     generator = torch.Generator().manual_seed(0)
     zoo.set_head(model, torch.randn(width, generator=generator), torch.randn(width[:1], generator=generator))
     preprocessing = ready["network"].preprocessing
-    whole = predict(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine)
+    whole = predict(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine, workers=1)
     np.testing.assert_array_equal(whole, head_logits(model, features, positions, machine))
 
 

@@ -142,7 +142,8 @@ def eval_batches(
     """Yield (images, count) in the order of `positions`, every batch of one and the same shape.
 
     `images`: float [batch_size, 3, S, S], normalised, channels_last, of which the first `count` are
-    real; the rest repeats the last one. One shape makes an image's result independent of its neighbours.
+    real; the rest repeats the last one. One shape makes an image's result independent of its neighbours. `workers`
+    background threads make two batches each ahead; with 0 they are made on demand.
     """
     _check(batch_size, workers)
 

@@ -67,7 +67,7 @@ def predict(
     *,
     preprocessing: Preprocessing,
     machine: Machine,
-    workers: int = 0,
+    workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:
     """Logits [n, outputs] of the images at `positions`."""

@@ -75,6 +75,7 @@ class Classifier:
             preprocessing=self.network.preprocessing,
             batch_size=EVAL_BATCH,
             device=self.machine.device,
+            workers=self.machine.feeders,
         )
         return forward(self.model, batches, self.machine)
 

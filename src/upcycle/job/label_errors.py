@@ -9,7 +9,7 @@ from upcycle.data.findings import TEST, Audited, Finding, points
 from upcycle.data.listing import shown
 from upcycle.data.splits import folds
 from upcycle.errors import ConfigError, DataError
-from upcycle.job.prepare import cache_root, decode, fit_size, machine_of
+from upcycle.job.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model import zoo
 from upcycle.output.show import Show
 from upcycle.study.label_errors import Suspects, suspects
@@ -57,6 +57,7 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
             network=network,
             machine=machine,
             folder=cache_root(config),
+            workers=workers_for(frames, machine),
             progress=progress,
         )
     with show.progress("probes") as progress:

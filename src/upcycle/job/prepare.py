@@ -61,14 +61,13 @@ class Job:
 
     @property
     def workers(self) -> int:
-        """Threads that make batches ahead: decoding keeps all of them busy, feeding an accelerator one.
+        """Threads that make batches ahead."""
+        return workers_for(self.prepared.frames, self.machine)
 
-        None where decoded images and the arithmetic share the cores: a thread that makes a batch has threads of its own
-        to wait for, and while they take turns with those of the network both stand still.
-        """
-        if isinstance(self.prepared.frames, Stream):
-            return self.machine.threads
-        return 0 if self.machine.device == "cpu" else 1
+
+def workers_for(frames: Cache | Stream, machine: Machine) -> int:
+    """Threads that make batches of `frames` ahead: decoding files keeps all of them busy."""
+    return machine.threads if isinstance(frames, Stream) else machine.feeders
 
 
 def cache_root(config: Config) -> Path:

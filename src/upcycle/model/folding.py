@@ -19,7 +19,7 @@ from upcycle.device import Machine, computed_in
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 Kept = dict[nn.Conv2d, tuple[Tensor, Tensor]]
-"""Scaled weights and biases of convolutions."""
+"""Scaled weights [out, in / groups, height, width] and biases [out] of convolutions, as `computed_in` says."""
 _PAIRS: WeakKeyDictionary[nn.Module, tuple[Pair, ...]] = WeakKeyDictionary()
 
 

@@ -36,7 +36,7 @@ def extract(
     network: zoo.Network,
     machine: Machine,
     folder: Path,
-    workers: int = 0,
+    workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.

@@ -1,0 +1,53 @@
+"""Who makes the batches of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.stream import Stream
+from upcycle.device import detect
+from upcycle.job import inference
+from upcycle.job.prepare import Job
+
+CPU = detect(precision="fp32", threads=3, device="cpu")
+
+
+def job(frames: Any, device: str) -> Job:
+    machine = replace(CPU, device=cast(Any, device))
+    nothing = cast(Any, None)
+    return Job(nothing, nothing, machine, nothing, cast(Any, SimpleNamespace(frames=frames)), nothing, nothing)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 1)])
+def test_decoded_images_are_cropped_by_the_machines_feeders(device: str, expected: int) -> None:
+    assert expected == job([], device).workers
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_files_are_decoded_by_as_many_threads_as_there_are(device: str) -> None:
+    assert job(Stream.__new__(Stream), device).workers == 3
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(2, 0), (16, 1)])
+def test_predicting_files_has_the_machines_feeders(
+    threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    plain = inference.eval_batches
+
+    def watched(*given: Any, **named: Any) -> Any:
+        asked.append(named["workers"])
+        return plain(*given, **named)
+
+    monkeypatch.setattr(inference, "eval_batches", watched)
+    network = cast(Any, SimpleNamespace(preprocessing=Preprocessing(size=16)))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    classifier = inference.Classifier(cast(Any, Path()), network, model, replace(CPU, threads=threads))
+    assert classifier.logits([np.zeros((20, 18, 3), np.uint8)] * 3).shape == (3, 2)
+    assert [expected] == asked
