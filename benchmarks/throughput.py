@@ -1,7 +1,7 @@
 """Images a second of whole training epochs, upcycle beside its peers, from the same files in one run.
 
     python benchmarks/throughput.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
-        [--images 256] [--epochs 2] [--rounds 3] [--settings guide,best] [--tools upcycle,fastai,...]
+        [--images 256] [--epochs 2] [--rounds 3] [--cells "upcycle;fastai, guide;..."]
 
 DATA is a folder with CLASS/* or train/CLASS/*. Every cell (a tool in a setting) is a new process that trains all
 layers of ResNet-50, every image once an epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one
@@ -116,23 +116,25 @@ def peer(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     return dict(json.loads(ran(words, asked.threads).splitlines()[-1]))
 
 
-def cells(asked: argparse.Namespace, machine: device.Machine) -> list[Cell]:
-    """Every tool in every setting; mixed precision where the processor has it, Keras's guide with and without.
+def cells(wanted: str, machine: device.Machine) -> list[Cell]:
+    """Those of all cells that are wanted: "all", or names like "upcycle" and "fastai, guide" with semicolons between.
 
-    Keras's guide fixes the statistics; the quickest PyTorch loop is also taken with fixed ones.
+    Mixed precision where the processor has it. Keras's guide fixes the statistics, and is taken with mixed precision
+    as well; the quickest PyTorch loop is also taken with fixed statistics.
     """
-    found = []
-    for tool in asked.tools.split(","):
-        if tool == "upcycle":
-            found += [Cell(tool, "classic", machine.precision, bn) for bn in ("batch", "fixed")]
-            continue
-        for setting in asked.settings.split(","):
-            bn = "fixed" if (tool, setting) == ("Keras", "guide") else "batch"
-            found.append(Cell(tool, setting, machine.precision if setting == "best" else "fp32", bn))
-        if tool == "Keras" and machine.precision == "bf16":
-            found.append(Cell(tool, "guide", "bf16", "fixed"))
-        if tool == "PyTorch loop" and "best" in asked.settings:
-            found.append(Cell(tool, "best", machine.precision, "fixed"))
+    every = [Cell("upcycle", "classic", machine.precision, bn) for bn in ("batch", "fixed")]
+    for tool in SCRIPTS:
+        every.append(Cell(tool, "guide", "fp32", "fixed" if tool == "Keras" else "batch"))
+        every.append(Cell(tool, "best", machine.precision))
+    every.append(Cell("PyTorch loop", "best", machine.precision, "fixed"))
+    if machine.precision == "bf16":
+        every.append(Cell("Keras", "guide", "bf16", "fixed"))
+    names = wanted.split(";")
+    found = [cell for cell in every if {"all", cell.tool, f"{cell.tool}, {cell.setting}"} & set(names)]
+    unknown = set(names) - {"all", *(cell.tool for cell in every), *(f"{cell.tool}, {cell.setting}" for cell in every)}
+    if unknown:
+        known = ", ".join(sorted({f"'{cell.tool}, {cell.setting}'" for cell in every}))
+        raise SystemExit(f"unknown cells {', '.join(sorted(unknown))}: use all, a tool, or {known}")
     return found
 
 
@@ -181,12 +183,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--settings", default="guide,best")
-    parser.add_argument("--tools", default=",".join(["upcycle", *SCRIPTS]))
+    parser.add_argument("--cells", default="all")
     asked = parser.parse_args()
     machine = device.detect(threads=asked.threads, device="cpu")
     asked.threads = machine.threads
-    todo = cells(asked, machine)
+    todo = cells(asked.cells, machine)
     readings: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in todo}
     asked.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,6 +1,6 @@
 """fastai's `vision_learner`, all layers unfrozen, trained with `fit_one_cycle`.
 
-guide: Resize(460) and aug_transforms as in its book. best: channels_last, one loader worker.
+guide: Resize(460) and aug_transforms as in its book. best: channels_last, one loader worker that stays.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def learner(asked: argparse.Namespace, **split: object) -> Learner:
         item_tfms=Resize(460 * asked.size // 224),
         batch_tfms=[*aug_transforms(size=asked.size), Normalize.from_stats(*imagenet_stats)],
         num_workers=1 if best else None,
+        persistent_workers=best,
         device=torch.device("cpu"),
         # the last batch is dropped elsewhere in fastai; here every image counts
         drop_last=False,

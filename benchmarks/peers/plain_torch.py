@@ -1,6 +1,7 @@
 """A plain PyTorch loop with torchvision's transforms, after PyTorch's transfer learning tutorial.
 
-guide: contiguous, four loader workers. best: channels_last, one worker, fused SGD.
+guide: contiguous, four loader workers. best: channels_last, fused SGD, one worker that stays (one that is started in
+each epoch is a fork, after which every page that the network writes is copied first: 17 images a second, then 13).
 """
 
 import contextlib
@@ -15,7 +16,9 @@ torch.set_num_threads(asked.threads)
 steps = [transforms.RandomResizedCrop(asked.size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
 steps.append(transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 images = datasets.ImageFolder(asked.data, transforms.Compose(steps))
-loader = torch.utils.data.DataLoader(images, asked.batch, shuffle=True, num_workers=1 if best else 4)
+loader = torch.utils.data.DataLoader(
+    images, asked.batch, shuffle=True, num_workers=1 if best else 4, persistent_workers=best
+)
 model = models.resnet50(weights=None)
 common.load_backbone(model, asked.weights)
 model.fc = torch.nn.Linear(model.fc.in_features, len(images.classes))
