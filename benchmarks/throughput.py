@@ -199,7 +199,7 @@ def main() -> None:
                 one = upcycle(cell, folder, asked) if cell.tool == "upcycle" else peer(cell, folder, asked)
                 readings[cell].append(one)
                 shown = ", ".join(f"{one['images'] / taken:.2f}" for taken in one["epoch_seconds"])
-                print(f"round {i + 1}: {cell.tool}, {cell.setting}, {cell.precision}: {shown} images/s", flush=True)
+                print(f"round {i + 1}: {', '.join(asdict(cell).values())}: {shown} images/s", flush=True)
             # after every round, so that a run that is ended early leaves what it has
             found = [summary(cell, values) for cell, values in readings.items()]
             facts = {

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import upcycle
+from upcycle.data import batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.stream import Stream
-from upcycle.device import detect
+from upcycle.device import Machine, detect
 from upcycle.job import inference
 from upcycle.job.prepare import Job
+from upcycle.output.show import Silent
 
 CPU = detect(precision="fp32", threads=3, device="cpu")
 
@@ -51,3 +54,21 @@ def test_predicting_files_has_the_machines_feeders(
     classifier = inference.Classifier(cast(Any, Path()), network, model, replace(CPU, threads=threads))
     assert classifier.logits([np.zeros((20, 18, 3), np.uint8)] * 3).shape == (3, 2)
     assert [expected] == asked
+
+
+def test_all_stages_of_a_run_have_the_machines_feeders(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    plain = batches._ahead
+
+    def watched(*given: Any, workers: int) -> Any:
+        asked.append(workers)
+        return plain(*given, workers=workers)
+
+    monkeypatch.setattr(batches, "_ahead", watched)
+    monkeypatch.setattr(Machine, "feeders", property(lambda _: 3))
+    options: dict[str, Any] = {"arch": "test_resnet", "image_size": 32, "epochs": 1, "device": "cpu"}
+    upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **options)
+    assert len(asked) >= 4  # features, training, validation, choice
+    assert {3} == set(asked)

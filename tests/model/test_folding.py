@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from upcycle.device import Machine, autocast, detect
+from upcycle.evaluation.predict import forward
+from upcycle.model import folding
 from upcycle.model.folding import Kept, folded, pairs
 from upcycle.model.groups import set_training_mode
 
@@ -75,6 +77,19 @@ def test_weights_that_are_kept_change_no_bit_and_are_those_of_the_first_pass(pre
     model.conv1.weight.data.zero_()
     assert torch.equal(expected, logits(kept))
     assert not torch.equal(expected, logits(None))
+
+
+def test_passes_that_learn_nothing_fold_each_convolution_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, scaled = network("resnet18"), []
+    plain = folding._scaled
+
+    def watched(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        scaled.append(conv)
+        return plain(conv, norm)
+
+    monkeypatch.setattr(folding, "_scaled", watched)
+    forward(model, ((images(), 2) for _ in range(3)), MACHINE, output=lambda model, some, _: model(some))
+    assert len(scaled) == len(set(scaled)) == 20
 
 
 def test_nothing_is_left_behind() -> None:
