@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from upcycle import device
+from upcycle import hardware
 from upcycle.errors import ConfigError, UpcycleError
 from upcycle.job.prepare import Job
 from upcycle.model import checkpoint, groups
@@ -30,7 +30,7 @@ def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
     """
     if job.machine.device != "cpu":
         return
-    free = device.free_memory(Path("/"))
+    free = hardware.free_memory(Path("/"))
     batch, size = _batch(job.run, job.config.batch_size), job.network.preprocessing.size
     images, needed = most_at_once(model, job.machine, batch=batch, size=size, free=free)
     if images == batch:

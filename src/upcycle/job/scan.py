@@ -20,8 +20,8 @@ from upcycle.data.findings import Audited, Finding
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import name_groups
 from upcycle.data.splits import split
-from upcycle.device import usable_cores
 from upcycle.errors import ConfigError, DataError, RunError
+from upcycle.hardware import usable_cores
 from upcycle.job.begin import free_name, spelled
 from upcycle.output.names import counted
 from upcycle.output.scan_page import PAGE, write_scan

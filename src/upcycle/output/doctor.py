@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from upcycle.data.cache import default_root
-from upcycle.device import BF16_FLAGS, GIB, Machine, detect, environment
+from upcycle.device import BF16_FLAGS, Machine, detect, environment
+from upcycle.hardware import GIB
 from upcycle.model import packaged
 
 Facts = list[tuple[str, str]]
