@@ -37,6 +37,7 @@ _OF_SCANS = (
     "weights",
     "input",
     "image_size",
+    "crop_pct",
     "threads",
     "precision",
     "device",

@@ -68,6 +68,12 @@ class Config(BaseModel):
         le=2048,
         description="Pixels of the square input; left out, what the weights were trained at.",
     )
+    crop_pct: float | None = Field(
+        None,
+        ge=0.1,
+        le=1,
+        description="Part of the short side that the crop keeps; left out, what the weights were trained for.",
+    )
     head_epochs: int = Field(
         20, ge=0, le=10_000, description="Passes over the frozen features before fine-tuning (0: none)."
     )

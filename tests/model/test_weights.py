@@ -11,6 +11,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
     assert "resnet50.tv_in1k" == zoo.resolve_arch("resnet50")
     found = zoo.preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None)
     assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
+
+
+def test_a_size_and_a_crop_that_are_asked_for_replace_those_numbers_alone(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", {"mean": "[0.1, 0.2, 0.3]", "crop_pct": "0.9"})
+    weights = read(tmp_path / "h.safetensors")
+    own = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None)
+    asked = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
+    assert (224, 0.9) == (own.size, own.crop_pct)
+    assert replace(own, size=288, crop_pct=1.0) == asked
+    assert 288 == asked.resize_to
 
 
 def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm(tmp_path: Path) -> None:

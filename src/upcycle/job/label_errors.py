@@ -40,7 +40,9 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
     weights = zoo.get_weights(arch, config.weights)
     if weights is None:
         raise ConfigError("--label-errors needs pretrained weights, and weights = none: give others")
-    preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
+    preprocessing = zoo.preprocessing_for(
+        arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
+    )
     preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
     network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
     left, frames = decode(index, preprocessing, config, machine, show)

@@ -36,7 +36,9 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     if start.run.config.exists() and read_json(start.run.config).get("weights_sha256", "") != digest:
         raise RunError(f"{start.run.root} was begun with other weights than {config.weights} holds: give another --out")
     with working(start, digest, machine, show) as work:
-        preprocessing = zoo.preprocessing_for(arch, weights, input_file=config.input, image_size=config.image_size)
+        preprocessing = zoo.preprocessing_for(
+            arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
+        )
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
         with work.timed("decoding_seconds"):
             prepared = prepare(index, preprocessing, config, machine, show, splits)

@@ -102,15 +102,22 @@ def get_weights(arch: str, spec: str) -> Weights | None:
 
 
 def preprocessing_for(
-    arch: str, weights: Weights | None, *, input_file: str | None, image_size: int | None
+    arch: str,
+    weights: Weights | None,
+    *,
+    input_file: str | None,
+    image_size: int | None,
+    crop_pct: float | None = None,
 ) -> Preprocessing:
     """The preprocessing the weights were trained with.
 
     Read from the weights' own header or sidecar, else from `input_file`, else from timm's
-    configuration of the tag; `image_size` replaces the size alone.
+    configuration of the tag; `image_size` and `crop_pct` replace one number each.
     """
+    asked = {"size": image_size, "crop_pct": crop_pct}
+    instead: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if arch == baseline.NAME:
-        return baseline.PREPROCESSING if image_size is None else replace(baseline.PREPROCESSING, size=image_size)
+        return replace(baseline.PREPROCESSING, **instead)
     cfg = pretrained_cfg(arch)
     values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
     if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
@@ -120,8 +127,7 @@ def preprocessing_for(
         values, source = {**values, **weights.input}, str(weights.input.get("source", weights.source))
     elif input_file is not None:
         values, source = {**values, **read_input(Path(input_file))}, f"file {input_file}"
-    found = Preprocessing.from_dict({**values, "source": source})
-    return found if image_size is None else replace(found, size=image_size)
+    return replace(Preprocessing.from_dict({**values, "source": source}), **instead)
 
 
 def create(network: Network, *, seed: int = 0) -> nn.Module:

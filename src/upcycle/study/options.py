@@ -21,6 +21,7 @@ OF_THE_TASK = (
     "folds",
     "input",
     "image_size",
+    "crop_pct",
     "arch",
     "weights",
     "class_weights",

@@ -1,0 +1,125 @@
+"""How much of a frame, at which size, suits a frozen network: the probe's held-out loss, view by view.
+
+    python benchmarks/views.py FOLDER --weights FILE --data NAME=DATA [NAME=DATA ...] [--sizes 128,224]
+        [--crops 0.875,1] [--interpolations bilinear] [--folds 5]
+
+A view is an input size, the fraction of the short side that the crop keeps, and an interpolation. Images of the test
+split are left out. The others are cross-validated: each is predicted once by a probe, as `--recipe probe` trains it,
+that was chosen and trained without it. Differences are paired, image by image, with their standard error, against the
+first crop and interpolation at the same size.
+FOLDER/views.json keeps the readings as they come; a run that is ended early goes on where it was. FOLDER/views.md is
+the table.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upcycle import device
+from upcycle.config import Config
+from upcycle.data import cache
+from upcycle.data.folder import scan
+from upcycle.data.splits import folds, split
+from upcycle.model import zoo
+from upcycle.recipes import phases
+from upcycle.training.features import extract
+from upcycle.training.objective import objective
+from upcycle.training.probe import Split, train_probe
+
+
+def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Machine) -> dict[str, Any]:
+    """Cross-validated losses and hits of a probe that sees `data` by a view."""
+    arch = zoo.resolve_arch(asked.arch)
+    weights = zoo.get_weights(arch, str(asked.weights))
+    own = zoo.preprocessing_for(arch, weights, input_file=None, image_size=None)
+    index = scan(data)
+    apart = split(index, seed=0)
+    index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        seen = replace(own, **values)
+        frames, failures = cache.build(
+            index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=machine.threads
+        )
+        index, frames = index.without(failures), frames.without(failures)
+        network = zoo.Network(arch, index.classes, seen, "file", weights.sha256 if weights else "")
+        model = zoo.create(network)
+        if weights is not None:
+            zoo.load_body(model, weights, arch)
+        options: dict[str, Any] = {"network": network, "machine": machine, "folder": root, "workers": machine.feeders}
+        features = np.array(extract(model, index, frames, **options))
+    losses, hits = np.zeros(len(index)), np.zeros(len(index), bool)
+    for fold in folds(index, k=asked.folds, seed=0):
+        sides = [Split(features, part, index.labels[part]) for part in (fold.train, fold.val)]
+        goal = objective("none", index.labels[fold.train], index.classes, smoothing=0.0, device="cpu")
+        plan = phases(Config(recipe="probe", epochs=0), len(fold.train))
+        probe = train_probe(*sides, phase=plan[0], objective=goal, seed=0)
+        logits = features[fold.test] @ probe.weight.numpy().T + probe.bias.numpy()
+        if logits.shape[1] == 1:
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        logits = logits - logits.max(1, keepdims=True)
+        logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        truth = index.labels[fold.test]
+        losses[fold.test] = -logs[np.arange(len(truth)), truth]
+        hits[fold.test] = logs.argmax(1) == truth
+    return {"losses": losses.round(6).tolist(), "hits": hits.astype(int).tolist()}
+
+
+def table(readings: list[dict[str, Any]]) -> str:
+    """Markdown: a row a view."""
+    lines = ["| data | images | px | crop | interpolation | log loss | less the first | accuracy |"]
+    lines.append("|---" * 8 + "|")
+    for one in readings:
+        same = [other for other in readings if (other["data"], other["size"]) == (one["data"], one["size"])]
+        less = np.subtract(one["losses"], same[0]["losses"])
+        error = less.std(ddof=1) / len(less) ** 0.5
+        mean, right = np.mean(one["losses"]), np.mean(one["hits"])
+        lines.append(
+            f"| {one['data']} | {len(less)} | {one['size']} | {one['crop_pct']:g} | {one['interpolation']} "
+            f"| {mean:.4f} | {less.mean():+.4f} ± {error:.4f} | {right:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--sizes", default="128,224")
+    parser.add_argument("--crops", default="0.875,1")
+    parser.add_argument("--interpolations", default="bilinear")
+    parser.add_argument("--folds", type=int, default=5)
+    asked = parser.parse_args()
+    machine = device.detect(device="cpu")
+    device.apply(machine, 0)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    kept = asked.folder / "views.json"
+    readings = json.loads(kept.read_text()) if kept.exists() else []
+    sizes, crops = asked.sizes.split(","), asked.crops.split(",")
+    for given, size, interpolation, crop in itertools.product(
+        asked.data, sizes, asked.interpolations.split(","), crops
+    ):
+        name, _, data = given.partition("=")
+        values = {"size": int(size), "crop_pct": float(crop), "interpolation": interpolation}
+        if any({"data": name, **values}.items() <= one.items() for one in readings):
+            continue
+        readings.append({"data": name, **values, **view(Path(data), values, asked, machine)})
+        kept.write_text(json.dumps(readings) + "\n")
+        print(table(readings).splitlines()[-1], flush=True)
+    readings.sort(key=lambda one: (one["data"], one["size"]))
+    versions = ", ".join(f"{name} {value}" for name, value in device.environment(machine)["versions"].items())
+    where = f"{machine.processor}, {machine.threads} threads, {machine.precision}; {versions}"
+    text = f"{where}; {asked.folds} folds\n\n{table(readings)}"
+    (asked.folder / "views.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
