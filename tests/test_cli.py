@@ -39,6 +39,34 @@ def test_help_answers_quickly() -> None:
     assert waited < 3
 
 
+ENDING = """
+import atexit, sys
+from upcycle import cli
+class Loud:
+    def __del__(self):
+        print("taken apart")
+loud = Loud()
+atexit.register(print, "asked for")
+cli.main = lambda: 7
+print("said")
+sys.exit(cli.run())
+"""
+
+
+def test_a_command_ends_with_what_was_asked_for_and_its_code_and_takes_nothing_apart() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False)
+    assert ("said\nasked for\n", "", 7) == (done.stdout, done.stderr, done.returncode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_command_whose_words_cannot_be_written_does_not_end_well() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "upcycle", "--version"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert 0 != done.returncode
+    assert "No space left on device" in done.stderr
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from upcycle.cli import main
+from upcycle.cli import run
 
-sys.exit(main())
+sys.exit(run())

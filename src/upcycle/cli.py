@@ -3,6 +3,8 @@
 A command's own imports wait until it runs.
 """
 
+import atexit
+import os
 import sys
 from collections.abc import Sequence
 
@@ -51,6 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def run() -> int:
+    """One command as a process, which ends here; returns its exit code where standard output cannot be written.
+
+    What has been asked to happen at the end happens. The interpreter does not take its modules apart after that, one
+    by one, for a second and more once torch is among them.
+    """
+    code = main()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return code
+    os._exit(code)
+
+
 def _one_line(error: CycloptsError) -> str:
     """What is wrong with the command line, without boxes or links."""
     cause = error.__cause__ or error.__context__
@@ -68,4 +86,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
