@@ -35,6 +35,12 @@ def test_a_thread_feeds_an_accelerator_and_no_thread_a_few_cores(device, threads
     assert expected == machine(device=device, threads=threads).feeders
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_workers_that_are_asked_for_are_taken(workers):
+    assert workers == machine(device="cuda", workers=workers).feeders
+    assert workers == detect(device="cpu", workers=workers).feeders
+
+
 @pytest.fixture
 def restored():
     threads = torch.get_num_threads()
@@ -155,6 +161,20 @@ def test_freed_memory_is_kept_so_that_no_page_is_faulted_in_twice():
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
     assert int(faults) < 100  # 51,200 pages of 4 KiB otherwise
+
+
+@pytest.mark.skipif(not GLIBC, reason="only glibc's allocator has these settings")
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "131072", "False"),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072", "False"),
+        ("GLIBC_TUNABLES", "glibc.pthread.rseq=1", "True"),
+    ],
+)
+def test_an_allocator_that_was_set_by_its_own_variables_is_left_as_it_is(monkeypatch, name, value, expected):
+    monkeypatch.setenv(name, value)
+    assert expected == fresh("from upcycle.device import keep_freed_memory; print(keep_freed_memory())")
 
 
 @pytest.mark.skipif(GLIBC, reason="glibc is here")

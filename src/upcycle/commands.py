@@ -39,6 +39,7 @@ _OF_SCANS = (
     "image_size",
     "crop_pct",
     "threads",
+    "workers",
     "precision",
     "device",
     "cache",

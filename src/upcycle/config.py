@@ -24,6 +24,7 @@ ALIASES = {
     "imgsz": "image_size",
     "div_factor": "div",
     "pretrained": "weights",
+    "num_workers": "workers",
 }
 """Names that other tools' users know, where the meaning is the same."""
 
@@ -121,6 +122,9 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Decides the split, the order and the augmentation.")
     split_seed: int | None = Field(None, ge=0, lt=2**31, description="Decides the split alone; left out, --seed.")
     threads: int = Field(0, ge=0, le=1024, description="Processor threads (0: all that may be used).")
+    workers: int | None = Field(
+        None, ge=0, le=64, description="Threads that make batches ahead (0: on demand); left out, by the machine."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it.")
     fold_bn: bool = Field(
         True, description="Compute BatchNorm with fixed statistics inside the convolution before it: faster."

@@ -28,6 +28,7 @@ Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+MALLOC_VARIABLES = frozenset({"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"})
 FEW_CORES = 4
 """Measured at 2 (docs/decisions/0012-batches-on-demand.md); with many cores one of them is not missed."""
 
@@ -39,7 +40,8 @@ class Machine:
     `threads`: for arithmetic on the processor; `cores`: physical cores this process may use;
     `flags`: the processor's features that matter here; `gpu`: its name, None on the CPU;
     `memory_gb`: of the processor, in 2**30 bytes, a container's limit respected, NaN if unknown;
-    `fold_bn`: whether BatchNorm with fixed statistics is computed inside the convolution before it.
+    `fold_bn`: whether BatchNorm with fixed statistics is computed inside the convolution before it;
+    `workers`: threads that were asked for to make batches ahead, None where nobody said.
     """
 
     device: Device
@@ -51,18 +53,29 @@ class Machine:
     gpu: str | None
     memory_gb: float
     fold_bn: bool = True
+    workers: int | None = None
 
     @property
     def feeders(self) -> int:
         """Threads that make batches of decoded images ahead of the arithmetic; 0 for on demand.
 
-        A thread hides the one or two hundredths of a step that a batch takes. On a few cores its parallel loops take
-        them from the network's threads, which wait for each other by spinning, and more is lost than won.
+        `workers` where it is given. A thread hides the one or two hundredths of a step that a batch takes. On a few
+        cores its parallel loops take them from the network's threads, which wait for each other by spinning, and more
+        is lost than won.
         """
+        if self.workers is not None:
+            return self.workers
         return 0 if self.device == "cpu" and self.threads <= FEW_CORES else 1
 
 
-def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto", fold_bn: bool = True) -> Machine:
+def detect(
+    *,
+    precision: str = "auto",
+    threads: int = 0,
+    device: str = "auto",
+    fold_bn: bool = True,
+    workers: int | None = None,
+) -> Machine:
     """Say what to compute on, from the processor's flags, the GPU's capability and cgroup limits.
 
     "auto" takes CUDA, then MPS, then the CPU, and bf16 where the processor (AMX or AVX-512 BF16)
@@ -84,6 +97,7 @@ def detect(*, precision: str = "auto", threads: int = 0, device: str = "auto", f
         gpu=_gpu_name(chosen),
         memory_gb=usable_memory(root) / GIB,
         fold_bn=fold_bn,
+        workers=workers,
     )
 
 
@@ -109,9 +123,12 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator to keep what is freed, and say whether it agreed; elsewhere do nothing.
 
     By default it hands every large block back to the system, and the next step faults the same
-    pages in again one by one: that was more than half the time of an fp32 forward pass.
+    pages in again one by one: that was more than half the time of an fp32 forward pass. Where glibc's own
+    variables are set ($MALLOC_TRIM_THRESHOLD_ and its like, $GLIBC_TUNABLES), they are left in force.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    if MALLOC_VARIABLES & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
     mallopt = ctypes.CDLL(None).mallopt

@@ -37,6 +37,12 @@ def test_files_are_decoded_by_as_many_threads_as_there_are(device: str) -> None:
     assert job(Stream.__new__(Stream), device).workers == 3
 
 
+@pytest.mark.parametrize("frames", [[], Stream.__new__(Stream)])
+def test_workers_that_are_asked_for_make_batches_of_whatever_images(frames: Any) -> None:
+    asked = replace(job(frames, "cpu"), machine=replace(CPU, workers=2))
+    assert asked.workers == 2
+
+
 @pytest.mark.parametrize(("threads", "expected"), [(2, 0), (16, 1)])
 def test_predicting_files_has_the_machines_feeders(
     threads: int, expected: int, monkeypatch: pytest.MonkeyPatch

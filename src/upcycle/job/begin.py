@@ -14,7 +14,7 @@ from upcycle.rundir import RunDir, read_lines
 from upcycle.rundir import read_json as read_plain
 
 RUNS = Path("runs")
-FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence")
+FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
 """Options that may differ when a run goes on: they change no result, or only that of a run that would have none."""
 
 

@@ -34,7 +34,13 @@ SMALLEST_AUTO_SIZE = 128
 
 def machine_of(config: Config) -> Machine:
     """What this configuration computes on here; ConfigError for what this machine has not."""
-    return detect(precision=config.precision, threads=config.threads, device=config.device, fold_bn=config.fold_bn)
+    return detect(
+        precision=config.precision,
+        threads=config.threads,
+        device=config.device,
+        fold_bn=config.fold_bn,
+        workers=config.workers,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +72,9 @@ class Job:
 
 
 def workers_for(frames: Cache | Stream, machine: Machine) -> int:
-    """Threads that make batches of `frames` ahead: decoding files keeps all of them busy."""
-    return machine.threads if isinstance(frames, Stream) else machine.feeders
+    """Threads that make batches of `frames` ahead, those asked for or: decoding files keeps all of them busy."""
+    decoding = isinstance(frames, Stream) and machine.workers is None
+    return machine.threads if decoding else machine.feeders
 
 
 def cache_root(config: Config) -> Path:

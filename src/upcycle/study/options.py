@@ -5,7 +5,7 @@ from typing import Any
 
 Values = dict[str, Any]
 
-OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads", "checkpoint_every", "on_divergence")
+OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads", "workers", "checkpoint_every", "on_divergence")
 """Options that may differ between the seeds of one recipe."""
 _ELSEWHERE = ("recipe", *OF_THE_MACHINE, "data", "weights_sha256")
 _SHAPES = {
