@@ -39,6 +39,7 @@ def test_help_answers_quickly() -> None:
     assert waited < 3
 
 
+LATE = "import sys; from upcycle import cli; cli.main = lambda: print('said') or 0; sys.exit(cli.run())"
 ENDING = """
 import atexit, sys
 from upcycle import cli
@@ -58,13 +59,39 @@ def test_a_command_ends_with_what_was_asked_for_and_its_code_and_takes_nothing_a
     assert ("said\nasked for\n", "", 7) == (done.stdout, done.stderr, done.returncode)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell with pipes")
+@pytest.mark.parametrize("rows", [20, 5000])
+def test_a_reader_that_has_had_enough_is_no_failure(rows: int) -> None:
+    words = f"{sys.executable} -m upcycle plan --recipe classic --steps-per-epoch {rows} --csv"
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=False
+    )
+    assert ("", 0) == (done.stderr, done.returncode)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell with pipes")
+def test_no_place_for_messages_is_no_failure() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m upcycle --version 2>&-"], capture_output=True, text=True, check=False
+    )
+    assert 0 == done.returncode
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
-def test_a_command_whose_words_cannot_be_written_does_not_end_well() -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["-m", "upcycle", "--version"], 7, "upcycle: no space left"),
+        (["-m", "upcycle", "plan", "--recipe", "classic", "--csv"], 7, "upcycle: no space left"),
+        (["-c", LATE], 120, "No space left on device"),  # told by the interpreter, as it ends
+    ],
+)
+def test_a_command_whose_words_cannot_be_written_does_not_end_well(words: list[str], code: int, says: str) -> None:
     with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "upcycle", "--version"]
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert 0 != done.returncode
-    assert "No space left on device" in done.stderr
+        done = subprocess.run([sys.executable, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert code == done.returncode
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:

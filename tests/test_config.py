@@ -16,7 +16,13 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("alias", "name", "value"),
-    [("lr_max", "lr", 0.01), ("bs", "batch_size", 8), ("imgsz", "image_size", 96), ("batch-size", "batch_size", 8)],
+    [
+        ("lr_max", "lr", 0.01),
+        ("bs", "batch_size", 8),
+        ("imgsz", "image_size", 96),
+        ("num_workers", "workers", 2),
+        ("batch-size", "batch_size", 8),
+    ],
 )
 def test_names_from_other_tools_are_understood(alias: str, name: str, value: float) -> None:
     assert value == getattr(build({alias: value}), name)

@@ -169,7 +169,7 @@ def test_freed_memory_is_kept_so_that_no_page_is_faulted_in_twice():
     [
         ("MALLOC_TRIM_THRESHOLD_", "131072", "False"),
         ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072", "False"),
-        ("GLIBC_TUNABLES", "glibc.pthread.rseq=1", "True"),
+        ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2", "True"),
     ],
 )
 def test_an_allocator_that_was_set_by_its_own_variables_is_left_as_it_is(monkeypatch, name, value, expected):

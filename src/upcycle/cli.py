@@ -4,6 +4,7 @@ A command's own imports wait until it runs.
 """
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from upcycle import __version__
-from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, UpcycleError
+from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, StorageError, Terminated, UpcycleError
 
 app = App(
     name="upcycle",
@@ -50,20 +51,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for example, has had enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _fail(
+            "no space left for what is written here; nothing that was finished is lost", StorageError.exit_code
+        )
     return code if isinstance(code, int) else 0
 
 
 def run() -> int:
-    """One command as a process, which ends here; returns its exit code where standard output cannot be written.
+    """One command as a process, which ends here; returns its exit code where the interpreter is to end it.
 
     What has been asked to happen at the end happens. The interpreter does not take its modules apart after that, one
-    by one, for a second and more once torch is among them.
+    by one, for a second and more once torch is among them: but where words cannot be written, which it reports, and
+    under a profiler or a debugger.
     """
     code = main()
+    if sys.getprofile() or sys.gettrace():
+        return code
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
     except OSError:
         return code
     os._exit(code)

@@ -28,7 +28,7 @@ Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-MALLOC_VARIABLES = frozenset({"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"})
+GLIBC_SETTINGS = ("trim_threshold", "mmap_threshold", "mmap_max")
 FEW_CORES = 4
 """Measured at 2 (docs/decisions/0012-batches-on-demand.md); with many cores one of them is not missed."""
 
@@ -124,11 +124,12 @@ def keep_freed_memory() -> bool:
 
     By default it hands every large block back to the system, and the next step faults the same
     pages in again one by one: that was more than half the time of an fp32 forward pass. Where glibc's own
-    variables are set ($MALLOC_TRIM_THRESHOLD_ and its like, $GLIBC_TUNABLES), they are left in force.
+    variables set one of these ($MALLOC_TRIM_THRESHOLD_ and its like, $GLIBC_TUNABLES), they are left in force.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
-    if MALLOC_VARIABLES & os.environ.keys() or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(f"MALLOC_{name.upper()}_" in os.environ or f"malloc.{name}=" in tunables for name in GLIBC_SETTINGS):
         return False
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
     mallopt = ctypes.CDLL(None).mallopt

@@ -282,6 +282,12 @@ def test_three_classes_train_a_softmax_on_a_folder_without_splits(tiny_weights: 
     assert (6, 3) == run.predictions("test").logits.shape
 
 
+def test_a_crop_that_is_asked_for_is_the_models(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**FAST, "weights": str(tiny_weights), "recipe": "probe", "crop_pct": 1.0}
+    run = upcycle.train(photos, out=tmp_path / "run", **options)
+    assert 1.0 == json.loads((run.path / "model.json").read_text())["preprocessing"]["crop_pct"]
+
+
 def test_damaged_files_are_listed_and_never_trained_on(tiny_weights: Path, tmp_path: Path) -> None:
     data = write_classes(tmp_path / "data", {"across": 14, "down": 14})
     whole = (data / "across" / "000.png").read_bytes()

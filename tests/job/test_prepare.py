@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import upcycle
+from upcycle.config import Config
 from upcycle.data import batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.stream import Stream
 from upcycle.device import Machine, detect
 from upcycle.job import inference
-from upcycle.job.prepare import Job
+from upcycle.job.prepare import Job, machine_of
 from upcycle.output.show import Silent
 
 CPU = detect(precision="fp32", threads=3, device="cpu")
@@ -35,6 +36,10 @@ def test_decoded_images_are_cropped_by_the_machines_feeders(device: str, expecte
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_files_are_decoded_by_as_many_threads_as_there_are(device: str) -> None:
     assert job(Stream.__new__(Stream), device).workers == 3
+
+
+def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
+    assert 3 == machine_of(Config(workers=3)).workers
 
 
 @pytest.mark.parametrize("frames", [[], Stream.__new__(Stream)])

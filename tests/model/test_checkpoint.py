@@ -11,7 +11,7 @@ from upcycle.model import checkpoint, zoo
 
 def network(classes: int = 2) -> zoo.Network:
     names = tuple("abcdef"[:classes])
-    preprocessing = zoo.preprocessing_for("test_resnet", None, input_file=None, image_size=64)
+    preprocessing = zoo.preprocessing_for("test_resnet", None, input_file=None, image_size=64, crop_pct=None)
     return zoo.Network("test_resnet", names, preprocessing, "test", "")
 
 

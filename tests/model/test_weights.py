@@ -170,7 +170,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def network(arch: str = "test_resnet") -> zoo.Network:
-    preprocessing = zoo.preprocessing_for(arch, None, input_file=None, image_size=64)
+    preprocessing = zoo.preprocessing_for(arch, None, input_file=None, image_size=64, crop_pct=None)
     return zoo.Network(arch, ("a", "b"), preprocessing, "test", "")
 
 
@@ -204,14 +204,14 @@ def test_an_unknown_tag_lists_the_known() -> None:
 
 def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
     assert "resnet50.tv_in1k" == zoo.resolve_arch("resnet50")
-    found = zoo.preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None)
+    found = zoo.preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None, crop_pct=None)
     assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
 
 
 def test_a_size_and_a_crop_that_are_asked_for_replace_those_numbers_alone(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", {"mean": "[0.1, 0.2, 0.3]", "crop_pct": "0.9"})
     weights = read(tmp_path / "h.safetensors")
-    own = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None)
+    own = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None, crop_pct=None)
     asked = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
     assert (224, 0.9) == (own.size, own.crop_pct)
     assert replace(own, size=288, crop_pct=1.0) == asked
@@ -223,10 +223,12 @@ def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm
     save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", header)
     save_file({"a": torch.ones(1)}, tmp_path / "n.safetensors")
     (tmp_path / "input.json").write_text(json.dumps({"input_size": [3, 96, 96], "mean": [0.4, 0.4, 0.4]}))
-    options = {"input_file": str(tmp_path / "input.json"), "image_size": None}
+    options = {"input_file": str(tmp_path / "input.json"), "image_size": None, "crop_pct": None}
     own = zoo.preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
     given = zoo.preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
-    plain = zoo.preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None)
+    plain = zoo.preprocessing_for(
+        "test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None, crop_pct=None
+    )
     assert ((0.1, 0.2, 0.3), "bicubic", 160) == (own.mean, own.interpolation, own.size)
     assert ((0.4, 0.4, 0.4), 96) == (given.mean, given.size)
     assert ((0.5, 0.5, 0.5), 160) == (plain.mean, plain.size)
@@ -241,7 +243,9 @@ def test_a_sidecar_speaks_for_its_weights(tmp_path: Path) -> None:
 def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "input.json").write_text("{}")
     with pytest.raises(ConfigError, match="names none of input_size"):
-        zoo.preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None)
+        zoo.preprocessing_for(
+            "test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None
+        )
 
 
 def test_input_values_understand_timms_words() -> None:

@@ -18,6 +18,11 @@ def test_more_rungs_and_more_seeds_are_welcome_later(tmp_path: Path) -> None:
     check_same(grid(tmp_path, "probe,constant,default", seeds=3, image_size=64))
 
 
+def test_options_that_change_no_result_may_differ_later(tmp_path: Path) -> None:
+    write_grid(grid(tmp_path, image_size=64, cache="/a"))
+    check_same(grid(tmp_path, image_size=64, cache="/b", workers=2, checkpoint_every=0))
+
+
 @pytest.mark.parametrize("changed", [{"image_size": 32}, {}])
 def test_other_options_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     write_grid(grid(tmp_path, image_size=64))

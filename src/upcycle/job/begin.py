@@ -12,10 +12,9 @@ from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_lines
 from upcycle.rundir import read_json as read_plain
+from upcycle.study.options import FREE_TO_CHANGE
 
 RUNS = Path("runs")
-FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
-"""Options that may differ when a run goes on: they change no result, or only that of a run that would have none."""
 
 
 @dataclass(frozen=True)

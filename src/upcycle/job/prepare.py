@@ -72,7 +72,7 @@ class Job:
 
 
 def workers_for(frames: Cache | Stream, machine: Machine) -> int:
-    """Threads that make batches of `frames` ahead, those asked for or: decoding files keeps all of them busy."""
+    """Threads that make batches of `frames` ahead: those asked for; else decoding files keeps all of them busy."""
     decoding = isinstance(frames, Stream) and machine.workers is None
     return machine.threads if decoding else machine.feeders
 

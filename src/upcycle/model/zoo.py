@@ -107,7 +107,7 @@ def preprocessing_for(
     *,
     input_file: str | None,
     image_size: int | None,
-    crop_pct: float | None = None,
+    crop_pct: float | None,
 ) -> Preprocessing:
     """The preprocessing the weights were trained with.
 

@@ -13,11 +13,9 @@ from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import read_json, write_json
 from upcycle.study.ladder import Rung, check_name
-from upcycle.study.options import deciding
+from upcycle.study.options import FREE_TO_CHANGE, deciding
 
 MOST_SEEDS = 100
-FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence")
-"""Options that may differ between a run that is there and the one that is asked for: they change no result."""
 
 
 @dataclass(frozen=True)

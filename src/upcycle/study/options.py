@@ -5,7 +5,9 @@ from typing import Any
 
 Values = dict[str, Any]
 
-OF_THE_MACHINE = ("seed", "split_seed", "cache", "threads", "workers", "checkpoint_every", "on_divergence")
+FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
+"""Options that may differ when a run or a grid goes on: they change no result, or only that of a run without one."""
+OF_THE_MACHINE = ("seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one recipe."""
 _ELSEWHERE = ("recipe", *OF_THE_MACHINE, "data", "weights_sha256")
 _SHAPES = {
@@ -33,8 +35,8 @@ _ALWAYS = (*OF_THE_TASK, "label_smoothing", "head_epochs", "epochs")
 """Options that count for the probe alone as well."""
 
 
-def effective(config: Mapping[str, Any], *, size: int | None = None) -> Values:
-    """The options of a run that had an effect on it, with the image size in pixels that was resolved."""
+def effective(config: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> Values:
+    """The options of a run that had an effect on it, those in `resolved` as what was left out came to be."""
     options = {name: value for name, value in config.items() if name not in _ELSEWHERE}
     shaped = {name for names in _SHAPES.values() for name in names}
     unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
@@ -43,7 +45,7 @@ def effective(config: Mapping[str, Any], *, size: int | None = None) -> Values:
     if not options.get("head_epochs"):
         unused |= {"lr_adapt"}
     kept = {name: value for name, value in options.items() if name not in unused and value is not None}
-    return kept | ({"image_size": size} if size else {})
+    return {**kept, **(resolved or {})}
 
 
 def deciding(config: Mapping[str, Any]) -> Values:

@@ -65,8 +65,10 @@ class Run:
 
     @property
     def options(self) -> Values:
-        """The options that had an effect, with the image size that was resolved."""
-        return effective(self.config, size=self.size)
+        """The options that had an effect, with the image size and the crop that were resolved."""
+        known = self.model.get("preprocessing") or {}
+        resolved = {"image_size": self.size, "crop_pct": known.get("crop_pct")}
+        return effective(self.config, {name: value for name, value in resolved.items() if value})
 
     @property
     def is_timed_whole(self) -> bool:
@@ -110,6 +112,7 @@ class _Status(_Strict):
 
 class _Preprocessing(_Strict):
     size: int | None = None
+    crop_pct: float | None = None
 
 
 class _Model(_Strict):
