@@ -61,11 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> int:
-    """One command as a process, which ends here; returns its exit code where the interpreter is to end it.
+    """One command as a process, which ends here; returns its exit code under a profiler or a debugger alone.
 
     What has been asked to happen at the end happens. The interpreter does not take its modules apart after that, one
-    by one, for a second and more once torch is among them: but where words cannot be written, which it reports, and
-    under a profiler or a debugger.
+    by one, for a second and more once torch is among them.
     """
     code = main()
     if sys.getprofile() or sys.gettrace():
@@ -75,8 +74,10 @@ def run() -> int:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and not stream.closed:
                 stream.flush()
-    except OSError:
-        return code
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        code = _fail(f"standard output cannot be written: {error.strerror}", StorageError.exit_code)
     os._exit(code)
 
 
