@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from upcycle.errors import ConfigError
-from upcycle.hardware import GIB, processor_facts, usable_cores, usable_memory
+from upcycle.hardware import GIB, processor_facts, unbind, usable_cores, usable_memory
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +110,7 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     import torch
 
     keep_freed_memory()
+    unbind()
     torch.set_num_threads(machine.threads)
     if seed is not None:
         torch.manual_seed(seed)
