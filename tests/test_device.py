@@ -29,10 +29,11 @@ def machine(**changed):
 
 
 @pytest.mark.parametrize(
-    ("device", "threads", "expected"), [("cpu", 1, 0), ("cpu", 4, 0), ("cpu", 5, 1), ("cuda", 1, 1), ("mps", 8, 1)]
+    ("device", "threads", "cores", "expected"),
+    [("cpu", 1, 1, 0), ("cpu", 4, 4, 0), ("cpu", 5, 5, 1), ("cuda", 1, 1, 1), ("cuda", 2, 2, 1), ("mps", 1, 8, 2)],
 )
-def test_a_thread_feeds_an_accelerator_and_no_thread_a_few_cores(device, threads, expected):
-    assert expected == machine(device=device, threads=threads).feeders
+def test_threads_feed_an_accelerator_and_no_thread_a_few_cores(device, threads, cores, expected):
+    assert expected == machine(device=device, threads=threads, cores=cores).feeders
 
 
 @pytest.mark.parametrize("workers", [0, 3])

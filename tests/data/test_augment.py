@@ -16,6 +16,7 @@ from upcycle.data.augment import (
     crop,
     mixup,
     normalise,
+    on_device,
     random_boxes,
     random_crop,
 )
@@ -31,6 +32,29 @@ def frame(height, width, seed=0):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def test_what_is_there_already_is_not_copied():
+    images = torch.zeros(2, 3, 4, 4)
+    assert on_device(images, "cpu") is images
+
+
+def test_a_copy_to_a_gpu_leaves_from_locked_memory_and_is_not_waited_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append("locked") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: asked.append((str(device), how)) or self)
+    on_device(torch.zeros(1), torch.device("cuda", 0))
+    assert ["locked", ("cuda:0", {"non_blocking": True})] == asked
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_on_a_gpu_colour_is_nearly_what_it_is_on_the_processor():
+    images = torch.stack([torch.from_numpy(frame(16, 16, seed).copy()).permute(2, 0, 1) for seed in range(4)])
+    images = images.float().contiguous(memory_format=torch.channels_last)
+    there = on_device(images, "cuda")
+    assert there.is_contiguous(memory_format=torch.channels_last)
+    varied = [colour(some.clone(), strength=0.3, generator=generator()) for some in (images, there)]
+    assert torch.allclose(varied[0], varied[1].cpu(), atol=1e-3)
 
 
 def test_light_augmentation_crops_mirrors_and_varies_colour():

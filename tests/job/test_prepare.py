@@ -19,7 +19,7 @@ from upcycle.job import inference
 from upcycle.job.prepare import Job, machine_of
 from upcycle.output.show import Silent
 
-CPU = detect(precision="fp32", threads=3, device="cpu")
+CPU = replace(detect(precision="fp32", threads=3, device="cpu"), cores=8)
 
 
 def job(frames: Any, device: str) -> Job:
@@ -28,7 +28,7 @@ def job(frames: Any, device: str) -> Job:
     return Job(nothing, nothing, machine, nothing, cast(Any, SimpleNamespace(frames=frames)), nothing, nothing)
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 1)])
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 2)])
 def test_decoded_images_are_cropped_by_the_machines_feeders(device: str, expected: int) -> None:
     assert expected == job([], device).workers
 

@@ -147,6 +147,13 @@ def random_crop(frames: list[Frame], size: int, *, augmentation: Augmentation, g
     return images
 
 
+def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. To a CUDA GPU it goes from page-locked memory, so that nobody waits for what is queued."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def colour(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
     """Vary brightness, then contrast about each image's grey mean, in place.
 
@@ -154,18 +161,20 @@ def colour(images: Tensor, *, strength: float, generator: torch.Generator) -> Te
     """
     factors = torch.empty(2, len(images), dtype=torch.float64)
     brightness, contrast = factors.uniform_(1 - strength, 1 + strength, generator=generator)
-    scale = brightness * contrast
-    shift = (1 - contrast) * brightness * _grey_means(images)
-    for factor, change in ((scale, images.mul_), (shift, images.add_)):
+    means = _grey_means(images)
+    scale, flat = (on_device(one, means.device) for one in (brightness * contrast, (1 - contrast) * brightness))
+    for factor, change in ((scale, images.mul_), (flat * means, images.add_)):
         change(factor.float().view(-1, 1, 1, 1).to(images.device))
     return images.clamp_(0, 255)
 
 
 def _grey_means(images: Tensor) -> Tensor:
+    """Float64 [B], on the images' device unless that has no such numbers."""
     # sums of whole numbers below 2**24: exact, so the same on every device and number of threads;
     # down the columns first, which reads channels_last memory in order
-    sums = images.sum(2).cpu().double().sum(2)
-    weights = torch.tensor(GREY, dtype=torch.float64)
+    columns = images.sum(2)
+    sums = (columns.cpu() if columns.device.type == "mps" else columns).double().sum(2)
+    weights = on_device(torch.tensor(GREY, dtype=torch.float64), sums.device)
     return (sums * weights).sum(1) / (images.shape[2] * images.shape[3])
 
 
@@ -175,8 +184,8 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     The order of operations is torchvision's (to 0..1, minus mean, divided by std), to the bit.
     Takes uint8, or float32 which it overwrites.
     """
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
+    numbers = torch.tensor([preprocessing.mean, preprocessing.std])
+    mean, std = on_device(numbers, images.device).view(2, 1, 3, 1, 1)
     return images.float().div_(255).sub_(mean).div_(std)
 
 
@@ -189,9 +198,9 @@ def mixup(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Gen
     from scipy.special import betaincinv
 
     uniform = torch.rand(len(images), generator=generator, dtype=torch.float64)
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
+    partner = on_device(torch.randperm(len(images), generator=generator), images.device)
     weight = torch.from_numpy(np.asarray(betaincinv(alpha, alpha, uniform.numpy())))
-    weight = torch.maximum(weight, 1 - weight).float().to(images.device)
+    weight = on_device(torch.maximum(weight, 1 - weight).float(), images.device)
     return _blend(images, partner, weight), _blend(targets, partner, weight)
 
 

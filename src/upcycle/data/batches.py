@@ -24,6 +24,7 @@ from upcycle.data.augment import (
     colour,
     mixup,
     normalise,
+    on_device,
     random_crop,
 )
 from upcycle.data.preprocessing import Preprocessing
@@ -108,17 +109,17 @@ class Batches:
         stop = len(order) if index == len(self) - 1 else start + self.batch_size
         chosen = order[start:stop]
         generator = _generator(self.seed, "batch", epoch, index)
-        labels = torch.from_numpy(np.asarray(self.labels)[chosen].astype(np.int64)).to(self.device)
+        labels = on_device(torch.from_numpy(np.asarray(self.labels)[chosen].astype(np.int64)), self.device)
         images, targets = self._images(chosen, generator), self._targets(labels)
         if self.augmentation.mixup > 0:
             images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
-        return Batch(images.to(self.dtype), targets, labels, torch.from_numpy(chosen.copy()).to(self.device))
+        return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))
 
     def _images(self, chosen: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
         frames = [self.cache[position] for position in chosen.tolist()]
         size = self.preprocessing.size
         pixels = random_crop(frames, size, augmentation=self.augmentation, generator=generator)
-        pixels = pixels.to(self.device)  # as bytes: a quarter of the transfer
+        pixels = on_device(pixels, self.device)  # as bytes: a quarter of the transfer
         if self.augmentation.colour > 0:
             pixels = colour(pixels.float(), strength=self.augmentation.colour, generator=generator)
         return normalise(pixels, self.preprocessing)
@@ -151,7 +152,7 @@ def eval_batches(
         chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
         frames = [cache[position] for position in chosen]
         frames += frames[-1:] * (batch_size - len(frames))
-        pixels = centre_crop(frames, preprocessing.size).to(device)
+        pixels = on_device(centre_crop(frames, preprocessing.size), device)
         return normalise(pixels, preprocessing).to(dtype), len(chosen)
 
     count = math.ceil(len(positions) / batch_size)
