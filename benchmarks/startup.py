@@ -3,7 +3,8 @@
     python benchmarks/startup.py DATA --weights FILE [--out FOLDER] [--rounds 5] [--recipes classic,default]
 
 Each reading is a new process; the kinds of process alternate, round by round. "To the first update" ends when an
-optimizer's first step has been made, with decoded images and features in the cache from a run before (not counted).
+optimizer's first step has been made, with decoded images and features in the cache from a run before (not counted);
+"to its beginning", for a recipe that begins with the whole network, when the first batch enters that.
 "above torch" is its difference to `python -c "import torch"` in the same round.
 """
 
@@ -24,6 +25,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 register_optimizer_step_post_hook(lambda *_: os._exit(0))
 from upcycle.cli import main
 sys.exit(main(sys.argv[1:]) or 9)
+"""
+UNTIL_BATCH = """
+import os, sys
+import upcycle.cli, torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+register_module_forward_pre_hook(lambda module, _: os._exit(0) if module.training and torch.is_grad_enabled() else None)
+sys.exit(upcycle.cli.main(sys.argv[1:]) or 9)
 """
 BARE = "import timm, torch; p = torch.nn.Parameter(torch.ones(1)); p.grad = p.data; torch.optim.AdamW([p]).step()"
 """What any program pays that trains a timm model."""
@@ -57,6 +65,8 @@ def main() -> None:
         for recipe in asked.recipes.split(","):
             run = ["train", str(asked.data), "--recipe", recipe, "--out", f"{temporary}/{recipe}", *common]
             kinds[f"{recipe}, to the first update"] = [PYTHON, "-c", UNTIL_STEP, *run]
+            if recipe == "classic":
+                kinds[f"{recipe}, to its beginning"] = [PYTHON, "-c", UNTIL_BATCH, *run]
         readings: dict[str, list[float]] = {name: [] for name in kinds}
         for i in range(asked.rounds + 1):
             for name, command in kinds.items():
