@@ -69,12 +69,37 @@ def test_a_reader_that_has_had_enough_is_no_failure(rows: int) -> None:
     assert ("", 0) == (done.stderr, done.returncode)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell with pipes")
-def test_no_place_for_messages_is_no_failure() -> None:
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m upcycle --version 2>&-"], capture_output=True, text=True, check=False
-    )
-    assert 0 == done.returncode
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--version 2>&-", 0),
+        ("--version >&-", 0),
+        ("plan --recipe classic --csv --steps-per-epoch 5000 2>&- | head -1", 0),
+        ("--nonsense 2>/dev/full", 2),
+        ("--nonsense 2>&-", 2),
+        ("--version >/dev/full 2>&1", 7),
+    ],
+)
+def test_where_words_cannot_go_the_exit_code_says_what_happened(words: str, code: int) -> None:
+    line = f"{sys.executable} -m upcycle {words}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert code == done.returncode
+    assert "Traceback" not in done.stderr
+    if "nonsense" in words:
+        assert "" == done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp's variables")
+@pytest.mark.parametrize(("name", "value"), [("OMP_PROC_BIND", "close"), ("OMP_PLACES", "cores")])
+def test_a_command_sees_all_cores_whatever_openmp_is_told_to_bind(name: str, value: str) -> None:
+    def cores(**more: str) -> list[str]:
+        environment = {key: text for key, text in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+        words = [sys.executable, "-m", "upcycle", "doctor"]
+        done = subprocess.run(words, env={**environment, **more}, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if line.startswith(("cores", "threads"))]
+
+    assert cores() == cores(**{name: value})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")

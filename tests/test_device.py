@@ -30,7 +30,15 @@ def machine(**changed):
 
 @pytest.mark.parametrize(
     ("device", "threads", "cores", "expected"),
-    [("cpu", 1, 1, 0), ("cpu", 4, 4, 0), ("cpu", 5, 5, 1), ("cuda", 1, 1, 1), ("cuda", 2, 2, 1), ("mps", 1, 8, 2)],
+    [
+        ("cpu", 1, 1, 0),
+        ("cpu", 4, 4, 0),
+        ("cpu", 5, 5, 1),
+        ("cuda", 1, 1, 1),
+        ("cuda", 2, 2, 1),
+        ("cuda", 1, 8, 2),
+        ("mps", 8, 8, 0),
+    ],
 )
 def test_threads_feed_an_accelerator_and_no_thread_a_few_cores(device, threads, cores, expected):
     assert expected == machine(device=device, threads=threads, cores=cores).feeders

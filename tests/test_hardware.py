@@ -2,9 +2,7 @@
 
 import math
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -131,34 +129,3 @@ def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, files, free):
 
 def test_free_memory_is_unknown_where_the_system_does_not_say(tmp_path):
     assert math.isnan(free_memory(tmp_path))
-
-
-BOUND = """
-import os
-before = os.sched_getaffinity(0)
-from upcycle import device
-import torch
-torch.ones(1000, 1000).sum()
-machine = device.detect(device="cpu")
-bound = os.sched_getaffinity(0)
-device.apply(machine)
-print(machine.threads, len(before), len(bound), os.sched_getaffinity(0) == before)
-"""
-
-
-@LINUX
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 if sys.platform == "linux" else True, reason="one processor")
-@pytest.mark.parametrize("binding", ["close", "true", "false"])
-def test_threads_that_openmp_binds_leave_all_cores_usable(binding):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-c", BOUND],
-        env={**environment, "OMP_PROC_BIND": binding},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    threads, before, bound, restored = done.stdout.split()
-    assert usable_cores(Path("/")) == int(threads)
-    assert "True" == restored
-    assert (int(bound) < int(before)) == (binding != "false")  # OpenMP did what it was told

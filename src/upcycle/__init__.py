@@ -10,8 +10,6 @@ Importing this package imports nothing heavy; its names are loaded on first use.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from upcycle import hardware as hardware  # first: it looks at the processor before torch is loaded
-
 if TYPE_CHECKING:
     from upcycle.errors import UpcycleError as UpcycleError
     from upcycle.job.api import Comparison as Comparison

@@ -4,7 +4,7 @@ A command's own imports wait until it runs.
 """
 
 import atexit
-import errno
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from cyclopts import App, CycloptsError
 
 from upcycle import __version__
 from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, StorageError, Terminated, UpcycleError
+
+BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+"""By these OpenMP leaves the thread that loads it, and whatever that starts, one core."""
 
 app = App(
     name="upcycle",
@@ -35,7 +38,8 @@ for _name, _help in {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (upcycle.errors lists them)."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names are any bytes
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names are any bytes
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
@@ -49,14 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; what was finished is kept", INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` for example, has had enough
-        sys.stderr.close()
+        if sys.stderr is not None:
+            sys.stderr.close()
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        from upcycle.rundir import NO_ROOM
+
+        if error.errno not in NO_ROOM:
             raise
-        return _fail(
-            "no space left for what is written here; nothing that was finished is lost", StorageError.exit_code
-        )
+        return _fail("no space left for what is written here; what was finished is kept", StorageError.exit_code)
     return code if isinstance(code, int) else 0
 
 
@@ -66,8 +71,10 @@ def run() -> int:
     What has been asked to happen at the end happens. The interpreter does not take its modules apart after that, one
     by one, for a second and more once torch is among them.
     """
+    for name in BINDING:
+        os.environ.pop(name, None)
     code = main()
-    if sys.getprofile() or sys.gettrace():
+    if _is_watched():
         return code
     atexit._run_exitfuncs()
     try:
@@ -77,8 +84,15 @@ def run() -> int:
     except BrokenPipeError:
         pass
     except OSError as error:
-        code = _fail(f"standard output cannot be written: {error.strerror}", StorageError.exit_code)
+        code = code or _fail(f"standard output cannot be written: {error.strerror}", StorageError.exit_code)
     os._exit(code)
+
+
+def _is_watched() -> bool:
+    """Whether a profiler or a debugger looks on, which wants the last word."""
+    monitoring = getattr(sys, "monitoring", None)  # since Python 3.12
+    tools = [monitoring.get_tool(number) for number in range(6)] if monitoring else []
+    return bool(sys.getprofile() or sys.gettrace() or any(tools))
 
 
 def _one_line(error: CycloptsError) -> str:
@@ -93,7 +107,9 @@ def _one_line(error: CycloptsError) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"upcycle: {' '.join(message.splitlines())}", file=sys.stderr)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"upcycle: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from upcycle.errors import ConfigError
-from upcycle.hardware import GIB, processor_facts, unbind, usable_cores, usable_memory
+from upcycle.hardware import GIB, processor_facts, usable_cores, usable_memory
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +61,13 @@ class Machine:
 
         `workers` where it is given. A thread hides the one or two hundredths of a step that a batch takes. On a few
         cores its parallel loops take them from the network's threads, which wait for each other by spinning, and more
-        is lost than won. An accelerator takes images faster than one core crops them, at 0.3 ms each: it has two.
+        is lost than won. A CUDA GPU may take images faster than one core crops them, at 0.3 ms each: it has two. MPS is
+        not used from several threads at once (pytorch issue 197805).
         """
         if self.workers is not None:
             return self.workers
+        if self.device == "mps":
+            return 0
         if self.device == "cpu":
             return 0 if self.threads <= FEW_CORES else 1
         return max(1, min(2, self.cores - 1))
@@ -112,7 +115,6 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     import torch
 
     keep_freed_memory()
-    unbind()
     torch.set_num_threads(machine.threads)
     if seed is not None:
         torch.manual_seed(seed)
@@ -139,6 +141,15 @@ def keep_freed_memory() -> bool:
     # before glibc 2.35 a threshold above 32 MiB is refused; no blocks by mmap does the same there
     kept = mallopt(mmap_threshold, 2**31 - 1) or mallopt(mmap_max, 0)
     return bool(kept and mallopt(trim_threshold, -1))
+
+
+def settle(machine: Machine) -> None:
+    """Wait until an accelerator has done what is queued for it; on a processor nothing is."""
+    if machine.device == "cpu":
+        return
+    import torch
+
+    (torch.cuda if machine.device == "cuda" else torch.mps).synchronize()
 
 
 def computed_in(machine: Machine) -> "torch.dtype":

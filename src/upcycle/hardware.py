@@ -11,8 +11,6 @@ from pathlib import Path
 FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "bf16", "asimd")
 """The processor's features that matter here."""
 GIB = 2**30
-_AT_FIRST = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-"""The processors allowed when upcycle was imported: before it loads torch, and torch OpenMP."""
 
 
 def processor_facts(root: Path) -> tuple[str, tuple[str, ...]]:
@@ -28,30 +26,14 @@ def processor_facts(root: Path) -> tuple[str, tuple[str, ...]]:
 
 def usable_cores(root: Path) -> int:
     """Return how many physical cores this process may keep busy: affinity and cgroup quota respected."""
-    cpus = _processors()
+    # macOS and Windows know no affinity
+    everywhere = set(range(os.cpu_count() or 1))
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else everywhere
     cores = {
         _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
         for cpu in cpus
     }
     return max(1, min(len(cores), int(_cgroup_cpus(root))))
-
-
-def unbind() -> None:
-    """Give this thread, and what it starts, back the processors that OpenMP took from it by $OMP_PROC_BIND."""
-    if hasattr(os, "sched_setaffinity") and _processors() != os.sched_getaffinity(0):
-        os.sched_setaffinity(0, _processors())
-
-
-def _processors() -> set[int]:
-    """Processors this process may run on.
-
-    Told to bind its threads, OpenMP leaves a single one to the thread that loads it: then those allowed before count.
-    """
-    if _AT_FIRST is None:  # macOS and Windows know no affinity
-        return set(range(os.cpu_count() or 1))
-    binds = os.environ.get("OMP_PROC_BIND", "").lower() not in ("", "false")
-    now = os.sched_getaffinity(0)
-    return _AT_FIRST if binds and now < _AT_FIRST else now
 
 
 def usable_memory(root: Path) -> float:

@@ -284,3 +284,13 @@ def test_a_photo_given_to_predict_has_the_pixels_that_evaluation_sees(tmp_path):
     in_evaluation, _ = next(eval_batches([frames(1, side=40)[0], cached], np.array([0, 1]), **settings))
     in_prediction, _ = next(eval_batches([given], np.array([0]), **settings))
     assert torch.equal(in_evaluation[1], in_prediction[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_nearly_those_on_the_processor(workers):
+    here, there = batches(21), batches(21, device="cuda", workers=workers)
+    for plain, moved in zip(here.epoch(1), there.epoch(1), strict=True):
+        assert moved.images.is_contiguous(memory_format=torch.channels_last)
+        for one, other in zip(tensors(plain), tensors(moved), strict=True):
+            assert torch.allclose(one.double(), other.cpu().double(), atol=1e-4)

@@ -26,7 +26,14 @@ def ran(found: Phase, clock: list[float], epochs: int, seconds: list[float]) -> 
     """What is said, and told, while `epochs` are made whose updates take `seconds`, then 50 s of validation."""
     said: list[str] = []
     told: list[tuple[int, int]] = []
-    telling = estimate.forecasting(lambda *at: told.append(at), found, batch_size=32, checked=96, say=said.append)
+    telling = estimate.forecasting(
+        lambda *at: told.append(at),
+        found,
+        batch_size=32,
+        checked=96,
+        say=said.append,
+        settle=lambda: None,
+    )
     for _ in range(epochs):
         for i, took in enumerate(seconds, 1):
             clock[0] += took
@@ -51,3 +58,20 @@ def test_short_phases_are_not_worth_a_line(clock: list[float]) -> None:
     said, told = ran(phase(2, 10), clock, 2, [2.0] * 10)
     assert said == []
     assert len(told) == 20
+
+
+def test_updates_that_an_accelerator_has_queued_are_waited_for(clock: list[float]) -> None:
+    said: list[str] = []
+    made: list[int] = []
+
+    def settle() -> None:
+        clock[0] += 2.0 * (len(queued) - sum(made))
+        made.append(len(queued) - sum(made))
+
+    queued: list[int] = []
+    options = {"batch_size": 32, "checked": 0, "say": said.append, "settle": settle}
+    telling = estimate.forecasting(lambda done, _: queued.append(done), phase(10, 10), **options)  # type: ignore[arg-type]
+    for update in range(1, 11):
+        telling(update, 10)
+    assert said == ["all epochs of finetune take about 3 min on this machine"]
+    assert made == [1, 4]

@@ -40,7 +40,8 @@ def write_run(
     write_json(run.config, {**config.to_dict(), "data": "/photos", "weights_sha256": "a" * 64})
     write_json(run.environment, {"processor": "a processor", "device": "cpu", "threads": 2, "precision": "bf16"})
     counts = {"parameters": 23_000_000, "trained_parameters": 22_000_000}
-    write_json(run.model, {"arch": config.arch, "preprocessing": {"size": config.image_size or 224}, **counts})
+    seen = {"size": config.image_size or 224, "crop_pct": config.crop_pct or 0.875}
+    write_json(run.model, {"arch": config.arch, "preprocessing": seen, **counts})
     for epoch in range(1, 4):
         losses = {"loss": 0.5 / epoch, "val_loss": 0.6 / epoch}
         scores = {"accuracy": 0.9, "val_accuracy": 0.9, "val_f1_macro": 0.9}

@@ -260,7 +260,7 @@ def test_another_split_another_machine_and_other_weights_are_told(tmp_path: Path
 
 def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) -> None:
     write_run(tmp_path / "probe", predictions(answers(0.8, 0)), recipe="probe")
-    write_run(tmp_path / "classic", predictions(answers(0.8, 1)), recipe="classic", image_size=128)
+    write_run(tmp_path / "classic", predictions(answers(0.8, 1)), recipe="classic", image_size=128, crop_pct=0.875)
     write_run(tmp_path / "constant", predictions(answers(0.8, 2)), recipe="classic", schedule="constant", lr=1e-4)
     runs = [read_run(tmp_path / name) for name in ("probe", "classic", "constant")]
     options = compare(grouped(runs), folder=tmp_path)["options"]
@@ -269,9 +269,16 @@ def test_options_are_told_where_rungs_differ_and_nowhere_else(tmp_path: Path) ->
     assert {"classic": 5} == options["rampup"]
     assert (
         set()
-        == {"arch", "weights", "pct_start", "seed", "recipe", "split_seed", "optimizer", "val_fraction"}
+        == {"arch", "weights", "pct_start", "seed", "recipe", "split_seed", "optimizer", "val_fraction", "crop_pct"}
         & options.keys()
     )
+
+
+def test_a_crop_that_differs_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "probe", predictions(answers(0.8, 0)), recipe="probe")
+    write_run(tmp_path / "default", predictions(answers(0.8, 1)), recipe="default", crop_pct=1.0)
+    runs = [read_run(tmp_path / name) for name in ("probe", "default")]
+    assert {"probe": 0.875, "default": 1.0} == compare(grouped(runs), folder=tmp_path)["options"]["crop_pct"]
 
 
 def test_who_finds_decoded_images_and_features_in_the_cache_is_charged_for_them(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def random_crop(frames: list[Frame], size: int, *, augmentation: Augmentation, g
 
 def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """`tensor` on `device`. To a CUDA GPU it goes from page-locked memory, so that nobody waits for what is queued."""
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

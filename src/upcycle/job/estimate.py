@@ -14,10 +14,19 @@ FORWARD = 1 / 3
 """What an image costs in validation, of what it costs in training: backward takes twice as long as forward."""
 
 
-def forecasting(told: Told, phase: Phase, *, batch_size: int, checked: int, say: Callable[[str], None]) -> Told:
+def forecasting(
+    told: Told,
+    phase: Phase,
+    *,
+    batch_size: int,
+    checked: int,
+    say: Callable[[str], None],
+    settle: Callable[[], None],
+) -> Told:
     """`told`, and once a few updates are made, how long the phase takes at most with `checked` validation images.
 
-    Nothing is computed for it: a trial would hold up the first update. Short phases are not worth a line.
+    Nothing is computed for it: a trial would hold up the first update. Short phases are not worth a line. `settle`
+    waits for updates that are queued and not yet made.
     """
     if phase.steps < WORTH_ESTIMATING:
         return told
@@ -28,9 +37,11 @@ def forecasting(told: Told, phase: Phase, *, batch_size: int, checked: int, say:
         nonlocal began, said
         told(done, total)
         if began is None:
+            settle()
             began = time.perf_counter()
         elif not said and (done > TIMED or done == total):
             said = True
+            settle()
             update = (time.perf_counter() - began) / max(1, done - 1)
             checks = phase.epochs * checked / batch_size * FORWARD
             say(f"all epochs of {phase.name} take about {spoken((phase.steps + checks) * update)} on this machine")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
+from upcycle.device import settle
 from upcycle.errors import ConfigError, DivergenceError
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
@@ -198,7 +199,14 @@ def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
     with job.show.progress(phase.name) as progress, job.work.stopping.held():
         if state.epoch == 0:
             checked = len(job.prepared.splits.val)
-            progress = forecasting(progress, phase, batch_size=job.config.batch_size, checked=checked, say=job.show.say)
+            progress = forecasting(
+                progress,
+                phase,
+                batch_size=job.config.batch_size,
+                checked=checked,
+                say=job.show.say,
+                settle=partial(settle, job.machine),
+            )
         validate = partial(_validate, job)
         for ended in fit(state, setting, validate=validate, progress=progress, due=keeper.due):
             if ended is None:
