@@ -122,6 +122,12 @@ def test_a_command_whose_words_cannot_be_written_does_not_end_well(
     assert 1 == len(done.stderr.splitlines())
 
 
+def test_a_profiler_has_the_last_word() -> None:
+    words = [sys.executable, "-m", "cProfile", "-m", "upcycle", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "function calls" in done.stdout
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 

@@ -1,0 +1,34 @@
+"""One table of several series of benchmarks/throughput.py on the same images, batch, size and threads.
+
+    python benchmarks/throughput_together.py FOLDER
+
+FOLDER/*.json are the throughput.json of the series; FOLDER/throughput.md is the table of all their readings.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import throughput
+
+from upcycle.rundir import read_json
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    series = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    facts = [{name: one[name] for name in ("processor", "threads", "images", "batch", "size")} for one in series]
+    if any(one != facts[0] for one in facts):
+        raise SystemExit(f"the series in {folder} are not of one kind: {facts}")
+    readings: dict[throughput.Cell, list[dict[str, Any]]] = {}
+    for one in series:
+        for row in one["cells"]:
+            cell = throughput.Cell(row["tool"], row["setting"], row["precision"], row["bn"])
+            readings.setdefault(cell, []).extend(row["readings"])
+    table = throughput.table([throughput.summary(cell, some) for cell, some in readings.items()])
+    (folder / "throughput.md").write_text(f"{len(series)} series, {facts[0]}\n\n{table}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
