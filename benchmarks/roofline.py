@@ -36,21 +36,23 @@ PARTS = {
 }
 
 
-def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `repeats` calls after one that is not counted."""
-    work()
+def seconds(work: Callable[[], Any], repeats: int, machine: device.Machine | None = None) -> float:
+    """Median seconds of `repeats` calls after one that is not counted; what a GPU has queued is waited for."""
     taken = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
         began = time.perf_counter()
         work()
+        if machine is not None:
+            device.settle(machine)
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    return statistics.median(taken[1:])
 
 
-def product(dtype: torch.dtype, side: int = 4096) -> float:
-    """GFLOP/s of a matrix product."""
-    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
-    return 2 * side**3 / seconds(lambda: a @ b, 3) / 1e9
+def product(dtype: torch.dtype, side: int = 4096, machine: device.Machine | None = None) -> float:
+    """GFLOP/s of a matrix product, on the machine's device."""
+    where = machine.device if machine else "cpu"
+    a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: a @ b, 3, machine) / 1e9
 
 
 def copy(megabytes: int = 512) -> float:

@@ -5,11 +5,14 @@
 Each reading is a new process; the kinds of process alternate, round by round. "To the first update" ends when an
 optimizer's first step has been made, with decoded images and features in the cache from a run before (not counted);
 "to its beginning", for a recipe that begins with the whole network, when the first batch enters that.
-"above torch" is its difference to `python -c "import torch"` in the same round.
+"above torch" is its difference to `python -c "import torch"` in the same round. "probe, after its last line" is the
+time between the last line of a whole command and the end of its process, and "as Python ends" the same where the
+interpreter takes its modules apart.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -33,6 +36,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 register_module_forward_pre_hook(lambda module, _: os._exit(0) if module.training and torch.is_grad_enabled() else None)
 sys.exit(upcycle.cli.main(sys.argv[1:]) or 9)
 """
+AS_PYTHON_ENDS = "import sys, upcycle.cli; sys.exit(upcycle.cli.main(sys.argv[1:]))"
 BARE = "import timm, torch; p = torch.nn.Parameter(torch.ones(1)); p.grad = p.data; torch.optim.AdamW([p]).step()"
 """What any program pays that trains a timm model."""
 
@@ -42,6 +46,21 @@ def seconds(command: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
+
+
+def to_its_end(command: list[str]) -> float:
+    """Seconds from the last line of a new process to its end; CalledProcessError where it fails."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        spoke = time.perf_counter()
+        while process.stdout.readline():
+            spoke = time.perf_counter()
+        code = process.wait()
+        taken = time.perf_counter() - spoke
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return taken
 
 
 def main() -> None:
@@ -67,12 +86,18 @@ def main() -> None:
             kinds[f"{recipe}, to the first update"] = [PYTHON, "-c", UNTIL_STEP, *run]
             if recipe == "classic":
                 kinds[f"{recipe}, to its beginning"] = [PYTHON, "-c", UNTIL_BATCH, *run]
+        run = ["train", str(asked.data), "--recipe", "probe", "--out", f"{temporary}/probe", *common]
+        endings = {
+            "probe, after its last line": [PYTHON, "-m", "upcycle", *run],
+            "the same, as Python ends": [PYTHON, "-c", AS_PYTHON_ENDS, *run],
+        }
+        kinds |= endings
         readings: dict[str, list[float]] = {name: [] for name in kinds}
         for i in range(asked.rounds + 1):
             for name, command in kinds.items():
-                for recipe in asked.recipes.split(","):
+                for recipe in ("probe", *asked.recipes.split(",")):
                     shutil.rmtree(f"{temporary}/{recipe}", ignore_errors=True)
-                taken = seconds(command)
+                taken = to_its_end(command) if name in endings else seconds(command)
                 if i:  # the first round fills the caches
                     readings[name].append(taken)
     found = {}

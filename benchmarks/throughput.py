@@ -1,16 +1,17 @@
 """Images a second of whole training epochs, upcycle beside its peers, from the same files in one run.
 
     python benchmarks/throughput.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
-        [--images 256] [--epochs 2] [--rounds 3] [--cells "upcycle;fastai, guide;..."]
+        [--images 256] [--epochs 2] [--rounds 3] [--device cpu] [--cells "upcycle;fastai, guide;..."]
 
-DATA is a folder with CLASS/* or train/CLASS/*. Every cell (a tool in a setting) is a new process that trains all
-layers of ResNet-50, every image once an epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one
-another, round by round, so that each meets the machine's moods. The peers' scripts are in benchmarks/peers; `guide` is
-the setting of the tool's own guide, `best` the fastest found. upcycle runs its recipe `classic`, from the command line,
-with an empty cache: its first epoch includes the seconds that decoding the training images took; once with batch
-statistics as the recipe has them, once with fixed ones, which it folds into the convolutions. PYTHON are the
-interpreters of environments with the peers: pip install torch torchvision timm fastai transformers accelerate; pip
-install keras tensorflow.
+DATA is a folder with CLASS/* or train/CLASS/*; without it photographs are made up, and without --weights they are
+random. Every cell (a tool in a setting) is a new process that trains all layers of ResNet-50, every image once an
+epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one another, round by round, so that each
+meets the machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide,
+`best` the fastest found. upcycle runs its recipe `classic`, from the command line, with an empty cache: its first epoch
+includes the seconds that decoding the training images took; once with batch statistics as the recipe has them, once
+with fixed ones, which it folds into the convolutions. PYTHON are the interpreters of environments with the peers: pip
+install torch torchvision timm fastai transformers accelerate lightning; pip install keras tensorflow. With `--device
+cuda` all of them train on a GPU; fastai and Keras are measured on processors alone.
 FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
 """
 
@@ -28,6 +29,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import photographs
+
 from upcycle import device
 
 PEERS = Path(__file__).parent / "peers"
@@ -36,8 +39,10 @@ SCRIPTS = {
     "timm": "timm_loop.py",
     "fastai": "fastai_learner.py",
     "HF Trainer": "hf_trainer.py",
+    "Lightning": "lightning_trainer.py",
     "Keras": "keras_fit.py",
 }
+ON_A_GPU = ("PyTorch loop", "timm", "HF Trainer", "Lightning")
 HELD_OUT = 2
 """Images of each class that upcycle validates and tests on; they are not timed."""
 
@@ -90,8 +95,9 @@ def upcycle(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, An
         "--rampup": 1,
         "--batch-size": asked.batch,
         "--image-size": asked.size,
-        "--weights": asked.weights,
+        "--weights": asked.weights or "none",
         "--threads": asked.threads,
+        "--device": asked.device,
         "--precision": cell.precision,
         "--bn": "frozen" if cell.bn == "fixed" else "train",
         "--cache": cache,
@@ -111,7 +117,8 @@ def peer(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     python = asked.keras_python if cell.tool == "Keras" else asked.torch_python
     words = [python, str(PEERS / SCRIPTS[cell.tool]), str(folder / "peers"), "--setting", cell.setting]
     words += ["--epochs", str(asked.epochs), "--batch", str(asked.batch), "--size", str(asked.size)]
-    words += ["--bn", cell.bn, "--threads", str(asked.threads), "--weights", str(asked.weights)]
+    words += ["--bn", cell.bn, "--threads", str(asked.threads), "--device", asked.device]
+    words += ["--weights", str(asked.weights)] if asked.weights else []
     words += ["--bf16"] if cell.precision == "bf16" else []
     return dict(json.loads(ran(words, asked.threads).splitlines()[-1]))
 
@@ -123,11 +130,11 @@ def cells(wanted: str, machine: device.Machine) -> list[Cell]:
     as well; the quickest PyTorch loop is also taken with fixed statistics.
     """
     every = [Cell("upcycle", "classic", machine.precision, bn) for bn in ("batch", "fixed")]
-    for tool in SCRIPTS:
+    for tool in SCRIPTS if machine.device == "cpu" else ON_A_GPU:
         every.append(Cell(tool, "guide", "fp32", "fixed" if tool == "Keras" else "batch"))
         every.append(Cell(tool, "best", machine.precision))
     every.append(Cell("PyTorch loop", "best", machine.precision, "fixed"))
-    if machine.precision == "bf16":
+    if machine.precision == "bf16" and machine.device == "cpu":
         every.append(Cell("Keras", "guide", "bf16", "fixed"))
     names = wanted.split(";")
     found = [cell for cell in every if {"all", cell.tool, f"{cell.tool}, {cell.setting}"} & set(names)]
@@ -173,8 +180,8 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--keras-python", default=sys.executable)
     parser.add_argument("--images", type=int, default=256)
@@ -183,16 +190,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cells", default="all")
     asked = parser.parse_args()
-    machine = device.detect(threads=asked.threads, device="cpu")
+    machine = device.detect(threads=asked.threads, device=asked.device)
     asked.threads = machine.threads
     todo = cells(asked.cells, machine)
     readings: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in todo}
     asked.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        classes = lay_out(asked.data, folder, asked.images)
+        made = asked.images + 2 * HELD_OUT * len(photographs.CLASSES)
+        data = asked.data or photographs.write(folder / "made", made, machine.threads)
+        classes = lay_out(data, folder, asked.images)
         asked.images = asked.images // len(classes) * len(classes)
         for i in range(asked.rounds):
             for cell in todo:
@@ -205,6 +215,7 @@ def main() -> None:
             facts = {
                 "command": sys.argv,
                 "processor": machine.processor,
+                "gpu": machine.gpu,
                 "flags": machine.flags,
                 "threads": machine.threads,
                 "batch": asked.batch,

@@ -137,6 +137,7 @@ def main() -> None:
     weights = zoo.get_weights(zoo.resolve_arch(asked.arch), str(asked.weights))
     facts = {"arch": asked.arch, "weights": weights and weights.sha256, "folds": asked.folds}
     facts |= {"precision": machine.precision, "threads": machine.threads}
+    facts |= {"versions": device.environment(machine)["versions"]}
     found: dict[str, Any] = read_json(kept) if kept.exists() else {"of": facts, "readings": []}
     if found["of"] != facts:
         raise SystemExit(f"{kept} holds readings of {found['of']}, and these are of {facts}: use another FOLDER")
@@ -147,7 +148,7 @@ def main() -> None:
     ):
         name, _, data = given.partition("=")
         values = {"size": int(size), "crop_pct": float(crop), "interpolation": interpolation}
-        seen = {"data": name, **values}
+        seen = {"data": name, "test_split": asked.test_split, **values}
         there = {one["head"] for one in readings if seen.items() <= one.items()}
         if there >= set(asked.heads.split(",")):
             continue
@@ -157,7 +158,7 @@ def main() -> None:
                 print(table(readings).splitlines()[-1], flush=True)
         write_json(kept, found)
     readings.sort(key=lambda one: (one["data"], one["size"]))  # what is first at a size stays first
-    versions = ", ".join(f"{name} {value}" for name, value in device.environment(machine)["versions"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     where = f"{machine.processor}, {machine.threads} threads, {machine.precision}; {versions}"
     text = f"{where}; {asked.folds} folds; {asked.arch}, weights {str(facts['weights'])[:12]}\n\n{table(readings)}"
     (asked.folder / "views.md").write_text(text)

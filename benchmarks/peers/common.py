@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--setting", choices=("guide", "best"), default="guide")
     parser.add_argument("--bf16", action="store_true", help="mixed precision; slow where the processor has no bf16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bn", choices=("batch", "fixed"), default="batch", help="BatchNorm's statistics")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
@@ -24,6 +26,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count())
     return parser.parse_args()
+
+
+def workers(asked: argparse.Namespace) -> int:
+    """Loader workers of the setting `best`: one that stays beside the network on a processor, all cores for a GPU."""
+    return 1 if asked.device == "cpu" else asked.threads
 
 
 class Clock:
@@ -39,7 +46,15 @@ class Clock:
         self.start = self.start or self._began - BEGAN
 
     def end(self) -> None:
+        _settle()
         self.epochs.append(time.perf_counter() - self._began)
+
+
+def _settle() -> None:
+    """Wait for what a GPU has queued; scripts that do not use one have nothing queued."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def report(tool: str, clock: Clock, images: int, packages: tuple[str, ...], **facts: object) -> None:

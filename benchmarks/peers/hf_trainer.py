@@ -1,7 +1,7 @@
 """Hugging Face's `Trainer` on `ResNetForImageClassification`, after its image classification guide.
 
-guide: no loader workers, as the Trainer's defaults are. best: channels_last, one worker that stays.
-The weights are random: the hub's names differ, and speed does not depend on them.
+guide: no loader workers, as the Trainer's defaults are. best: channels_last, one worker that stays, for a GPU one a
+core. The weights are random: the hub's names differ, and speed does not depend on them.
 """
 
 import common
@@ -45,9 +45,9 @@ settings = TrainingArguments(
     save_strategy="no",
     report_to=[],
     disable_tqdm=True,
-    use_cpu=True,
+    use_cpu=asked.device == "cpu",
     bf16=asked.bf16,
-    dataloader_num_workers=1 if best else 0,
+    dataloader_num_workers=common.workers(asked) if best else 0,
     dataloader_persistent_workers=best,
 )
 trainer = Trainer(model, settings, train_dataset=images, data_collator=collate, callbacks=[EpochClock()])

@@ -117,10 +117,14 @@ model                   accuracy             F1, macro  log loss
 probe       0.950 [0.912, 0.979]  0.920 [0.900, 0.970]     0.147
 simple CNN  0.500 [0.400, 0.600]  0.920 [0.900, 0.970]     0.147
 
-it says
-it says less
+at the accuracy of probe: it says
+at the accuracy of simple CNN: it says less
 """
     assert expected == rendered(comparison_table({"probe": TWO, "simple CNN": other}))
+
+
+def test_models_of_which_the_same_is_said_have_one_line_for_it():
+    assert ["", "it says"] == rendered(comparison_table({"probe": TWO, "simple CNN": TWO})).splitlines()[-2:]
 
 
 def test_the_tables_import_no_torch():

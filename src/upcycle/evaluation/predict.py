@@ -19,33 +19,12 @@ from upcycle.model.folding import Kept, folded
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
+FETCHED = 16
+"""Forward passes whose results are fetched together: each time an accelerator is waited for."""
 
 Positions = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-
-
 Output = Callable[[nn.Module, Tensor, Machine], Tensor]
-
-
-def outputs(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, int]],
-    machine: Machine,
-    *,
-    output: Output = zoo.logits,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[Logits]:
-    """`output` of every image, [b, outputs] fp32 at a time; batches come padded, with their number of images."""
-    model.eval()
-    kept: Kept = {}
-    done = 0
-    for images, count in batches:
-        with torch.inference_mode(), folded(model, machine, kept):
-            made = output(model, images, machine)[:count].float().cpu().numpy()
-        yield made
-        done += count
-        if progress is not None:
-            progress(done)
 
 
 def forward(
@@ -56,8 +35,31 @@ def forward(
     output: Output = zoo.logits,
     progress: Callable[[int], None] | None = None,
 ) -> Logits:
-    """`output` of every image, [n, outputs] fp32."""
-    return np.concatenate(list(outputs(model, batches, machine, output=output, progress=progress)))
+    """`output` of every image, [n, outputs] fp32; batches come padded, with their number of images.
+
+    `progress` is told of images that have been queued: an accelerator may still be at work on the last ones.
+    """
+    model.eval()
+    kept: Kept = {}
+    fetched: list[Logits] = []
+    queued: list[Tensor] = []
+    done = 0
+    for images, count in batches:
+        with torch.inference_mode(), folded(model, machine, kept):
+            queued.append(output(model, images, machine)[:count].float())
+        if len(queued) == FETCHED:
+            fetched.append(_fetch(queued))
+        done += count
+        if progress is not None:
+            progress(done)
+    return np.concatenate([*fetched, _fetch(queued)] if queued else fetched)
+
+
+def _fetch(queued: list[Tensor]) -> Logits:
+    """The rows of all that is `queued`, which is emptied."""
+    rows: Logits = torch.cat(queued).cpu().numpy()
+    queued.clear()
+    return rows
 
 
 def predict(

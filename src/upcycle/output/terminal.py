@@ -40,8 +40,15 @@ def comparison_table(models: Mapping[str, Row]) -> RenderableType:
     for name, evaluation in models.items():
         shares = (f"{_share(evaluation[key])} {_interval(evaluation[key])}" for key in ("accuracy", "f1_macro"))
         grid.add_row(named(name), *shares, _cost(evaluation["log_loss"]["value"]))
-    says = list(dict.fromkeys(evaluation["says"] for evaluation in models.values()))
-    return Group(titled("Models compared", grid), *map(Text, says))
+    return Group(titled("Models compared", grid), *map(Text, _telling(models)))
+
+
+def _telling(models: Mapping[str, Row]) -> list[str]:
+    """What the test set can tell apart: models that err more are harder to tell apart, so one line for each."""
+    says = {name: str(evaluation["says"]) for name, evaluation in models.items()}
+    if len(set(says.values())) == 1:
+        return list(says.values())[:1]
+    return [f"at the accuracy of {printable(name)}: {words}" for name, words in says.items()]
 
 
 def titled(title: str, grid: Table) -> Group:
