@@ -14,7 +14,7 @@ tools.
 
 A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
 test F1 does so too; test scores choose nothing.
-FOLDER/readings.jsonl holds every reading, FOLDER/time_to_accuracy.md the tables.
+FOLDER/readings.jsonl holds every reading, FOLDER/time_to_accuracy.md the tables and .svg the figure.
 """
 
 import argparse
@@ -28,6 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import time_to_accuracy_figure
 
 from upcycle import device
 from upcycle.data.split_file import read_splits
@@ -208,6 +210,7 @@ def main() -> None:
     where = f"{machine.processor}, {machine.threads} threads, {' '.join(machine.flags)}; {asked.size} px\n"
     text = f"    {' '.join(sys.argv)}\n\n{where}\n{tables(found, [float(goal) for goal in asked.goals.split(',')])}"
     (asked.folder / "time_to_accuracy.md").write_text(text)
+    time_to_accuracy_figure.draw(readings, asked.folder)
     print(text)
 
 
