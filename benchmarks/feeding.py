@@ -59,7 +59,9 @@ def settings(
 ) -> tuple[State, Setting, Setting]:
     """A network to train, on images and on a batch that stays where it is."""
     seen = Preprocessing(size=asked.size)
-    config = resolve({"recipe": "classic", "epochs": 2 * asked.rounds + 2, "batch_size": batch, "bn": asked.bn})
+    config = resolve(
+        {"recipe": "classic", "epochs": 2 * asked.rounds + 2, "rampup": 1, "batch_size": batch, "bn": asked.bn}
+    )
     network = zoo.Network("resnet50", index.classes, seen, "none", "")
     model = zoo.create(network, seed=0).to(machine.device)
     batches = Batches(
@@ -97,8 +99,8 @@ def speed(state: State, setting: Setting) -> float:
 def measure(asked: argparse.Namespace, batch: int, index: Index, frames: Frames, machine: device.Machine) -> list[Any]:
     """Readings of a batch size, a round each: images a second from the cache and of one batch, and TFLOP/s."""
     state, fed, resident = settings(asked, batch, index, frames, machine)
-    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    side = 4096 if machine.device == "cpu" else 8192
+    dtype, side = device.computed_in(machine), 4096 if machine.device == "cpu" else 8192
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as the convolutions compute
     speed(state, fed), speed(state, resident)
     return [
         {

@@ -177,6 +177,23 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(asked: argparse.Namespace, machine: device.Machine, readings: dict[Cell, list[dict[str, Any]]]) -> None:
+    """All readings so far and their table."""
+    found = [summary(cell, values) for cell, values in readings.items() if values]
+    facts = {
+        "command": sys.argv,
+        "processor": machine.processor,
+        "gpu": machine.gpu,
+        "flags": machine.flags,
+        "threads": machine.threads,
+        "batch": asked.batch,
+        "size": asked.size,
+        "images": asked.images,
+    }
+    (asked.folder / "throughput.json").write_text(json.dumps({**facts, "cells": found}, indent=1) + "\n")
+    (asked.folder / "throughput.md").write_text(table(found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -184,7 +201,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--keras-python", default=sys.executable)
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=int, help="256 on a processor, 4096 for a GPU, unless given")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
@@ -195,6 +212,8 @@ def main() -> None:
     asked = parser.parse_args()
     machine = device.detect(threads=asked.threads, device=asked.device)
     asked.threads = machine.threads
+    # an epoch of a few batches a loader worker would measure how long the first ones take
+    asked.images = asked.images or (256 if machine.device == "cpu" else 4096)
     todo = cells(asked.cells, machine)
     readings: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in todo}
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -210,21 +229,8 @@ def main() -> None:
                 readings[cell].append(one)
                 shown = ", ".join(f"{one['images'] / taken:.2f}" for taken in one["epoch_seconds"])
                 print(f"round {i + 1}: {', '.join(asdict(cell).values())}: {shown} images/s", flush=True)
-            # after every round, so that a run that is ended early leaves what it has
-            found = [summary(cell, values) for cell, values in readings.items()]
-            facts = {
-                "command": sys.argv,
-                "processor": machine.processor,
-                "gpu": machine.gpu,
-                "flags": machine.flags,
-                "threads": machine.threads,
-                "batch": asked.batch,
-                "size": asked.size,
-                "images": asked.images,
-            }
-            (asked.folder / "throughput.json").write_text(json.dumps({**facts, "cells": found}, indent=1) + "\n")
-            (asked.folder / "throughput.md").write_text(table(found))
-    print(table(found))
+                write(asked, machine, readings)  # at once, so that a run that is ended early leaves what it has
+    print((asked.folder / "throughput.md").read_text())
 
 
 if __name__ == "__main__":

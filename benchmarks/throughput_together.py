@@ -17,7 +17,8 @@ from upcycle.rundir import read_json
 def main() -> None:
     folder = Path(sys.argv[1])
     series = [read_json(file) for file in sorted(folder.glob("*.json"))]
-    facts = [{name: one[name] for name in ("processor", "threads", "images", "batch", "size")} for one in series]
+    names = ("processor", "gpu", "threads", "images", "batch", "size")
+    facts = [{name: one.get(name) for name in names} for one in series]
     if any(one != facts[0] for one in facts):
         raise SystemExit(f"the series in {folder} are not of one kind: {facts}")
     readings: dict[throughput.Cell, list[dict[str, Any]]] = {}

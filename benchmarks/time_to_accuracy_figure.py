@@ -9,6 +9,7 @@ logarithmic axis; settings more than `BELOW` under the best are named below inst
 
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def figure(readings: list[Row], title: str) -> Drawing:
         caption += " Hollow: one reading."
     if len(shown) < len(every):
         caption += f" Not drawn: {told([one for one in every if one not in shown])}."
-    made.text(0.06, 0.03, caption)
+    made.text(0.06, 0.075, textwrap.fill(caption, 125), va="top")
     for one in shown:
         colour, marker = look(one)
         axes.plot([one["seconds"]] * 2, [one["low"], one["high"]], "-_", color=colour, linewidth=1.4, markersize=7)
@@ -89,6 +90,8 @@ def frame(axes: Axes, shown: list[Row]) -> None:
     ticks = time_ticks(*axes.get_xlim(), most=9)
     axes.set_xticks([seconds for seconds, _ in ticks], [words for _, words in ticks])
     axes.set_xticks([], minor=True)
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 1 + 1e-9])
+    axes.set_ylim(low - room, high + room)  # ticks outside would widen it
     axes.grid(axis="y")
     axes.set_xlabel("from the command to its end")
     axes.annotate("test F1", (0, 1), (-4, 8), xycoords="axes fraction", textcoords="offset points", ha="right")

@@ -137,7 +137,7 @@ def main() -> None:
     weights = zoo.get_weights(zoo.resolve_arch(asked.arch), str(asked.weights))
     facts = {"arch": asked.arch, "weights": weights and weights.sha256, "folds": asked.folds}
     facts |= {"precision": machine.precision, "threads": machine.threads}
-    facts |= {"versions": device.environment(machine)["versions"]}
+    facts |= {"versions": device.environment(machine)["versions"], "test_split": asked.test_split}
     found: dict[str, Any] = read_json(kept) if kept.exists() else {"of": facts, "readings": []}
     if found["of"] != facts:
         raise SystemExit(f"{kept} holds readings of {found['of']}, and these are of {facts}: use another FOLDER")
@@ -148,7 +148,7 @@ def main() -> None:
     ):
         name, _, data = given.partition("=")
         values = {"size": int(size), "crop_pct": float(crop), "interpolation": interpolation}
-        seen = {"data": name, "test_split": asked.test_split, **values}
+        seen = {"data": name, **values}
         there = {one["head"] for one in readings if seen.items() <= one.items()}
         if there >= set(asked.heads.split(",")):
             continue

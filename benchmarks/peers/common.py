@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -29,8 +30,8 @@ def arguments() -> argparse.Namespace:
 
 
 def workers(asked: argparse.Namespace) -> int:
-    """Loader workers of the setting `best`: one that stays beside the network on a processor, all cores for a GPU."""
-    return 1 if asked.device == "cpu" else asked.threads
+    """Loader workers of the setting `best`: one that stays beside the network on a processor, for a GPU one a core."""
+    return 1 if asked.device == "cpu" else len(os.sched_getaffinity(0))
 
 
 class Clock:
@@ -58,7 +59,9 @@ def _settle() -> None:
 
 
 def report(tool: str, clock: Clock, images: int, packages: tuple[str, ...], **facts: object) -> None:
-    """The line of JSON that the driver reads."""
+    """The line of JSON that the driver reads; SystemExit where the loss, if it is given, is not finite."""
+    if not math.isfinite(float(str(facts.get("loss", 0.0)))):
+        raise SystemExit(f"the loss of {tool} is {facts['loss']}: it did not train")
     versions = {name: version(name) for name in packages}
     print(
         json.dumps(

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 asked, clock = common.arguments(), common.Clock()
 tf.config.threading.set_intra_op_parallelism_threads(asked.threads)
+tf.config.set_visible_devices([], "GPU")  # measured on processors alone
 if asked.bf16:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
 images = keras.utils.image_dataset_from_directory(

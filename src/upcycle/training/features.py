@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from upcycle.data.augment import Frames
+from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
@@ -122,7 +122,7 @@ def head_logits(
         for start in range(0, len(positions), EVAL_BATCH):
             some = torch.from_numpy(features[positions[start : start + EVAL_BATCH]])
             padded = torch.nn.functional.pad(some, (0, 0, 0, EVAL_BATCH - len(some)))
-            yield padded.to(machine.device), len(some)
+            yield on_device(padded, machine.device), len(some)
 
     return forward(model, batches(), machine, output=lambda model, some, _: model.get_classifier()(some))  # type: ignore[operator]
 
