@@ -9,9 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from upcycle.device import seed_for
 from upcycle.recipes import phases, resolve
-from upcycle.training.objective import Objective
-from upcycle.training.probe import Probe, train_probe
+from upcycle.schedules import OneCycle
+from upcycle.training.objective import Objective, one_hot
+from upcycle.training.probe import Probe, _epoch_batches, train_probe
 from upcycle.training.probe import Split as Rows
 from upcycle.training.scores import score
 
@@ -33,10 +35,11 @@ def problem(images: int, classes: int, width: int, *, seed: int = 0) -> tuple[Sp
     return draw(images), draw(400)
 
 
-def fit(train: Split, val: Split, classes: int) -> Probe:
+def fit(train: Split, val: Split, classes: int, objective: Objective | None = None) -> Probe:
     phase = phases(resolve({}), len(train[1]))[0]
     sides = [Rows(features, np.arange(len(labels)), labels) for features, labels in (train, val)]
-    return train_probe(*sides, phase=phase, objective=Objective(1 if classes == 2 else classes), seed=0)
+    objective = objective or Objective(1 if classes == 2 else classes)
+    return train_probe(*sides, phase=phase, objective=objective, seed=0)
 
 
 def sklearns_best(train: Split, val: Split) -> float:
@@ -77,3 +80,42 @@ def test_rows_carry_phase_epoch_step_and_the_cycles_rate() -> None:
 def test_the_same_seed_gives_the_same_bits() -> None:
     train, val = problem(60, 2, 16)
     assert torch.equal(fit(train, val, 2).weight, fit(train, val, 2).weight)
+
+
+def plain_loop(train: Split, probe: Probe, objective: Objective) -> tuple[torch.Tensor, torch.Tensor]:
+    """One head by autograd alone: scaled features, the penalty in the loss, the probe's own rate and batches."""
+    phase = phases(resolve({}), len(train[1]))[0]
+    assert isinstance(phase.schedule, OneCycle)
+    features, labels = torch.from_numpy(train[0]).double(), torch.from_numpy(train[1]).long()
+    mean, each = features.mean(dim=0), features.std(dim=0, correction=0)
+    scale = each if probe.scaling == "each" else each.square().mean().sqrt().expand_as(each)
+    inputs = (features - mean) / scale
+    weight = torch.zeros(objective.outputs, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(objective.outputs, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias])
+    for step in range(phase.steps):
+        epoch, at = divmod(step, phase.steps_per_epoch)
+        chosen = _epoch_batches(len(labels), phase.steps_per_epoch, seed_for(0, "head", epoch + 1))[at]
+        rate = phase.rate(step)
+        group = optimizer.param_groups[0]
+        group["lr"], group["betas"] = rate.lr * probe.lr_max / phase.schedule.lr_max, (rate.momentum, 0.99)
+        optimizer.zero_grad()
+        loss = objective(inputs[chosen] @ weight.T + bias, one_hot(labels[chosen], objective.outputs))
+        (loss + probe.strength / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    folded = (weight / scale).detach()
+    return folded, bias.detach() - folded @ mean
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_head_is_the_one_that_a_plain_loop_trains(classes: int, weighted: bool) -> None:
+    train, val = problem(90, classes, 12)
+    weights = torch.tensor([2.0, 0.5, 1.0][:classes]) if weighted else None
+    objective = Objective(1 if classes == 2 else classes, weights, smoothing=0.1 if weighted else 0.0)
+    probe = fit(train, val, classes, objective)
+    weight, bias = plain_loop(train, probe, objective)
+    if classes > 2:  # what all classes share changes no probability, and wanders by rounding
+        bias += (probe.bias - bias).mean()
+    torch.testing.assert_close(probe.weight.double(), weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(probe.bias.double(), bias, rtol=1e-3, atol=1e-3)
