@@ -127,15 +127,17 @@ def cells(wanted: str, machine: device.Machine) -> list[Cell]:
     """Those of all cells that are wanted: "all", or names like "upcycle" and "fastai, guide" with semicolons between.
 
     Mixed precision where the processor has it. Keras's guide fixes the statistics, and is taken with mixed precision
-    as well; the quickest PyTorch loop is also taken with fixed statistics.
+    as well, with fixed statistics and those of the batch; no quicker setting of it is known. The quickest PyTorch loop
+    is also taken with fixed statistics.
     """
     every = [Cell("upcycle", "classic", machine.precision, bn) for bn in ("batch", "fixed")]
     for tool in SCRIPTS if machine.device == "cpu" else ON_A_GPU:
         every.append(Cell(tool, "guide", "fp32", "fixed" if tool == "Keras" else "batch"))
-        every.append(Cell(tool, "best", machine.precision))
+        if tool != "Keras":
+            every.append(Cell(tool, "best", machine.precision))
     every.append(Cell("PyTorch loop", "best", machine.precision, "fixed"))
     if machine.precision == "bf16" and machine.device == "cpu":
-        every.append(Cell("Keras", "guide", "bf16", "fixed"))
+        every += [Cell("Keras", "guide", "bf16", bn) for bn in ("fixed", "batch")]
     names = wanted.split(";")
     found = [cell for cell in every if {"all", cell.tool, f"{cell.tool}, {cell.setting}"} & set(names)]
     unknown = set(names) - {"all", *(cell.tool for cell in every), *(f"{cell.tool}, {cell.setting}" for cell in every)}
