@@ -60,7 +60,7 @@ def figure(readings: list[Row], title: str) -> Drawing:
         caption += " Hollow: one reading."
     if len(shown) < len(every):
         caption += f" Not drawn: {told([one for one in every if one not in shown])}."
-    made.text(0.06, 0.075, textwrap.fill(caption, 125), va="top")
+    made.text(0.06, 0.055, textwrap.fill(caption, 125), va="top")
     for one in shown:
         colour, marker = look(one)
         axes.plot([one["seconds"]] * 2, [one["low"], one["high"]], "-_", color=colour, linewidth=1.4, markersize=7)
