@@ -49,7 +49,7 @@ def lay_out(asked: argparse.Namespace, folder: Path) -> Path:
     """folder/SPLIT/CLASS with links to the images of the split that upcycle makes of DATA."""
     run = folder / "split"
     words = ["train", str(asked.data), "--recipe", "probe", "--arch", "test_resnet", "--image-size", "16"]
-    ran([sys.executable, "-m", "upcycle", *words, "--weights", str(tiny(folder)), *ours(asked, run, 0)], asked.threads)
+    ran([sys.executable, "-m", "upcycle", *words, "--weights", str(tiny(folder)), *ours(asked, run, 0)], asked)
     root = asked.data.resolve()
     for row in read_splits(run / "splits.csv"):
         place = folder / "peers" / row.split / row.label
@@ -75,14 +75,21 @@ def ours(asked: argparse.Namespace, run: Path, seed: int) -> list[str]:
     return [*words, "--cache", str(run) + "-cache", "--out", str(run)]
 
 
-def ran(command: list[str], threads: int) -> tuple[str, float]:
-    """What a command prints and its seconds; SystemExit with its last words where it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+def ran(command: list[str], asked: argparse.Namespace) -> tuple[str, float]:
+    """What a command prints and its seconds; SystemExit with its last words where it fails.
+
+    What it says on the way is in FOLDER/running.log, for who waits.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads), "TOKENIZERS_PARALLELISM": "false"}
+    log = asked.folder / "running.log"
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    with log.open("w") as errors:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, check=False)
+    seconds = time.perf_counter() - began
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-2000:]}")
-    return done.stdout, time.perf_counter() - began
+        raise SystemExit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-2000:]}")
+    log.unlink()
+    return done.stdout, seconds
 
 
 def upcycle(words: list[str], size: int, asked: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -90,12 +97,13 @@ def upcycle(words: list[str], size: int, asked: argparse.Namespace, seed: int) -
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         command = [sys.executable, "-m", "upcycle", "train", str(asked.data), *words, "--weights", str(asked.weights)]
-        _, seconds = ran([*command, "--image-size", str(size), *ours(asked, run, seed)], asked.threads)
+        _, seconds = ran([*command, "--image-size", str(size), *ours(asked, run, seed)], asked)
         found = read_json(run / "evaluation.json")
         f1 = {split: found[split]["f1_macro"]["value"] for split in ("val", "test")}
         chosen = found.get("choice", {}).get("chosen")
         versions = read_json(run / "environment.json")["versions"]
-        return {"seconds": seconds, "f1": f1, "kept": chosen, "versions": versions}
+        epochs = len(read_lines(run / "history.jsonl"))
+        return {"seconds": seconds, "f1": f1, "kept": chosen, "epochs": epochs, "versions": versions}
 
 
 def peer(
@@ -106,7 +114,7 @@ def peer(
     command = [python, str(PEERS / words[0]), str(folder), *words[1:], "--size", str(size)]
     command += ["--weights", str(asked.weights), "--seed", str(seed), "--threads", str(asked.threads)]
     command += ["--bf16"] if "best" in words and precision == "bf16" else []
-    text, seconds = ran(command, asked.threads)
+    text, seconds = ran(command, asked)
     return {**json.loads(text.splitlines()[-1]), "seconds": seconds}
 
 

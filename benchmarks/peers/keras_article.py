@@ -7,6 +7,7 @@ test folders; --epochs is the most that are trained.
 
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -52,6 +53,19 @@ def network(weights: Path, size: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
 
 
+class Told(keras.callbacks.Callback):
+    """A line a finished epoch on stderr, kept in `history`: seconds since the script began, and Keras's own numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        numbers = {name: float(value) for name, value in logs.items()}
+        self.history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - common.BEGAN, **numbers})
+        print(json.dumps(self.history[-1]), file=sys.stderr, flush=True)
+
+
 def main() -> None:
     asked, clock = common.arguments(), common.Clock()
     keras.utils.set_random_seed(asked.seed)
@@ -70,6 +84,7 @@ def main() -> None:
     }
     model = network(asked.weights, asked.size)
     model.compile(keras.optimizers.Adam(START), "binary_crossentropy", metrics=["accuracy"])
+    told = Told()
     clock.begin()
     fitted = model.fit(
         sets["train"],
@@ -79,6 +94,7 @@ def main() -> None:
         callbacks=[
             keras.callbacks.LearningRateScheduler(lambda epoch, _: rate(epoch)),
             keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True),
+            told,
         ],
     )
     clock.end()
@@ -94,6 +110,7 @@ def main() -> None:
         scores,
         ("keras", "keras-hub", "tensorflow"),
         epochs=len(fitted.epoch),
+        history=told.history,
         start_seconds=clock.start,
         fit_seconds=clock.epochs[0],
         test_seconds=time.perf_counter() - trained,
