@@ -13,21 +13,29 @@ import throughput
 
 from upcycle.rundir import read_json
 
+FACTS = ("processor", "gpu", "threads", "images", "batch", "size")
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    series = [read_json(file) for file in sorted(folder.glob("*.json"))]
-    names = ("processor", "gpu", "threads", "images", "batch", "size")
-    facts = [{name: one.get(name) for name in names} for one in series]
+
+def together(series: list[dict[str, Any]]) -> dict[throughput.Cell, list[dict[str, Any]]]:
+    """All readings of every cell; SystemExit where the series are not of one kind."""
+    facts = [{name: one.get(name) for name in FACTS} for one in series]
     if any(one != facts[0] for one in facts):
-        raise SystemExit(f"the series in {folder} are not of one kind: {facts}")
+        raise SystemExit(f"the series are not of one kind: {facts}")
     readings: dict[throughput.Cell, list[dict[str, Any]]] = {}
     for one in series:
         for row in one["cells"]:
             cell = throughput.Cell(row["tool"], row["setting"], row["precision"], row["bn"])
             readings.setdefault(cell, []).extend(row["readings"])
+    return readings
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    series = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    readings = together(series)
     table = throughput.table([throughput.summary(cell, some) for cell, some in readings.items()])
-    (folder / "throughput.md").write_text(f"{len(series)} series, {facts[0]}\n\n{table}")
+    facts = {name: series[0].get(name) for name in FACTS}
+    (folder / "throughput.md").write_text(f"{len(series)} series, {facts}\n\n{table}")
     print(table)
 
 

@@ -34,6 +34,14 @@ def workers(asked: argparse.Namespace) -> int:
     return 1 if asked.device == "cpu" else len(os.sched_getaffinity(0))
 
 
+def article_rate(epoch: int) -> float:
+    """The article's schedule, epochs counted from 0: up to 1e-4 in five epochs, then down to 1e-5 by a fifth each."""
+    start, top, least, rampup, decay = 1e-5, 1e-4, 1e-5, 5, 0.8
+    if epoch < rampup:
+        return start + (top - start) / rampup * epoch
+    return least + (top - least) * decay ** (epoch - rampup)
+
+
 class Clock:
     """Seconds of each epoch; `start` is from the script's first line to the first epoch's first moment."""
 

@@ -23,15 +23,6 @@ import tensorflow as tf
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import f1_score
 
-START, TOP, LEAST, RAMPUP, DECAY = 1e-5, 1e-4, 1e-5, 5, 0.8
-
-
-def rate(epoch: int) -> float:
-    """The article's schedule, epochs counted from 0."""
-    if epoch < RAMPUP:
-        return START + (TOP - START) / RAMPUP * epoch
-    return LEAST + (TOP - LEAST) * DECAY ** (epoch - RAMPUP)
-
 
 def backbone(weights: Path) -> keras.Model:
     """keras-hub's ResNet-50 with weights under torchvision's names."""
@@ -83,7 +74,7 @@ def main() -> None:
         for split in ("train", "val", "test")
     }
     model = network(asked.weights, asked.size)
-    model.compile(keras.optimizers.Adam(START), "binary_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(common.article_rate(0)), "binary_crossentropy", metrics=["accuracy"])
     told = Told()
     clock.begin()
     fitted = model.fit(
@@ -92,7 +83,7 @@ def main() -> None:
         epochs=asked.epochs,
         verbose=0,
         callbacks=[
-            keras.callbacks.LearningRateScheduler(lambda epoch, _: rate(epoch)),
+            keras.callbacks.LearningRateScheduler(lambda epoch, _: common.article_rate(epoch)),
             keras.callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True),
             told,
         ],

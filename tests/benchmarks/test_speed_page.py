@@ -1,0 +1,65 @@
+"""What docs/speed.md says was measured is what the readings kept beside the benchmarks come to."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import throughput
+import throughput_together
+import time_to_accuracy
+
+from upcycle.rundir import read_json, read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+READINGS = sorted((ROOT / "benchmarks").glob("2026-11-26-peers/*/readings.jsonl"))
+SERIES = ROOT / "benchmarks" / "2026-11-25-peers" / "throughput_512_images"
+STARTUPS = [ROOT / "benchmarks" / day / "startup.json" for day in ("2026-11-25-peers", "2026-11-26-peers")]
+
+
+def rows(text: str) -> list[str]:
+    """The rows of the first Markdown table, without its head."""
+    lines = [line for line in text.split("\n\n")[0].splitlines() if line.startswith("|")]
+    return lines[2:]
+
+
+def test_there_are_four_sets_of_readings() -> None:
+    assert {file.parent.name for file in READINGS} == {"cats_dogs", "flowers5", "hymenoptera", "malaria_cells"}
+
+
+@pytest.mark.parametrize("file", READINGS, ids=lambda file: file.parent.name)
+def test_every_setting_is_on_the_page_as_its_readings_come_to(file: Path) -> None:
+    readings = read_lines(file)
+    found = [time_to_accuracy.summary(readings, tool) for tool in dict.fromkeys(one["tool"] for one in readings)]
+    made = rows(time_to_accuracy.tables(found, [0.9]))
+    assert len(made) == len(found)
+    assert [row for row in made if row not in PAGE] == []
+
+
+@pytest.mark.parametrize("file", READINGS, ids=lambda file: file.parent.name)
+def test_a_tool_has_one_reading_a_seed(file: Path) -> None:
+    kept = [(one["tool"], one["seed"]) for one in read_lines(file)]
+    assert len(kept) == len(set(kept))
+
+
+def test_the_rates_on_the_page_are_those_of_both_series() -> None:
+    readings = throughput_together.together([read_json(file) for file in sorted(SERIES.glob("*.json"))])
+    made = rows(throughput.table([throughput.summary(cell, some) for cell, some in readings.items()]))
+    assert len(made) == 11
+    assert [row for row in made if row not in PAGE] == []
+
+
+def test_start_up_is_the_median_of_its_rounds_on_both_nights() -> None:
+    shown = {
+        "`upcycle --help` has answered": "upcycle --help",
+        "`import torch` is done": "import torch",
+        "a program that imports timm has made one optimizer step": "timm, one optimizer step",
+        "`classic` begins its first update": "classic, to its beginning",
+        "`classic` has made its first update, 32 images at 224 px": "classic, to the first update",
+    }
+    nights: list[dict[str, Any]] = [json.loads(file.read_text()) for file in STARTUPS]
+    for words, name in shown.items():
+        medians = ", ".join(f"{statistics.median(night[name]['readings_s']):.2f}" for night in nights)
+        assert f"| {words} | {medians} |" in PAGE
