@@ -103,6 +103,16 @@ def test_a_folder_called_train_that_holds_images_is_a_class(tmp_path: Path) -> N
     assert index.classes == ("bus", "train")
 
 
+@pytest.mark.parametrize("names", [("test", "train"), ("test1", "train"), ("Train", "test", "val")])
+def test_split_folders_without_class_folders_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    message = problem(written(tmp_path, numbered(*(f"{name}/{at}.png" for name in names for at in (1, 2)))))
+    listed = " and ".join(sorted(names))
+    assert message == (
+        f"DATA has images in {listed} but no class folders in them: put them into {max(names)}/CLASS/, "
+        "or list them with their labels in a CSV manifest"
+    )
+
+
 def test_any_folder_can_be_declared_the_test_set(tmp_path: Path) -> None:
     files = numbered("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
     assert scan(written(tmp_path, files), test_split="val").declared.tolist() == [
@@ -348,6 +358,25 @@ def test_a_split_value_of_a_manifest_can_be_declared_the_test_set(tmp_path: Path
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "fold3"} for path in FLAT]
     assert scan(manifest(tmp_path, rows), test_split="fold3").declared.tolist() == ["train", "test"] * 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("train", "val", "val", "test"), "--test-split val: DATA has rows of the split test already; use that"),
+        (("train", "test", "test", "test"), "--test-split val: no row of DATA has that split"),
+    ],
+)
+def test_a_manifest_has_one_test_set(tmp_path: Path, splits: tuple[str, ...], message: str) -> None:
+    rows = [{"path": path, "label": path[:4], "split": name} for path, name in zip(FLAT, splits, strict=True)]
+    assert problem(manifest(tmp_path, rows), test_split="val") == message
+
+
+def test_the_index_that_pandas_writes_is_left_alone(tmp_path: Path) -> None:
+    written(tmp_path, FLAT)
+    lines = [",path,label", *(f"{at},{path},{path[:4]}" for at, path in enumerate(FLAT))]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert len(scan(tmp_path / "list.csv")) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.data.made import made
+from upcycle.data.listing import Quarantined
 from upcycle.data.quarantine import Entry, apply, read, write
 from upcycle.errors import DataError
 
@@ -29,6 +31,7 @@ def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
         ("set_aside,path\nyes,x.jpg,more\n", "line 2: not as many values as columns"),
         ("set_aside,path\nyes\n", "line 2: not as many values as columns"),
         ("set_aside,path\nyes,\n", "line 2: path must not be empty"),
+        (",path\n0,x.jpg,more\n", "line 2: not as many values as columns"),
         ('path\n"a\n', "is not a readable CSV file"),
         ("path\n\xff", "is not a readable CSV file"),
     ],
@@ -50,6 +53,17 @@ def test_only_rows_marked_yes_are_set_aside_with_their_reason() -> None:
     assert 19 == len(left)
     assert [("a/0000.jpg", "set aside by q.csv: blank")] == [(file.path, file.reason) for file in left.quarantined]
     assert [] == unknown
+
+
+def test_a_column_without_a_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(",path\n0,a/0000.jpg\n", encoding="utf-8")
+    assert [Entry("a/0000.jpg", "", True)] == read(tmp_path / "q.csv")
+
+
+def test_a_file_elsewhere_that_cannot_be_used_may_be_listed_as_the_scan_lists_it() -> None:
+    index = replace(made("ab" * 10), quarantined=(Quarantined("/far/bad.jpg", "empty"), Quarantined("../b.jpg", "")))
+    left, unknown = apply(index, [Entry("/far/bad.jpg", "empty"), Entry("../b.jpg", "")], "q.csv")
+    assert (20, []) == (len(left), unknown)
 
 
 def test_paths_that_data_does_not_hold_are_given_back() -> None:

@@ -92,6 +92,20 @@ def test_splits_that_are_all_declared_are_kept() -> None:
     assert splits.train.dtype == np.int64
 
 
+def test_what_is_missing_is_drawn_from_the_undeclared_images_where_there_are_some() -> None:
+    index = made("ab" * 60, declared=["train"] * 40 + [""] * 80)
+    splits = split(index, seed=0)
+    assert counts(index, splits) == {name: {"a": n, "b": n} for name, n in (("train", 48), ("val", 6), ("test", 6))}
+    assert set(range(40)) <= set(splits.train.tolist())
+
+
+def test_an_undeclared_copy_of_an_image_declared_train_trains() -> None:
+    index = made("ab" * 60, declared=["train"] * 40 + [""] * 80, contents=[*range(80), *range(40)])
+    splits = split(index, seed=0)
+    assert {*range(40), *range(80, 120)} <= set(splits.train.tolist())
+    assert covers(index, splits)
+
+
 def test_undeclared_images_join_the_split_of_their_group_and_of_their_copies() -> None:
     index = made(
         "aabbabab",

@@ -128,10 +128,22 @@ def _split_folders(root: Path, test_split: str | None) -> dict[str, str]:
     splits = {name: split for name, split in splits.items() if _has_classes(root / name)}
     if test_split is not None and test_split not in splits:
         raise DataError(f"--test-split {shown(test_split)}: there is no {shown(root / test_split)} with class folders")
+    if not splits:
+        _check_names(root)
     others = [name for name, split in splits.items() if split == "test" and name != test_split]
     if test_split is not None and others:
         raise DataError(f"--test-split {shown(test_split)}: {shown(root)} has a {others[0]} folder already; use that")
     return splits
+
+
+def _check_names(root: Path) -> None:
+    """DataError where the folders that would be classes are all named like splits: their class folders are missing."""
+    names = [folder.name for folder in _folders(root) if any(_is_image(file.name) for file in _walk(folder))]
+    if len(names) > 1 and all(_split_of(name.rstrip("0123456789_- "), None) for name in names):
+        raise DataError(
+            f"{shown(root)} has images in {' and '.join(map(shown, names))} but no class folders in them: "
+            f"put them into {shown(names[-1])}/CLASS/, or list them with their labels in a CSV manifest"
+        )
 
 
 def _placed(parts: tuple[str, ...], splits: dict[str, str]) -> tuple[str, str] | None:
@@ -199,10 +211,10 @@ def _csv_rows(manifest: Path) -> Iterator[dict[str, str]]:
     """Rows of a CSV file; DataError for a file that is not UTF-8 CSV with the needed columns."""
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
+            reader = csv.DictReader(file, strict=True)
             _check_columns(manifest, reader.fieldnames or ())
             for row in reader:
-                if "" in row or None in row.values():
+                if None in (*row, *row.values()):
                     raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
                 yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -247,6 +259,7 @@ def list_manifest(manifest: Path, *, test_split: str | None) -> Found:
     if manifest.suffix.lower() not in kinds:
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
     rows: dict[str, Row] = {}
+    tests: set[str] = set()  # what the test split is called
     for number, row in enumerate(kinds[manifest.suffix.lower()](manifest), 1):
         where = f"{shown(manifest)}, row {number}"
         split = _split_of(row.get("split", ""), test_split) if row.get("split", "").strip() else ""
@@ -258,6 +271,13 @@ def list_manifest(manifest: Path, *, test_split: str | None) -> Found:
         if path in rows:
             raise DataError(f"{where}: {shown(path)} is listed twice")
         rows[path] = Row(path, row["label"], split, row.get("group", ""))
-    if test_split is not None and all(row.split != "test" for row in rows.values()):
-        raise DataError(f"--test-split {shown(test_split)}: no row of {shown(manifest)} has that split")
+        if split == "test":
+            tests.add(row["split"])
+    if test_split is not None:
+        asked = f"--test-split {shown(test_split)}: "
+        if test_split not in tests:
+            raise DataError(f"{asked}no row of {shown(manifest)} has that split")
+        if len(tests) > 1:
+            other = min(tests - {test_split})
+            raise DataError(f"{asked}{shown(manifest)} has rows of the split {shown(other)} already; use that")
     return Found(list(rows.values()), [], Counter())

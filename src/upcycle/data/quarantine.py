@@ -43,7 +43,7 @@ def read(path: Path) -> list[Entry]:
     """The list in a CSV file with a column `path`, and perhaps `reason` and `set_aside`; DataError where it is none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_entries(path, csv.DictReader(file, restkey="", strict=True)))
+            return list(_entries(path, csv.DictReader(file, strict=True)))
     except FileNotFoundError:
         raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -55,7 +55,7 @@ def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
         raise DataError(f"{shown(path)} has no column 'path': it needs set_aside,path,reason")
     for row in rows:
         where = f"{shown(path)}, line {rows.line_num}"
-        if "" in row or None in row.values():
+        if None in (*row, *row.values()):
             raise DataError(f"{where}: not as many values as columns")
         answer = row.get("set_aside", "yes").strip().lower()
         if answer not in _ANSWERS:
@@ -76,7 +76,7 @@ def apply(index: Index, entries: Iterable[Entry], source: str) -> tuple[Index, l
     reasons: dict[int, str] = {}
     unknown = []
     for entry in entries:
-        path = entry.path if entry.path in places else _inside(index.root, entry.path)
+        path = entry.path if entry.path in places or entry.path in known else _inside(index.root, entry.path)
         if path in places and entry.set_aside:
             reasons[places[path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
         elif path not in places and path not in known:

@@ -30,15 +30,18 @@ class Splits:
 
 
 def split(index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.15) -> Splits:
-    """Train, validation and test positions: declared splits are kept, missing ones are split off train.
+    """Train, validation and test positions: declared splits are kept, missing ones are drawn.
 
-    The fractions are of the images not declared val or test. Classes are stratified; groups and
+    They are drawn from the images without a split, or, where all have one, from those declared train. The fractions
+    are of the images drawn from. Classes are stratified; groups and
     byte-identical images stay on one side. The choice depends on the seed and on the images'
     content, not on their names or order. DataError when a class has too few images to be on every side.
     """
     _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
     declared = _declared(index)
-    pool = np.setdiff1d(np.arange(len(index)), np.concatenate([declared["val"], declared["test"]]))
+    pool = np.setdiff1d(np.arange(len(index)), np.concatenate(list(declared.values())))
+    if not len(pool):
+        pool, declared["train"] = declared["train"], pool
     together = units(index, pool, seed)
     shares = {"test": test_fraction, "val": val_fraction}
     missing = {name: share for name, share in shares.items() if not len(declared[name])}
@@ -46,7 +49,7 @@ def split(index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction:
     names = [*missing, "train"]
     _check_shared(index, together, sides, {name: names.index(name) for name in ("train", *missing)})
     drawn = {name: together.images(np.flatnonzero(sides == number)) for number, name in enumerate(names)}
-    return Splits(**{name: drawn[name] if name in drawn else np.sort(declared[name]) for name in NAMES})
+    return Splits(**{name: np.union1d(drawn.get(name, pool[:0]), declared[name]) for name in NAMES})
 
 
 def folds(index: Index, *, k: int, seed: int, val_fraction: float = 0.15) -> list[Splits]:
@@ -72,9 +75,9 @@ def _check_fractions(**fractions: float) -> None:
 
 
 def _declared(index: Index) -> dict[str, Positions]:
-    """Images declared val or test, and undeclared ones tied to those by group or bytes: they belong on that side."""
+    """Images declared for a split, and undeclared ones tied to those by group or bytes: they belong on that side."""
     tied, free, declared = components(index), index.declared == "", {}
-    for name in ("test", "val"):
+    for name in ("test", "val", "train"):
         own = index.declared == name
         claimed = free & np.isin(tied, tied[own])
         free &= ~claimed
