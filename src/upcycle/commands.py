@@ -224,12 +224,16 @@ def predict(
     json_lines
         Print one JSON object a line.
     """
+    from rich.console import Console
+
     from upcycle.data.listing import shown
     from upcycle.job.inference import files_of, load, predict_files
+    from upcycle.output.show import Terminal
 
     files = files_of(paths)
+    aside = Terminal(Console(stderr=True, soft_wrap=True, highlight=False))  # standard output is the predictions'
     failed = 0
-    for outcome in predict_files(load(run), files):
+    for outcome in predict_files(load(run, show=aside), files):
         if outcome.prediction is None:
             failed += 1
             text = json.dumps({"path": str(outcome.path), "error": outcome.error}) if json_lines else ""

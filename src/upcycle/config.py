@@ -29,6 +29,10 @@ ALIASES = {
 """Names that other tools' users know, where the meaning is the same."""
 
 
+NUMBERS_OR_NONE = ("image_size", "crop_pct", "patience", "split_seed", "workers")
+"""Options whose number may be left out again, by the word none."""
+
+
 class Config(BaseModel):
     """Everything that decides what a run does; a value is checked when it is set."""
 
@@ -112,7 +116,7 @@ class Config(BaseModel):
         "light", description="Random crop, flip and slight color changes, or none."
     )
     mixup: float = Field(0.0, ge=0, le=10, description="Mixup's alpha (0: off).")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread over the other classes.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all classes.")
     class_weights: str = Field("none", description="none, balanced, or a comma-separated weight a class.")
 
     monitor: str = Field("val_loss", description=f"What decides which epoch is best: {', '.join(MONITORS)}.")
@@ -144,6 +148,11 @@ class Config(BaseModel):
         if monitor not in MONITORS:
             raise ValueError(f"choose one of {', '.join(MONITORS)}")
         return monitor
+
+    @field_validator(*NUMBERS_OR_NONE, mode="before")
+    @classmethod
+    def _may_be_none(cls, given: object) -> object:
+        return None if given == "none" else given
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -188,6 +197,8 @@ def check(config: Config) -> Config:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
     if config.epochs == 0 and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
+    if config.head_epochs and config.weights == "none":
+        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
     if config.epochs == 0 and config.more_epochs:
         raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
@@ -240,7 +251,10 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("weights", "input", "cache", "quarantine"):
         value = given.get(name)
         if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
-            given[name] = str(Path(value).expanduser().resolve())
+            try:
+                given[name] = str(Path(value).expanduser().resolve())
+            except RuntimeError as error:  # ~ of nobody
+                raise ConfigError(f"{name} = {str(value)!r}: {error}") from None
     return given
 
 
@@ -277,7 +291,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Config:
     """The configuration a run has written; ConfigError when it cannot be used."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))  # paths are any bytes
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from None
     if not isinstance(values, dict):

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -15,7 +16,7 @@ import torch
 import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
-from upcycle.cli import main
+from upcycle.cli import app, main
 from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
@@ -309,6 +310,37 @@ def test_more_epochs_for_a_finished_run_come_to_what_they_would_have_from_the_st
     assert results(longer) == results(tmp_path / "run")
     assert ((2,), 5) == (run.config.more_epochs, len(run.history.of("finetune")))
     assert read_json(run.directory.environment)["command"].endswith("--more-epochs 2")
+
+
+def test_more_epochs_that_are_refused_leave_a_finished_run_as_it_was(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    upcycle.train(
+        tmp_path / "photos", out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **{**OPTIONS, "epochs": 1}
+    )
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    before = files()
+    (tmp_path / "photos" / "train" / "across" / "000.png").rename(tmp_path / "000.png")
+    with pytest.raises(RunError, match="the images or their split are not those"):
+        upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
+    assert before == files()
+    (tmp_path / "000.png").rename(tmp_path / "photos" / "train" / "across" / "000.png")
+    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
+    assert 3 == len(run.history.of("finetune"))
+
+
+def test_a_run_extended_twice_says_so_in_words_that_the_command_line_takes(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    upcycle.train(out=tmp_path / "run", resume=True, epochs=4, show=Silent())
+    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
+    command = read_json(run.directory.environment)["command"]
+    assert command.endswith("--more-epochs 1 --more-epochs 1")
+    _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False)
+    assert (1, 1) == bound.kwargs["options"].more_epochs
 
 
 def test_more_epochs_for_a_run_under_way_come_to_the_same(

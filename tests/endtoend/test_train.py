@@ -17,9 +17,10 @@ import upcycle
 from tests.conftest import TINY, draw, write_classes
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DataError, RunError, WeightsError
+from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.output.show import Silent
-from upcycle.rundir import read_lines
+from upcycle.rundir import RunDir, read_lines
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "show": Silent()}
 
@@ -321,6 +322,23 @@ def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
         assert run.directory.predictions(name).read_bytes() == trained.directory.predictions(name).read_bytes()
 
 
+def test_a_cross_validation_goes_on_with_the_same_images_alone(tiny_weights: Path, tmp_path: Path) -> None:
+    data, out = write_classes(tmp_path / "data", {"across": 12, "down": 12}), tmp_path / "run"
+    upcycle.train(data, out=out, weights=str(tiny_weights), epochs=0, folds=2, **FAST)
+    unseal(RunDir(out))
+    for name in ("evaluation.json", "predictions/test.csv", "report.html"):
+        (out / name).unlink()
+    shutil.rmtree(out / "fold-2")
+    RunDir(out).set_status("interrupted", seconds=1.0)
+    (data / "across" / "000.png").rename(tmp_path / "000.png")
+    with pytest.raises(RunError, match="the images or their split are not those .*fold-1 was begun with"):
+        upcycle.train(out=out, resume=True, show=Silent())
+    assert not (out / "fold-2").exists()
+    (tmp_path / "000.png").rename(data / "across" / "000.png")
+    run = upcycle.train(out=out, resume=True, show=Silent())
+    assert 24 == len(set(run.predictions("test").paths))
+
+
 def test_cross_validation_tests_every_image_once(tiny_weights: Path, tmp_path: Path) -> None:
     data = write_classes(tmp_path / "data", {"across": 12, "down": 12})
     run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, folds=3, **FAST)
@@ -515,6 +533,55 @@ def test_images_the_model_trained_on_and_damaged_ones_are_told(
         "not evaluated: down/empty.png: empty file (zero bytes)",
         "24 of these 24 images are ones the model was trained or chosen on",
     ] == show.said
+
+
+def test_an_image_cut_short_in_another_folder_is_told_and_left_out(trained: upcycle.Run, tmp_path: Path) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    write_classes(tmp_path / "data", {"across": 3, "down": 3}, start=300)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "data" / "down" / "cut.jpg")
+    whole = (tmp_path / "data" / "down" / "cut.jpg").read_bytes()
+    (tmp_path / "data" / "down" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    show = Warnings()
+    found = evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test", show=show)
+    assert 6 == len(found.paths) == len(found.logits) == len(found.labels)
+    (told,) = show.said
+    assert told.startswith("not evaluated: down/cut.jpg: ")
+
+
+def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
+    trained: upcycle.Run, photos: Path, tmp_path: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    shutil.copytree(photos, tmp_path / "moved")
+    write_classes(tmp_path / "moved" / "test", {"across": 3}, start=300)
+    show = Warnings()
+    found = evaluate_run(upcycle.load(trained.path), tmp_path / "moved", "test", show=show)
+    recorded = trained.predictions("test")
+    assert recorded.paths == found.paths
+    assert np.array_equal(recorded.logits, found.logits)
+    assert [] == show.said
+
+
+def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    shutil.copytree(photos / "train", tmp_path / "data" / "train")
+    shutil.copytree(photos / "test", tmp_path / "data" / "held")
+    run = upcycle.train(
+        tmp_path / "data", out=tmp_path / "run", weights=str(tiny_weights), epochs=0, test_split="held", **FAST
+    )
+    classifier = upcycle.load(run.path)
+    write_classes(tmp_path / "more", {"across": 3, "down": 3}, start=300)
+    assert 6 == len(evaluate_run(classifier, tmp_path / "more", "test"))
+    write_classes(tmp_path / "split" / "held", {"across": 2}, start=310)
+    write_classes(tmp_path / "split" / "train", {"across": 3}, start=320)
+    assert 2 == len(evaluate_run(classifier, tmp_path / "split", "test"))
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate_run(classifier, tmp_path / "none", "test")
 
 
 def test_a_folder_of_a_single_class_can_be_evaluated(trained: upcycle.Run, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """What a call of train means before anything is done."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from upcycle.cli import app
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
 from upcycle.job.begin import begin
+from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, write_json, write_lines, write_text
 
 
@@ -126,6 +129,31 @@ def test_more_epochs_that_would_change_nothing_are_refused(
     epochs(run, 2)
     with pytest.raises(RunError, match=message):
         begin(None, {"epochs": 20}, out=run.root, resume=True)
+
+
+def test_one_fold_alone_gets_no_more_epochs(tmp_path: Path) -> None:
+    begun(tmp_path / "out", tmp_path / "photos", "finished", folds=2)
+    fold = begun(tmp_path / "out" / "fold-1", tmp_path / "photos", "finished")
+    epochs(fold, 3)
+    with pytest.raises(RunError, match="is a fold of .*out, which gets no more epochs"):
+        begin(None, {"epochs": 20}, out=fold.root, resume=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"more_epochs": [2, 3]},
+        {"class_weights": [1, 2.5]},
+        {"recipe": "classic", "patience": None},
+        {"image_size": None, "cache": None, "workers": 2},
+        {"moms": (0.9, 0.8, 0.9), "lr_adapt": False, "weights": "none"},
+    ],
+)
+def test_the_recorded_command_says_what_was_asked_for(options: dict[str, Any], tmp_path: Path) -> None:
+    start = begin(tmp_path / "photos", options, out=tmp_path / "out", resume=False)
+    _, bound, _ = app.parse_args(shlex.split(start.command)[1:], exit_on_error=False)
+    given = {name: getattr(bound.kwargs["options"], name) for name in bound.kwargs["options"].model_fields_set}
+    assert start.config == resolve(given)
 
 
 def test_a_finished_run_says_so(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import Config, absolute, canonical, read_json
+from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
 from upcycle.manifest import check
 from upcycle.recipes import resolve
@@ -68,16 +68,25 @@ def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
 
 
 def spelled(given: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line."""
+    """Options as the words of a command line that means the same."""
     words: list[str] = []
     for name, value in given.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
             continue
-        values = value if isinstance(value, list | tuple) else [value]
-        words += [f"--{option}", *(str(item) for item in values)]
+        if value is None and name not in NUMBERS_OR_NONE:
+            continue  # as every recipe has it
+        items = ["none" if item is None else str(item) for item in _listed(value)]
+        if name == "more_epochs":
+            words += [word for item in items for word in (f"--{option}", item)]
+        else:
+            words += [f"--{option}", *([",".join(items)] if name == "class_weights" else items)]
     return words
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def free_name(data: Path, kind: str) -> Path:
@@ -121,6 +130,9 @@ def _check_extendable(run: RunDir, config: Config) -> None:
         raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
     if not config.epochs:
         raise RunError(f"{run.root} trained the probe alone, without epochs to add to: give another --out")
+    whole = RunDir(run.root.absolute().parent)
+    if run.root.name.startswith("fold-") and whole.config.exists():
+        raise RunError(f"{run.root} is a fold of {whole.root}, which gets no more epochs: give another --out")
     done = sum(row.get("phase") != "head" for row in read_lines(run.history))
     if run.status()["state"] == "finished" and done < config.all_epochs:
         raise RunError(

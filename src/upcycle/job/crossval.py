@@ -8,9 +8,10 @@ from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
-from upcycle.job.prepare import decodable, machine_of, read_index
+from upcycle.job.prepare import decodable, machine_of, read_index, same_data, same_weights
 from upcycle.job.status import working
 from upcycle.job.train import run_training
+from upcycle.model import zoo
 from upcycle.output.show import Show
 from upcycle.output.terminal import table
 from upcycle.rundir import RunDir, read_json, write_json
@@ -21,16 +22,22 @@ def cross_validate(start: Start, show: Show) -> None:
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
     metrics. The intervals treat those as one model's; they say nothing of the spread between models,
-    which is shown fold by fold. Folds that are finished are not repeated.
+    which is shown fold by fold. Folds that are finished are not repeated; RunError where the images or the weights
+    are no longer theirs.
     """
     config, run = start.config, start.run
     machine = machine_of(config)
+    weights = zoo.get_weights(zoo.resolve_arch(config.arch), config.weights)
     index = read_index(start.data, config, machine, show)
     with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
-        for number, splits in enumerate(split, 1):
-            fold = RunDir(run.root / f"fold-{number}")
+        parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
+        for fold, splits in zip(parts, split, strict=True):
+            if fold.config.exists():
+                same_weights(fold, config, weights)
+                same_data(fold, index, splits)
+        for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.config import Config
-from upcycle.manifest import write_sealed
+from upcycle.manifest import unseal, write_sealed
 from upcycle.model import checkpoint
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.training.loop import Sums
@@ -18,8 +18,11 @@ UPDATES = 1
 def extend(run: RunDir, config: Config) -> None:
     """Write down that a run has `config.more_epochs`; a finished one gets a state to go on from: its best weights.
 
+    That its data are what they were has been found out before: nothing takes it back.
+
     Whenever this is cut off, the run is as it was, or one that has its test still to come.
     """
+    unseal(run)
     rows = [row for row in read_lines(run.history) if row.get("phase") != "head"]
     if run.status()["state"] == "finished":
         facts = {"epoch": len(rows), "step": rows[-1]["step"], "updates": 0, "retries": len(retries(run))}
@@ -31,9 +34,9 @@ def extend(run: RunDir, config: Config) -> None:
         run.fine_tuned.replace(run.best)
     environment = read_json(run.environment)
     words = shlex.split(str(environment.get("command", "")))
-    before = words.index("--more-epochs") if "--more-epochs" in words else len(words)
-    more = [str(epochs) for epochs in config.more_epochs]
-    command = shlex.join([*words[:before], "--more-epochs", *more])
+    for epochs in config.more_epochs[str(environment.get("command", "")).count("--more-epochs") :]:
+        words += ["--more-epochs", str(epochs)]
+    command = shlex.join(words)
     write_sealed(run, run.environment, {**environment, "command": command})
     write_sealed(run, run.config, {**read_json(run.config), "more_epochs": list(config.more_epochs)})
 

@@ -16,8 +16,8 @@ from upcycle import device as machines
 from upcycle.config import read_json as read_config
 from upcycle.data import decode, decoders
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import Index, scan
-from upcycle.data.listing import ENDINGS, shown
+from upcycle.data.folder import Index, listed, scan
+from upcycle.data.listing import images_below, shown
 from upcycle.data.split_file import Recorded, read_splits
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
@@ -131,6 +131,7 @@ class _Setting:
     precision: str
     threads: int
     fold_bn: bool
+    device: str
 
 
 def _setting(environment: Any) -> _Setting:
@@ -138,17 +139,19 @@ def _setting(environment: Any) -> _Setting:
     precision, threads = str(environment.get("precision", "auto")), int(environment.get("threads") or 0)
     if not 0 <= threads <= MOST_THREADS:
         raise ValueError(f"{threads} threads")
-    return _Setting(precision, threads, fold_bn=environment.get("fold_bn") is True)
+    device = str(environment.get("device", "auto"))
+    return _Setting(precision, threads, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
 def _machine(recorded: _Setting, threads: int, device: str, show: Show) -> Machine:
-    """This machine at the run's own precision and threads, or, where it has not that precision, at its best."""
-    detect = partial(machines.detect, threads=threads or recorded.threads, device=device, fold_bn=recorded.fold_bn)
+    """This machine as the run used its own, or, where it has not that device or precision, at its best."""
+    detect = partial(machines.detect, threads=threads or recorded.threads, fold_bn=recorded.fold_bn)
     try:
-        return detect(precision=recorded.precision)
+        return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)
     except ConfigError as error:
+        machine = detect(device=device)
         show.warn(f"{error}; predicting at this machine's best instead")
-        return detect()
+        return machine
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,13 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            found += sorted(images_below(path))
         elif path.exists():
             found.append(path)
         else:
             raise DataError(f"{path} does not exist")
+    if not paths:
+        raise DataError("say which images: upcycle predict RUN FILE ...")
     if not found:
         raise DataError(f"no images in {', '.join(str(path) for path in paths)}")
     return found
@@ -197,20 +202,25 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
     """Predictions of the run's own `split`, or of the images of another folder `data`.
 
-    Images are decoded from their files again. DataError when a file of the run is gone or is no longer
+    Where `data` holds all images of the run's `split`, as when its folder has moved, those alone are predicted. Images
+    are decoded from their files again. DataError when a file of the run is gone or is no longer
     what it was, or when `data` has a class the model does not know. Files of `data` that cannot be read
     are told and left out; images the model trained on are told.
     """
     show = show or Silent()
     recorded = read_splits(classifier.run.splits)
     config = read_config(classifier.run.config)
+    own = [row for row in recorded if row.split == split]
     if data is None:
-        rows = [row for row in recorded if row.split == split]
-        if not rows:
+        if not own:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         begun = Path(str(read_json(classifier.run.config)["data"]))
-        return _predictions(classifier, rows, begun.parent if begun.is_file() else begun)
-    index = scan(data, test_split=config.test_split, trainable=False)
+        return _predictions(classifier, own, begun.parent if begun.is_file() else begun)
+    index = _scan(data, config.test_split)
+    there = {(index.path(at), index.hash(at)) for at in range(len(index))}
+    if own and all((row.path, row.sha256) in there for row in own):
+        show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
+        return _predictions(classifier, own, index.root)
     for file in index.quarantined:
         show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
     rows = _rows(index, split)
@@ -222,7 +232,16 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
     trained = sum(row.sha256 in seen for row in rows)
     if trained:
         show.warn(f"{trained} of these {len(rows)} images are ones the model was trained or chosen on")
-    return _predictions(classifier, rows, index.root)
+    return _predictions(classifier, rows, index.root, show)
+
+
+def _scan(data: Path, test_split: str | None) -> Index:
+    """What another folder holds; what was the test split in training is it here, where there is one of that name."""
+    try:
+        listed(data, test_split=test_split)
+    except DataError:  # without it: what else is wrong is told then
+        test_split = None
+    return scan(data, test_split=test_split, trainable=False)
 
 
 def _rows(index: Index, split: str) -> list[Recorded]:
@@ -235,11 +254,25 @@ def _rows(index: Index, split: str) -> list[Recorded]:
     return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
 
 
-def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -> Predictions:
-    logits = []
+def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Show | None = None) -> Predictions:
+    """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
+    logits, used = [], []
     with ThreadPoolExecutor(classifier.machine.threads) as pool:
         for some in chunks(rows, FILES_AT_ONCE):
-            logits.append(classifier.logits(list(pool.map(lambda row: _recorded(classifier, row, root), some))))
+            frames = []
+            for row, frame in zip(some, pool.map(lambda row: _recorded(classifier, row, root), some), strict=True):
+                if not isinstance(frame, str):
+                    frames.append(frame)
+                    used.append(row)
+                elif show is None:
+                    raise DataError(f"{shown(root / row.path)} cannot be read: {frame}")
+                else:
+                    show.warn(f"not evaluated: {shown(row.path)}: {frame}")
+            if frames:
+                logits.append(classifier.logits(frames))
+    if not used:
+        raise DataError(f"none of the {len(rows)} images in {shown(root)} can be read")
+    rows = used
     classes = classifier.network.classes
     return Predictions(
         classes=classes,
@@ -251,8 +284,8 @@ def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path) -
     )
 
 
-def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
-    """The decoded image of a recorded file, if it still is that file."""
+def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame | str:
+    """The decoded image of a recorded file, if it still is that file, or why it cannot be decoded."""
     try:
         content = decode.read_file(root / row.path)
     except (OSError, DecodeError) as error:
@@ -260,4 +293,7 @@ def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame:
         raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
-    return classifier.isolated(content)
+    try:
+        return classifier.isolated(content)
+    except DecodeError as error:
+        return str(error)

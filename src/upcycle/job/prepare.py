@@ -24,9 +24,10 @@ from upcycle.device import Machine, detect
 from upcycle.errors import DataError, NoRoomError, RunError
 from upcycle.evaluation.intervals import distinguishable
 from upcycle.job.status import Work
+from upcycle.model.weights import Weights
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir
+from upcycle.rundir import RunDir, read_json
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
@@ -166,13 +167,24 @@ def prepare(
     return Prepared(index, frames, splits, preprocessing)
 
 
-def same_data(run: RunDir, prepared: Prepared) -> None:
-    """RunError when an unfinished run would go on with other images or another split."""
+def digest_of(weights: Weights | None) -> str:
+    """What a run records of its weights: the sha256 of their file, or "" for random ones."""
+    return weights.sha256 if weights is not None else ""
+
+
+def same_weights(run: RunDir, config: Config, weights: Weights | None) -> None:
+    """RunError when a run that was begun would go on with other weights."""
+    if read_json(run.config).get("weights_sha256", "") != digest_of(weights):
+        raise RunError(f"{run.root} was begun with other weights than {config.weights} holds: give another --out")
+
+
+def same_data(run: RunDir, index: Index, splits: Splits) -> None:
+    """RunError when a run would go on with other images or another split than it has recorded, where it has."""
     if not run.splits.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
         now = Path(folder) / "splits.csv"
-        write_splits(now, prepared.index, prepared.splits)
+        write_splits(now, index, splits)
         if now.read_bytes() == run.splits.read_bytes():
             return
         told = changes(read_splits(run.splits), read_splits(now)) or "their order"

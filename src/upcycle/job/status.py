@@ -12,25 +12,25 @@ from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import StorageError, UpcycleError
 from upcycle.job.begin import Start
-from upcycle.job.extend import extend
 from upcycle.job.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir, locked, read_json, remove_abandoned
+from upcycle.rundir import RunDir, State, locked, read_json, remove_abandoned
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
 
 
 def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show) -> None:
-    """Write status, environment and, last, the configuration: until that is there the run has not begun."""
+    """Write status, environment and, last, the configuration: until that is there the run has not begun.
+
+    A finished run that is to be extended stays as it is for now: its data may not be what they were.
+    """
     run = start.run
     facts = machines.environment(machine)
-    unseal(run)
+    if not run.config.exists() or run.status()["state"] != "finished":
+        unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)
-        if start.extended:
-            extend(run, start.config)
-            show.say(f"{start.config.more_epochs[-1]} more epochs, from the best weights so far")
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -86,19 +86,20 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
         before = run.status()
         kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
         work = Work(run, time.monotonic(), float(before.get("seconds") or 0.0), asked, kept)
-        work.tick()
+        if before["state"] != "finished":
+            work.tick()
         try:
             yield work
         except KeyboardInterrupt:
-            run.set_status("interrupted", seconds=work.seconds(), **work.details)
+            _record_end(work, "interrupted")
             raise
         except torch.OutOfMemoryError as error:
-            _record_failure(work, "out of memory")
+            _record_end(work, "failed", error="out of memory")
             raise UpcycleError(
                 "the accelerator's memory is too small for this batch: give a smaller --batch-size"
             ) from error
         except BaseException as error:
-            _record_failure(work, str(error))
+            _record_end(work, "failed", error=str(error))
             raise
         # imported here: the page's libraries must not delay the first update
         from upcycle.output.report import write_report
@@ -108,6 +109,8 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
         show.say(f"finished in {work.seconds():.0f} s; report: {write_report(run)}")
 
 
-def _record_failure(work: Work, reason: str) -> None:
+def _record_end(work: Work, state: State, **why: str) -> None:
+    """Write down how work ended that did not finish; a finished run that it has not changed stays one."""
     with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
-        work.run.set_status("failed", error=reason, seconds=work.seconds(), **work.details)
+        if work.run.status()["state"] != "finished":
+            work.run.set_status(state, **why, seconds=work.seconds(), **work.details)

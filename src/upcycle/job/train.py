@@ -9,15 +9,27 @@ from upcycle import device as machines
 from upcycle.data.folder import Index
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
-from upcycle.errors import RunError
 from upcycle.job.begin import Start
-from upcycle.job.prepare import Job, Prepared, audit, describe, fit_size, machine_of, prepare, read_index, same_data
+from upcycle.job.extend import extend
+from upcycle.job.prepare import (
+    Job,
+    Prepared,
+    audit,
+    describe,
+    digest_of,
+    fit_size,
+    machine_of,
+    prepare,
+    read_index,
+    same_data,
+    same_weights,
+)
 from upcycle.job.stages import run_stages
 from upcycle.job.status import working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.output.show import Show
-from upcycle.rundir import RunDir, read_json, write_json
+from upcycle.rundir import RunDir, write_json
 
 
 def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
@@ -32,16 +44,21 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
     index = index if index is not None else read_index(start.data, config, machine, show)
-    digest = weights.sha256 if weights is not None else ""
-    if start.run.config.exists() and read_json(start.run.config).get("weights_sha256", "") != digest:
-        raise RunError(f"{start.run.root} was begun with other weights than {config.weights} holds: give another --out")
-    with working(start, digest, machine, show) as work:
+    if start.run.config.exists():
+        same_weights(start.run, config, weights)
+    with working(start, digest_of(weights), machine, show) as work:
         preprocessing = zoo.preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
         with work.timed("decoding_seconds"):
             prepared = prepare(index, preprocessing, config, machine, show, splits)
+        if start.run.has_work():
+            same_data(start.run, prepared.index, prepared.splits)
+        if start.extended:
+            extend(start.run, config)
+            work.tick()
+            show.say(f"{config.more_epochs[-1]} more epochs, from the best weights so far")
         _record_data(start.run, prepared, show)
         network = _network(arch, weights, prepared)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
@@ -51,9 +68,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
 
 
 def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:
-    """Write down and say what is trained on; RunError when a run would go on with other images."""
-    if run.has_work():
-        same_data(run, prepared)
+    """Write down and say what is trained on."""
     known = audit(prepared)
     write_json(run.audit, known)
     write_splits(run.splits, prepared.index, prepared.splits)

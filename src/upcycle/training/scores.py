@@ -10,7 +10,7 @@ from upcycle.training.objective import Objective, one_hot
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean log loss (neither weighted nor smoothed), accuracy and macro F1, both in 0..1."""
+    """Mean log loss (neither weighted nor smoothed), accuracy, macro F1 over the classes that occur; both in 0..1."""
 
     loss: float
     accuracy: float
@@ -25,5 +25,7 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     predicted = (logits[:, 0] > 0).long() if outputs == 1 else logits.argmax(dim=1)
     table = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).double()
     right = table.diagonal()
-    f1 = 2 * right / (table.sum(dim=0) + table.sum(dim=1)).clamp(min=1)
-    return Scores(loss, (right.sum() / len(labels)).item(), f1.mean().item())
+    support_and_claims = table.sum(dim=0) + table.sum(dim=1)
+    f1 = 2 * right / support_and_claims.clamp(min=1)
+    occurring = (support_and_claims > 0).sum()
+    return Scores(loss, (right.sum() / len(labels)).item(), (f1.sum() / occurring).item())
