@@ -24,7 +24,6 @@ from typing import Any, cast
 import numpy as np
 import photographs
 import roofline
-import torch
 
 from upcycle import device
 from upcycle.data import cache
@@ -100,7 +99,6 @@ def measure(asked: argparse.Namespace, batch: int, index: Index, frames: Frames,
     """Readings of a batch size, a round each: images a second from the cache and of one batch, and TFLOP/s."""
     state, fed, resident = settings(asked, batch, index, frames, machine)
     dtype, side = device.computed_in(machine), 4096 if machine.device == "cpu" else 8192
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as the convolutions compute
     speed(state, fed), speed(state, resident)
     return [
         {

@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--keras-python", default=sys.executable)
-    parser.add_argument("--images", type=int, help="256 on a processor, 4096 for a GPU, unless given")
+    parser.add_argument("--images", type=int, help="unless given, 256 on a processor, for a GPU 4096 at least")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
@@ -215,7 +215,7 @@ def main() -> None:
     machine = device.detect(threads=asked.threads, device=asked.device)
     asked.threads = machine.threads
     # an epoch of a few batches a loader worker would measure how long the first ones take
-    asked.images = asked.images or (256 if machine.device == "cpu" else 4096)
+    asked.images = asked.images or (256 if machine.device == "cpu" else max(4096, 8 * asked.batch * machine.cores))
     todo = cells(asked.cells, machine)
     readings: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in todo}
     asked.folder.mkdir(parents=True, exist_ok=True)

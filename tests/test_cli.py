@@ -149,7 +149,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["plan", "--plot", "schedule.bmp"], 2, "cannot draw into schedule.bmp"),
         (["evaluate", "/nowhere"], 5, "/nowhere holds no trained run"),
         (["report", "/nowhere"], 5, "/nowhere"),
-        (["predict", "/nowhere"], 3, "no images"),
+        (["predict", "/nowhere"], 3, "say which images: upcycle predict RUN FILE"),
         (["trian"], 2, 'unknown command "trian". Did you mean "train"'),
     ],
 )
@@ -168,6 +168,17 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     assert 1 == len(said)
     assert said[0].startswith("upcycle: ")
     assert text in said[0]
+
+
+@pytest.mark.parametrize("words", [["scan"], ["report"], ["train"], ["evaluate"]])
+def test_what_the_system_refuses_is_one_line_that_names_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a" * 300
+    assert 0 < main([*words, name]) < 8
+    error = capsys.readouterr().err
+    assert error.startswith(f"upcycle: {name}")
+    assert 1 == len(error.splitlines())
 
 
 def test_the_plan_of_classic_is_the_formula_for_200_epochs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config import Config, build, parse_class_weights, read_json, read_toml
+from upcycle.config import Config, absolute, build, parse_class_weights, read_json, read_toml
 from upcycle.errors import ConfigError
+from upcycle.recipes import resolve
+from upcycle.rundir import write_json
 
 
 def test_an_unknown_option_is_an_error_that_names_the_nearest() -> None:
@@ -28,6 +30,21 @@ def test_names_from_other_tools_are_understood(alias: str, name: str, value: flo
     assert value == getattr(build({alias: value}), name)
 
 
+def test_what_a_recipe_sets_can_be_left_out_again() -> None:
+    assert resolve({"recipe": "classic", "patience": "none"}).patience is None
+    assert 5 == resolve({"recipe": "classic"}).patience
+
+
+def test_a_path_of_any_bytes_is_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {**build({}).to_dict(), "cache": "/data/\udcff"})
+    assert "/data/\udcff" == read_json(tmp_path / "config.json").cache
+
+
+def test_a_home_of_nobody_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^cache = '~nobody-here/x': "):
+        absolute({"cache": "~nobody-here/x"})
+
+
 def test_an_option_given_under_two_names_is_an_error() -> None:
     with pytest.raises(ConfigError, match="'lr_max' says again what an earlier option said"):
         build({"lr": 0.1, "lr_max": 0.2})
@@ -39,6 +56,7 @@ def test_an_option_given_under_two_names_is_an_error() -> None:
         ({"epochs": -1}, "epochs = -1: input should be greater than or equal to 0"),
         ({"epochs": 0, "head_epochs": 0}, "nothing would be trained"),
         ({"epochs": 0, "weights": "none"}, "a probe needs pretrained weights"),
+        ({"weights": "none"}, "head_epochs trains a head on pretrained features, and weights = none: leave it out"),
         ({"epochs": "x"}, "epochs = 'x': input should be a valid integer"),
         ({"lr": float("nan")}, "lr = nan: input should be a finite number"),
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),

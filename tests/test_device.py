@@ -15,6 +15,7 @@ from upcycle.device import (
     detect,
     environment,
     keep_freed_memory,
+    out_of_memory,
     seed_for,
 )
 from upcycle.errors import ConfigError
@@ -105,17 +106,50 @@ def test_an_openmp_variable_that_is_no_number_is_refused(monkeypatch, text):
     ("asked", "says"),
     [
         ({"device": "tpu"}, "unknown device 'tpu': use auto, cpu, cuda or mps"),
-        ({"device": "cpu", "precision": "fp8"}, "unknown precision 'fp8': use auto, fp32, bf16 or fp16"),
-        (
-            {"device": "cpu", "precision": "fp16"},
-            "precision fp16 is not to be had on cpu here: use fp32 or bf16",
-        ),
+        ({"device": "cpu", "precision": "fp8"}, "unknown precision 'fp8': use auto, fp32 or bf16"),
+        ({"device": "cpu", "precision": "fp16"}, "unknown precision 'fp16': use auto, fp32 or bf16"),
         ({"device": "cpu", "threads": -2}, "threads -2 is out of range"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_line(asked, says):
     with pytest.raises(ConfigError, match=says):
         detect(**asked)
+
+
+def test_a_gpu_that_torch_was_not_built_for_is_not_taken(monkeypatch):
+    def zeros(*size, device=None):
+        if device == "cuda":
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
+        return plain(*size, device=device)
+
+    plain = torch.zeros
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    assert detect().device == "cpu"
+    with pytest.raises(
+        ConfigError, match=r"the GPU cannot be used by this torch \(CUDA error: no kernel .*device\): use"
+    ):
+        detect(device="cuda")
+
+
+def test_fp32_on_a_gpu_is_not_tf32():
+    apply(detect(device="cpu"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_an_accelerator_out_of_memory_is_known_by_what_its_libraries_say(error, full):
+    assert full == out_of_memory(error)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA GPU is here")

@@ -243,7 +243,7 @@ def predict(
         if json_lines:
             print(json.dumps({"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}))
         else:
-            shares = "  ".join(f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
+            shares = "\t".join(f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
             print(f"{shown(outcome.path)}\t{shown(made.label)}\t{shares}")
     if failed:
         raise DataError(f"{failed} of {len(files)} files could not be read")

@@ -16,7 +16,7 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from upcycle.errors import ConfigError
 from upcycle.hardware import GIB, processor_facts, usable_cores, usable_memory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["cpu", "cuda", "mps"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16"]
 
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 GLIBC_SETTINGS = ("trim_threshold", "mmap_threshold", "mmap_max")
@@ -110,7 +110,7 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     """Set torch's threads, seed (if given) and deterministic algorithms, and keep freed memory, for this process.
 
     With these the same seed on the same CPU and thread count gives the same bits. On a GPU only
-    what is chosen by a stopwatch (cuDNN's benchmark) is switched off.
+    what is chosen by a stopwatch (cuDNN's benchmark) is switched off, and fp32 is fp32, not TF32.
     """
     import torch
 
@@ -119,6 +119,7 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     if seed is not None:
         torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(machine.device == "cpu")
     # deterministic mode would otherwise also write NaN over every fresh tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -143,6 +144,15 @@ def keep_freed_memory() -> bool:
     return bool(kept and mallopt(trim_threshold, -1))
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an accelerator has run out of memory, which not all of its libraries say by torch's own error."""
+    import torch
+
+    text = str(error)
+    told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine")  # cuDNN: pytorch issue 108645
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in told)
+
+
 def settle(machine: Machine) -> None:
     """Wait until an accelerator has done what is queued for it; on a processor nothing is."""
     if machine.device == "cpu":
@@ -156,7 +166,7 @@ def computed_in(machine: Machine) -> "torch.dtype":
     """The type of numbers that convolutions and matrix products are computed in."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[machine.precision]
 
 
 def autocast(machine: Machine) -> AbstractContextManager[Any]:
@@ -209,17 +219,32 @@ def _device(asked: str) -> Device:
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return "cuda" if present["cuda"] else "mps" if present["mps"] else "cpu"
-    if not present[asked]:
+    if asked != "auto" and not present[asked]:
         raise ConfigError(f"device {asked} was asked for but torch sees none here: use --device auto or cpu")
-    return cast(Device, asked)
+    if asked == "cuda" or (asked == "auto" and present["cuda"]):
+        reason = _unable()
+        if not reason:
+            return "cuda"
+        if asked == "cuda":
+            raise ConfigError(f"the GPU cannot be used by this torch ({reason}): use --device cpu, or another torch")
+    return "mps" if asked == "mps" or present["mps"] else "cpu"
+
+
+def _unable() -> str:
+    """Why the CUDA GPU that is here computes nothing, as one that this torch was not built for; "" where it does."""
+    import torch
+
+    try:
+        torch.zeros(1, device="cuda").add_(1).item()
+    except RuntimeError as error:  # torch has warned of the kinds of GPU that it was built for
+        return str(error).splitlines()[0]
+    return ""
 
 
 def choose_precision(asked: str, device: Device, flags: tuple[str, ...]) -> Precision:
     """Resolve "auto" from the processor's `flags` or the GPU's capability; ConfigError where impossible."""
     if asked not in ("auto", *get_args(Precision)):
-        raise ConfigError(f"unknown precision {asked!r}: use auto, fp32, bf16 or fp16")
+        raise ConfigError(f"unknown precision {asked!r}: use auto, fp32 or bf16")
     possible = _precisions(device)
     if asked == "auto":
         native = bool(BF16_FLAGS & set(flags)) if device == "cpu" else "bf16" in possible
@@ -237,7 +262,7 @@ def _precisions(device: Device) -> tuple[Precision, ...]:
     import torch
 
     native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return ("fp32", "bf16", "fp16") if native else ("fp32", "fp16")
+    return ("fp32", "bf16") if native else ("fp32",)
 
 
 def _gpu_name(device: Device) -> str | None:

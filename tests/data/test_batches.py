@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -261,6 +262,22 @@ def test_evaluation_keeps_the_order_of_the_positions():
     images, _ = evaluated([8, 2], batch_size=2)[0]
     expected = normalise(centre_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
     assert torch.equal(expected, images)
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 2), (2, 4), (8, 10)])
+def test_few_batches_more_than_there_are_threads_are_held_at_once(workers, ahead):
+    class Counted(list):
+        def __getitem__(self, at):
+            taken.append(at)
+            return super().__getitem__(at)
+
+    taken = []
+    frames = Counted([np.zeros((40, 40, 3), np.uint8)] * 40)
+    batches = eval_batches(frames, np.arange(40), preprocessing=Preprocessing(size=32), batch_size=1, workers=workers)
+    next(batches)
+    time.sleep(0.2)
+    assert ahead + 1 == len(taken)
+    batches.close()
 
 
 def test_evaluation_ahead_equals_evaluation_on_demand():

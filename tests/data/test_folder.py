@@ -409,7 +409,7 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, rows: list[dict[str, str]], 
         ),
         (b'path,label\n"a,b\n', "DATA is not a readable CSV file in UTF-8: unexpected end of data"),
         (b"", "DATA has no column 'path' (it has: none); needed are path and label"),
-        (b"path,label\n", "no images in .."),
+        (b"path,label\n", "DATA lists no images"),
     ],
 )
 def test_a_damaged_csv_manifest_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:

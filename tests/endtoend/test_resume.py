@@ -25,6 +25,7 @@ from upcycle.study.runs import read_run
 from upcycle.training import loop
 
 OPTIONS: dict[str, Any] = {
+    "device": "cpu",
     "arch": TINY,
     "image_size": 32,
     "precision": "fp32",
@@ -110,7 +111,8 @@ def test_on_a_gpu_a_run_that_was_stopped_comes_to_nearly_the_same(
         with pytest.MonkeyPatch.context() as patch:
             if stop:
                 at_update(5, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
-            code = main([*words(photos, tiny_weights, tmp_path / name), "--device", "cuda"])
+            asked = words(photos, tiny_weights, tmp_path / name)
+            code = main(["cuda" if word == "cpu" else word for word in asked])
         assert code == (143 if stop else 0)
         run = upcycle.train(out=tmp_path / name, resume=True, show=Silent()) if stop else upcycle.Run(tmp_path / name)
         found[name] = run
@@ -494,14 +496,19 @@ def test_a_batch_that_cannot_be_split_is_refused_before_training(
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")],
+    ids=["torch", "cublas"],
+)
 def test_an_accelerator_out_of_memory_gets_half_the_images_at_a_time(
-    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = loop.zoo.logits
 
     def small(model: Any, images: Any, machine: Any) -> Any:
         if model.training and len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return plain(model, images, machine)
 
     monkeypatch.setattr(loop.zoo, "logits", small)

@@ -22,7 +22,8 @@ from upcycle.model.checkpoint import load_tensors
 from upcycle.output.show import Silent
 from upcycle.rundir import RunDir, read_lines
 
-FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "show": Silent()}
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
+FAST |= {"show": Silent()}
 
 
 @pytest.fixture(scope="module")
@@ -489,6 +490,28 @@ def test_predict_lists_a_file_it_cannot_read_and_goes_on(
     assert ["a.png", "b.png", "c.png"] == [Path(row["path"]).name for row in rows]
     assert ["label", "error", "label"] == [next(iter(set(row) & {"label", "error"})) for row in rows]
     assert 1.0 == pytest.approx(sum(rows[0]["probabilities"].values()))
+
+
+def test_hidden_files_are_not_predicted(tmp_path: Path) -> None:
+    from upcycle.job.inference import files_of
+
+    for name in ("a.png", "._a.png", "more/B.JPG", "more/notes.txt", ".ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "more")
+    assert ["a.png", "linked/B.JPG", "more/B.JPG"] == [str(f.relative_to(tmp_path)) for f in files_of([tmp_path])]
+
+
+def test_a_run_is_predicted_on_the_device_it_was_trained_on(
+    trained: upcycle.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "cpu" == upcycle.load(trained.path).machine.device
+
+
+def test_a_device_that_is_asked_for_and_not_there_is_refused(trained: upcycle.Run) -> None:
+    with pytest.raises(ConfigError, match="device mps was asked for but torch sees none here"):
+        upcycle.load(trained.path, device="mps")
 
 
 def test_evaluating_images_of_an_unknown_class_is_refused(trained: upcycle.Run, tmp_path: Path) -> None:

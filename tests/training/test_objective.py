@@ -69,6 +69,12 @@ def test_scores_are_the_textbooks() -> None:
     assert Scores(pytest.approx(0.5632617, abs=1e-6), 0.75, pytest.approx((2 / 3 + 0.8) / 2)) == found
 
 
+def test_a_class_that_is_neither_there_nor_claimed_counts_for_nothing() -> None:
+    logits = torch.eye(5)[[0, 1, 2, 1]] * 9
+    assert 1.0 == pytest.approx(score(logits, torch.tensor([0, 1, 2, 1])).f1_macro)
+    assert score(logits, torch.tensor([0, 1, 2, 3])).f1_macro == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
+
+
 def test_scores_of_a_class_nobody_predicts_count_as_zero() -> None:
     found = score(torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0]]), torch.tensor([0, 1, 2]))
     assert (1 / 3, 1 / 6) == (pytest.approx(found.accuracy), pytest.approx(found.f1_macro))

@@ -62,7 +62,8 @@ class Batches:
 
     `labels[i]` belongs to `cache[i]`; `positions` are those to use. A last batch of one image joins
     the one before, since BatchNorm cannot train on one. `workers` background threads make two
-    batches each ahead; with 0 they are made on demand. That changes no bit of any batch.
+    batches each ahead, at most two more than there are threads; with 0 they are made on demand. That changes no bit of
+    any batch.
     """
 
     cache: Frames
@@ -144,7 +145,7 @@ def eval_batches(
 
     `images`: float [batch_size, 3, S, S], normalised, channels_last, of which the first `count` are
     real; the rest repeats the last one. One shape makes an image's result independent of its neighbours. `workers`
-    background threads make two batches each ahead; with 0 they are made on demand.
+    background threads make batches ahead as in `Batches`; with 0 they are made on demand.
     """
     _check(batch_size, workers)
 
@@ -160,7 +161,7 @@ def eval_batches(
 
 
 def _ahead(make: Callable[[int], Item], indices: range, *, workers: int) -> Iterator[Item]:
-    """Yield make(index) in order, up to two for each of the `workers` threads made ahead by them."""
+    """Yield make(index) in order, up to two for each of the `workers` threads made ahead by them, and two over all."""
     if workers == 0:
         yield from map(make, indices)
         return
@@ -170,7 +171,7 @@ def _ahead(make: Callable[[int], Item], indices: range, *, workers: int) -> Iter
     try:
         for index in remaining:
             waiting.append(pool.submit(make, index))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > min(2 * workers, workers + 2):  # each is held in the device's memory
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -278,6 +278,8 @@ def list_manifest(manifest: Path, *, test_split: str | None) -> Found:
         rows[path] = Row(path, row["label"], split, row.get("group", ""))
         if split == "test":
             tests.add(row["split"])
+    if not rows:
+        raise DataError(f"{shown(manifest)} lists no images")
     if test_split is not None:
         asked = f"--test-split {shown(test_split)}: "
         if test_split not in tests:

@@ -41,7 +41,7 @@ def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
     _take(job, phase.first_step, images, said)
 
 
-def halve(job: Job, model: nn.Module, phase: Phase, error: torch.OutOfMemoryError) -> None:
+def halve(job: Job, model: nn.Module, phase: Phase, error: RuntimeError) -> None:
     """On an accelerator that ran out of memory: go on after the last state with half the images at a time.
 
     UpcycleError where BatchNorm's statistics need the whole batch, or one image is too much.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
-from upcycle.device import settle
+from upcycle.device import out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
@@ -181,7 +181,9 @@ def _fine_tune(
             return _train(job, model, phase, head)
         except DivergenceError as error:
             retry(job, phase, error)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             halve(job, model, phase, error)
         checkpoint.load_clone(model, pretrained)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import StorageError, UpcycleError
@@ -93,13 +91,13 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
         except KeyboardInterrupt:
             _record_end(work, "interrupted")
             raise
-        except torch.OutOfMemoryError as error:
-            _record_end(work, "failed", error="out of memory")
-            raise UpcycleError(
-                "the accelerator's memory is too small for this batch: give a smaller --batch-size"
-            ) from error
         except BaseException as error:
-            _record_end(work, "failed", error=str(error))
+            full = isinstance(error, RuntimeError) and machines.out_of_memory(error)
+            _record_end(work, "failed", error="out of memory" if full else str(error))
+            if full:
+                raise UpcycleError(
+                    "the accelerator's memory is too small: give a smaller --image-size, or a smaller --arch"
+                ) from error
             raise
         # imported here: the page's libraries must not delay the first update
         from upcycle.output.report import write_report

@@ -62,7 +62,8 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
         _record_data(start.run, prepared, show)
         network = _network(arch, weights, prepared)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
-        show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {machine.processor}")
+        computer = machine.gpu or machine.processor
+        show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         job = Job(start.run, config, machine, network, prepared, show, work)
         work.details["stopped"] = run_stages(job, weights)
 

@@ -82,6 +82,8 @@ def _seen(model: nn.Module) -> tuple[Pair, ...]:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             uses = _uses(model(_blank(model)).grad_fn)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception:  # a network that takes another size only: nothing is known of it, so nothing is folded
         return ()
     finally:
