@@ -20,6 +20,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, WeightsError
 from upcycle.model import zoo
 from upcycle.model.weights import input_values, obtain, read
@@ -190,6 +191,15 @@ def test_weights_of_another_architecture_are_refused_by_name_and_shape(tiny_weig
     model = zoo.create(network("test_efficientnet"))
     with pytest.raises(WeightsError, match=r"do not fit test_efficientnet: \d+ tensors missing \(first: conv_stem"):
         zoo.load_body(model, read(tiny_weights), "test_efficientnet")
+
+
+def test_weights_of_another_input_size_name_the_size(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
+    asked = replace(network("test_vit"), preprocessing=Preprocessing(size=96))
+    with pytest.raises(
+        WeightsError, match=r"do not fit test_vit: 1 of another shape \(first: pos_embed .*; leave --im"
+    ):
+        zoo.load_body(zoo.create(asked), read(tmp_path / "vit.safetensors"), "test_vit")
 
 
 def test_an_unknown_architecture_suggests_the_nearest() -> None:

@@ -23,6 +23,7 @@ def test_wrong_labels_are_found_by_probes_that_did_not_learn_them(classes: int) 
         index.labels,
         classes,
         folds(index, k=3, seed=0),
+        tied=np.arange(240, dtype=np.int32),
         config=resolve({"head_epochs": 1}),
         progress=lambda done, total: told.append((done, total)),
     )

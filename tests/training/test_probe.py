@@ -53,6 +53,21 @@ def sklearns_best(train: Split, val: Split) -> float:
     return float(best)
 
 
+def test_copies_and_groups_are_held_out_together_where_the_strength_is_chosen() -> None:
+    random = np.random.default_rng(0)
+    features = np.repeat(random.normal(size=(40, 64)), 4, axis=0).astype(np.float32)  # each image four times
+    labels = np.repeat(np.arange(40) % 2, 4).astype(np.int32)  # which nothing in the features tells
+    own = np.arange(160)
+    held = Rows(random.normal(size=(20, 64)).astype(np.float32), own[:20], (own[:20] % 2).astype(np.int32))
+    found = [
+        train_probe(
+            Rows(features, own, labels, tied), held, phase=phases(resolve({}), 160)[0], objective=Objective(1), seed=0
+        ).strength
+        for tied in (None, (own // 4).astype(np.int32))
+    ]
+    assert found[0] < 0.1 < 10 <= found[1]
+
+
 @pytest.mark.parametrize(("images", "classes"), [(20, 2), (240, 2), (1000, 2), (300, 4)])
 def test_the_probe_is_at_least_as_good_as_scikit_learn(images: int, classes: int) -> None:
     train, val = problem(images, classes, 64)

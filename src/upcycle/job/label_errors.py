@@ -8,6 +8,7 @@ from upcycle.config import Config
 from upcycle.data.findings import TEST, Audited, Finding, points
 from upcycle.data.listing import shown
 from upcycle.data.splits import folds
+from upcycle.data.units import components
 from upcycle.errors import ConfigError, DataError
 from upcycle.job.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model import zoo
@@ -63,7 +64,10 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
             progress=progress,
         )
     with show.progress("probes") as progress:
-        return out_of_fold(features, index.labels, len(index.classes), split, config=config, progress=progress)
+        tied = components(index)
+        return out_of_fold(
+            features, index.labels, len(index.classes), split, tied=tied, config=config, progress=progress
+        )
 
 
 def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
+from upcycle.data.units import components
 from upcycle.device import out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError
 from upcycle.evaluation.metrics import paired_log_loss
@@ -119,9 +120,10 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
             workers=job.workers,
             progress=progress,
         )
-    sides = {name: Split(features, splits.of(name), index.labels[splits.of(name)]) for name in ("train", "val")}
+    tied = components(index)
+    train, val = (Split(features, side, index.labels[side], tied[side]) for side in (splits.train, splits.val))
     goal = _objective(job, device="cpu")
-    probe = train_probe(sides["train"], sides["val"], phase=phase, objective=goal, seed=job.config.seed)
+    probe = train_probe(train, val, phase=phase, objective=goal, seed=job.config.seed)
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
@@ -279,13 +281,12 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
 
 
 def _armed_from(config: Config, epoch: int) -> int:
-    """The epoch from which patience counts: with one-cycle never before the rate is past its cycle's peak."""
-    if config.schedule != "one-cycle":
-        return config.start_from_epoch
+    """The epoch from which patience counts: never before a restart, nor, with one-cycle, before its cycle's peak."""
     begin, cycles = 0, [config.epochs, *config.more_epochs]
     while len(cycles) > 1 and epoch > begin + cycles[0]:
         begin += cycles.pop(0)
-    return max(config.start_from_epoch, begin + math.ceil(config.pct_start * cycles[0]))
+    rising = math.ceil(config.pct_start * cycles[0]) if config.schedule == "one-cycle" else 0
+    return max(config.start_from_epoch, begin + rising)
 
 
 # ---------------------------------------------------------------- choice and test

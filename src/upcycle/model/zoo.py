@@ -153,9 +153,9 @@ def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
     given = {name: tensor for name, tensor in weights.tensors.items() if name not in head}
     wrong = misfit(own, {name: tuple(tensor.shape) for name, tensor in given.items()})
     if wrong:
-        raise WeightsError(
-            f"weights from {weights.source} do not fit {arch}: {wrong}; name their architecture with --arch"
-        )
+        of_size = has_fixed_size(arch) and own.keys() == given.keys()
+        advice = "leave --image-size out, as it takes one size" if of_size else "name their architecture with --arch"
+        raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
     model.load_state_dict(given, strict=False)
 
 

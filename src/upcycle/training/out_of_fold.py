@@ -19,18 +19,19 @@ def out_of_fold(
     classes: int,
     folds: Sequence[Splits],
     *,
+    tied: npt.NDArray[np.int32],
     config: Config,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Probabilities [n, K] of every class, each image's from the probe of the fold that tests it.
 
     `features` [n, D] are those of the frozen network. `folds` keep copies and groups on one side, so no probe has
-    learnt an image's label from its copy.
+    learnt an image's label from its copy; `tied` [n] numbers them alike, for the folds within.
     """
     probabilities = np.full((len(labels), classes), np.nan)
     goal = Objective(1 if classes == 2 else classes)
     for number, fold in enumerate(folds):
-        train, val = (Split(features, side, labels[side]) for side in (fold.train, fold.val))
+        train, val = (Split(features, side, labels[side], tied[side]) for side in (fold.train, fold.val))
         probe = train_probe(train, val, phase=phases(config, len(train))[0], objective=goal, seed=config.seed)
         held = Split(features, fold.test, labels[fold.test])
         logits = [some.numpy() @ probe.weight.numpy().T + probe.bias.numpy() for some in held.chunks()]

@@ -32,18 +32,23 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of `features` [N, D], a memory map perhaps, at `positions` [n], with their `labels` [n]."""
+    """The images of `features` [N, D], a memory map perhaps, at `positions` [n], with their `labels` [n].
+
+    `tied` [n], where it is known, has equal numbers for images that must stay on one side, as those of one group.
+    """
 
     features: Features
     positions: Positions
     labels: Labels
+    tied: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> "Split":
         """The images marked in `chosen` [n]."""
-        return Split(self.features, self.positions[chosen], self.labels[chosen])
+        tied = self.tied[chosen] if self.tied is not None else None
+        return Split(self.features, self.positions[chosen], self.labels[chosen], tied)
 
     def chunks(self) -> Iterator[Tensor]:
         """Features of all images in order, some at a time."""
@@ -145,13 +150,15 @@ def _held_out(train: Split, val: Split, phase: Phase, objective: Objective, seed
 
 
 def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
-    """The training images, each fold held out once; classes keep their shares."""
+    """The training images, each fold held out once; classes keep their shares, and tied images stay together."""
     labels = train.labels
     generator = torch.Generator().manual_seed(seed_for(seed, "probe folds"))
     order = torch.randperm(len(labels), generator=generator).numpy()
     by_class = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), np.int64)
-    fold[by_class] = np.arange(len(labels)) % FOLDS
+    tied = train.tied[by_class] if train.tied is not None else np.arange(len(labels))
+    _, first, unit = np.unique(tied, return_index=True, return_inverse=True)
+    fold[by_class] = np.argsort(np.argsort(first))[unit] % FOLDS  # dealt in the order they are met
     parts = []
     for number in range(FOLDS):
         rest, held = fold != number, fold == number

@@ -1,0 +1,14 @@
+"""Decisions between the stages of a run."""
+
+import pytest
+
+from upcycle.job.stages import _armed_from
+from upcycle.recipes import resolve
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epoch", "armed"), [("classic", 10, 0), ("classic", 11, 10), ("default", 10, 3), ("default", 11, 12)]
+)
+def test_patience_counts_from_the_last_restart(recipe: str, epoch: int, armed: int) -> None:
+    config = resolve({"recipe": recipe, "epochs": 10, "more_epochs": [5], "patience": 5})
+    assert armed == _armed_from(config, epoch)
