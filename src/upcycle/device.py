@@ -95,7 +95,7 @@ def detect(
     return Machine(
         device=chosen,
         precision=choose_precision(precision, chosen, flags),
-        threads=_threads(threads, cores),
+        threads=threads_for(threads, cores),
         cores=cores,
         processor=processor,
         flags=flags,
@@ -275,7 +275,8 @@ def _gpu_name(device: Device) -> str | None:
     return torch.cuda.get_device_name()
 
 
-def _threads(asked: int, cores: int) -> int:
+def threads_for(asked: int, cores: int) -> int:
+    """`asked`, or for 0 what $OMP_NUM_THREADS says, or one for each of the `cores`; ConfigError for nonsense."""
     if asked < 0:
         raise ConfigError(f"threads {asked} is out of range: use 1 or more, or 0 for one for each core")
     if asked:

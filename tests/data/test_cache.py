@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from upcycle.data import cache, decode
+from upcycle.data import cache, decode, decoders
 from upcycle.data.folder import Index, scan
-from upcycle.errors import DataError, NoRoomError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 
 NOISE = np.random.default_rng(0)
 
@@ -116,6 +118,27 @@ def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp
     again, remembered = build(damaged, tmp_path / "cache")
     assert remembered == failures
     np.testing.assert_array_equal(again.images, built.images)
+
+
+@pytest.mark.parametrize("reason", ["takes more than 5 GiB of memory", "ends the process that decodes it"])
+def test_an_image_that_met_a_limit_is_tried_again(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    real = decoders.SHARED.load
+
+    def short_of_memory(data: bytes, **options: Any) -> Any:
+        if len(data) == size:
+            raise DecodeError(f"decoding it {reason}")
+        return real(data, **options)
+
+    size = index.file(2).stat().st_size
+    monkeypatch.setattr(decoders.SHARED, "load", short_of_memory)
+    assert {2: f"decoding it {reason}"} == build(index, tmp_path / "cache")[1] == build(index, tmp_path / "cache")[1]
+    monkeypatch.undo()
+    built, failures = build(index, tmp_path / "cache")
+    assert {} == failures
+    np.testing.assert_array_equal(built[2], decode.load(index.file(2), side=16, interpolation="bilinear"))
+    assert 0 == counted(index, tmp_path / "cache")
 
 
 def test_dropping_the_failures_keeps_cache_and_index_in_step(damaged: Index, tmp_path: Path) -> None:
@@ -235,11 +258,14 @@ def test_two_runs_that_build_the_same_cache_at_once_are_both_right(index: Index,
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_what_killed_runs_left_behind_is_removed_after_a_day(index: Index, tmp_path: Path) -> None:
+def test_what_killed_runs_left_behind_is_removed_after_a_day_before_room_is_looked_for(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, new = tmp_path / ".key.images.abc", tmp_path / ".key.images.def"
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (time.time() - 90_000,) * 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if old.exists() else 10**9))
     build(index, tmp_path)
     assert (old.exists(), new.exists()) == (False, True)
 

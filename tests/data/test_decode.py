@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from upcycle.data import decode
 from upcycle.errors import DecodeError
@@ -174,6 +174,28 @@ def test_an_exif_block_behind_the_pixels_of_a_png_counts() -> None:
     stored = stored[:-12] + chunk + stored[-12:]
     assert decode.size(stored) == (2, 3)
     assert load(stored, side=2)[:, :, 0].tolist() == UPRIGHT[6]
+
+
+def test_an_open_picture_is_turned_as_its_file_is() -> None:
+    block = b"eXIf" + orientation_tag(6)[6:]
+    chunk = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
+    stored = encoded(Image.fromarray(NUMBERED))
+    picture = Image.open(io.BytesIO(stored[:-12] + chunk + stored[-12:]))
+    assert load(picture, side=2)[:, :, 0].tolist() == UPRIGHT[6]
+
+
+def test_a_png_with_megabytes_of_text_or_profile_is_whole() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    image = Image.fromarray(NUMBERED)
+    for stored in (encoded(image, pnginfo=text), encoded(image, icc_profile=b"p" * 3_000_000)):
+        assert load(stored, side=2)[:, :, 0].tolist() == UPRIGHT[1]
+
+
+def test_a_jpeg_of_several_pictures_is_a_jpeg() -> None:
+    images = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    stored = encoded(images[0], "MPO", save_all=True, append_images=images[1:])
+    assert decode.header(stored) == (8, 6, "JPEG")
 
 
 def test_a_damaged_exif_block_means_upright() -> None:

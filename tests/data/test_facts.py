@@ -126,6 +126,19 @@ def test_an_interrupted_scan_keeps_what_it_has_read(data: Path, tmp_path: Path, 
     assert 6 == len(read)
 
 
+def test_an_interrupted_scan_forgets_nothing_of_those_before(data: Path, tmp_path: Path, read: list[int]) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    inspect(data, folder=tmp_path / "facts")
+    real = facts.in_order
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(facts, "in_order", lambda *some, **more: real(*some, **more, chunk=2))
+        inspect(data, folder=tmp_path / "facts", threads=1, progress=stop)
+    inspect(data, folder=tmp_path / "facts")
+    assert 6 == len(read)
+
+
 def test_a_cache_folder_that_may_not_be_written_costs_nothing_but_time(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     index, known = inspect(data, folder=tmp_path / "file")

@@ -1,4 +1,5 @@
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.made import made
+from upcycle.data import decode
 from upcycle.data.folder import Index, Quarantined, in_order, scan
-from upcycle.errors import DataError
+from upcycle.errors import DataError, UpcycleError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
 
@@ -280,6 +282,17 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         message
         == "no images in DATA (it is empty); expected CLASS/*.jpg|.jpeg|.png|.webp|.bmp|.tif|.tiff|.gif|.jpe|.jif|.jfif"
     )
+
+
+def test_a_shortage_of_the_system_is_not_held_against_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(decode, "read_file", short)
+    with pytest.raises(
+        UpcycleError, match="cannot be read now .*Too many open files.*: run again, with fewer --threads"
+    ):
+        scan(written(tmp_path, FLAT))
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:

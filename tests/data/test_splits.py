@@ -99,6 +99,11 @@ def test_what_is_missing_is_drawn_from_the_undeclared_images_where_there_are_som
     assert set(range(40)) <= set(splits.train.tolist())
 
 
+def test_few_undeclared_images_are_drawn_from_together_with_those_declared_train() -> None:
+    index = made("ab" * 60, declared=["train"] * 99 + ["test"] * 20 + [""])
+    assert {"a": 8, "b": 8} == counts(index, split(index, seed=0))["val"]
+
+
 def test_an_undeclared_copy_of_an_image_declared_train_trains() -> None:
     index = made("ab" * 60, declared=["train"] * 40 + [""] * 80, contents=[*range(80), *range(40)])
     splits = split(index, seed=0)

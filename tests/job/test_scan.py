@@ -12,6 +12,7 @@ from PIL import Image
 import upcycle
 from tests.conftest import TINY, draw, write_classes
 from upcycle.cli import main
+from upcycle.data import decode
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.output.show import Silent
 
@@ -138,6 +139,22 @@ def test_a_scan_with_a_list_looks_at_what_is_left(trouble: Path, tmp_path: Path)
     second = upcycle.scan(trouble, out=tmp_path / "again", quarantine=str(first.quarantine), show=Silent())
     assert not {"conflicts", "blank"} & set(kinds(second))
     assert "set-aside" in kinds(second)
+    assert listed(first) == listed(second)
+
+
+def test_what_a_person_has_decided_stands_in_the_next_list(trouble: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("set_aside,path,reason\nno,down/white.png,snow\nyes,across/005.png,mine\n", encoding="utf-8")
+    second = upcycle.scan(trouble, out=tmp_path / "again", quarantine=str(mine), show=Silent())
+    assert ("no", "yes") == (listed(second)["down/white.png"], listed(second)["across/005.png"])
+
+
+def test_a_list_that_leaves_too_little_to_train_on_is_scanned_all_the_same(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 3, "down": 2})
+    mine = tmp_path / "mine.csv"
+    mine.write_text("path\ndown/000.png\ndown/001.png\n", encoding="utf-8")
+    found = upcycle.scan(data, out=tmp_path / "scan", quarantine=str(mine), show=Silent())
+    assert "untrainable" in kinds(found)
 
 
 def test_the_command_ends_with_0_whatever_it_finds_and_says_where_everything_is(
@@ -211,10 +228,13 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
     assert "no" == listed(scan)["across/wrong.png"]
 
 
-def test_label_errors_need_weights(tmp_path: Path) -> None:
+def test_label_errors_need_weights_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_classes(tmp_path / "data", {"across": 8, "down": 8})
+    read: list[Path] = []
+    monkeypatch.setattr(decode, "read_file", read.append)
     with pytest.raises(ConfigError, match="label-errors needs pretrained weights"):
         upcycle.scan(data, out=tmp_path / "scan", label_errors=True, arch=TINY, weights="none", show=Silent())
+    assert [] == read
 
 
 def test_the_trouble_in_real_photos_is_found(assets: Path, tmp_path: Path) -> None:

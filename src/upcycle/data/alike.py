@@ -1,6 +1,7 @@
 """Pictures that are the same, or nearly: equal pixels, or perceptual hashes a few bits apart and a like look."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,10 @@ def near(facts: Facts) -> Groups | None:
 
     Blank images are left out. None where the pictures are too alike to tell.
     """
-    candidates = np.flatnonzero(facts["contrast"] >= BLANK)
+    seen = np.flatnonzero(facts["contrast"] >= BLANK)
+    _, first, which = np.unique(facts["pixels"][seen], return_index=True, return_inverse=True)
+    copies = np.stack([seen[first][which], seen], axis=1)  # each with the first of the same pixels
+    candidates = np.sort(seen[first])
     hashes, small = facts["perceptual"][candidates], _standardised(facts["small"][candidates])
     kept, count = [np.empty((0, 2), np.int64)], 0
     for one, other in _close(hashes):
@@ -49,19 +53,20 @@ def near(facts: Facts) -> Groups | None:
         count += int(agree.sum())
         if count > MOST * len(candidates):
             return None
-    pairs = candidates[np.concatenate(kept)]
+    pairs = np.concatenate([candidates[np.concatenate(kept)], copies])
     return [group for group in _components(pairs, len(facts)) if len(set(facts["pixels"][list(group)].tolist())) > 1]
 
 
 def _close(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, Positions]]:
-    """Pairs of positions, the smaller first, whose hashes are at most `BITS` apart; some of them several times.
+    """Pairs of positions, the smaller first, whose hashes are at most `BITS` apart, each once.
 
     Of `BITS` + 1 bands of bits such a pair has at least one in common. Hashes are sorted by each band in turn, and
     each is compared with the next, the next but one and so on, as far as the band is the same.
     """
-    for band in range(BITS + 1):
-        first, last = 64 * band // (BITS + 1), 64 * (band + 1) // (BITS + 1)
-        keys = (hashes >> np.uint64(first)) & np.uint64(2 ** (last - first) - 1)
+    bounds = [64 * band // (BITS + 1) for band in range(BITS + 2)]
+    masks = [np.uint64(2**last - 2**first) for first, last in pairwise(bounds)]
+    for band, mask in enumerate(masks):
+        keys = hashes & mask
         order = np.argsort(keys, kind="stable")
         keys, ahead = keys[order], 0
         alike = np.arange(len(keys))
@@ -70,7 +75,10 @@ def _close(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Positions, Position
             alike = alike[: np.searchsorted(alike, len(keys) - ahead)]
             alike = alike[keys[alike] == keys[alike + ahead]]
             one, other = order[alike], order[alike + ahead]
-            close = np.bitwise_count(hashes[one] ^ hashes[other]) <= BITS
+            apart = hashes[one] ^ hashes[other]
+            close = np.bitwise_count(apart) <= BITS
+            for earlier in masks[:band]:  # those that have such a band in common were found by it
+                close &= (apart & earlier) != 0
             # the sort is stable: of equal bands the smaller position comes first
             yield one[close], other[close]
 

@@ -14,7 +14,7 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -223,6 +223,12 @@ def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | str], shapes
     file.write(_Layout(shapes, sums, failures).to_bytes())
 
 
+def _has_passed(failures: dict[int, str], decode_one: Callable[[int], npt.NDArray[np.uint8] | str]) -> bool:
+    """Whether an image that met a limit can be decoded now: memory may have been short, or the machine busy."""
+    limited = [at for at, reason in failures.items() if reason.startswith(decoders.LIMITED)]
+    return any(not isinstance(decode_one(at), str) for at in limited)
+
+
 def build(
     index: Index,
     *,
@@ -235,17 +241,18 @@ def build(
     """All images of `index` decoded as `decode.load` does, and position -> reason for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
-    of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
+    of the same content in `root` (default: `images` in `default_root()`) is opened without decoding, but for images
+    that a limit of memory or time kept from it: where one of them can be decoded now, all are decoded again.
     NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
     path = _file(index, side, interpolation, root or default_root() / "images")
+    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
     known = _opened(path)
-    if known is not None:
+    if known is not None and not _has_passed(known[1], decode_one):
         return known
     shapes = _target_shapes(index, side)
-    _check_room(path, int(_offsets(shapes)[-1]))
     _remove_abandoned(path.parent)
-    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
+    _check_room(path, int(_offsets(shapes)[-1]))
     with replacing(path) as temporary, temporary.open("wb") as file:
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):

@@ -256,14 +256,14 @@ def near(data: Audited) -> Finding | None:
     across, mixed = data.across(found), data.of_several_classes(found)
     effect = f"{len(mixed):,} of them with different labels. " if mixed else ""
     effect += data.exposed(across) if across else "None is on two sides of the split; they count more than once"
-    first = [*across, *(group for group in mixed if group not in across)]
+    first = list(dict.fromkeys([*across, *mixed]))
     return Finding(
         "near",
         "picture is there again, nearly the same",
         "pictures are there again, nearly the same",
         effect,
         "Look at them; keep one of each, or give them one name in the column group of a manifest",
-        data.together([*first, *(group for group in found if group not in first)]),
+        data.together(list(dict.fromkeys([*first, *found]))),
         shared=True,
         serious=bool(first),
     )

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import (
     Image,
+    PngImagePlugin,
     TiffImagePlugin,  # noqa: F401  importing registers the format, else Pillow imports all its plugins to find it
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
@@ -27,6 +28,8 @@ from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DecodeError, UpcycleError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+_KINDS = {"DIB": "BMP", "MPO": "JPEG"}
+"""Pillow's names for kinds of these: a JPEG that holds several pictures is one."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 MAX_BYTES = 2**30
 """Bytes of the largest file that is read."""
@@ -34,6 +37,9 @@ MAX_PIXELS = 200_000_000
 """Images with more pixels are refused: decoded, this many take 600 MB."""
 MAX_ASPECT = 4
 """The long side is cropped to at most this many times the short side."""
+
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26
+"""Bytes of text and color profile that a PNG may unpack to: Pillow's 1 MiB is less than some programs write."""
 
 _Number = TypeVar("_Number", int, float)
 Source = Path | bytes | Image.Image | npt.NDArray[Any]
@@ -166,6 +172,7 @@ def _opened(source: Source) -> tuple[Image.Image, int]:
     if isinstance(source, bytes):
         return _open(source)
     if isinstance(source, Image.Image):
+        source.load()  # what a file says of its orientation may come after its pixels
         return source, _orientation(source)
     return _from_array(source), 1
 
@@ -229,7 +236,7 @@ class Header(NamedTuple):
 def opened(data: bytes) -> tuple[Image.Image, Header]:
     """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
     image, orientation = _open(data)
-    return image, Header(*_turned(image.size, orientation), str(image.format).replace("DIB", "BMP"))
+    return image, Header(*_turned(image.size, orientation), _KINDS.get(str(image.format), str(image.format)))
 
 
 def header(data: bytes) -> Header:

@@ -24,6 +24,8 @@ from upcycle.errors import DecodeError, UpcycleError
 
 MOST = 64
 """Processes at once."""
+LIMITED = ("decoding it takes more than", "decoding it ends the process", "decoding it had not ended")
+"""How the reasons begin that may be the machine's and not the file's."""
 _IDLE = 20.0
 _PARENTS: list[Process] = []
 """Processes of the one this was forked from: never closed here, as that would end them there."""

@@ -102,7 +102,7 @@ def inspect(
                 for at, reason in enumerate(reasons):
                     yield reason or _read_of(facts[at])
         finally:
-            _remember(memory, paths, facts)
+            _remember(memory, paths, facts, known)
 
     index = listing.index(results(), trainable=False)
     return index, facts[facts["sha256"] != b""]
@@ -158,10 +158,17 @@ def _values(column: Any, kind: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
 
 
-def _remember(memory: Path, paths: list[str], facts: Facts) -> None:
-    """Write down the facts of every file that could be used; a folder that may not be written costs time alone."""
+def _remember(memory: Path, paths: list[str], facts: Facts, known: _Known) -> None:
+    """Write down the facts of every file that could be used, those `known` before where it was not come to.
+
+    A folder that may not be written costs time alone.
+    """
     import pyarrow.parquet as pq
 
+    facts = facts.copy()
+    for at in np.flatnonzero(facts["sha256"] == b"").tolist():
+        if paths[at] in known.places:
+            facts[at] = known.facts[known.places[paths[at]]]
     used = np.flatnonzero(facts["sha256"] != b"")
     columns = {"path": pa.array([paths[at] for at in used], pa.string())}
     for name in RECORD.names or ():

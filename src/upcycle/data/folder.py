@@ -1,5 +1,6 @@
 """What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
 
+import errno
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ import pyarrow as pa
 
 from upcycle.data import decode, decoders
 from upcycle.data.listing import ENDINGS, Quarantined, Row, list_folder, list_manifest, shown
-from upcycle.errors import DataError, DecodeError
+from upcycle.errors import DataError, DecodeError, UpcycleError
 
 __all__ = ["Index", "Progress", "Quarantined", "in_order", "scan"]
 
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What is the system's and says nothing of a file."""
 Progress = Callable[[int, int], None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -78,15 +81,19 @@ class Index:
             **{name: getattr(self, name)[positions] for name in columns},
         )
 
-    def without(self, reasons: Mapping[int, str]) -> "Index":
-        """Move the images at the keys of `reasons` to the quarantine; DataError when too few are left."""
+    def without(self, reasons: Mapping[int, str], *, trainable: bool = True) -> "Index":
+        """Move the images at the keys of `reasons` to the quarantine; DataError when too few are left to train on.
+
+        With `trainable` False that is looked at by nobody.
+        """
         if not reasons:
             return self
         moved = tuple(Quarantined(self.path(i), reasons[i]) for i in sorted(reasons))
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
         left = replace(self.take(kept), quarantined=quarantined)
-        left.check_trainable()
+        if trainable:
+            left.check_trainable()
         return left
 
     def check_trainable(self) -> None:
@@ -167,6 +174,10 @@ def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | str:
     except FileNotFoundError:
         return "no such file"
     except (OSError, ValueError, MemoryError) as error:
+        if getattr(error, "errno", None) in _SHORTAGES:
+            raise UpcycleError(
+                f"{shown(file)} cannot be read now ({error}): run again, with fewer --threads"
+            ) from error
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 

@@ -65,11 +65,11 @@ def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
         yield Entry(row["path"], row.get("reason", ""), _ANSWERS[answer])
 
 
-def apply(index: Index, entries: Iterable[Entry], source: str) -> tuple[Index, list[str]]:
+def apply(index: Index, entries: Iterable[Entry], source: str, *, trainable: bool = True) -> tuple[Index, list[str]]:
     """`index` without the files to be set aside, and the listed paths that DATA does not hold.
 
     Each goes to the index's own quarantine with its reason and `source`, where the list is from. DataError for a path
-    that leads out of DATA, or when too little is left to train on.
+    that leads out of DATA, or, with `trainable`, when too little is left to train on.
     """
     places = {path: at for at, path in enumerate(index.paths.to_pylist())}
     known = {file.path for file in index.quarantined}
@@ -81,7 +81,7 @@ def apply(index: Index, entries: Iterable[Entry], source: str) -> tuple[Index, l
             reasons[places[path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
         elif path not in places and path not in known:
             unknown.append(path)
-    return index.without(reasons), unknown
+    return index.without(reasons, trainable=trainable), unknown
 
 
 def _inside(root: Path, path: str) -> str:

@@ -32,19 +32,20 @@ class Splits:
 def split(index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.15) -> Splits:
     """Train, validation and test positions: declared splits are kept, missing ones are drawn.
 
-    They are drawn from the images without a split, or, where all have one, from those declared train. The fractions
-    are of the images drawn from. Classes are stratified; groups and
+    They are drawn from the images without a split where those have enough of every class, else from those declared
+    train as well. The fractions are of the images drawn from. Classes are stratified; groups and
     byte-identical images stay on one side. The choice depends on the seed and on the images'
     content, not on their names or order. DataError when a class has too few images to be on every side.
     """
     _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
     declared = _declared(index)
     pool = np.setdiff1d(np.arange(len(index)), np.concatenate(list(declared.values())))
-    if not len(pool):
-        pool, declared["train"] = declared["train"], pool
     together = units(index, pool, seed)
     shares = {"test": test_fraction, "val": val_fraction}
     missing = {name: share for name, share in shares.items() if not len(declared[name])}
+    if missing and (np.diff(together.first) <= len(missing)).any():
+        pool, declared["train"] = np.union1d(pool, declared["train"]), pool[:0]
+        together = units(index, pool, seed)
     sides = _draw(together, missing)
     names = [*missing, "train"]
     _check_shared(index, together, sides, {name: names.index(name) for name in ("train", *missing)})

@@ -43,11 +43,10 @@ def entries(findings: Sequence[Finding]) -> list[Entry]:
 
 def _reason(kind: str, image: Image, group: Group) -> str:
     said = _REASONS.get(kind, "")
-    others = [
-        f"{other.path} ({', '.join(filter(None, (other.label, other.split)))})" for other in group if other != image
-    ]
-    if others:
-        return f"{said} {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+    other = next((other for other in group if other != image), None)
+    if other is not None:
+        more = f" and {len(group) - 2} more" if len(group) > 2 else ""
+        return f"{said} {other.path} ({', '.join(filter(None, (other.label, other.split)))}){more}"
     return f"{said}: {image.note}" if said and image.note else said or image.note
 
 

@@ -12,6 +12,7 @@ from upcycle.data.units import components
 from upcycle.errors import ConfigError, DataError
 from upcycle.job.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model import zoo
+from upcycle.model.weights import Weights
 from upcycle.output.show import Show
 from upcycle.study.label_errors import Suspects, suspects
 from upcycle.training.features import extract
@@ -31,16 +32,22 @@ def label_errors(data: Audited, config: Config, show: Show) -> Finding | None:
     return _finding(data, found, chances) if len(found) else None
 
 
+def check_weights(config: Config) -> tuple[str, Weights]:
+    """The architecture and its pretrained weights; ConfigError or WeightsError where there are none."""
+    arch = zoo.resolve_arch(config.arch)
+    weights = zoo.get_weights(arch, config.weights)
+    if weights is None:
+        raise ConfigError("--label-errors needs pretrained weights, and weights = none: give others")
+    return arch, weights
+
+
 def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float64]:
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
     split = folds(index, k=FOLDS, seed=config.seed_of_split)  # first: it says soonest what is wrong
     machine = machine_of(config)
     machines.apply(machine, config.seed)
-    arch = zoo.resolve_arch(config.arch)
-    weights = zoo.get_weights(arch, config.weights)
-    if weights is None:
-        raise ConfigError("--label-errors needs pretrained weights, and weights = none: give others")
+    arch, weights = check_weights(config)
     preprocessing = zoo.preprocessing_for(
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )

@@ -20,6 +20,7 @@ from upcycle.data.findings import Audited, Finding
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import name_groups
 from upcycle.data.splits import split
+from upcycle.device import threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
 from upcycle.job.begin import free_name, spelled
@@ -104,7 +105,10 @@ def run_scan(asked: Asked, show: Show) -> Path:
     Findings are no failure. DataError where DATA is nothing to scan.
     """
     began = time.perf_counter()
-    data = _split(_looked(asked, show), asked.config, show)
+    if asked.label_errors:
+        _check_weights(asked.config)
+    looked, decided = _looked(asked, show)
+    data = _split(looked, asked.config, show)
     findings = check(data)
     problem = _untrainable(data)
     if problem is not None:
@@ -119,7 +123,8 @@ def run_scan(asked: Asked, show: Show) -> Path:
         "seconds": round(time.perf_counter() - began, 1),
         "upcycle": __version__,
     }
-    entries = suggested.entries(findings)
+    # what a person has decided stands
+    entries = list({entry.path: entry for entry in (*suggested.entries(findings), *decided)}.values())
     write_json(asked.out / AUDIT, values)
     quarantine.write(asked.out / QUARANTINE, entries)
     grouped = _write_grouped(asked.out / GROUPED, data, entries)
@@ -129,21 +134,21 @@ def run_scan(asked: Asked, show: Show) -> Path:
     return asked.out
 
 
-def _looked(asked: Asked, show: Show) -> Audited:
-    """Every image, decoded once or remembered, without those that --quarantine sets aside."""
+def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
+    """Every image, decoded once or remembered, without those that --quarantine sets aside, and what of it is there."""
     config = asked.config
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     folder = (Path(config.cache) if config.cache else default_root()) / "facts"
-    threads = config.threads or usable_cores(Path("/"))
+    threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
         index, facts = inspect(
             asked.data, folder=folder, test_split=config.test_split, threads=threads, progress=progress
         )
-    left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name)
+    left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name, trainable=False)
     if unknown:
         show.warn(f"{len(unknown)} listed files are not there, the first {shown(unknown[0])}")
     kept = pc.is_in(index.paths, value_set=left.paths).to_numpy(zero_copy_only=False)
-    return Audited(left, None, facts[kept])
+    return Audited(left, None, facts[kept]), [entry for entry in listed if entry.path not in unknown]
 
 
 def _split(data: Audited, config: Config, show: Show) -> Audited:
@@ -165,6 +170,12 @@ def _untrainable(data: Audited) -> Finding | None:
     except DataError as error:
         return Finding("untrainable", "Nothing can be trained on these images yet", "", str(error), "", serious=True)
     return None
+
+
+def _check_weights(config: Config) -> None:
+    from upcycle.job.label_errors import check_weights
+
+    check_weights(config)
 
 
 def _label_errors(data: Audited, config: Config, show: Show) -> list[Finding]:
