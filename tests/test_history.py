@@ -56,6 +56,14 @@ def test_epochs_before_the_start_do_not_count() -> None:
     assert not should_stop(history(*losses), patience=2, start_from_epoch=3)
 
 
+def test_epochs_before_the_start_are_no_best_either_as_with_keras() -> None:
+    rising = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    stops = [should_stop(history(*rising[:count]), patience=2, start_from_epoch=3) for count in range(1, 7)]
+    assert [False] * 5 + [True] == stops
+    falling = [0.1, 0.9, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert not any(should_stop(history(*falling[:n]), patience=2, start_from_epoch=3) for n in range(1, 9))
+
+
 def test_without_patience_nothing_stops() -> None:
     assert not should_stop(history(0.1, 9.0, 9.0), patience=None)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from upcycle.rundir import (
     locked,
     read_json,
     read_lines,
+    refuse_links,
     remove_abandoned,
     replacing,
     write_json,
@@ -79,6 +81,20 @@ def test_a_last_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
     append_line(path, {"a": 2})
     path.write_text(path.read_text()[:-4])
     assert [{"a": 1}] == read_lines(path)
+
+
+def test_a_file_that_is_written_whole_has_a_whole_last_line(tmp_path: Path) -> None:
+    write_lines(tmp_path / "plan.jsonl", [{"event": "retry"}])
+    (tmp_path / "plan.jsonl").write_text('{"event": "retry"\n', encoding="utf-8")
+    assert [] == read_lines(tmp_path / "plan.jsonl")
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        read_lines(tmp_path / "plan.jsonl", whole=True)
+
+
+def test_a_pipe_in_a_run_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(RunError, match=r"config.json is no regular file"):
+        refuse_links(tmp_path)
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:

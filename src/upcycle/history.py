@@ -100,12 +100,8 @@ def should_stop(
 ) -> bool:
     """Whether `patience` epochs in a row brought nothing better than the best before them.
 
-    Epochs up to `start_from_epoch` are not counted against the run. As Keras's EarlyStopping:
+    Epochs up to `start_from_epoch` count neither for the run nor against it. As Keras's EarlyStopping:
     patience 5 stops at the fifth epoch without improvement.
     """
-    if patience is None or not history.rows:
-        return False
-    top = best(history, monitor)
-    assert top is not None
-    since = max(top.epoch, start_from_epoch)
-    return history.rows[-1].epoch - since >= patience
+    top = best(History(tuple(row for row in history.rows if row.epoch > start_from_epoch)), monitor)
+    return patience is not None and top is not None and history.rows[-1].epoch - top.epoch >= patience

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.errors import RunError
-from upcycle.rundir import RunDir, plain_json, read_json, refuse_links, write_json, write_text
+from upcycle.rundir import RunDir, plain_json, plain_lines, read_json, refuse_links, write_json, write_text
 
 RESULTS = (
     "model.json",
@@ -27,7 +27,15 @@ Sums = dict[str, list[str]]
 
 def write_sealed(run: RunDir, path: Path, value: Any) -> None:
     """Write a JSON file of a run, and its checksum beside it."""
-    text = plain_json(value)
+    _write(run, path, plain_json(value))
+
+
+def write_sealed_lines(run: RunDir, path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSON-lines file of a run, and its checksum beside it."""
+    _write(run, path, plain_lines(rows))
+
+
+def _write(run: RunDir, path: Path, text: str) -> None:
     name, digest = _name(run, path), hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     known = _read(run)
     write_json(run.manifest, {**known, name: [*known.get(name, []), digest]})
@@ -59,7 +67,7 @@ def check(run: RunDir) -> None:
 
 
 def _begun(run: RunDir) -> Sums:
-    begun = {_name(run, path) for path in (run.config, run.environment)}
+    begun = {_name(run, path) for path in (run.config, run.environment, run.events)}
     return {name: digests for name, digests in _read(run).items() if name in begun}
 
 

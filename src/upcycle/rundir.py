@@ -92,12 +92,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def refuse_links(folder: Path) -> None:
-    """RunError for a link anywhere in a run's folder: a stranger's would have files written elsewhere."""
+    """RunError for a link anywhere in a run's folder: a stranger's would have files written elsewhere.
+
+    So for pipes and devices, whose reading might never end.
+    """
     for below, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(below, name)
             if path.is_symlink():
                 raise RunError(f"{path} is a link, which upcycle never makes in a run: remove it, or give another run")
+            if not (path.is_file() or path.is_dir()) and path.exists():
+                raise RunError(f"{path} is no regular file: remove it, or give another run")
 
 
 @contextlib.contextmanager
@@ -178,11 +183,16 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(path, plain_lines(rows))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a last line cut short by a crash is left out."""
+def plain_lines(rows: list[dict[str, Any]]) -> str:
+    """`rows` as `write_lines` writes them."""
+    return "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line cut short by a crash is left out, unless it is to be `whole`."""
     if not path.exists():
         return []
     _check_size(path)
@@ -193,7 +203,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:
-            if number < len(lines):
+            if whole or number < len(lines):
                 raise RunError(f"{path}, line {number} is damaged: {error}") from error
     return rows
 

@@ -428,6 +428,33 @@ def test_a_run_stopped_after_a_retry_goes_on_to_the_same(photos: Path, tiny_weig
         assert results(tmp_path / "whole") == results(out)
 
 
+def test_a_damaged_record_of_retries_is_told(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "on_divergence": "retry", "weights": str(tiny_weights), "show": Silent()}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        exploding(5, patch)
+        at_update(9, die, patch)
+        upcycle.train(photos, out=tmp_path / "run", **options)
+    whole = (tmp_path / "run" / "plan.jsonl").read_text()
+    for damaged in (whole.replace("0.5", "0.7"), whole[1:], "\n"):
+        (tmp_path / "run" / "plan.jsonl").write_text(damaged)
+        with pytest.raises(RunError, match=r"plan.jsonl is damaged or was changed"):
+            upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+
+
+def test_rows_before_a_retry_say_so_when_all_is_done_again(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "on_divergence": "retry", "weights": str(tiny_weights), "show": Silent()}
+    with pytest.MonkeyPatch.context() as patch:
+        exploding(5, patch)
+        upcycle.train(photos, out=tmp_path / "whole", **options)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        exploding(5, patch)
+        at_update(9, die, patch)
+        upcycle.train(photos, out=tmp_path / "run", **options)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "last")
+    upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert results(tmp_path / "whole") == results(tmp_path / "run")
+
+
 def test_a_loss_that_goes_on_exploding_ends_the_run_after_two_retries_and_keeps_the_best_weights(
     photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -518,6 +545,24 @@ def test_an_accelerator_out_of_memory_gets_half_the_images_at_a_time(
     assert 3 == len(run.history.of("finetune"))
     with pytest.raises(UpcycleError, match="BatchNorm in training mode needs a whole batch: give --batch-size 4 or"):
         upcycle.train(photos, out=tmp_path / "other", **options)
+
+
+def test_a_second_train_of_a_run_that_has_no_plan_yet_takes_nothing_from_it(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    def begun_again(*_: Any, **__: Any) -> None:
+        with pytest.raises(RunError, match="another upcycle is at work in"):
+            upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
+        with pytest.raises(ConfigError, match="say which images to train on"):
+            upcycle.train(out=tmp_path / "run", show=Silent())
+
+    stages = importlib.import_module("upcycle.job.train")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stages, "run_stages", lambda *_: (begun_again(), die()))
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
+    assert (tmp_path / "run" / "config.json").exists()
+    upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert upcycle.load(tmp_path / "run").run.root == tmp_path / "run"
 
 
 def test_two_runs_in_one_directory_are_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -336,6 +336,12 @@ def test_a_cross_validation_goes_on_with_the_same_images_alone(tiny_weights: Pat
         upcycle.train(out=out, resume=True, show=Silent())
     assert not (out / "fold-2").exists()
     (tmp_path / "000.png").rename(data / "across" / "000.png")
+    scores = out / "fold-1" / "predictions" / "test.csv"
+    before = scores.read_bytes()
+    scores.write_bytes(before.replace(b"1", b"2"))
+    with pytest.raises(RunError, match=r"fold-1/predictions/test.csv is damaged"):
+        upcycle.train(out=out, resume=True, show=Silent())
+    scores.write_bytes(before)
     run = upcycle.train(out=out, resume=True, show=Silent())
     assert 24 == len(set(run.predictions("test").paths))
 

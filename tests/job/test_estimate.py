@@ -49,6 +49,17 @@ def test_the_estimate_is_said_once_and_leaves_the_first_update_out(clock: list[f
     assert told == [(i, 10) for i in range(1, 11)] * 3
 
 
+def test_an_epoch_that_is_gone_on_with_is_told_by_the_updates_made_now(clock: list[float]) -> None:
+    said: list[str] = []
+    told = estimate.forecasting(
+        lambda *_: None, phase(3, 1000), batch_size=32, checked=96, say=said.append, settle=lambda: None
+    )
+    for done in range(501, 520):
+        clock[0] += 2
+        told(done, 1000)
+    assert ["all epochs of finetune take about 1.7 h on this machine"] == said
+
+
 def test_validation_between_short_epochs_is_not_taken_for_an_update(clock: list[float]) -> None:
     said, _ = ran(phase(20, 3), clock, 2, [30.0, 2.0, 2.0])
     assert said == ["all epochs of finetune take about 3 min on this machine"]

@@ -16,10 +16,20 @@ def resnet() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    "arch", ["resnet50", "tf_efficientnet_lite0", "test_vit", "test_convnext", "mobilenetv3_small_100"]
+    "arch",
+    [
+        "resnet50",
+        "tf_efficientnet_lite0",
+        "test_vit",
+        "test_convnext",
+        "mobilenetv3_small_100",
+        "rdnet_tiny",
+        "pit_ti_224",
+    ],
 )
 def test_depth_groups_hold_every_parameter_once(arch: str) -> None:
-    model = timm.create_model(arch, num_classes=3)
+    with torch.device("meta"):
+        model = timm.create_model(arch, num_classes=3)
     listed = [name for group in depth_groups(model) for name in group]
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
 
@@ -31,6 +41,16 @@ def test_resnets_groups_are_its_stages(resnet: torch.nn.Module) -> None:
 
 def test_a_network_without_a_matcher_is_grouped_by_its_children() -> None:
     assert ["blocks.0.weight", "dense.weight", "head.weight"] == [group[0] for group in depth_groups(SimpleCnn(1))]
+
+
+@pytest.mark.parametrize("arch", ["poolformer_s12", "caformer_s18"])
+def test_stages_in_a_list_are_groups_of_their_own(arch: str) -> None:
+    with torch.device("meta"):
+        groups = depth_groups(timm.create_model(arch, num_classes=3))
+    assert ["stem", *["stages"] * 4] == [group[0].split(".")[0] for group in groups][:5]
+    assert ["stages.0", "stages.1", "stages.2", "stages.3"] == [".".join(group[0].split(".")[:2]) for group in groups][
+        1:5
+    ]
 
 
 def test_auto_freezes_the_lower_half_of_the_stages(resnet: torch.nn.Module) -> None:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, WeightsError
 from upcycle.model import zoo
+from upcycle.model.checkpoint import save_model
 from upcycle.model.weights import input_values, obtain, read
 
 
@@ -248,6 +249,49 @@ def test_a_sidecar_speaks_for_its_weights(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text(json.dumps({"pretrained_cfg": {"std": [0.5, 0.5, 0.5], "crop_pct": 1.0}}))
     assert {"std": (0.5, 0.5, 0.5), "crop_pct": 1.0} == read(tmp_path / "w.safetensors").input
+
+
+@pytest.mark.parametrize("text", ['{"std": [0.5, 0.5, 0.5],}', "[" * 200_000])
+def test_a_sidecar_that_is_no_json_is_an_error(tmp_path: Path, text: str) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"input description .*w.json cannot be read"):
+        read(tmp_path / "w.safetensors")
+
+
+def test_a_header_of_brackets_says_nothing(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors", {"std": "[" * 200_000})
+    assert ["std"] == list(read(tmp_path / "w.safetensors").input)
+
+
+def test_an_input_that_is_not_square_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="an input of 224 x 320 pixels is not square"):
+        input_values({"input_size": [3, 224, 320]})
+
+
+def test_the_weights_of_a_run_say_what_it_was_trained_with(tmp_path: Path) -> None:
+    seen = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
+    ours = replace(network("test_resnet"), preprocessing=seen)
+    save_model(tmp_path / "best.safetensors", zoo.create(ours), ours)
+    again = zoo.preprocessing_for(
+        "test_resnet", read(tmp_path / "best.safetensors"), input_file=None, image_size=None, crop_pct=None
+    )
+    assert (seen.size, seen.crop_pct, seen.mean, seen.std) == (again.size, again.crop_pct, again.mean, again.std)
+
+
+def test_what_networks_compute_themselves_may_be_left_over_in_a_file(tmp_path: Path, tiny_weights: Path) -> None:
+    more = {"AuxLogits.conv.weight": torch.ones(1), "layers.0.attn.relative_position_index": torch.ones(1)}
+    save_file({**load_file(tiny_weights), **more}, tmp_path / "more.safetensors")
+    zoo.load_body(zoo.create(network()), read(tmp_path / "more.safetensors"), "test_resnet")
+
+
+def test_a_file_of_another_kind_in_torchs_cache_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cfg = replace(zoo.pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://x.invalid/S_16.npz")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "S_16.npz").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match="not in timm's cache"):
+        obtain("test_resnet", "auto", cfg)
 
 
 def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:

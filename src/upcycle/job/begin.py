@@ -21,7 +21,7 @@ RUNS = Path("runs")
 class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
-    `extended`: the run is there and gets epochs it was not begun with.
+    `extended`: the run is there and gets epochs it was not begun with; `anew`: it is there and holds nothing to lose.
     """
 
     data: Path
@@ -30,6 +30,7 @@ class Start:
     command: str
     finished: bool = False
     extended: bool = False
+    anew: bool = False
 
 
 def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
@@ -51,16 +52,16 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
                 again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
                 raise RunError(f"{run.root} is not empty; to go on with it: {again}; or give another --out")
             return _going_on(data, given, run)
-        run.config.unlink(missing_ok=True)
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
+    anew = run is not None and run.config.exists()
     run = run or RunDir(free_name(data, config.recipe))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
         raise ConfigError(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
-    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root))
+    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=anew)
 
 
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:

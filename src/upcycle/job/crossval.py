@@ -11,6 +11,7 @@ from upcycle.job.begin import Start
 from upcycle.job.prepare import decodable, machine_of, read_index, same_data, same_weights
 from upcycle.job.status import working
 from upcycle.job.train import run_training
+from upcycle.manifest import check
 from upcycle.model import zoo
 from upcycle.output.show import Show
 from upcycle.output.terminal import table
@@ -41,13 +42,15 @@ def cross_validate(start: Start, show: Show) -> None:
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})
-                run_training(replace(start, config=single, run=fold), show, index=index, splits=splits)
+                run_training(replace(start, config=single, run=fold, anew=False), show, index=index, splits=splits)
         work.details["folds"] = config.folds
         _write_pooled(run, config.folds, config.seed, show)
 
 
 def _write_pooled(run: RunDir, count: int, seed: int, show: Show) -> None:
     parts = [RunDir(run.root / f"fold-{number}") for number in range(1, count + 1)]
+    for part in parts:
+        check(part)
     pooled = _pool([read(part.predictions("test")) for part in parts])
     pooled.save(run.predictions("test"))
     known = evaluate(pooled, seed=seed).to_dict()

@@ -31,18 +31,18 @@ def forecasting(
     if phase.steps < WORTH_ESTIMATING:
         return told
     began: float | None = None
-    said = False
+    first, said = 0, False
 
     def telling(done: int, total: int) -> None:
-        nonlocal began, said
+        nonlocal began, first, said
         told(done, total)
         if began is None:
             settle()
-            began = time.perf_counter()
-        elif not said and (done > TIMED or done == total):
+            began, first = time.perf_counter(), done  # not 1 where the epoch is gone on with
+        elif not said and (done - first >= TIMED or done == total):
             said = True
             settle()
-            update = (time.perf_counter() - began) / max(1, done - 1)
+            update = (time.perf_counter() - began) / (done - first)
             checks = phase.epochs * checked / batch_size * FORWARD
             say(f"all epochs of {phase.name} take about {spoken((phase.steps + checks) * update)} on this machine")
 

@@ -48,4 +48,9 @@ def best_weights(run: RunDir) -> Path:
 
 def retries(run: RunDir) -> list[dict[str, Any]]:
     """Every time that training went on at a lower rate: `step`, `factor` and `reason`."""
-    return [event for event in read_lines(run.events) if event.get("event") == "retry"]
+    return [event for event in events(run) if event.get("event") == "retry"]
+
+
+def events(run: RunDir) -> list[dict[str, Any]]:
+    """What has changed the plan since it was made, in order; RunError for a file that is damaged."""
+    return read_lines(run.events, whole=True)

@@ -13,8 +13,9 @@ import torch
 
 from upcycle.errors import DivergenceError, RunError
 from upcycle.history import History, Row
-from upcycle.job.extend import UPDATES, best_weights, retries
+from upcycle.job.extend import UPDATES, best_weights, events, retries
 from upcycle.job.prepare import Job
+from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.recipes import Phase
 from upcycle.rundir import RunDir, append_line, read_lines, write_lines
@@ -51,7 +52,8 @@ class Keeper:
 
     def epoch(self, state: State, history: History, totals: Totals) -> History:
         """Write the last epoch of `history` down: best weights, its row, the state that resuming starts from."""
-        run, row = self._job.run, replace(history.rows[-1], retries=self._retries)
+        run, row = self._job.run, history.rows[-1]
+        row = replace(row, retries=sum(int(event["step"]) < row.step for event in retries(run)))
         history = History((*history.rows[:-1], row))
         if row.best:
             checkpoint.save_model(run.best, state.model, self._job.network)
@@ -131,22 +133,22 @@ def retry(job: Job, phase: Phase, error: DivergenceError) -> None:
     if job.config.on_divergence == "stop" or len(retries(job.run)) >= MOST_RETRIES:
         kept = f"; {job.run.best} holds the best weights until then" if job.run.best.exists() else ""
         raise DivergenceError(f"{error}{kept}") from error
-    state, _ = checkpoint.load_state(job.run.last, usable=lambda facts: not facts["updates"] and _usable(job, facts))
+    state, _ = checkpoint.load_state(job.run.last, usable=lambda facts: not facts["updates"] and usable(job.run, facts))
     epoch, step = (state[2]["epoch"], state[2]["step"]) if state else (0, phase.first_step)
     event = {"event": "retry", "step": step, "factor": 0.5, "reason": str(error)}
-    write_lines(job.run.events, [*read_lines(job.run.events), event])
+    write_sealed_lines(job.run, job.run.events, [*events(job.run), event])
     job.show.warn(f"{error}. Going on after epoch {epoch} at half the rate")
 
 
-def _usable(job: Job, facts: dict[str, Any]) -> bool:
+def usable(run: RunDir, facts: dict[str, Any]) -> bool:
     """Whether a state belongs to the plan as it now is: made under it, or before the last retry's begin."""
-    events = retries(job.run)
-    return facts["retries"] == len(events) or bool(facts["step"] <= events[-1]["step"])
+    known = retries(run)
+    return facts["retries"] == len(known) or bool(known and facts["step"] <= known[-1]["step"])
 
 
 def _whole(job: Job) -> checkpoint.Kept | None:
     """The state to go on from, if it and the best weights so far are whole; says what is not."""
-    kept, damaged = checkpoint.load_state(job.run.last, usable=lambda facts: _usable(job, facts))
+    kept, damaged = checkpoint.load_state(job.run.last, usable=lambda facts: usable(job.run, facts))
     try:
         if kept is not None and kept[2]["epoch"]:
             checkpoint.load_tensors(best_weights(job.run))

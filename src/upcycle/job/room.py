@@ -1,17 +1,19 @@
 """A batch that the memory has no room for: told before it is tried, and taken in parts where that changes nothing."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from upcycle import hardware
 from upcycle.errors import ConfigError, UpcycleError
+from upcycle.job.extend import events
+from upcycle.job.keep import usable
 from upcycle.job.prepare import Job
+from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint, groups
 from upcycle.recipes import Phase
-from upcycle.rundir import RunDir, read_lines, write_lines
+from upcycle.rundir import RunDir
 from upcycle.training.memory import most_at_once
 
 Steps = tuple[tuple[int, int], ...]
@@ -19,8 +21,8 @@ Steps = tuple[tuple[int, int], ...]
 
 def at_once(run: RunDir) -> Steps:
     """From which update on how many images go through the network at a time, as the run has written down."""
-    events = [event for event in read_lines(run.events) if event.get("event") == "at-once"]
-    return tuple((int(event["step"]), int(event["images"])) for event in events)
+    known = [event for event in events(run) if event.get("event") == "at-once"]
+    return tuple((int(event["step"]), int(event["images"])) for event in known)
 
 
 def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
@@ -49,7 +51,7 @@ def halve(job: Job, model: nn.Module, phase: Phase, error: RuntimeError) -> None
     said = "the accelerator's memory is too small for this batch"
     images = _batch(job.run, job.config.batch_size) // 2
     _check_splittable(job, model, said, images, UpcycleError, error)
-    kept, _ = checkpoint.load_state(job.run.last)
+    kept, _ = checkpoint.load_state(job.run.last, usable=lambda facts: usable(job.run, facts))
     _take(job, kept[2]["step"] if kept else phase.first_step, images, said)
     torch.cuda.empty_cache()
 
@@ -77,6 +79,6 @@ def _check_splittable(
 
 
 def _take(job: Job, step: int, images: int, said: str) -> None:
-    before: list[dict[str, Any]] = read_lines(job.run.events)
-    write_lines(job.run.events, [*before, {"event": "at-once", "step": step, "images": images, "reason": said}])
+    event = {"event": "at-once", "step": step, "images": images, "reason": said}
+    write_sealed_lines(job.run, job.run.events, [*events(job.run), event])
     job.show.warn(f"{said}: batches go through the network {images} images at a time, with the same updates")

@@ -72,8 +72,8 @@ def run_stages(job: Job, weights: Weights | None) -> str:
 
 def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
-    config = job.config
-    if config.head_epochs and not zoo.has_linear_head(model):
+    config, linear = job.config, zoo.has_linear_head(model)  # asked for here, where the network is real
+    if config.head_epochs and not linear:
         if not config.epochs:
             raise ConfigError(f"{job.network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
@@ -315,6 +315,8 @@ def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str,
     job.show.say(choice.says)
     others = {"probe_val": head.val, "probe_test": head.test}
     if choice.chosen == "finetune":
+        if job.run.fine_tuned.exists():  # a choice that was not finished fell on the probe
+            job.run.fine_tuned.replace(job.run.best)
         return Results(val=tuned["val"], test=tuned["test"], others=others, choice=choice)
     if not job.run.fine_tuned.exists():
         job.run.best.replace(job.run.fine_tuned)

@@ -8,7 +8,7 @@ from typing import Any
 
 from upcycle import device as machines
 from upcycle.device import Machine
-from upcycle.errors import StorageError, UpcycleError
+from upcycle.errors import RunError, StorageError, UpcycleError
 from upcycle.job.begin import Start
 from upcycle.job.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed
@@ -25,6 +25,10 @@ def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show
     """
     run = start.run
     facts = machines.environment(machine)
+    if start.anew:
+        if run.has_work():  # another process has begun it since
+            raise RunError(f"{run.root} is not empty: give another --out")
+        run.config.unlink(missing_ok=True)
     if not run.config.exists() or run.status()["state"] != "finished":
         unseal(run)
     if run.config.exists():

@@ -44,7 +44,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
     index = index if index is not None else read_index(start.data, config, machine, show)
-    if start.run.config.exists():
+    if start.run.config.exists() and not start.anew:
         same_weights(start.run, config, weights)
     with working(start, digest_of(weights), machine, show) as work:
         preprocessing = zoo.preprocessing_for(

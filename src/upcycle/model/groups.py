@@ -14,18 +14,39 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 def depth_groups(model: nn.Module) -> list[list[str]]:
     """Parameter names from the stem to the head, one list a stage; together they are all parameters, once."""
-    if hasattr(model, "group_matcher"):
-        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
-        named: dict[Any, list[str]] = group_parameters(model, matcher)
-        groups = [named[key] for key in sorted(named)]
-    else:
-        groups = [[f"{name}.{leaf}" for leaf, _ in child.named_parameters()] for name, child in model.named_children()]
-    groups = [group for group in groups if group]
+    groups = [group for group in _matched(model) or _by_children(model) if group]
     listed = [name for group in groups for name in group]
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters()), (
         "groups must partition the parameters"
     )
     return groups
+
+
+def _matched(model: nn.Module) -> list[list[str]]:
+    """Groups as timm's network tells them itself; none where it does not."""
+    if not hasattr(model, "group_matcher"):
+        return []
+    try:
+        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+    except AssertionError:  # some know but one way
+        matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
+    named: dict[Any, list[str]] = group_parameters(model, matcher)
+    return [named[key] for key in sorted(named)]
+
+
+def _by_children(model: nn.Module) -> list[list[str]]:
+    """Groups by the network's parts, in order: what is its own, then each part, a list of most of it one by one."""
+    half = _size(model) / 2
+    groups = [[name for name, _ in model.named_parameters(recurse=False)]]
+    for name, child in model.named_children():
+        listed = isinstance(child, nn.Sequential | nn.ModuleList) and _size(child) > half
+        parts = [(f"{name}.{part}", module) for part, module in child.named_children()] if listed else [(name, child)]
+        groups += [[f"{path}.{leaf}" for leaf, _ in module.named_parameters()] for path, module in parts]
+    return groups
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def frozen_names(model: nn.Module, freeze: str) -> frozenset[str]:

@@ -85,7 +85,7 @@ def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | N
     if cfg.url:
         address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]
         path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
-        if path_in_hub.exists():
+        if path_in_hub.suffix in (".pth", ".pt", ".bin", ".safetensors") and path_in_hub.exists():
             return read(path_in_hub, source=f"torch's cache, {path_in_hub.name}")
     tried.append(f"not in timm's cache ({constants.HF_HUB_CACHE})")
     return None
@@ -241,40 +241,52 @@ def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    """What a JSON file beside the weights says of their input; nothing when it speaks of other things."""
+    """What a JSON file beside the weights says of their input; nothing when it speaks of other things.
+
+    ConfigError for one that is no JSON.
+    """
     for candidate in (path.with_suffix(".json"), path.with_name(path.name + ".json")):
         if candidate.is_file() and candidate.stat().st_size < MAX_SIDECAR:
-            try:
-                return read_input(candidate)
-            except ConfigError:
-                continue
+            values = _read_values(candidate)
+            if values:
+                return values
     return {}
 
 
 def read_input(path: Path) -> dict[str, Any]:
     """Input statistics from a JSON file; ConfigError when it has none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = input_values(content)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"input description {path} cannot be read: {error}") from None
+    values = _read_values(path)
     if not values:
         raise ConfigError(f"input description {path} names none of input_size, interpolation, crop_pct, mean and std")
     return values
 
 
+def _read_values(path: Path) -> dict[str, Any]:
+    """What a JSON file says of the input, perhaps nothing; ConfigError where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return input_values(content) if isinstance(content, dict) else {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"input description {path} cannot be read: {error}") from None
+
+
 def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
     """Preprocessing fields out of timm's words: input_size, interpolation, crop_pct, mean, std.
 
-    Values may be JSON in strings, as a safetensors header has them; a `pretrained_cfg` may hold them.
+    Values may be JSON in strings, as a safetensors header has them; a `pretrained_cfg` may hold them, and in the
+    weights of a run of ours the description of its network. ConfigError for an input that is not square.
     """
-    nested = _plain(content.get("pretrained_cfg"))
-    content = {**(nested if isinstance(nested, dict) else {}), **content}
+    nested, ours = _plain(content.get("pretrained_cfg")), _plain(content.get("upcycle"))
+    ours = ours.get("preprocessing") if isinstance(ours, dict) else None
+    content = {**(ours if isinstance(ours, dict) else {}), **(nested if isinstance(nested, dict) else {}), **content}
     values: dict[str, Any] = {}
     for name in ("input_size", "image_size", "size"):
         if name in content:
             size = _plain(content[name])
-            values["size"] = size[-1] if isinstance(size, list | tuple) and size else size
+            sides = size[-2:] if isinstance(size, list | tuple) and size else [size]
+            if sides[0] != sides[-1]:
+                raise ConfigError(f"an input of {sides[0]} x {sides[-1]} pixels is not square, and others are not read")
+            values["size"] = sides[-1]
             break
     for name in ("interpolation", "crop_pct", "mean", "std"):
         if name in content:
@@ -288,5 +300,5 @@ def _plain(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

@@ -2,9 +2,12 @@
 
 import difflib
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import timm
 import torch
@@ -66,6 +69,13 @@ class Network:
 @functools.cache
 def _architectures() -> frozenset[str]:
     return frozenset(timm.list_models())
+
+
+_LINEAR = ("fc", "classifier", "head", "head.fc")
+"""Classifiers that timm applies to the features themselves; others are tried."""
+_AGREES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_COMPUTED = ("relative_position_index", "attn_mask", "attention_bias_idxs", "relative_coords_table")
+"""Buffers that networks compute, and older files hold."""
 
 
 def resolve_arch(arch: str) -> str:
@@ -171,7 +181,7 @@ def shapes(network: Network) -> Shapes | None:
 def misfit(own: Shapes, given: Shapes) -> str:
     """What keeps tensors of these shapes out of a network of those, in a few words; "" where they fit."""
     missing = [name for name in own if name not in given and not _optional(name)]
-    unknown = [name for name in given if name not in own]
+    unknown = [name for name in given if name not in own and not _left_over(name)]
     wrong = [name for name, shape in given.items() if name in own and own[name] != shape]
     parts = []
     if missing:
@@ -187,6 +197,10 @@ def _optional(name: str) -> bool:
     return name.endswith("num_batches_tracked")  # older files lack this counter; nothing reads it
 
 
+def _left_over(name: str) -> bool:
+    return name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
+
+
 def head_names(model: nn.Module) -> frozenset[str]:
     """Names of the classifier's parameters, pretrained or new."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
@@ -197,7 +211,33 @@ def head_names(model: nn.Module) -> frozenset[str]:
 
 def has_linear_head(model: nn.Module) -> bool:
     """Whether the classifier is one linear layer over one feature vector an image, as nearly all are."""
-    return hasattr(model, "forward_head") and isinstance(model.get_classifier(), nn.Linear)  # type: ignore[operator]
+    if not (hasattr(model, "forward_head") and isinstance(model.get_classifier(), nn.Linear)):  # type: ignore[operator]
+        return False
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    if cfg.get("classifier") in _LINEAR:
+        return True
+    if model not in _AGREES:
+        _AGREES[model] = _agrees(model, cfg)
+    return _AGREES[model]
+
+
+def _agrees(model: nn.Module, cfg: Mapping[str, Any]) -> bool:
+    """Whether the classifier makes the network's logits of its features: some have a norm or a second head between."""
+    like: Tensor = next(model.parameters())
+    shape = tuple(cfg.get("input_size") or (3, 224, 224))
+    images = torch.linspace(-2, 2, math.prod(shape)).sin().view(1, *shape).to(like)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            whole: Tensor = model(images)
+            apart: Tensor = model.get_classifier()(features(model, images))  # type: ignore[operator]
+    except Exception:  # made for another size: then the network is taken as a whole, which is always right
+        return False
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.equal(whole, apart)  # a new BatchNorm between them changes the last bits alone
 
 
 def features(model: nn.Module, images: Tensor) -> Tensor:
