@@ -35,6 +35,12 @@ def test_what_a_recipe_sets_can_be_left_out_again() -> None:
     assert 5 == resolve({"recipe": "classic"}).patience
 
 
+@pytest.mark.parametrize("recipe", [{"epochs": 3}, ["classic"], 3])
+def test_a_recipe_that_is_no_name_is_one_line(recipe: object) -> None:
+    with pytest.raises(ConfigError, match="unknown recipe .*: choose one of"):
+        resolve({"recipe": recipe})
+
+
 def test_a_path_of_any_bytes_is_read_back(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {**build({}).to_dict(), "cache": "/data/\udcff"})
     assert "/data/\udcff" == read_json(tmp_path / "config.json").cache

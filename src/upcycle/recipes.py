@@ -68,7 +68,7 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     """
     named = canonical(options)
     name = recipe or named.get("recipe", "default")
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     exact = {"lr_adapt": False} if "lr" in {**RECIPES[name], **named} else {}  # a rate that is named is the rate
     return build({**RECIPES[name], **exact, **_from_scratch(name, named), **named, "recipe": name})

@@ -16,7 +16,7 @@ from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
 from upcycle.output import page
 from upcycle.output.report import write_report
-from upcycle.rundir import RunDir, append_line, write_bytes, write_json
+from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
 
 PETS = ("cats", "dogs")
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
@@ -379,6 +379,22 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(unfinished: RunDir) -> Non
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         write_report(RunDir(tmp_path))
+
+
+def test_events_of_another_kind_are_one_line(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    write_text(run.events, '{"step": 3}\n')
+    with pytest.raises(RunError, match="does not hold what a run writes"):
+        write_report(run)
+
+
+def test_a_probe_alone_is_not_said_to_be_fine_tuned(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    write_json(run.config, {**read_json(run.config), "epochs": 0})
+    write_json(run.evaluation, {key: value for key, value in read_json(run.evaluation).items() if key != "choice"})
+    text = Page(write_report(run)).text
+    assert "On the frozen features of resnet50, a linear classifier was fitted on" in text
+    assert "fine-tuned on" not in text
 
 
 def test_a_damaged_file_is_named(unfinished: RunDir) -> None:

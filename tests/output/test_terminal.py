@@ -101,6 +101,16 @@ def test_with_many_classes_the_worst_and_the_commonest_mistakes_are_listed():
     assert ["class 07    class 09       34", "class 03    class 04       12", ""] == lines[start + 3 : start + 6]
 
 
+def test_classes_that_no_image_is_of_are_neither_the_worst_nor_scored():
+    names = [f"class {i:02}" for i in range(30)]
+    confusion = [[0] * 30 for _ in names]
+    confusion[25][25], confusion[28][29] = 9, 3
+    lines = rendered(table(evaluation(names, confusion))).splitlines()
+    rows = [line for line in lines if line.startswith("class ")][1:21]
+    assert ["class 25", "class 28", "class 29", "class 00"] == [row[:8] for row in rows[:4]]
+    assert ["class 00", "–", "–", "–", "1,234"] == [" ".join(rows[3].split()[:2]), *rows[3].split()[2:]]
+
+
 def test_names_are_text_and_neither_markup_nor_escape_sequences():
     text = rendered(table(evaluation(["[red]x[/red]", "a\x1b[31mb"], [[1, 0], [0, 1]])))
     assert "[red]x[/red]" in text

@@ -5,7 +5,7 @@ import pytest
 
 from upcycle.errors import ConfigError, RunError
 from upcycle.rundir import write_json
-from upcycle.study.grid import Grid, check_same, seeds_from, write_grid
+from upcycle.study.grid import Grid, check_same, read_grid, seeds_from, write_grid
 from upcycle.study.ladder import rungs
 
 
@@ -21,6 +21,24 @@ def test_more_rungs_and_more_seeds_are_welcome_later(tmp_path: Path) -> None:
 def test_options_that_change_no_result_may_differ_later(tmp_path: Path) -> None:
     write_grid(grid(tmp_path, image_size=64, cache="/a"))
     check_same(grid(tmp_path, image_size=64, cache="/b", workers=2, checkpoint_every=0))
+
+
+def test_options_that_change_no_result_are_remembered(tmp_path: Path) -> None:
+    write_grid(grid(tmp_path, image_size=64, cache="/a", on_divergence="retry"))
+    assert {"cache": "/a", "on_divergence": "retry"} == read_grid(tmp_path / "grid.json")["free"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"names": "probe,default"}, "has the rung constant already: name all, --rungs probe,constant,default"),
+        ({"seeds": 1}, "was begun with 2 seeds: give as many or more"),
+    ],
+)
+def test_what_was_compared_is_not_left_out_later(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    write_grid(grid(tmp_path))
+    with pytest.raises(RunError, match=message):
+        check_same(grid(tmp_path, **changed))
 
 
 @pytest.mark.parametrize("changed", [{"image_size": 32}, {}])

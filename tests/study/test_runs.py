@@ -32,14 +32,14 @@ def test_runs_that_are_a_rung_of_the_ladder_have_its_title(tmp_path: Path) -> No
     write_run(tmp_path / "b", predictions(RIGHT), recipe="classic")
     groups = grouped([read_run(tmp_path / name) for name in ("a", "b")])
     assert [("constant", "Constant rate"), ("classic", "One-cycle, classic")] == [(g.name, g.title) for g in groups]
-    assert "all layers fine-tuned at a constant rate of 1e-4 (the runs a)" == groups[0].does
+    assert "all layers fine-tuned at a constant rate of 1e-4 (the run a)" == groups[0].does
 
 
 def test_a_recipe_with_another_rate_has_no_rungs_title(tmp_path: Path) -> None:
     write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", schedule="constant", lr=3e-4)
     write_run(tmp_path / "b", predictions(RIGHT), recipe="default", epochs=9)
     groups = grouped([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
-    assert [("a", "a", "the runs a"), ("b", "b", "the runs b")] == [(g.name, g.title, g.does) for g in groups]
+    assert [("a", "a", "the run a"), ("b", "b", "the run b")] == [(g.name, g.title, g.does) for g in groups]
 
 
 def test_a_rung_is_known_whatever_it_was_trained_on_and_from(tmp_path: Path) -> None:

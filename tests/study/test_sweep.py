@@ -17,13 +17,19 @@ def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2
 
 
 def finish(
-    progress: Progress, cell: Cell | None, *, seconds: float = 10.0, val_loss: float = 0.5, weights: str = "a"
+    progress: Progress,
+    cell: Cell | None,
+    *,
+    seconds: float = 10.0,
+    val_loss: float = 0.5,
+    weights: str = "a",
+    retries: int = 0,
 ) -> None:
     assert cell is not None
     run = RunDir(progress.place(cell))
     run.set_status("finished", seconds=seconds)
     write_json(run.config, {**resolve(cell.options).to_dict(), "data": "/photos", "weights_sha256": weights})
-    append_line(run.history, {"phase": "finetune", "val_loss": val_loss})
+    append_line(run.history, {"phase": "finetune", "val_loss": val_loss, "retries": retries})
     write_json(run.evaluation, {})
     write_text(run.predictions("test"), "path\n")
 
@@ -132,13 +138,30 @@ def test_a_rung_that_is_added_later_takes_over_the_run_that_is_its_own(tmp_path:
     assert more.finished(more.cell(more.grid.rungs[1], 0))
 
 
+def test_two_networks_have_weights_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "lite.toml").write_text('arch = "tf_efficientnet_lite0"', encoding="utf-8")
+    progress = Progress(grid(tmp_path, f"probe,{tmp_path / 'lite.toml'}"))
+    for rung, weights in zip(progress.grid.rungs, "ab", strict=True):
+        finish(progress, progress.cell(rung, 0), weights=weights)
+    assert all(progress.finished(progress.cell(rung, 0)) for rung in progress.grid.rungs)
+
+
+def test_a_rate_that_did_not_hold_is_not_chosen(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path))
+    tuned = progress.grid.rungs[2]
+    while waiting := [cell for cell in progress.trials(tuned) if not progress.done(cell)]:
+        high = waiting[-1].options["lr"] == 3e-4
+        finish(progress, waiting[-1], val_loss=0.1 if high else 0.4, retries=int(high))
+    assert progress.chosen(tuned) != 3e-4
+
+
 def test_runs_of_other_weights_under_the_same_name_are_not_mixed(tmp_path: Path) -> None:
     progress = Progress(grid(tmp_path, "probe,default"))
     probe = progress.grid.rungs[0]
     finish(progress, progress.cell(probe, 0), weights="a")
     finish(progress, progress.cell(probe, 1), weights="b")
     assert progress.finished(progress.cell(probe, 0))
-    with pytest.raises(RunError, match="were trained with other weights auto: give another --out"):
+    with pytest.raises(RunError, match="were trained with other weights auto of resnet50: give another --out"):
         progress.finished(progress.cell(probe, 1))
 
 

@@ -10,6 +10,23 @@ def test_a_share_in_points(share: float, text: str) -> None:
     assert text == words.points(share)
 
 
+@pytest.mark.parametrize(
+    ("units", "text"), [(1000, "1,000 test images"), (990, "1,000 test images"), (5, "1,000 test images of 5 groups")]
+)
+def test_few_groups_are_named_beside_their_images(units: int, text: str) -> None:
+    assert text == words.tested(1000, units)
+
+
+def test_what_makes_a_comparison_less_than_it_seems_is_said() -> None:
+    said = words.cautions(
+        ["EPYC, cuda, H100", "EPYC, cuda, T4"], ["torch 2.11 and 2.15"], ["Default, seed 1"], other_split=True
+    )
+    assert 4 == len(said)
+    assert "The loss exploded and training went on at a lower rate in 1: Default, seed 1." == said[1]
+    assert "These runs were trained with different versions: torch 2.11 and 2.15." == said[2]
+    assert [] == words.cautions(["EPYC"], [], [], other_split=False)
+
+
 def test_an_interval_has_no_negative_zero() -> None:
     assert "0.0 to 1.0" == words.interval([-0.0001, 0.01])
 

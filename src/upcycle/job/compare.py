@@ -16,6 +16,7 @@ from upcycle.job.train import run_training
 from upcycle.model import zoo
 from upcycle.output.comparison import FILE, write_comparison
 from upcycle.output.ladder_table import ladder_table
+from upcycle.output.names import counted
 from upcycle.output.show import Show
 from upcycle.recipes import resolve
 from upcycle.rundir import locked, write_json
@@ -105,7 +106,7 @@ def begin_grid(
         data=data.resolve(),
         rungs=rungs(names) if names is not None else _rungs_of(known),
         seeds=seeds_from(first, seeds if seeds is not None else known.get("seeds", 3)),
-        common={**known.get("common", {}), **given},
+        common={**known.get("common", {}), **known.get("free", {}), **given},
         out=out or free_name(data, "compare"),
         goal=goal if goal is not None else known.get("smallest_difference", SMALLEST_DIFFERENCE),
     )
@@ -146,10 +147,12 @@ def run_grid(grid: Grid, *, show: Show) -> None:
     progress = Progress(grid)
     index = _checked(grid, show)
     remaining(progress)  # refuses runs that are there and are others
-    write_grid(grid)
     facts = {"data": str(grid.data), "command": _command(grid)}
     try:
         with locked(grid.out):
+            if grid.file.exists():
+                check_same(grid)  # it may have grown since it was read
+            write_grid(grid)
             for cells in rounds(progress):
                 for rung, seed in cells:
                     _climb(rung, seed, progress, index, show)
@@ -161,7 +164,9 @@ def run_grid(grid: Grid, *, show: Show) -> None:
         raise
     if sum(bool(group.runs) for group in groups) < 2:
         place, reason = next(iter(progress.failed.items()))
-        raise UpcycleError(f"nothing to compare: {len(progress.failed)} runs failed, first {place.name}: {reason}")
+        raise UpcycleError(
+            f"nothing to compare: {counted(len(progress.failed), 'run')} failed, first {place.name}: {reason}"
+        )
 
 
 def _command(grid: Grid) -> str:

@@ -51,6 +51,8 @@ def _gains(comparison: Row) -> Group:
         if gains.finished(rung) and any(pairs):
             table.add_row(named(rung["title"]), *(_gain(pair) for pair in pairs))
     marks = "▲ real gain  ▼ real loss  = no difference that matters  ? not distinguishable"
+    if any(pair.get("verdict") == "too-small" for pair in comparison["pairs"]):
+        marks += "  ∅ too few test images"
     return Group(titled("What each choice bought, in points of F1", table), marks, "")
 
 

@@ -1,6 +1,8 @@
 """Names and numbers as words that are safe to print: in a terminal, a figure or a page."""
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -32,6 +34,13 @@ def short(text: str, limit: int = 22) -> str:
         return clean
     tail = (limit - 1) // 3
     return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
+
+
+def occurring(evaluation: Mapping[str, Any]) -> set[str]:
+    """The classes of one split's part of evaluation.json that an image is of, or was taken for."""
+    counts = evaluation["confusion"]
+    columns = [sum(column) for column in zip(*counts, strict=True)]
+    return {name for name, row, claims in zip(evaluation["classes"], counts, columns, strict=True) if sum(row) + claims}
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from upcycle.evaluation.predictions import Predictions
-from upcycle.output.names import counted
+from upcycle.output.names import counted, occurring
 
 GALLERY = 24
 LISTED = 20
@@ -79,7 +79,7 @@ def clock(seconds: float | None) -> str:
     """A duration in its two largest units: 8.4 s, 2 min 31 s, 1 h 5 min."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
@@ -139,8 +139,9 @@ def _trained(config: Values, model: Values, audit: Values, evaluation: Values | 
     what = f"{counted(images, 'image')} of {counted(len(classes), 'class').replace('classs', 'classes')}"
     if source.startswith("none") or config.get("weights") == "none":
         how = f"{model['arch']} {'was' if evaluation else 'is being'} trained from random weights"
-    elif ((evaluation or {}).get("choice") or {}).get("chosen") == "probe":
-        how = f"On the frozen features of {model['arch']}, a linear classifier was fitted"
+    elif ((evaluation or {}).get("choice") or {}).get("chosen") == "probe" or config.get("epochs") == 0:
+        fitted = "was fitted" if evaluation else "is being fitted"
+        how = f"On the frozen features of {model['arch']}, a linear classifier {fitted}"
     else:
         how = f"A pretrained {model['arch']} {'was' if evaluation else 'is being'} fine-tuned"
     return f"{how} on {what}: {listed(classes)}."
@@ -213,9 +214,17 @@ def metric_rows(evaluation: Values) -> list[Values]:
 
 def class_rows(test: Values) -> Cut:
     """Scores by class in the data's order; of more than 50 classes those with the lowest F1."""
-    rows = [{"name": name, **scores} for name, scores in test["per_class"].items()]
+    there = occurring(test)
+    nothing = dict.fromkeys(("value", "low", "high"))
+    rows = [
+        {
+            "name": name,
+            **(scores if name in there else {**scores, "precision": nothing, "recall": nothing, "f1": nothing}),
+        }
+        for name, scores in test["per_class"].items()
+    ]
     if len(rows) > CLASSES:
-        rows.sort(key=lambda row: row["f1"]["value"] or 0.0)
+        rows.sort(key=lambda row: (row["name"] not in there, row["f1"]["value"] or 0.0))
     return cut(rows, CLASSES)
 
 

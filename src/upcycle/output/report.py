@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from upcycle.errors import RunError
 from upcycle.evaluation import predictions
 from upcycle.evaluation.predictions import Predictions
@@ -45,7 +47,7 @@ def write_report(run: RunDir) -> Path:
     try:
         drawings = _draw(files)
         text = _render(files, drawings, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run.root} does not hold what a run writes ({type(error).__name__}: {error})") from error
     html.save(drawings, run.figures)
@@ -124,7 +126,7 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Sequence[Path])
 
 def _pending(files: Files) -> list[str]:
     """A sentence for each part of the page that has no data yet."""
-    folds = files.status.get("folds")
+    folds = files.status.get("folds") or files.config.get("folds")
     if folds:
         return [f"Schedules, curves and splits stand in the reports of the folds, fold-1 to fold-{folds}."]
     absent = {

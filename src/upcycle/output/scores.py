@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing
-from upcycle.output.names import short
+from upcycle.output.names import occurring, short
 
 MOST_CLASSES = 50
 
@@ -140,12 +140,13 @@ def _name_classes(axes: Axes, names: Sequence[str], *, left_out: int) -> None:
 
 @mpl.rc_context(STYLE)
 def metrics_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
-    """F1 of every class and their macro average as dots with 95 % intervals, best first.
+    """F1 of every class that occurs and their macro average as dots with 95 % intervals, best first.
 
     `evaluation` is one split's part of evaluation.json; `width` in inches. Beyond 50 classes the 50
     lowest are shown.
     """
-    classes = [(short(name), values["f1"]) for name, values in evaluation["per_class"].items()]
+    there = occurring(evaluation)
+    classes = [(short(name), values["f1"]) for name, values in evaluation["per_class"].items() if name in there]
     classes.sort(key=lambda item: item[1]["value"] or 0.0)
     rows = [*classes[:MOST_CLASSES], ("macro average", evaluation["f1_macro"])]
     (lowest, low), (_, mean) = rows[0], rows[-1]

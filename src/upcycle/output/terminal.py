@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from upcycle.output.names import printable
+from upcycle.output.names import occurring, printable
 
 METRICS = {
     "accuracy": "accuracy",
@@ -97,15 +97,16 @@ def _metrics(evaluation: Row) -> Group:
 
 def _classes(evaluation: Row) -> Group:
     """A row a class, or those with the lowest F1 where there are too many."""
-    rows = list(evaluation["per_class"].items())
+    rows, there = list(evaluation["per_class"].items()), occurring(evaluation)
     shown, title = rows, "By class, with 95 % intervals"
     if len(rows) > MOST_CLASSES:
-        shown = sorted(rows, key=lambda row: row[1]["f1"]["value"])[:MOST_CLASSES]
+        shown = sorted(rows, key=lambda row: (row[0] not in there, row[1]["f1"]["value"]))[:MOST_CLASSES]
         title = f"The {MOST_CLASSES} of {len(rows)} classes with the lowest F1, with 95 % intervals"
     grid = columns("class", "precision", "recall", "F1", "images")
     for name, metrics in shown:
         cells = (
-            f"{metrics[key]['value']:.2f} {_short_interval(metrics[key])}" for key in ("precision", "recall", "f1")
+            f"{metrics[key]['value']:.2f} {_short_interval(metrics[key])}" if name in there else "–"
+            for key in ("precision", "recall", "f1")
         )
         grid.add_row(named(name), *cells, f"{metrics['support']:,}")
     return titled(title, grid)

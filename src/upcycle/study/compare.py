@@ -85,11 +85,15 @@ def compare(
         "machines": _machines(there),
         "recommendation": words.recommendation(rungs, pairs, smallest_difference) if comparable else None,
         "says": [
-            *words.headline(rungs, pairs, len(test.reference), smallest_difference),
-            *words.cautions(_machines(there), other_split=_split_differs(there)),
+            *words.headline(rungs, pairs, _tested(test), smallest_difference),
+            *words.cautions(_machines(there), _versions(there), _slowed(there), other_split=_split_differs(there)),
         ],
         "options": differing({group.name: _options(group, there) for group in there}),
     }
+
+
+def _tested(test: SharedTest) -> str:
+    return words.tested(len(test.reference), int(test.units.max()) + 1)
 
 
 def _test_facts(test: SharedTest) -> Values:
@@ -105,11 +109,29 @@ def _environment(run: Run) -> Values:
 def _machines(groups: Sequence[Group]) -> list[str]:
     """The machines that the runs were trained on, each once, in words."""
     known = [run.environment for group in groups for run in group.runs]
-    facts = ("processor", "device", "threads")
+    facts = ("processor", "device", "gpu", "threads")
     named = [
-        [f"{one[fact]}{' threads' if fact == 'threads' else ''}" for fact in facts if fact in one] for one in known
+        [f"{one[fact]}{' threads' if fact == 'threads' else ''}" for fact in facts if one.get(fact) is not None]
+        for one in known
     ]
     return list(dict.fromkeys(", ".join(parts) for parts in named if parts))
+
+
+def _versions(groups: Sequence[Group]) -> list[str]:
+    """The versions in which the runs differ, each package once, in words."""
+    known = [run.environment.get("versions") or {} for group in groups for run in group.runs]
+    found = {name: list(dict.fromkeys(str(one.get(name)) for one in known)) for one in known for name in one}
+    return [f"{name} {' and '.join(versions)}" for name, versions in found.items() if len(versions) > 1]
+
+
+def _slowed(groups: Sequence[Group]) -> list[str]:
+    """The runs that went on at a lower rate than they were begun with."""
+    return [
+        f"{group.title}, seed {run.seed}"
+        for group in groups
+        for run in group.runs
+        if any(row.get("retries") for row in run.rows)
+    ]
 
 
 def _split_differs(groups: Sequence[Group]) -> bool:
@@ -345,7 +367,7 @@ def _judge(pair: Values, titles: dict[str, str], goal: float, test: SharedTest) 
     pair["verdict"] = verdict(pair, goal, units=int(test.units.max()) + 1)
     if pair["same_runs"]:
         pair["verdict"], pair["images_needed"] = "same", None
-    pair["says"] = words.step(pair, titles, goal, images=len(test.reference))
+    pair["says"] = words.step(pair, titles, goal, images=_tested(test))
 
 
 def verdict(pair: Values, goal: float, *, units: int) -> str:

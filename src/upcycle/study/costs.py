@@ -10,7 +10,7 @@ from upcycle.study.runs import Group, Run
 SHARED = ("decoding_seconds", "features_seconds")
 """Parts of a run whose result is kept in the cache folder: whoever comes first pays."""
 
-Key = tuple[str, Any, Any]
+Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Shared:
 
 def _key(part: str, run: Run) -> Key:
     network = run.model.get("arch") if part == "features_seconds" else None
-    return part, run.size, network
+    return part, run.size, network, run.config.get("data"), run.config.get("quarantine")
 
 
 def shared(groups: Sequence[Group]) -> Shared:

@@ -46,9 +46,11 @@ class Grid:
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what may not change when the grid is gone on with, and its rungs and seeds."""
         common = {name: value for name, value in self.common.items() if name not in FREE_TO_CHANGE}
+        free = {name: value for name, value in self.common.items() if name in FREE_TO_CHANGE}
         return {
             "data": str(self.data),
             "common": _plain(common),
+            "free": _plain(free),
             "first_seed": self.seeds[0],
             "seeds": len(self.seeds),
             "smallest_difference": self.goal,
@@ -69,6 +71,7 @@ class _Written(BaseModel):
 
     data: str
     common: dict[str, Any]
+    free: dict[str, Any] = {}
     first_seed: int = Field(ge=0, lt=2**31)
     seeds: int = Field(ge=1, le=MOST_SEEDS)
     smallest_difference: float = Field(gt=0, le=1)
@@ -92,11 +95,19 @@ def seeds_from(first: int, count: int) -> tuple[int, ...]:
 
 
 def check_same(grid: Grid) -> None:
-    """RunError when `grid` goes on with one that was begun otherwise; more rungs and more seeds are welcome."""
+    """RunError when `grid` goes on with one that was begun otherwise, or leaves some of it out; more is welcome."""
     begun, now = read_grid(grid.file), grid.to_dict()
     for name, words in (("data", "DATA"), ("common", "options"), ("first_seed", "--seed")):
         if begun[name] != now[name]:
             raise RunError(f"{grid.out} was begun with {words} {begun[name]}, not {now[name]}: give another --out")
+    left_out = [name for name in begun["rungs"] if name not in now["rungs"]]
+    if left_out:
+        every = ",".join([*begun["rungs"], *(name for name in now["rungs"] if name not in begun["rungs"])])
+        raise RunError(
+            f"{grid.out} has the rung {left_out[0]} already: name all, --rungs {every}, or give another --out"
+        )
+    if now["seeds"] < begun["seeds"]:
+        raise RunError(f"{grid.out} was begun with {begun['seeds']} seeds: give as many or more, or another --out")
     for name in begun["rungs"].keys() & now["rungs"].keys():
         if begun["rungs"][name] != now["rungs"][name]:
             raise RunError(f"{grid.out} was begun with other options for the rung {name}: give another --out")

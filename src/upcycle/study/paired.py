@@ -288,11 +288,14 @@ def holm(ps: Sequence[float]) -> list[float]:
 def images_needed(made: Difference, goal: float, *, images: int, level: float = LEVEL) -> int | None:
     """Test images that would narrow the interval of `made` to plus or minus `goal`; None when it is as narrow.
 
-    At the spread of the paired answers seen here, in two digits, rounded up. It plans the next test
-    set; it says nothing of the power of this one.
+    At the spread of the paired answers seen here and as many images in a group, in two digits, rounded up. It plans
+    the next test set; it says nothing of the power of this one.
     """
-    if max(made.high - made.value, made.value - made.low) <= goal:
+    half = max(made.high - made.value, made.value - made.low)
+    if half <= goal:
         return None
     wanted = images * (float(norm.isf((1 - level) / 2)) * made.standard_error / goal) ** 2
+    if wanted <= images:  # few groups, whose interval is wider than a normal one
+        wanted = images * (half / goal) ** 2
     scale = int(10 ** max(math.floor(math.log10(wanted)) - 1, 0))
     return max(images, math.ceil(wanted / scale) * scale)

@@ -266,7 +266,7 @@ def _rung_of(run: Run) -> Rung | None:
 
 
 def _group(name: str, rung: Rung | None, runs: Sequence[Run]) -> Group:
-    what = f"the runs {', '.join(run.path.name for run in runs)}"
+    what = f"the run{'' if len(runs) == 1 else 's'} {', '.join(run.path.name for run in runs)}"
     if rung is None:
         return Group(name, name, what, tuple(runs))
     return Group(name, rung.title, f"{rung.does} ({what})", tuple(runs))

@@ -50,7 +50,7 @@ class Progress:
             raise RunError(
                 f"{run.root} was trained with {other} = {there.get(other)}, not {asked.get(other)}: give another --out"
             )
-        self._check_facts(run, cell.config.weights)
+        self._check_facts(run, f"weights {cell.config.weights} of {cell.config.arch}")
         return True
 
     def done(self, cell: Cell) -> bool:
@@ -58,12 +58,12 @@ class Progress:
         return self.finished(cell) or self.place(cell) in self.failed
 
     def _check_facts(self, run: RunDir, weights: str) -> None:
-        """RunError when a run has other images, another split or other weights of one name than those before it."""
+        """RunError when a run has other images, another split or other `weights` of one name than those before it."""
         recorded = read_json(run.config)
         facts = {
             "images": str(recorded.get("data")),
             "images or split": hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
-            f"weights {weights}": str(recorded.get("weights_sha256")),
+            weights: str(recorded.get("weights_sha256")),
         }
         if facts["images"] != str(self.grid.data):
             raise RunError(f"{run.root} was trained on {facts['images']}, not {self.grid.data}: give another --out")
@@ -144,8 +144,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def lowest_loss(run: Path) -> float:
-    """The lowest validation loss of a run's last phase; infinite where none is known."""
+    """The lowest validation loss of a run's last phase; infinite where none is known, or its rate did not hold."""
     rows = read_lines(RunDir(run).history)
+    if rows and rows[-1].get("retries"):
+        return math.inf
     losses = [row["val_loss"] for row in rows if row.get("phase") == rows[-1].get("phase")]
     return min((float(loss) for loss in losses if loss is not None), default=math.inf)
 

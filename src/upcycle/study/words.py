@@ -26,7 +26,7 @@ def _goal(goal: float) -> str:
     return "a point" if abs(goal - 0.01) < 1e-9 else f"{100 * goal:g} points"
 
 
-def step(pair: Values, titles: dict[str, str], goal: float, *, images: int) -> str:
+def step(pair: Values, titles: dict[str, str], goal: float, *, images: str) -> str:
     """What the second rung of a pair bought over the first, whether by more than chance, and whether it would again.
 
     The first sentence is about these trained models on new images, the second about the recipe trained again.
@@ -39,7 +39,7 @@ def step(pair: Values, titles: dict[str, str], goal: float, *, images: int) -> s
     needed = pair["images_needed"]
     more = f"; about {needed:,} test images would narrow it to {_goal(goal)}" if needed else ""
     if pair["verdict"] == "too-small":
-        return f"{known}: {images} test images are too few for any conclusion{more}."
+        return f"{known}: {images} are too few for any conclusion{more}."
     return f"{known}: {_judged(pair, goal, more)}. {_again(pair)}"
 
 
@@ -82,8 +82,8 @@ def _why_unclear(pair: Values) -> str:
     return f"F1 differs, the number of right answers not by more than chance (p {p:.2f}): look at the classes"
 
 
-def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal: float) -> list[str]:
-    """The comparison in a few sentences, the most important first."""
+def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: str, goal: float) -> list[str]:
+    """The comparison in a few sentences, the most important first; `images` as `tested` says them."""
     own = [pair for pair in pairs if not pair["same_runs"]]
     if not own:
         return ["All rungs came out as the same runs: there is no difference.", *_failures(rungs)]
@@ -94,7 +94,7 @@ def headline(rungs: Sequence[Values], pairs: Sequence[Values], images: int, goal
         return [overall, _resolution(steps or own, images), *_failures(rungs)]
     needed = [pair["images_needed"] for pair in steps if pair["images_needed"]]
     enough = f"; about {max(needed):,} would narrow the widest interval to {_goal(goal)}." if needed else "."
-    return [f"{images:,} test images are too few for a conclusion about any step{enough}", overall, *_failures(rungs)]
+    return [f"{images} are too few for a conclusion about any step{enough}", overall, *_failures(rungs)]
 
 
 def _inconclusive(pairs: Sequence[Values]) -> bool:
@@ -142,14 +142,20 @@ def _without_steps(steps: Sequence[Values], pairs: Sequence[Values], titles: dic
     return "No step passes the test for differences, though not every interval of F1 holds zero: read them one by one."
 
 
-def cautions(machines: Sequence[str], *, other_split: bool) -> list[str]:
-    """What makes the comparison less than it seems: several machines, several splits."""
+def cautions(
+    machines: Sequence[str], versions: Sequence[str], slowed: Sequence[str], *, other_split: bool
+) -> list[str]:
+    """What makes the comparison less than it seems: several machines, versions or splits, rates that did not hold."""
     said = []
     if other_split:
         said.append(
             "These runs were trained on other splits of the photos, which may make a part of any difference: "
             "train them with one --split-seed to compare recipes alone."
         )
+    if slowed:
+        said.append(f"The loss exploded and training went on at a lower rate in {len(slowed)}: {'; '.join(slowed)}.")
+    if versions:
+        said.append(f"These runs were trained with different versions: {'; '.join(versions)}.")
     if len(machines) > 1:
         said.append(
             f"Times were taken on different machines or numbers of threads ({'; '.join(machines)}), "
@@ -166,13 +172,18 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _resolution(steps: Sequence[Values], images: int) -> str:
+def tested(images: int, units: int) -> str:
+    """The test images in words, with the number of their groups where most of them are in one."""
+    return f"{images:,} test images" + (f" of {units:,} groups" if 2 * units <= images else "")
+
+
+def _resolution(steps: Sequence[Values], images: str) -> str:
     """What these test images can tell apart, by how much the compared models disagree."""
     halves = sorted((pair["f1_difference"]["interval"][1] - pair["f1_difference"]["interval"][0]) / 2 for pair in steps)
     low, high = halves[0], halves[-1]
     width = points(high) if f"{100 * low:.1f}" == f"{100 * high:.1f}" else f"{100 * low:.1f} to {points(high)}"
     return (
-        f"With {images:,} test images and models that disagree as much as these, "
+        f"With {images} and models that disagree as much as these, "
         f"differences under about {width} of F1 cannot be told from chance."
     )
 
