@@ -435,6 +435,26 @@ def test_weights_of_another_network_are_one_error(photos: Path, tiny_weights: Pa
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **{**FAST, "arch": "test_efficientnet"})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"arch": "densenet121", "image_size": 16},
+            "densenet121 cannot compute 2 images of 16 px .*: give another --image-size",
+        ),
+        (
+            {"arch": "resnet18", "batch_size": 1},
+            "resnet18 cannot compute 1 image of 32 px .*more than 1 value per channel",
+        ),
+    ],
+)
+def test_what_a_network_cannot_compute_is_one_line(
+    options: dict[str, Any], message: str, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        upcycle.train(photos, out=tmp_path / "run", **{**FAST, "weights": "none", "epochs": 1, **options})
+
+
 def test_an_unknown_layer_is_one_error(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot freeze 'layer9'"):
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), freeze="layer9", **FAST)

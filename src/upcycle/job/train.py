@@ -9,6 +9,7 @@ from upcycle import device as machines
 from upcycle.data.folder import Index
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
+from upcycle.errors import ConfigError
 from upcycle.job.begin import Start
 from upcycle.job.extend import extend
 from upcycle.job.prepare import (
@@ -65,7 +66,17 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
         computer = machine.gpu or machine.processor
         show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         job = Job(start.run, config, machine, network, prepared, show, work)
-        work.details["stopped"] = run_stages(job, weights)
+        try:
+            work.details["stopped"] = run_stages(job, weights)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            images = min(config.batch_size, 2)
+            reason = zoo.refusal(network, images=images, training=config.bn == "train")
+            if not reason:
+                raise
+            asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"
+            raise ConfigError(
+                f"{arch} cannot compute {asked} ({reason}): give another --image-size or --batch-size"
+            ) from error
 
 
 def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:

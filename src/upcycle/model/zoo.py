@@ -152,6 +152,17 @@ def create(network: Network, *, seed: int = 0) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
+def refusal(network: Network, *, images: int, training: bool) -> str:
+    """Why the network cannot compute so many blank images of its input size, in one line; "" where it can."""
+    model = create(network).train(training)
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(images, 3, network.preprocessing.size, network.preprocessing.size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
+
+
 def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
     """Copy pretrained weights into everything but the head.
 
