@@ -62,7 +62,6 @@ def test_an_option_given_under_two_names_is_an_error() -> None:
         ({"epochs": -1}, "epochs = -1: input should be greater than or equal to 0"),
         ({"epochs": 0, "head_epochs": 0}, "nothing would be trained"),
         ({"epochs": 0, "weights": "none"}, "a probe needs pretrained weights"),
-        ({"weights": "none"}, "head_epochs trains a head on pretrained features, and weights = none: leave it out"),
         ({"epochs": "x"}, "epochs = 'x': input should be a valid integer"),
         ({"lr": float("nan")}, "lr = nan: input should be a finite number"),
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),

@@ -2,6 +2,7 @@ import math
 import platform
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -126,6 +127,13 @@ def test_a_gpu_that_torch_was_not_built_for_is_not_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "zeros", zeros)
     assert detect().device == "cpu"
+    busy = RuntimeError("CUDA-capable device(s) is/are busy or unavailable")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ConfigError, match=r"the GPU cannot be used now .*busy.*: free it"),
+    ):
+        patch.setattr(torch, "zeros", Mock(side_effect=busy))
+        detect()
     with pytest.raises(
         ConfigError, match=r"the GPU cannot be used by this torch \(CUDA error: no kernel .*device\): use"
     ):

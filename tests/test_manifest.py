@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from upcycle import manifest
 from upcycle.errors import RunError
-from upcycle.manifest import check, seal, unseal, write_sealed
-from upcycle.rundir import RunDir, read_json, write_json
+from upcycle.manifest import check, seal, unseal, write_sealed, write_sealed_lines
+from upcycle.rundir import RunDir, read_json, write_json, write_lines
 
 
 @pytest.fixture
@@ -66,6 +67,22 @@ def test_a_file_whose_replacement_was_cut_off_passes(run: RunDir, place: str, mo
 def test_a_manifest_of_another_kind_is_one_error(run: RunDir, value: object) -> None:
     write_json(run.manifest, value)
     with pytest.raises(RunError, match=r"manifest.json does not hold the checksums of a run"):
+        check(run)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_first_sealed_write_that_is_cut_off_leaves_a_run_that_is_whole(
+    run: RunDir, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if there:  # of a version that did not seal it
+        write_lines(run.events, [{"event": "at-once"}])
+    for name in ("write_text", "write_json"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(manifest, name, cut_off)
+            write_sealed_lines(run, run.events, [{"event": "retry"}])
         check(run)
 
 

@@ -197,8 +197,6 @@ def check(config: Config) -> Config:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
     if config.epochs == 0 and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
-    if config.head_epochs and config.weights == "none":
-        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
     if config.epochs == 0 and config.more_epochs:
         raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:

@@ -236,8 +236,11 @@ def _unable() -> str:
 
     try:
         torch.zeros(1, device="cuda").add_(1).item()
-    except RuntimeError as error:  # torch has warned of the kinds of GPU that it was built for
-        return str(error).splitlines()[0]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "no kernel image" in reason or "not compatible" in reason:  # torch has warned of it
+            return reason
+        raise ConfigError(f"the GPU cannot be used now ({reason}): free it, or use --device cpu") from error
     return ""
 
 

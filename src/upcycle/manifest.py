@@ -38,7 +38,8 @@ def write_sealed_lines(run: RunDir, path: Path, rows: list[dict[str, Any]]) -> N
 def _write(run: RunDir, path: Path, text: str) -> None:
     name, digest = _name(run, path), hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     known = _read(run)
-    write_json(run.manifest, {**known, name: [*known.get(name, []), digest]})
+    if name in known:  # else the file, whatever it was, is judged by nobody until it is written
+        write_json(run.manifest, {**known, name: [*known[name], digest]})
     write_text(path, text)
     write_json(run.manifest, {**known, name: [digest]})
 

@@ -378,11 +378,18 @@ def test_a_split_value_of_a_manifest_can_be_declared_the_test_set(tmp_path: Path
     [
         (("train", "val", "val", "test"), "--test-split val: DATA has rows of the split test already; use that"),
         (("train", "test", "test", "test"), "--test-split val: no row of DATA has that split"),
+        (("train", "Val", "val", "test"), "--test-split val: DATA has rows of the split test already; use that"),
     ],
 )
 def test_a_manifest_has_one_test_set(tmp_path: Path, splits: tuple[str, ...], message: str) -> None:
     rows = [{"path": path, "label": path[:4], "split": name} for path, name in zip(FLAT, splits, strict=True)]
     assert problem(manifest(tmp_path, rows), test_split="val") == message
+
+
+def test_the_test_split_may_be_spelled_as_splits_are(tmp_path: Path) -> None:
+    written(tmp_path, FLAT)
+    rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "Test "} for path in FLAT]
+    assert scan(manifest(tmp_path, rows), test_split="test").declared.tolist() == ["train", "test"] * 2
 
 
 def test_the_index_that_pandas_writes_is_left_alone(tmp_path: Path) -> None:

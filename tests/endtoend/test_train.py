@@ -613,6 +613,17 @@ def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
     assert [] == show.said
 
 
+def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
+    trained: upcycle.Run, photos: Path, tmp_path: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    rows = [(str(photos / path), "down") for path in trained.predictions("test").paths]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *(",".join(row) for row in rows)]), encoding="utf-8")
+    found = evaluate_run(upcycle.load(trained.path), tmp_path / "list.csv", "test")
+    assert {1} == set(found.labels.tolist())
+
+
 def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
     photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

@@ -156,6 +156,13 @@ def test_the_recorded_command_says_what_was_asked_for(options: dict[str, Any], t
     assert start.config == resolve(given)
 
 
+def test_random_weights_have_no_head_phase(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="head_epochs trains a head on pretrained features, and weights = none"):
+        begin(tmp_path / "photos", {"weights": "none", "head_epochs": 5}, out=None, resume=False)
+    begun(tmp_path / "out", tmp_path / "photos", weights="none", head_epochs=5)  # of an earlier version
+    assert 5 == begin(None, {}, out=tmp_path / "out", resume=True).config.head_epochs
+
+
 def test_a_finished_run_says_so(tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos", "finished")
     assert begin(None, {}, out=run.root, resume=True).finished

@@ -60,6 +60,11 @@ def test_an_epoch_that_is_gone_on_with_is_told_by_the_updates_made_now(clock: li
     assert ["all epochs of finetune take about 1.7 h on this machine"] == said
 
 
+def test_epochs_of_one_update_are_told_without_a_division_by_nothing(clock: list[float]) -> None:
+    said, _ = ran(phase(100, 1), clock, 6, [2.0])
+    assert ["all epochs of finetune take about 87 min on this machine"] == said
+
+
 def test_validation_between_short_epochs_is_not_taken_for_an_update(clock: list[float]) -> None:
     said, _ = ran(phase(20, 3), clock, 2, [30.0, 2.0, 2.0])
     assert said == ["all epochs of finetune take about 3 min on this machine"]

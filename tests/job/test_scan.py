@@ -144,9 +144,16 @@ def test_a_scan_with_a_list_looks_at_what_is_left(trouble: Path, tmp_path: Path)
 
 def test_what_a_person_has_decided_stands_in_the_next_list(trouble: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
-    mine.write_text("set_aside,path,reason\nno,down/white.png,snow\nyes,across/005.png,mine\n", encoding="utf-8")
+    rows = (
+        "set_aside,path,reason",
+        "no,./down/white.png,snow",
+        f"yes,{trouble}/across/005.png,mine",
+        "yes,./gone.png,",
+    )
+    mine.write_text("\n".join(rows) + "\n", encoding="utf-8")
     second = upcycle.scan(trouble, out=tmp_path / "again", quarantine=str(mine), show=Silent())
     assert ("no", "yes") == (listed(second)["down/white.png"], listed(second)["across/005.png"])
+    assert not {path for path in listed(second) if "gone" in path or path.startswith((".", "/"))}
 
 
 def test_a_list_that_leaves_too_little_to_train_on_is_scanned_all_the_same(tmp_path: Path) -> None:

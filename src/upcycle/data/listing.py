@@ -106,6 +106,15 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
 
 
+def _test_name(name: str, test_split: str | None) -> str:
+    """What a row calls the test split, in one spelling: `test_split` where it means that."""
+    if test_split is not None and (
+        name == test_split or "test" == _split_of(test_split, None) == _split_of(name, None)
+    ):
+        return test_split
+    return name.strip().lower()
+
+
 def images_below(folder: Path) -> Iterator[Path]:
     """Every image file below `folder`; hidden ones and those in hidden folders left out."""
     return (Path(entry.path) for entry in _walk(folder) if _is_image(entry.name) and _true(entry.is_file))
@@ -277,7 +286,7 @@ def list_manifest(manifest: Path, *, test_split: str | None) -> Found:
             raise DataError(f"{where}: {shown(path)} is listed twice")
         rows[path] = Row(path, row["label"], split, row.get("group", ""))
         if split == "test":
-            tests.add(row["split"])
+            tests.add(_test_name(row["split"], test_split))
     if not rows:
         raise DataError(f"{shown(manifest)} lists no images")
     if test_split is not None:

@@ -75,13 +75,18 @@ def apply(index: Index, entries: Iterable[Entry], source: str, *, trainable: boo
     known = {file.path for file in index.quarantined}
     reasons: dict[int, str] = {}
     unknown = []
-    for entry in entries:
-        path = entry.path if entry.path in places or entry.path in known else _inside(index.root, entry.path)
-        if path in places and entry.set_aside:
-            reasons[places[path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
-        elif path not in places and path not in known:
-            unknown.append(path)
+    for entry in resolved(index, entries):
+        if entry.path in places and entry.set_aside:
+            reasons[places[entry.path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
+        elif entry.path not in places and entry.path not in known:
+            unknown.append(entry.path)
     return index.without(reasons, trainable=trainable), unknown
+
+
+def resolved(index: Index, entries: Iterable[Entry]) -> list[Entry]:
+    """The entries with their paths as `index` has them; DataError for a path that leads out of DATA."""
+    known = {*index.paths.to_pylist(), *(file.path for file in index.quarantined)}
+    return [entry if entry.path in known else entry._replace(path=_inside(index.root, entry.path)) for entry in entries]
 
 
 def _inside(root: Path, path: str) -> str:

@@ -99,8 +99,11 @@ def train(
     try:
         (cross_validate if start.config.folds else run_training)(start, show)
     except KeyboardInterrupt:
-        if start.run.config.exists():
-            show.say(f"to go on: {shlex.join(['upcycle', 'train', '--out', str(start.run.root), '--resume'])}")
+        recorded = read_config(start.run.config) if start.run.config.exists() else None
+        if recorded is not None and (recorded == start.config or not start.anew):
+            words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
+            more = recorded.more_epochs != start.config.more_epochs
+            show.say(f"to go on: {shlex.join([*words, *(['--epochs', str(start.config.all_epochs)] if more else [])])}")
         raise
     return Run(start.run.root)
 

@@ -55,6 +55,8 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
+    if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
+        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
     anew = run is not None and run.config.exists()
     run = run or RunDir(free_name(data, config.recipe))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):

@@ -8,7 +8,7 @@ from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
-from upcycle.job.prepare import decodable, machine_of, read_index, same_data, same_weights
+from upcycle.job.prepare import decodable, digest_of, machine_of, read_index, same_data, same_weights
 from upcycle.job.status import working
 from upcycle.job.train import run_training
 from upcycle.manifest import check
@@ -28,7 +28,7 @@ def cross_validate(start: Start, show: Show) -> None:
     """
     config, run = start.config, start.run
     machine = machine_of(config)
-    weights = zoo.get_weights(zoo.resolve_arch(config.arch), config.weights)
+    digest = digest_of(zoo.get_weights(zoo.resolve_arch(config.arch), config.weights))
     index = read_index(start.data, config, machine, show)
     with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)
@@ -36,7 +36,7 @@ def cross_validate(start: Start, show: Show) -> None:
         parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
         for fold, splits in zip(parts, split, strict=True):
             if fold.config.exists():
-                same_weights(fold, config, weights)
+                same_weights(fold, config, digest)
                 same_data(fold, index, splits)
         for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
             show.say(f"fold {number} of {config.folds}")

@@ -31,19 +31,22 @@ def forecasting(
     if phase.steps < WORTH_ESTIMATING:
         return told
     began: float | None = None
-    first, said = 0, False
+    made, said = 0, False
 
     def telling(done: int, total: int) -> None:
-        nonlocal began, first, said
+        nonlocal began, made, said
         told(done, total)
         if began is None:
             settle()
-            began, first = time.perf_counter(), done  # not 1 where the epoch is gone on with
-        elif not said and (done - first >= TIMED or done == total):
+            began = time.perf_counter()
+            return
+        made += 1
+        if not said and (made >= TIMED or done == total):
             said = True
             settle()
-            update = (time.perf_counter() - began) / (done - first)
-            checks = phase.epochs * checked / batch_size * FORWARD
+            update = (time.perf_counter() - began) / made
+            # between two epochs of one update lies a validation already
+            checks = phase.epochs * checked / batch_size * FORWARD if total > 1 else 0.0
             say(f"all epochs of {phase.name} take about {spoken((phase.steps + checks) * update)} on this machine")
 
     return telling

@@ -1,6 +1,6 @@
 """More epochs for a run that is there, and what its files say of the plan it has followed."""
 
-import shlex
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from upcycle.model import checkpoint
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.training.loop import Sums
 
-UPDATES = 1
+UPDATES = 2
 """Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 
 
@@ -22,21 +22,20 @@ def extend(run: RunDir, config: Config) -> None:
 
     Whenever this is cut off, the run is as it was, or one that has its test still to come.
     """
-    unseal(run)
     rows = [row for row in read_lines(run.history) if row.get("phase") != "head"]
     if run.status()["state"] == "finished":
         facts = {"epoch": len(rows), "step": rows[-1]["step"], "updates": 0, "retries": len(retries(run))}
         facts |= {"sums": asdict(Sums()), "rows": rows, "version": UPDATES}
         weights = checkpoint.load_tensors(best_weights(run))
         checkpoint.save_state(run.last, weights=weights, moments={}, facts=facts)
+        unseal(run)
         run.set_status("interrupted", **{name: value for name, value in run.status().items() if name != "state"})
     if run.fine_tuned.exists():
         run.fine_tuned.replace(run.best)
     environment = read_json(run.environment)
-    words = shlex.split(str(environment.get("command", "")))
-    for epochs in config.more_epochs[str(environment.get("command", "")).count("--more-epochs") :]:
-        words += ["--more-epochs", str(epochs)]
-    command = shlex.join(words)
+    # an earlier one had all numbers behind one word
+    before = re.sub(r" --more-epochs( \d+)+", "", str(environment.get("command", "")))
+    command = " ".join([before, *(f"--more-epochs {epochs}" for epochs in config.more_epochs)])
     write_sealed(run, run.environment, {**environment, "command": command})
     write_sealed(run, run.config, {**read_json(run.config), "more_epochs": list(config.more_epochs)})
 

@@ -24,7 +24,7 @@ from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
 from upcycle.manifest import check
-from upcycle.model import checkpoint
+from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show, Silent
 from upcycle.rundir import RunDir, read_json
@@ -102,7 +102,7 @@ def _source(image: Source | str) -> Source:
 
 
 def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
-    """The best model of a run, ready to predict, in the precision it was trained in where the machine has it.
+    """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
     RunError when there is no such run or it has saved no model yet.
     """
@@ -113,7 +113,8 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     check(directory)
     try:
-        network = Network.from_dict(read_json(directory.model))
+        described = read_json(directory.model)
+        network = Network.from_dict(described)
         recorded = _setting(read_json(directory.environment))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
@@ -121,6 +122,8 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     machine = _machine(recorded, threads, device, show or Silent())
     machines.apply(machine)
     model = checkpoint.load_model(directory.best, network).to(machine.device)
+    if "linear_head" not in described and zoo.is_linear_in_name_alone(model):
+        raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
     return Classifier(directory, network, model, machine)
 
 
@@ -217,8 +220,8 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         begun = Path(str(read_json(classifier.run.config)["data"]))
         return _predictions(classifier, own, begun.parent if begun.is_file() else begun)
     index = _scan(data, config.test_split)
-    there = {(index.path(at), index.hash(at)) for at in range(len(index))}
-    if own and all((row.path, row.sha256) in there for row in own):
+    there = {(index.path(at), index.hash(at), index.label(at)) for at in range(len(index))}
+    if own and all((row.path, row.sha256, row.label) in there for row in own):
         show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
         return _predictions(classifier, own, index.root)
     for file in index.quarantined:
@@ -237,10 +240,11 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
 
 def _scan(data: Path, test_split: str | None) -> Index:
     """What another folder holds; what was the test split in training is it here, where there is one of that name."""
-    try:
-        listed(data, test_split=test_split)
-    except DataError:  # without it: what else is wrong is told then
-        test_split = None
+    if test_split is not None:
+        try:
+            listed(data, test_split=test_split)
+        except DataError:  # without it: what else is wrong is told then
+            test_split = None
     return scan(data, test_split=test_split, trainable=False)
 
 

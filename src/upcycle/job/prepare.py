@@ -115,11 +115,18 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
 
 
 def decode(
-    index: Index, preprocessing: Preprocessing, config: Config, machine: Machine, show: Show
+    index: Index,
+    preprocessing: Preprocessing,
+    config: Config,
+    machine: Machine,
+    show: Show,
+    *,
+    retry: bool = False,
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
-    Where there is no room for them they are decoded each time they are needed.
+    Where there is no room for them they are decoded each time they are needed. `retry` as in `cache.build`: it may
+    change which images there are, so nothing that was begun may ask for it.
     """
     frames: Cache | Stream
     side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
@@ -132,6 +139,7 @@ def decode(
                 root=cache_root(config) / "images",
                 threads=threads,
                 progress=progress,
+                retry=retry,
             )
         except NoRoomError as error:
             show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
@@ -155,9 +163,11 @@ def prepare(
     machine: Machine,
     show: Show,
     splits: Splits | None = None,
+    *,
+    retry: bool = False,
 ) -> Prepared:
-    """Decode and split, unless the caller has split already."""
-    index, frames = decode(index, preprocessing, config, machine, show)
+    """Decode and split, unless the caller has split already; `retry` as in `decode`."""
+    index, frames = decode(index, preprocessing, config, machine, show, retry=retry)
     if splits is None:
         splits = split(
             index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
@@ -172,9 +182,9 @@ def digest_of(weights: Weights | None) -> str:
     return weights.sha256 if weights is not None else ""
 
 
-def same_weights(run: RunDir, config: Config, weights: Weights | None) -> None:
-    """RunError when a run that was begun would go on with other weights."""
-    if read_json(run.config).get("weights_sha256", "") != digest_of(weights):
+def same_weights(run: RunDir, config: Config, digest: str) -> None:
+    """RunError when a run that was begun would go on with other weights than those of `digest`."""
+    if read_json(run.config).get("weights_sha256", "") != digest:
         raise RunError(f"{run.root} was begun with other weights than {config.weights} holds: give another --out")
 
 

@@ -144,11 +144,13 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
         index, facts = inspect(
             asked.data, folder=folder, test_split=config.test_split, threads=threads, progress=progress
         )
+    listed = quarantine.resolved(index, listed)
     left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name, trainable=False)
     if unknown:
         show.warn(f"{len(unknown)} listed files are not there, the first {shown(unknown[0])}")
     kept = pc.is_in(index.paths, value_set=left.paths).to_numpy(zero_copy_only=False)
-    return Audited(left, None, facts[kept]), [entry for entry in listed if entry.path not in unknown]
+    gone = set(unknown)
+    return Audited(left, None, facts[kept]), [entry for entry in listed if entry.path not in gone]
 
 
 def _split(data: Audited, config: Config, show: Show) -> Audited:

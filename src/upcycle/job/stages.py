@@ -85,7 +85,7 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     kept = zoo.head_names(model) if not config.epochs else parameters.keys() - frozen
     trained = sum(parameters[name] for name in kept)
     counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
-    write_json(job.run.model, job.network.to_dict() | counts)
+    write_json(job.run.model, job.network.to_dict() | counts | {"linear_head": linear})
     _write_plan(job, planned)
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
@@ -283,7 +283,7 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
 def _armed_from(config: Config, epoch: int) -> int:
     """The epoch from which patience counts: never before a restart, nor, with one-cycle, before its cycle's peak."""
     begin, cycles = 0, [config.epochs, *config.more_epochs]
-    while len(cycles) > 1 and epoch > begin + cycles[0]:
+    while len(cycles) > 1 and epoch >= begin + cycles[0]:
         begin += cycles.pop(0)
     rising = math.ceil(config.pct_start * cycles[0]) if config.schedule == "one-cycle" else 0
     return max(config.start_from_epoch, begin + rising)

@@ -46,14 +46,15 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     weights = zoo.get_weights(arch, config.weights)
     index = index if index is not None else read_index(start.data, config, machine, show)
     if start.run.config.exists() and not start.anew:
-        same_weights(start.run, config, weights)
+        same_weights(start.run, config, digest_of(weights))
     with working(start, digest_of(weights), machine, show) as work:
         preprocessing = zoo.preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
         with work.timed("decoding_seconds"):
-            prepared = prepare(index, preprocessing, config, machine, show, splits)
+            fresh = splits is None and not start.run.has_work()
+            prepared = prepare(index, preprocessing, config, machine, show, splits, retry=fresh)
         if start.run.has_work():
             same_data(start.run, prepared.index, prepared.splits)
         if start.extended:

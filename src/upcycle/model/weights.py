@@ -284,7 +284,7 @@ def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
         if name in content:
             size = _plain(content[name])
             sides = size[-2:] if isinstance(size, list | tuple) and size else [size]
-            if sides[0] != sides[-1]:
+            if name == "input_size" and sides[0] != sides[-1]:
                 raise ConfigError(f"an input of {sides[0]} x {sides[-1]} pixels is not square, and others are not read")
             values["size"] = sides[-1]
             break

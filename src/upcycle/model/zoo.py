@@ -222,7 +222,7 @@ def head_names(model: nn.Module) -> frozenset[str]:
 
 def has_linear_head(model: nn.Module) -> bool:
     """Whether the classifier is one linear layer over one feature vector an image, as nearly all are."""
-    if not (hasattr(model, "forward_head") and isinstance(model.get_classifier(), nn.Linear)):  # type: ignore[operator]
+    if not _ends_linear(model):
         return False
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     if cfg.get("classifier") in _LINEAR:
@@ -230,6 +230,15 @@ def has_linear_head(model: nn.Module) -> bool:
     if model not in _AGREES:
         _AGREES[model] = _agrees(model, cfg)
     return _AGREES[model]
+
+
+def _ends_linear(model: nn.Module) -> bool:
+    return hasattr(model, "forward_head") and isinstance(model.get_classifier(), nn.Linear)  # type: ignore[operator]
+
+
+def is_linear_in_name_alone(model: nn.Module) -> bool:
+    """Whether the classifier is a linear layer and not all there is between features and logits."""
+    return _ends_linear(model) and not has_linear_head(model)
 
 
 def _agrees(model: nn.Module, cfg: Mapping[str, Any]) -> bool:

@@ -102,7 +102,8 @@ def check_same(grid: Grid) -> None:
             raise RunError(f"{grid.out} was begun with {words} {begun[name]}, not {now[name]}: give another --out")
     left_out = [name for name in begun["rungs"] if name not in now["rungs"]]
     if left_out:
-        every = ",".join([*begun["rungs"], *(name for name in now["rungs"] if name not in begun["rungs"])])
+        files = {**now["files"], **begun["files"]}
+        every = ",".join(files.get(name, name) for name in dict.fromkeys([*begun["rungs"], *now["rungs"]]))
         raise RunError(
             f"{grid.out} has the rung {left_out[0]} already: name all, --rungs {every}, or give another --out"
         )

@@ -159,6 +159,7 @@ def _key(index: Index, network: zoo.Network, machine: Machine) -> str:
         "precision": machine.precision,
         "fold_bn": machine.fold_bn,
         "threads": machine.threads,
+        **({"tf32": False} if machine.device == "cuda" else {}),
         "versions": [torch.__version__, timm.__version__, PIL.__version__, np.__version__],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
