@@ -7,8 +7,11 @@ import pytest
 
 from tests.study.rundirs import predictions, write_run
 from upcycle.errors import ConfigError
+from upcycle.evaluation.metrics import evaluate
+from upcycle.evaluation.predictions import Predictions
 from upcycle.rundir import RunDir, append_line, read_json, write_json
-from upcycle.study.compare import compare
+from upcycle.study.compare import _f1, compare
+from upcycle.study.paired import Arm, scored
 from upcycle.study.runs import Group, grouped, read_run
 
 IMAGES = 400
@@ -349,3 +352,23 @@ def test_with_groups_mcnemars_test_of_images_gives_no_p(tmp_path: Path) -> None:
     for order in (("a", "b"), ("b", "a")):
         values = compare(grouped([read_run(tmp_path / name) for name in order]), folder=tmp_path)
         assert (40, None) == (values["test"]["units"], values["pairs"][0]["mcnemar"]["p"])
+
+
+def test_the_interval_of_one_seed_is_that_of_the_runs_own_report() -> None:
+    labels = np.repeat(np.arange(30), 10)
+    guessed = labels.copy()
+    guessed[[0, 50, 120]] += 1  # most classes show no error, and no resample could tell that they may
+    names = tuple(str(at) for at in range(300))
+    found = Predictions(
+        classes=tuple(f"class {at}" for at in range(30)),
+        paths=names,
+        hashes=names,
+        groups=("",) * 300,
+        labels=labels,
+        logits=np.eye(30, dtype=np.float32)[guessed] * 9,
+    )
+    own = evaluate(found).f1_macro
+    arm = Arm(labels, guessed[None], np.arange(300), 30)
+    made = _f1(scored(arm), arm)
+    assert "combined" == own.method == made.method
+    assert (own.low, own.high) == pytest.approx((made.low, made.high), abs=0.002)

@@ -238,6 +238,17 @@ def _macro(value: float, parts: Sequence[Metric], boot: Interval | None, counts:
     return _metric(value, joint)
 
 
+def macro_f1(value: float, labels: Integers, predicted: Integers, units: Integers, boot: Interval | None) -> Interval:
+    """The interval of a macro F1 from that of its bootstrap: `evaluate`'s rule for classes that show no errors.
+
+    The answers [n] may be those of several models one after the other, with the `units` of their images.
+    """
+    parts = [_class_metrics(labels == k, predicted == k, units).f1 for k in np.union1d(labels, predicted)]
+    counts = [len(np.unique(units[labels == k])) for k in np.unique(labels)]
+    made = _macro(value, parts, boot, counts)
+    return Interval(made.low, made.high, made.method)
+
+
 def _unseen_cost(value: float, predictions: Predictions, units: Integers) -> Interval:
     """Bounds for a log loss that shows no spread.
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from upcycle.errors import ConfigError
-from upcycle.evaluation.intervals import LEVEL, Interval, exact_mean, from_replicates, proportion
+from upcycle.evaluation.intervals import LEVEL, Interval, from_replicates, proportion
+from upcycle.evaluation.metrics import macro_f1
 from upcycle.study import costs, words
 from upcycle.study.options import differing
 from upcycle.study.paired import (
@@ -238,14 +239,11 @@ def _accuracy(arm: Arm) -> Interval:
 
 
 def _f1(made: Scored, arm: Arm) -> Interval:
-    """The interval of seed-averaged macro F1 over new images; exact where nobody erred."""
+    """The interval of seed-averaged macro F1 over new images, by the rule of a run's own report."""
     value, replicates = made.mean("f1_macro"), made.of("f1_macro")[1].mean(axis=1)
-    interval = from_replicates(value, replicates, units=arm.independent, scale="logit")
-    if interval is not None:
-        return interval
-    if not arm.correct.all():
-        return _accuracy(arm)
-    return exact_mean([len(np.unique(arm.units[arm.labels == label])) for label in np.unique(arm.labels)])
+    boot = from_replicates(value, replicates, units=arm.independent, scale="logit")
+    seeds = len(arm.predicted)
+    return macro_f1(value, np.tile(arm.labels, seeds), arm.predicted.ravel(), np.tile(arm.units, seeds), boot)
 
 
 # ------------------------------------------------------------------------------------------ pairs
