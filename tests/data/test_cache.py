@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from upcycle.data import cache, decode, decoders
+from upcycle.data import cache, decode
 from upcycle.data.folder import Index, scan
-from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
+from upcycle.errors import DataError, NoRoomError, StorageError
 
 NOISE = np.random.default_rng(0)
 
@@ -118,32 +117,6 @@ def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp
     again, remembered = build(damaged, tmp_path / "cache")
     assert remembered == failures
     np.testing.assert_array_equal(again.images, built.images)
-
-
-@pytest.mark.parametrize("reason", ["takes more than 5 GiB of memory", "ends the process that decodes it"])
-def test_an_image_that_met_a_limit_is_tried_again(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
-) -> None:
-    real = decoders.SHARED.load
-
-    def short_of_memory(data: bytes, **options: Any) -> Any:
-        if len(data) == size:
-            raise DecodeError(f"decoding it {reason}")
-        return real(data, **options)
-
-    size = index.file(2).stat().st_size
-    monkeypatch.setattr(decoders.SHARED, "load", short_of_memory)
-    failed = {2: f"decoding it {reason}"}
-    built, failures = build(index, tmp_path / "cache")
-    assert failed == failures
-    monkeypatch.undo()
-    assert failed == build(index, tmp_path / "cache", retry=True)[1]  # tried today
-    os.utime(built.path, (time.time() - 90_000,) * 2)
-    assert failed == build(index, tmp_path / "cache")[1]  # by what was begun with it
-    built, failures = build(index, tmp_path / "cache", retry=True)
-    assert {} == failures
-    np.testing.assert_array_equal(built[2], decode.load(index.file(2), side=16, interpolation="bilinear"))
-    assert 0 == counted(index, tmp_path / "cache")
 
 
 def test_dropping_the_failures_keeps_cache_and_index_in_step(damaged: Index, tmp_path: Path) -> None:

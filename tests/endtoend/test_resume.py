@@ -17,7 +17,8 @@ import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import app, main
-from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
+from upcycle.errors import ConfigError, DivergenceError, NoRoomError, RunError, UpcycleError
+from upcycle.model import checkpoint
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines
@@ -335,6 +336,29 @@ def test_more_epochs_that_are_refused_leave_a_finished_run_as_it_was(
     assert 3 == len(run.history.of("finetune"))
 
 
+def test_another_input_than_before_is_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "input.json"
+    seen.write_text('{"mean": [0.5, 0.5, 0.5]}', encoding="utf-8")
+    options = {**OPTIONS, "epochs": 1, "input": str(seen), "weights": str(tiny_weights)}
+    upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
+    seen.write_text('{"mean": [0.1, 0.1, 0.1]}', encoding="utf-8")
+    with pytest.raises(RunError, match="was begun with preprocessing .*0.5.*, not .*0.1"):
+        upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
+    assert "finished" == RunDir(tmp_path / "run").status()["state"]
+
+
+def test_a_new_run_takes_no_other_ones_place(whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    from upcycle.job.begin import begin
+    from upcycle.job.train import run_training
+
+    options = {**OPTIONS, "weights": str(tiny_weights)}
+    asked = begin(photos, {**options, "epochs": 5}, out=tmp_path / "run", resume=False)
+    shutil.copytree(whole, tmp_path / "run")  # another process was quicker
+    with pytest.raises(RunError, match="is not empty: give another --out"):
+        run_training(asked, Silent())
+    assert results(whole) == results(tmp_path / "run")
+
+
 def test_a_run_extended_twice_says_so_in_words_that_the_command_line_takes(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     upcycle.train(out=tmp_path / "run", resume=True, epochs=4, show=Silent())
@@ -343,6 +367,35 @@ def test_a_run_extended_twice_says_so_in_words_that_the_command_line_takes(whole
     assert command.endswith("--more-epochs 1 --more-epochs 1")
     _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False)
     assert (1, 1) == bound.kwargs["options"].more_epochs
+
+
+def test_a_run_cut_off_between_best_weights_and_state_restarts_from_what_it_did(
+    longer: Path, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """In the first epoch after the restart, which is the best so far."""
+    save = checkpoint.save_state
+    made: list[int] = []
+
+    def full(*given: Any, facts: dict[str, Any], **more: Any) -> None:
+        if facts["epoch"] == 4:
+            made.append(4)
+            raise NoRoomError("the disk is full")
+        save(*given, facts=facts, **more)
+
+    shutil.copytree(whole, tmp_path / "extended")
+    for out in ("extended", "begun"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(NoRoomError):
+            patch.setattr(checkpoint, "save_state", full)
+            if out == "extended":
+                upcycle.train(out=tmp_path / out, resume=True, epochs=5, show=Silent())
+            else:
+                upcycle.train(
+                    photos, out=tmp_path / out, weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS
+                )
+        upcycle.train(out=tmp_path / out, resume=True, show=Silent())
+        assert results(longer) == results(tmp_path / out)
+    assert [4, 4] == made
+    assert upcycle.Run(longer).history.of("finetune").rows[3].best
 
 
 def test_more_epochs_for_a_run_under_way_come_to_the_same(

@@ -613,6 +613,18 @@ def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
     assert [] == show.said
 
 
+def test_own_images_are_known_by_content_wherever_they_are_listed(
+    trained: upcycle.Run, photos: Path, tmp_path: Path
+) -> None:
+    from upcycle.job.inference import evaluate_run
+
+    everything = sorted(photos.rglob("*.png"))
+    lines = ["path,label", *(f"{path},{path.parent.name}" for path in everything)]
+    (tmp_path / "all.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = evaluate_run(upcycle.load(trained.path), tmp_path / "all.csv", "test")
+    assert sorted(trained.predictions("test").hashes) == sorted(found.hashes)
+
+
 def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:

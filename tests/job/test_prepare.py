@@ -11,13 +11,17 @@ import torch
 
 import upcycle
 from upcycle.config import Config
-from upcycle.data import batches
+from upcycle.data import batches, decoders
+from upcycle.data.cache import Cache
+from upcycle.data.folder import scan
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.stream import Stream
 from upcycle.device import Machine, detect
+from upcycle.errors import DecodeError
 from upcycle.job import inference
-from upcycle.job.prepare import Job, machine_of
+from upcycle.job.prepare import Job, decode, machine_of
 from upcycle.output.show import Silent
+from upcycle.recipes import resolve
 
 CPU = replace(detect(precision="fp32", threads=3, device="cpu"), cores=8)
 
@@ -46,6 +50,34 @@ def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
 def test_workers_that_are_asked_for_make_batches_of_whatever_images(frames: Any) -> None:
     asked = replace(job(frames, "cpu"), machine=replace(CPU, workers=2))
     assert asked.workers == 2
+
+
+def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Warned(Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    index, real = scan(photos), decoders.SHARED.load
+    size = index.file(0).stat().st_size
+
+    def short_of_memory(data: bytes, **options: Any) -> Any:
+        if len(data) == size:
+            raise DecodeError("decoding it takes more than 5 GiB of memory")
+        return real(data, **options)
+
+    monkeypatch.setattr(decoders.SHARED, "load", short_of_memory)
+    config = resolve({"cache": str(tmp_path), "threads": 1})
+    left, frames = decode(index, Preprocessing(size=32), config, machine_of(config), Warned())
+    assert isinstance(frames, Cache)
+    (told,) = said
+    assert told.endswith(f"as long as {frames.path} is there: remove it to try them again")
+    assert len(left) < len(index)
+    monkeypatch.undo()
+    frames.path.unlink()
+    assert len(index) == len(decode(index, Preprocessing(size=32), config, machine_of(config), Silent())[0])
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(2, 0), (16, 1)])

@@ -1,9 +1,12 @@
 """Which networks have a linear classifier over their features."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 
+from upcycle.data.preprocessing import Preprocessing
 from upcycle.model import zoo
 
 
@@ -13,6 +16,12 @@ from upcycle.model import zoo
 )
 def test_a_norm_or_a_second_head_before_the_logits_is_no_linear_head(arch: str, linear: bool) -> None:
     assert linear == zoo.has_linear_head(timm.create_model(arch, num_classes=2))
+
+
+def test_what_a_network_refuses_as_it_is_made_is_said_too() -> None:
+    asked = zoo.Network("twins_svt_small", ("a", "b"), Preprocessing(size=100), "none", "")
+    assert zoo.refusal(asked, images=2, training=False)
+    assert "" == zoo.refusal(replace(asked, arch="test_resnet"), images=2, training=False)
 
 
 def test_what_is_no_linear_head_gives_timms_own_logits() -> None:

@@ -372,3 +372,15 @@ def test_the_interval_of_one_seed_is_that_of_the_runs_own_report() -> None:
     made = _f1(scored(arm), arm)
     assert "combined" == own.method == made.method
     assert (own.low, own.high) == pytest.approx((made.low, made.high), abs=0.002)
+
+
+def test_a_class_that_one_of_many_models_names_stretches_no_interval() -> None:
+    labels = np.arange(300) % 2
+    random = np.random.default_rng(0)
+    predicted = np.where(random.random((20, 300)) < 0.96, labels, 1 - labels)
+    plain = Arm(labels, predicted, np.arange(300), 3)
+    odd = Arm(labels, predicted.copy(), np.arange(300), 3)
+    odd.predicted[3, 7] = 2  # a class that no image is of
+    one, other = _f1(scored(plain), plain), _f1(scored(odd), odd)
+    assert ("bootstrap", "bootstrap") == (one.method, other.method)
+    assert 0.9 < other.low < other.high < 0.97

@@ -14,7 +14,7 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from upcycle.rundir import replacing, storage_errors
 FORMAT = 2
 _MAGIC = b"upcycle\x02"
 _TRAILER = struct.Struct("<Q32s8s")  # bytes of the layout, its sha256, magic
-_TRIED = 24 * 3600
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a run that was killed
 
 
@@ -224,19 +223,6 @@ def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | str], shapes
     file.write(_Layout(shapes, sums, failures).to_bytes())
 
 
-def _has_passed(path: Path, failures: dict[int, str], decode_one: Callable[[int], npt.NDArray[np.uint8] | str]) -> bool:
-    """Whether an image that met a limit can be decoded now: memory may have been short, or the machine busy.
-
-    Tried when that was not done for a day.
-    """
-    limited = [at for at, reason in failures.items() if reason.startswith(decoders.LIMITED)]
-    if not limited or time.time() - path.stat().st_mtime < _TRIED:
-        return False
-    with contextlib.suppress(OSError):
-        os.utime(path)
-    return any(not isinstance(decode_one(at), str) for at in limited)
-
-
 def build(
     index: Index,
     *,
@@ -245,20 +231,17 @@ def build(
     root: Path | None = None,
     threads: int = 2,
     progress: Progress | None = None,
-    retry: bool = False,
 ) -> tuple[Cache, dict[int, str]]:
     """All images of `index` decoded as `decode.load` does, and position -> reason for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
-    of the same content in `root` (default: `images` in `default_root()`) is opened without decoding. With `retry`, once
-    a day, images that a limit of memory or time kept from it are tried: where one of them can be decoded now, all are
-    decoded again.
+    of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
     NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
     path = _file(index, side, interpolation, root or default_root() / "images")
     decode_one = partial(decoded, index, side=side, interpolation=interpolation)
     known = _opened(path)
-    if known is not None and not (retry and _has_passed(path, known[1], decode_one)):
+    if known is not None:
         return known
     shapes = _target_shapes(index, side)
     _remove_abandoned(path.parent)

@@ -10,7 +10,7 @@ costlier the mistakes, as no resampling knows a cost that it has not seen.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from upcycle.errors import UpcycleError
 from upcycle.evaluation.intervals import (
+    ROUNDING,
     Interval,
     Scale,
     Statistic,
@@ -239,12 +240,18 @@ def _macro(value: float, parts: Sequence[Metric], boot: Interval | None, counts:
 
 
 def macro_f1(value: float, labels: Integers, predicted: Integers, units: Integers, boot: Interval | None) -> Interval:
-    """The interval of a macro F1 from that of its bootstrap: `evaluate`'s rule for classes that show no errors.
+    """The interval of the mean macro F1 of several models, from its bootstrap's, by `evaluate`'s rule for few errors.
 
-    The answers [n] may be those of several models one after the other, with the `units` of their images.
+    `predicted` [S, n] are their answers; a class that no image is of counts where all of them name it.
     """
-    parts = [_class_metrics(labels == k, predicted == k, units).f1 for k in np.union1d(labels, predicted)]
+    named = [k for k in np.unique(predicted) if (predicted == k).any(axis=1).all()]
+    true, claimed, clustered = np.tile(labels, len(predicted)), predicted.ravel(), np.tile(units, len(predicted))
+    parts = [_class_metrics(true == k, claimed == k, clustered).f1 for k in np.union1d(labels, named)]
     counts = [len(np.unique(units[labels == k])) for k in np.unique(labels)]
+    pooled = sum(part.value for part in parts) / len(parts)
+    if abs(value - pooled) > ROUNDING:  # pooled shares are not quite the mean of the models' own
+        ends = ("value", "low", "high")
+        parts = [replace(part, **{end: getattr(part, end) + value - pooled for end in ends}) for part in parts]
     made = _macro(value, parts, boot, counts)
     return Interval(made.low, made.high, made.method)
 

@@ -21,7 +21,8 @@ RUNS = Path("runs")
 class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
-    `extended`: the run is there and gets epochs it was not begun with; `anew`: it is there and holds nothing to lose.
+    `extended`: the run is there and gets epochs it was not begun with; `anew`: there is none, or none
+    that holds anything to lose.
     """
 
     data: Path
@@ -57,13 +58,12 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     config = resolve(given)
     if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
         raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
-    anew = run is not None and run.config.exists()
     run = run or RunDir(free_name(data, config.recipe))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
         raise ConfigError(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
-    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=anew)
+    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=True)
 
 
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:

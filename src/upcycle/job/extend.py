@@ -1,6 +1,7 @@
 """More epochs for a run that is there, and what its files say of the plan it has followed."""
 
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ def extend(run: RunDir, config: Config) -> None:
         facts = {"epoch": len(rows), "step": rows[-1]["step"], "updates": 0, "retries": len(retries(run))}
         facts |= {"sums": asdict(Sums()), "rows": rows, "version": UPDATES}
         weights = checkpoint.load_tensors(best_weights(run))
+        shutil.rmtree(run.last, ignore_errors=True)  # what an earlier attempt left
         checkpoint.save_state(run.last, weights=weights, moments={}, facts=facts)
-        unseal(run)
         run.set_status("interrupted", **{name: value for name, value in run.status().items() if name != "state"})
+        unseal(run)
     if run.fine_tuned.exists():
         run.fine_tuned.replace(run.best)
     environment = read_json(run.environment)

@@ -220,13 +220,13 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         begun = Path(str(read_json(classifier.run.config)["data"]))
         return _predictions(classifier, own, begun.parent if begun.is_file() else begun)
     index = _scan(data, config.test_split)
-    there = {(index.path(at), index.hash(at), index.label(at)) for at in range(len(index))}
-    if own and all((row.path, row.sha256, row.label) in there for row in own):
+    rows = _own_rows(index, own, split)
+    if rows:
         show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
-        return _predictions(classifier, own, index.root)
-    for file in index.quarantined:
-        show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
-    rows = _rows(index, split)
+    else:
+        for file in index.quarantined:
+            show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
+        rows = _rows(index, split)
     unknown = {row.label for row in rows} - set(classifier.network.classes)
     if unknown:
         known = ", ".join(shown(name) for name in classifier.network.classes)
@@ -248,13 +248,30 @@ def _scan(data: Path, test_split: str | None) -> Index:
     return scan(data, test_split=test_split, trainable=False)
 
 
+def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:
+    """The images of a run's own split as `index` has them, by their content; none where it has not all of them."""
+    places: dict[str, list[int]] = {}
+    for at in range(len(index)):
+        places.setdefault(index.hash(at), []).append(at)
+    found = set()
+    for row in own:
+        copies = places.get(row.sha256, [])
+        if not copies:
+            return []
+        found.add(next((at for at in copies if index.path(at) == row.path), copies[0]))
+    return _recorded_as(index, sorted(found), split)
+
+
 def _rows(index: Index, split: str) -> list[Recorded]:
     """The images of one split where the folder declares splits, else all of them."""
     declared = index.declared != ""
     chosen = (index.declared == split) if declared.any() else ~declared
     if not chosen.any():
         raise DataError(f"{shown(index.root)} has no images in the split {split!r}")
-    positions = [int(at) for at in np.flatnonzero(chosen)]
+    return _recorded_as(index, [int(at) for at in np.flatnonzero(chosen)], split)
+
+
+def _recorded_as(index: Index, positions: Sequence[int], split: str) -> list[Recorded]:
     return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
 
 

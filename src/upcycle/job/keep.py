@@ -7,6 +7,7 @@ about the result: from any state the run goes on to the same bits.
 import shutil
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ class Keeper:
         history = History((*history.rows[:-1], row))
         if row.best:
             checkpoint.save_model(run.best, state.model, self._job.network)
+        if state.epoch in self._phase.restarts:
+            checkpoint.copy(run.best, _restart(run, state.epoch))
         append_line(run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
@@ -95,7 +98,7 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
     if kept is not None:
         weights, moments, facts = kept
         if facts["version"] != UPDATES:
-            raise RunError(f"{job.run.root} was begun by another version of upcycle: give another --out")
+            raise RunError(f"{job.run.root} was begun by another version of upcycle: remove it, or give another --out")
         checkpoint.load_clone(state.model, weights)
         optim.load_state_tensors(state.optimizer, state.names, moments)
         state.epoch, state.step, state.sums = int(facts["epoch"]), int(facts["step"]), Sums(**facts["sums"])
@@ -109,10 +112,21 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
 
 
 def renew(job: Job, state: State, phase: Phase) -> None:
-    """Begin again from the best weights, with fresh moments, where the phase restarts after the epoch just done."""
+    """Begin again from the best weights, with fresh moments, where the phase restarts after the epoch just done.
+
+    The best until then: the next epoch may have been better, and been cut off before its state was kept.
+    """
     if state.epoch in phase.restarts and not state.sums.updates:
-        checkpoint.load_clone(state.model, checkpoint.load_tensors(best_weights(job.run)))
+        until_then = _restart(job.run, state.epoch)
+        if not until_then.exists():  # of a finished run: no epoch has come after it
+            checkpoint.copy(best_weights(job.run), until_then)
+        checkpoint.load_clone(state.model, checkpoint.load_tensors(until_then))
         state.optimizer = start(state.model, job.config).optimizer
+
+
+def _restart(run: RunDir, epoch: int) -> Path:
+    """Where the best weights until a restart are kept, beside the states."""
+    return run.last / f"restart-{epoch}.safetensors"
 
 
 # ---------------------------------------------------------------- when the loss explodes

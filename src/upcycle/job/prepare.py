@@ -1,5 +1,6 @@
 """From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
 
+import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from upcycle.data import quarantine
 from upcycle.data.audit import audit as audited
 from upcycle.data.cache import Cache
 from upcycle.data.checks import CHEAP, check
+from upcycle.data.decoders import LIMITED
 from upcycle.data.findings import Audited
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
@@ -24,6 +26,7 @@ from upcycle.device import Machine, detect
 from upcycle.errors import DataError, NoRoomError, RunError
 from upcycle.evaluation.intervals import distinguishable
 from upcycle.job.status import Work
+from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.model.zoo import Network
 from upcycle.output.show import Show
@@ -120,13 +123,10 @@ def decode(
     config: Config,
     machine: Machine,
     show: Show,
-    *,
-    retry: bool = False,
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
-    Where there is no room for them they are decoded each time they are needed. `retry` as in `cache.build`: it may
-    change which images there are, so nothing that was begun may ask for it.
+    Where there is no room for them they are decoded each time they are needed.
     """
     frames: Cache | Stream
     side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
@@ -139,7 +139,6 @@ def decode(
                 root=cache_root(config) / "images",
                 threads=threads,
                 progress=progress,
-                retry=retry,
             )
         except NoRoomError as error:
             show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
@@ -148,6 +147,13 @@ def decode(
             )
     if not failures:
         return index, frames
+    limited = sum(reason.startswith(LIMITED) for reason in failures.values())
+    if limited and isinstance(frames, Cache):
+        # never by itself: the runs that were begun without them would have other images
+        show.warn(
+            f"{limited} of these met a limit of memory or time, which may have been the machine's; "
+            f"they stay out as long as {frames.path} is there: remove it to try them again"
+        )
     return index.without(failures), frames.without(failures)
 
 
@@ -163,11 +169,9 @@ def prepare(
     machine: Machine,
     show: Show,
     splits: Splits | None = None,
-    *,
-    retry: bool = False,
 ) -> Prepared:
-    """Decode and split, unless the caller has split already; `retry` as in `decode`."""
-    index, frames = decode(index, preprocessing, config, machine, show, retry=retry)
+    """Decode and split, unless the caller has split already."""
+    index, frames = decode(index, preprocessing, config, machine, show)
     if splits is None:
         splits = split(
             index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
@@ -199,6 +203,22 @@ def same_data(run: RunDir, index: Index, splits: Splits) -> None:
             return
         told = changes(read_splits(run.splits), read_splits(now)) or "their order"
     raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
+
+
+def same_network(run: RunDir, network: Network) -> None:
+    """RunError when a run would go on with another network, or another input, than it has recorded, where it has."""
+    if not run.model.exists():
+        return
+    known, now = read_json(run.model), network.to_dict()
+    before = {name: known.get(name) for name in now}
+    for values in (before, now):
+        for part in ("preprocessing", "weights"):  # where they are from may be told in other words
+            values[part] = {key: value for key, value in (values[part] or {}).items() if key != "source"}
+    other = next((name for name in now if before[name] != json.loads(json.dumps(now[name]))), None)
+    if other is not None:
+        raise RunError(f"{run.root} was begun with {other} {before[other]}, not {now[other]}: give another --out")
+    if "linear_head" not in known and zoo.is_linear_in_name_alone(zoo.create(network)):
+        raise RunError(f"{run.root} is of an upcycle that computed {network.arch} otherwise: give another --out")
 
 
 def audit(prepared: Prepared) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from upcycle.job.prepare import (
     prepare,
     read_index,
     same_data,
+    same_network,
     same_weights,
 )
 from upcycle.job.stages import run_stages
@@ -53,16 +54,16 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
         )
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
         with work.timed("decoding_seconds"):
-            fresh = splits is None and not start.run.has_work()
-            prepared = prepare(index, preprocessing, config, machine, show, splits, retry=fresh)
+            prepared = prepare(index, preprocessing, config, machine, show, splits)
+        network = _network(arch, weights, prepared)
         if start.run.has_work():
             same_data(start.run, prepared.index, prepared.splits)
+            same_network(start.run, network)
         if start.extended:
             extend(start.run, config)
             work.tick()
             show.say(f"{config.more_epochs[-1]} more epochs, from the best weights so far")
         _record_data(start.run, prepared, show)
-        network = _network(arch, weights, prepared)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")

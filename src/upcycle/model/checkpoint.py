@@ -5,6 +5,7 @@ A file holds the checksum of its own tensors: damage that leaves it readable is 
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
             save_file(plain, temporary, metadata)
         except SafetensorError as error:  # how the library reports a full disk
             raise OSError(str(error)) from error
+
+
+def copy(file: Path, to: Path) -> None:
+    """Copy a file of tensors, atomically."""
+    with replacing(to) as temporary, storage_errors(to):
+        shutil.copyfile(file, temporary)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -154,10 +154,11 @@ def create(network: Network, *, seed: int = 0) -> nn.Module:
 
 def refusal(network: Network, *, images: int, training: bool) -> str:
     """Why the network cannot compute so many blank images of its input size, in one line; "" where it can."""
-    model = create(network).train(training)
     try:
         with torch.inference_mode():
-            model(torch.zeros(images, 3, network.preprocessing.size, network.preprocessing.size))
+            create(network).train(training)(
+                torch.zeros(images, 3, network.preprocessing.size, network.preprocessing.size)
+            )
     except (RuntimeError, ValueError, AssertionError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""

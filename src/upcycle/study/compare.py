@@ -242,8 +242,7 @@ def _f1(made: Scored, arm: Arm) -> Interval:
     """The interval of seed-averaged macro F1 over new images, by the rule of a run's own report."""
     value, replicates = made.mean("f1_macro"), made.of("f1_macro")[1].mean(axis=1)
     boot = from_replicates(value, replicates, units=arm.independent, scale="logit")
-    seeds = len(arm.predicted)
-    return macro_f1(value, np.tile(arm.labels, seeds), arm.predicted.ravel(), np.tile(arm.units, seeds), boot)
+    return macro_f1(value, arm.labels, arm.predicted, arm.units, boot)
 
 
 # ------------------------------------------------------------------------------------------ pairs
