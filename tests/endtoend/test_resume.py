@@ -342,7 +342,7 @@ def test_another_input_than_before_is_refused(photos: Path, tiny_weights: Path, 
     options = {**OPTIONS, "epochs": 1, "input": str(seen), "weights": str(tiny_weights)}
     upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
     seen.write_text('{"mean": [0.1, 0.1, 0.1]}', encoding="utf-8")
-    with pytest.raises(RunError, match="was begun with preprocessing .*0.5.*, not .*0.1"):
+    with pytest.raises(RunError, match=r"was begun with mean = \[0.5, 0.5, 0.5\], not \[0.1"):
         upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
     assert "finished" == RunDir(tmp_path / "run").status()["state"]
 
@@ -396,6 +396,21 @@ def test_a_run_cut_off_between_best_weights_and_state_restarts_from_what_it_did(
         assert results(longer) == results(tmp_path / out)
     assert [4, 4] == made
     assert upcycle.Run(longer).history.of("finetune").rows[3].best
+
+
+def test_a_damaged_copy_of_where_it_restarts_is_told_and_the_result_is_the_same(
+    longer: Path, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        at_update(10, die, patch)  # the first one after the restart
+        upcycle.train(
+            photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS
+        )
+    flip(tmp_path / "run" / "checkpoints" / "last" / "restart-3.safetensors")
+    show = Said()
+    upcycle.train(out=tmp_path / "run", resume=True, show=show)
+    assert any("restart-3.safetensors is damaged" in text and "begins again" in text for text in show.told)
+    assert results(longer) == results(tmp_path / "run")
 
 
 def test_more_epochs_for_a_run_under_way_come_to_the_same(

@@ -1,8 +1,10 @@
 """The whole job on small real images with a small real network, as its user runs it."""
 
 import csv
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ from safetensors.torch import save_file
 
 import upcycle
 from tests.conftest import TINY, draw, write_classes
+from tests.data.made import made
 from upcycle.cli import main
+from upcycle.data.split_file import Recorded
 from upcycle.errors import ConfigError, DataError, RunError, WeightsError
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
@@ -604,7 +608,7 @@ def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
     from upcycle.job.inference import evaluate_run
 
     shutil.copytree(photos, tmp_path / "moved")
-    write_classes(tmp_path / "moved" / "test", {"across": 3}, start=300)
+    write_classes(tmp_path / "moved" / "train", {"across": 3}, start=300)
     show = Warnings()
     found = evaluate_run(upcycle.load(trained.path), tmp_path / "moved", "test", show=show)
     recorded = trained.predictions("test")
@@ -623,6 +627,22 @@ def test_own_images_are_known_by_content_wherever_they_are_listed(
     (tmp_path / "all.csv").write_text("\n".join(lines), encoding="utf-8")
     found = evaluate_run(upcycle.load(trained.path), tmp_path / "all.csv", "test")
     assert sorted(trained.predictions("test").hashes) == sorted(found.hashes)
+
+
+def test_own_copies_and_groups_are_kept_and_a_larger_declared_split_is_taken_whole(tmp_path: Path) -> None:
+    from upcycle.job.inference import _own_rows
+
+    own = [Recorded(f"old/{at}", "a", "test", f"group {at}", str(content)) for at, content in enumerate((1, 1, 2))]
+    index = made("aaab", contents=[1, 2, 1, 3])
+    own = [row._replace(sha256=hashlib.sha256(row.sha256.encode()).hexdigest()) for row in own]
+    found = _own_rows(index, own, "test")
+    assert [("a/0000.jpg", "group 0"), ("a/0001.jpg", "group 2"), ("a/0002.jpg", "group 1")] == [
+        (row.path, row.group) for row in found
+    ]
+    assert [] == _own_rows(index.take(np.array([0, 1, 3])), own, "test")  # a copy is missing
+    larger = replace(index, declared=np.array(["test"] * 4))
+    assert [] == _own_rows(larger, own, "test")
+    assert 3 == len(_own_rows(replace(index, declared=np.array(["test"] * 3 + ["train"])), own, "test"))
 
 
 def test_a_manifest_with_corrected_labels_is_evaluated_by_them(

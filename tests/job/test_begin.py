@@ -131,6 +131,16 @@ def test_more_epochs_that_would_change_nothing_are_refused(
         begin(None, {"epochs": 20}, out=run.root, resume=True)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_without_its_configuration_is_told_apart(resume: bool, tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos")
+    run.config.unlink()
+    with pytest.raises(
+        RunError, match=r"config.json is missing, so nothing can go on with the run: remove it, or give"
+    ):
+        begin(tmp_path / "photos", {}, out=run.root, resume=resume)
+
+
 def test_one_fold_alone_gets_no_more_epochs(tmp_path: Path) -> None:
     begun(tmp_path / "out", tmp_path / "photos", "finished", folds=2)
     fold = begun(tmp_path / "out" / "fold-1", tmp_path / "photos", "finished")

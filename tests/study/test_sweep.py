@@ -138,6 +138,17 @@ def test_a_rung_that_is_added_later_takes_over_the_run_that_is_its_own(tmp_path:
     assert more.finished(more.cell(more.grid.rungs[1], 0))
 
 
+def test_runs_of_one_rung_with_another_input_are_not_mixed(tmp_path: Path) -> None:
+    progress = Progress(grid(tmp_path, "probe,default"))
+    for seed, mean in ((0, 0.5), (1, 0.1)):
+        cell = progress.cell(progress.grid.rungs[0], seed)
+        finish(progress, cell)
+        write_json(RunDir(progress.place(cell)).model, {"preprocessing": {"mean": [mean] * 3, "source": str(seed)}})
+    assert progress.finished(progress.cell(progress.grid.rungs[0], 0))
+    with pytest.raises(RunError, match="were trained with other input for the rung probe"):
+        progress.finished(progress.cell(progress.grid.rungs[0], 1))
+
+
 def test_two_networks_have_weights_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "lite.toml").write_text('arch = "tf_efficientnet_lite0"', encoding="utf-8")
     progress = Progress(grid(tmp_path, f"probe,{tmp_path / 'lite.toml'}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
+from upcycle.job.extend import is_fold
 from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_lines
@@ -48,6 +49,10 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     if run is not None and run.exists():
         if not run.is_run():
             raise RunError(f"{run.root} is not empty and not a run: give another --out")
+        if run.has_work() and not run.config.exists():
+            raise RunError(
+                f"{run.config} is missing, so nothing can go on with the run: remove it, or give another --out"
+            )
         if run.config.exists() and (resume or run.has_work()):
             if not resume:
                 again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
@@ -133,9 +138,9 @@ def _check_extendable(run: RunDir, config: Config) -> None:
         raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
     if not config.epochs:
         raise RunError(f"{run.root} trained the probe alone, without epochs to add to: give another --out")
-    whole = RunDir(run.root.absolute().parent)
-    if run.root.name.startswith("fold-") and whole.config.exists():
-        raise RunError(f"{run.root} is a fold of {whole.root}, which gets no more epochs: give another --out")
+    if is_fold(run):
+        whole = run.root.absolute().parent
+        raise RunError(f"{run.root} is a fold of {whole}, which gets no more epochs: give another --out")
     done = sum(row.get("phase") != "head" for row in read_lines(run.history))
     if run.status()["state"] == "finished" and done < config.all_epochs:
         raise RunError(

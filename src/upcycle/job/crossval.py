@@ -8,7 +8,16 @@ from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
-from upcycle.job.prepare import decodable, digest_of, machine_of, read_index, same_data, same_weights
+from upcycle.job.prepare import (
+    decodable,
+    digest_of,
+    fit_size,
+    machine_of,
+    read_index,
+    same_data,
+    same_network,
+    same_weights,
+)
 from upcycle.job.status import working
 from upcycle.job.train import run_training
 from upcycle.manifest import check
@@ -28,7 +37,13 @@ def cross_validate(start: Start, show: Show) -> None:
     """
     config, run = start.config, start.run
     machine = machine_of(config)
-    digest = digest_of(zoo.get_weights(zoo.resolve_arch(config.arch), config.weights))
+    arch = zoo.resolve_arch(config.arch)
+    weights = zoo.get_weights(arch, config.weights)
+    digest, source = digest_of(weights), weights.source if weights else ""
+    preprocessing = zoo.preprocessing_for(
+        arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
+    )
+    del weights  # each fold reads its own
     index = read_index(start.data, config, machine, show)
     with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)
@@ -38,6 +53,8 @@ def cross_validate(start: Start, show: Show) -> None:
             if fold.config.exists():
                 same_weights(fold, config, digest)
                 same_data(fold, index, splits)
+                fitted = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+                same_network(fold, zoo.Network(arch, index.classes, fitted, source, digest))
         for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):

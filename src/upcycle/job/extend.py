@@ -30,8 +30,11 @@ def extend(run: RunDir, config: Config) -> None:
         weights = checkpoint.load_tensors(best_weights(run))
         shutil.rmtree(run.last, ignore_errors=True)  # what an earlier attempt left
         checkpoint.save_state(run.last, weights=weights, moments={}, facts=facts)
+        checkpoint.copy(best_weights(run), restart(run, len(rows)))
         run.set_status("interrupted", **{name: value for name, value in run.status().items() if name != "state"})
         unseal(run)
+    elif len(rows) == config.all_epochs - config.more_epochs[-1]:  # all done, and not tested yet
+        checkpoint.copy(best_weights(run), restart(run, len(rows)))
     if run.fine_tuned.exists():
         run.fine_tuned.replace(run.best)
     environment = read_json(run.environment)
@@ -40,6 +43,16 @@ def extend(run: RunDir, config: Config) -> None:
     command = " ".join([before, *(f"--more-epochs {epochs}" for epochs in config.more_epochs)])
     write_sealed(run, run.environment, {**environment, "command": command})
     write_sealed(run, run.config, {**read_json(run.config), "more_epochs": list(config.more_epochs)})
+
+
+def restart(run: RunDir, epoch: int) -> Path:
+    """Where the best weights until a restart after `epoch` are kept, beside the states."""
+    return run.last / f"restart-{epoch}.safetensors"
+
+
+def is_fold(run: RunDir) -> bool:
+    """Whether a run is one of a cross-validation's."""
+    return run.root.name.startswith("fold-") and RunDir(run.root.absolute().parent).config.exists()
 
 
 def best_weights(run: RunDir) -> Path:

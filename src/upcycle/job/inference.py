@@ -249,17 +249,30 @@ def _scan(data: Path, test_split: str | None) -> Index:
 
 
 def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:
-    """The images of a run's own split as `index` has them, by their content; none where it has not all of them."""
-    places: dict[str, list[int]] = {}
-    for at in range(len(index)):
-        places.setdefault(index.hash(at), []).append(at)
-    found = set()
+    """The images of a run's own split as `index` has them, by their content; none where it has not all of them.
+
+    Nor where it declares that split itself, with images beyond those. A group it does not tell is the recorded one.
+    """
+    left: dict[str, list[int]] = {}
+    for at in reversed(range(len(index))):
+        left.setdefault(index.hash(at), []).append(at)
+    exact = {(index.hash(at), index.path(at)): at for copies in left.values() if len(copies) > 1 for at in copies}
+    groups: dict[int, str] = {}
+    taken = {exact[row.sha256, row.path] for row in own if (row.sha256, row.path) in exact}
     for row in own:
-        copies = places.get(row.sha256, [])
-        if not copies:
+        at = exact.get((row.sha256, row.path), -1)
+        copies = left.get(row.sha256, [])
+        while at < 0 and copies:  # copies of one image under other names: each row takes one
+            at = copies.pop()
+            at = -1 if at in taken else at
+        if at < 0:
             return []
-        found.add(next((at for at in copies if index.path(at) == row.path), copies[0]))
-    return _recorded_as(index, sorted(found), split)
+        groups[at] = row.group
+    declared = set(np.flatnonzero(index.declared == split).tolist())
+    if (index.declared != "").any() and declared - groups.keys():
+        return []
+    rows = _recorded_as(index, sorted(groups), split)
+    return [row if row.group else row._replace(group=groups[at]) for row, at in zip(rows, sorted(groups), strict=True)]
 
 
 def _rows(index: Index, split: str) -> list[Recorded]:

@@ -7,14 +7,13 @@ about the result: from any state the run goes on to the same bits.
 import shutil
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from upcycle.errors import DivergenceError, RunError
 from upcycle.history import History, Row
-from upcycle.job.extend import UPDATES, best_weights, events, retries
+from upcycle.job.extend import UPDATES, best_weights, events, is_fold, restart, retries
 from upcycle.job.prepare import Job
 from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint
@@ -59,11 +58,14 @@ class Keeper:
         if row.best:
             checkpoint.save_model(run.best, state.model, self._job.network)
         if state.epoch in self._phase.restarts:
-            checkpoint.copy(run.best, _restart(run, state.epoch))
+            checkpoint.copy(run.best, restart(run, state.epoch))
         append_line(run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
         self._save(state, history)
+        for epoch in self._phase.restarts:
+            if epoch < state.epoch - 1:  # no state that is kept begins there
+                restart(run, epoch).unlink(missing_ok=True)
         self._rests_until = time.monotonic() + self._job.config.checkpoint_every
         return history
 
@@ -94,11 +96,12 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
     where it was kept by an upcycle that makes other updates.
     """
     rows = head
-    kept = _whole(job)
+    kept = _whole(job, phase)
     if kept is not None:
         weights, moments, facts = kept
         if facts["version"] != UPDATES:
-            raise RunError(f"{job.run.root} was begun by another version of upcycle: remove it, or give another --out")
+            whole = "" if is_fold(job.run) else "remove it, or "
+            raise RunError(f"{job.run.root} was begun by another version of upcycle: {whole}give another --out")
         checkpoint.load_clone(state.model, weights)
         optim.load_state_tensors(state.optimizer, state.names, moments)
         state.epoch, state.step, state.sums = int(facts["epoch"]), int(facts["step"]), Sums(**facts["sums"])
@@ -117,16 +120,8 @@ def renew(job: Job, state: State, phase: Phase) -> None:
     The best until then: the next epoch may have been better, and been cut off before its state was kept.
     """
     if state.epoch in phase.restarts and not state.sums.updates:
-        until_then = _restart(job.run, state.epoch)
-        if not until_then.exists():  # of a finished run: no epoch has come after it
-            checkpoint.copy(best_weights(job.run), until_then)
-        checkpoint.load_clone(state.model, checkpoint.load_tensors(until_then))
+        checkpoint.load_clone(state.model, checkpoint.load_tensors(restart(job.run, state.epoch)))
         state.optimizer = start(state.model, job.config).optimizer
-
-
-def _restart(run: RunDir, epoch: int) -> Path:
-    """Where the best weights until a restart are kept, beside the states."""
-    return run.last / f"restart-{epoch}.safetensors"
 
 
 # ---------------------------------------------------------------- when the loss explodes
@@ -160,12 +155,14 @@ def usable(run: RunDir, facts: dict[str, Any]) -> bool:
     return facts["retries"] == len(known) or bool(known and facts["step"] <= known[-1]["step"])
 
 
-def _whole(job: Job) -> checkpoint.Kept | None:
+def _whole(job: Job, phase: Phase) -> checkpoint.Kept | None:
     """The state to go on from, if it and the best weights so far are whole; says what is not."""
     kept, damaged = checkpoint.load_state(job.run.last, usable=lambda facts: usable(job.run, facts))
     try:
         if kept is not None and kept[2]["epoch"]:
             checkpoint.load_tensors(best_weights(job.run))
+        if kept is not None and kept[2]["epoch"] in phase.restarts and not kept[2]["updates"]:
+            checkpoint.load_tensors(restart(job.run, kept[2]["epoch"]))
     except RunError as error:
         kept, damaged = None, [*damaged, str(error)]
     for text in damaged:

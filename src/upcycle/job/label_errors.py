@@ -55,7 +55,8 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
     network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
     left, frames = decode(index, preprocessing, config, machine, show)
     if len(left) != len(index):
-        raise DataError("an image that could be decoded before cannot be decoded now: run again")
+        kept = cache_root(config) / "images"
+        raise DataError(f"an image that could be decoded before cannot be decoded now: remove {kept}, then scan again")
     model = zoo.create(network, seed=config.seed)
     zoo.load_body(model, weights, arch)
     show.say(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")

@@ -151,8 +151,8 @@ def decode(
     if limited and isinstance(frames, Cache):
         # never by itself: the runs that were begun without them would have other images
         show.warn(
-            f"{limited} of these met a limit of memory or time, which may have been the machine's; "
-            f"they stay out as long as {frames.path} is there: remove it to try them again"
+            f"the decoding of {limited} images met a limit of memory or time, which may have been the machine's: they "
+            f"stay out of new runs too as long as {frames.path} is there; what was begun without them needs it"
         )
     return index.without(failures), frames.without(failures)
 
@@ -177,7 +177,8 @@ def prepare(
             index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
         )
     elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
-        raise DataError("an image that could be decoded before cannot be decoded now: run again")
+        kept = cache_root(config) / "images"
+        raise DataError(f"an image that could be decoded before cannot be decoded now: remove {kept}, then run again")
     return Prepared(index, frames, splits, preprocessing)
 
 
@@ -205,18 +206,29 @@ def same_data(run: RunDir, index: Index, splits: Splits) -> None:
     raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
 
 
+def _flat(model: dict[str, Any]) -> dict[str, Any]:
+    """What decides a network's results, preprocessing and weights by their parts; where those are from left out."""
+    parts = {name: model.get(name) for name in ("arch", "classes", "outputs")}
+    for name in ("preprocessing", "weights"):
+        part = model.get(name)
+        parts |= {key: value for key, value in part.items() if key != "source"} if isinstance(part, dict) else {}
+    return parts
+
+
 def same_network(run: RunDir, network: Network) -> None:
     """RunError when a run would go on with another network, or another input, than it has recorded, where it has."""
     if not run.model.exists():
         return
-    known, now = read_json(run.model), network.to_dict()
-    before = {name: known.get(name) for name in now}
-    for values in (before, now):
-        for part in ("preprocessing", "weights"):  # where they are from may be told in other words
-            values[part] = {key: value for key, value in (values[part] or {}).items() if key != "source"}
-    other = next((name for name in now if before[name] != json.loads(json.dumps(now[name]))), None)
+    known, now = read_json(run.model), json.loads(json.dumps(network.to_dict()))
+    if not isinstance(known, dict):
+        raise RunError(f"{run.model} does not hold what a run writes")
+    before, after = _flat(known), _flat(now)
+    other = next((name for name in after if before.get(name) != after[name]), None)
     if other is not None:
-        raise RunError(f"{run.root} was begun with {other} {before[other]}, not {now[other]}: give another --out")
+        raise RunError(
+            f"{run.root} was begun with {other} = {before.get(other)}, not {after[other]}, which the weights, a file "
+            "beside them or --input say: give another --out"
+        )
     if "linear_head" not in known and zoo.is_linear_in_name_alone(zoo.create(network)):
         raise RunError(f"{run.root} is of an upcycle that computed {network.arch} otherwise: give another --out")
 

@@ -50,20 +50,21 @@ class Progress:
             raise RunError(
                 f"{run.root} was trained with {other} = {there.get(other)}, not {asked.get(other)}: give another --out"
             )
-        self._check_facts(run, f"weights {cell.config.weights} of {cell.config.arch}")
+        self._check_facts(run, f"weights {cell.config.weights} of {cell.config.arch}", cell.rung.name)
         return True
 
     def done(self, cell: Cell) -> bool:
         """Whether its run is there, or has failed."""
         return self.finished(cell) or self.place(cell) in self.failed
 
-    def _check_facts(self, run: RunDir, weights: str) -> None:
+    def _check_facts(self, run: RunDir, weights: str, rung: str) -> None:
         """RunError when a run has other images, another split or other `weights` of one name than those before it."""
         recorded = read_json(run.config)
         facts = {
             "images": str(recorded.get("data")),
             "images or split": hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
             weights: str(recorded.get("weights_sha256")),
+            f"input for the rung {rung}": _input(run),
         }
         if facts["images"] != str(self.grid.data):
             raise RunError(f"{run.root} was trained on {facts['images']}, not {self.grid.data}: give another --out")
@@ -123,6 +124,14 @@ class Progress:
         if not finished or not all(self.done(cell) for cell in trials):
             return None
         return float(min(finished, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
+
+
+def _input(run: RunDir) -> str:
+    """What a run's network was given: size, crop, mean and so on, as text."""
+    model = read_json(run.model) if run.model.exists() else {}
+    seen = model.get("preprocessing") if isinstance(model, dict) else None
+    known = seen if isinstance(seen, dict) else {}
+    return str(sorted((key, str(value)) for key, value in known.items() if key != "source"))
 
 
 def _existing(folder: Path) -> dict[str, Path]:
