@@ -18,10 +18,10 @@ from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import app, main
 from upcycle.errors import ConfigError, DivergenceError, NoRoomError, RunError, UpcycleError
-from upcycle.model import checkpoint
+from upcycle.model import checkpoint, zoo
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
-from upcycle.rundir import RunDir, locked, read_json, read_lines
+from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
 from upcycle.study.runs import read_run
 from upcycle.training import loop
 
@@ -396,6 +396,35 @@ def test_a_run_cut_off_between_best_weights_and_state_restarts_from_what_it_did(
         assert results(longer) == results(tmp_path / out)
     assert [4, 4] == made
     assert upcycle.Run(longer).history.of("finetune").rows[3].best
+
+
+def test_predictions_of_an_earlier_choice_do_not_stay(whole: Path, longer: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "predictions" / "val.csv", tmp_path / "run" / "predictions" / "earlier_val.csv")
+    upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
+    assert results(longer) == results(tmp_path / "run")
+
+
+def test_only_restarts_that_a_kept_state_begins_at_are_kept(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "epochs": 1, "more_epochs": [1, 1, 1], "weights": str(tiny_weights)}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        at_update(10, die, patch)  # the first of the fourth epoch
+        upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints" / "last").glob("restart-*"))
+    assert ["restart-2.safetensors", "restart-3.safetensors"] == kept
+
+
+def test_a_run_whose_network_was_computed_otherwise_is_told(whole: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(whole, tmp_path / "run"))
+    run.manifest.unlink()
+    write_json(run.model, {name: value for name, value in read_json(run.model).items() if name != "linear_head"})
+    assert upcycle.load(run.root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "is_linear_in_name_alone", lambda _: True)
+        with pytest.raises(RunError, match="is of an upcycle that computed test_resnet.* otherwise: train it again"):
+            upcycle.load(run.root)
+        with pytest.raises(RunError, match="is of an upcycle that computed test_resnet.* otherwise: give another"):
+            upcycle.train(out=run.root, resume=True, epochs=5, show=Silent())
 
 
 def test_a_damaged_copy_of_where_it_restarts_is_told_and_the_result_is_the_same(

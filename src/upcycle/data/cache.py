@@ -239,13 +239,13 @@ def build(
     NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
     path = _file(index, side, interpolation, root or default_root() / "images")
-    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
     known = _opened(path)
     if known is not None:
         return known
     shapes = _target_shapes(index, side)
     _remove_abandoned(path.parent)
     _check_room(path, int(_offsets(shapes)[-1]))
+    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
     with replacing(path) as temporary, temporary.open("wb") as file:
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):

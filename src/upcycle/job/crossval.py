@@ -32,8 +32,8 @@ def cross_validate(start: Start, show: Show) -> None:
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
     metrics. The intervals treat those as one model's; they say nothing of the spread between models,
-    which is shown fold by fold. Folds that are finished are not repeated; RunError where the images or the weights
-    are no longer theirs.
+    which is shown fold by fold. Folds that are finished are not repeated; RunError where the images, the
+    weights or their input are no longer theirs.
     """
     config, run = start.config, start.run
     machine = machine_of(config)
@@ -49,12 +49,13 @@ def cross_validate(start: Start, show: Show) -> None:
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
         parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
+        fitted = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+        network = zoo.Network(arch, index.classes, fitted, source, digest)
         for fold, splits in zip(parts, split, strict=True):
             if fold.config.exists():
                 same_weights(fold, config, digest)
                 same_data(fold, index, splits)
-                fitted = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
-                same_network(fold, zoo.Network(arch, index.classes, fitted, source, digest))
+                same_network(fold, network)
         for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):

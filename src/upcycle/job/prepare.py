@@ -118,11 +118,7 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
 
 
 def decode(
-    index: Index,
-    preprocessing: Preprocessing,
-    config: Config,
-    machine: Machine,
-    show: Show,
+    index: Index, preprocessing: Preprocessing, config: Config, machine: Machine, show: Show
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
