@@ -125,7 +125,7 @@ def test_the_time_in_which_all_of_it_is_stopped_does_not_count(tmp_path: Path) -
     code = """
 from upcycle.data.decoders import Decoders, Limits
 from tests.data.test_decoders import LARGE, SMALL, load
-pool = Decoders(Limits(patience=3))
+pool = Decoders(Limits(patience=8))
 load(pool, SMALL)
 print("ready", flush=True)
 for _ in range(3):
@@ -138,7 +138,7 @@ pool.close()
         assert b"ready\n" == process.stdout.readline()
         time.sleep(0.1)
         os.killpg(process.pid, signal.SIGSTOP)
-        time.sleep(6)
+        time.sleep(12)
         os.killpg(process.pid, signal.SIGCONT)
         assert 0 == process.wait(60)
 
