@@ -142,6 +142,12 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["train"], 2, "say which images to train on"),
         (["train", "--resume"], 2, "--resume needs --out RUN"),
         (["train", "/nowhere/photos", "--weights", "none"], 3, "/nowhere/photos"),
+        (["train", "/nowhere/photos"], 3, "/nowhere/photos does not exist"),
+        (["train", "photos", "--bs", "4"], 2, "unknown option: --bs: here it is --batch-size"),
+        (["train", "photos", "--div-factor", "4"], 2, "unknown option: --div-factor: here it is --div"),
+        (["train", "photos", "--pretrained", "x"], 2, "unknown option: --pretrained: here it is --weights"),
+        (["plan", "--steps-per-epoch", "2.5"], 2, "not a whole number"),
+        (["compare", "photos", "--seeds", "2.5"], 2, "not a whole number"),
         (["train", "photos", "--arch", "resnet5O"], 4, "unknown architecture 'resnet5O': did you mean"),
         (["train", "photos", "--weights", "/nowhere.pt"], 4, "weights /nowhere.pt do not exist"),
         (["plan", "--recipe", "classic", "--epochs", "3"], 2, "a ramp-up of 5 and a plateau of 0 epochs are longer"),
@@ -162,6 +168,8 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     text: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "photos").mkdir()
     found = main(words)
     said = lines(capsys)
     assert code == found
@@ -201,3 +209,8 @@ def test_the_plan_of_classic_prints_first_and_last_rate_and_draws_figure_1(
 def test_the_plan_of_the_default_recipe_shows_both_phases(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["plan", "--steps-per-epoch", "10"])
     assert ["head", "finetune"] == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_help_shows_how_a_folder_is_laid_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["train", "--help"])
+    assert "CLASS/*" in " ".join(capsys.readouterr().out.split())

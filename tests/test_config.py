@@ -47,7 +47,7 @@ def test_a_path_of_any_bytes_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_home_of_nobody_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^cache = '~nobody-here/x': "):
+    with pytest.raises(ConfigError, match=r"^'~nobody-here/x': "):
         absolute({"cache": "~nobody-here/x"})
 
 
@@ -121,3 +121,18 @@ def test_a_recorded_configuration_is_read_back(tmp_path: Path) -> None:
 )
 def test_class_weights_are_words_or_numbers(text: str, expected: object) -> None:
     assert expected == parse_class_weights(text)
+
+
+@pytest.mark.parametrize(("given", "weights"), [(True, "auto"), (False, "none"), ("a.pt", "a.pt")])
+def test_pretrained_is_understood_as_other_tools_say_it(given: object, weights: str) -> None:
+    assert weights == build({"pretrained": given}).weights
+
+
+def test_class_weights_by_name_are_one_line() -> None:
+    with pytest.raises(ConfigError, match="give the numbers alone, one a class in order of name"):
+        build({"class_weights": {"cats": 1, "dogs": 2}})
+
+
+def test_folds_have_no_test_split() -> None:
+    with pytest.raises(ConfigError, match="folds test every image once"):
+        build({"folds": 5, "test_split": "val"})

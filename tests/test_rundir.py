@@ -14,6 +14,7 @@ from upcycle.rundir import (
     RunDir,
     append_line,
     locked,
+    plain_json,
     read_json,
     read_lines,
     refuse_links,
@@ -144,3 +145,11 @@ def test_a_folder_that_another_process_writes_is_refused_until_that_has_ended(tm
         other.wait()
     with locked(tmp_path / "run"):
         assert not RunDir(tmp_path / "run").exists()
+
+
+def test_rows_of_whole_numbers_stand_on_a_line_each_and_text_stays_what_it_is() -> None:
+    value = {"confusion": [[71, 4], [3, 82]], "name": "[ 1 ] [\n 2,\n 3\n]", "moms": [0.9, 0.8], "empty": []}
+    text = plain_json(value)
+    assert value == json.loads(text)
+    assert "    [71, 4],\n    [3, 82]\n" in text
+    assert len(plain_json([[0] * 1000] * 1000)) < 3.1e6  # three bytes a cell of a confusion matrix

@@ -6,6 +6,7 @@ A command's own imports wait until it runs.
 import atexit
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -107,6 +108,13 @@ def _one_line(error: CycloptsError) -> str:
 
         return explain(cause)  # type: ignore[arg-type]
     text = " ".join(str(error).split())
+    unknown = re.search(r"Unknown option: --([\w-]+)", text)
+    if unknown:
+        from upcycle.config import ALIASES
+
+        canonical = ALIASES.get(unknown[1].replace("-", "_"))
+        if canonical:
+            return f"unknown option: --{unknown[1]}: here it is --{canonical.replace('_', '-')}"
     return text[:1].lower() + text[1:]
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,18 @@ from upcycle.errors import DataError
 
 Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
+
+
+def _whole(_: Any, tokens: Sequence[Any]) -> int:
+    """The whole number that a word is: cyclopts would round 2.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 _OF_RUNGS = ("recipe", "lr", "schedule", "folds", "split_seed")
 """Options that a comparison refuses, each with its reason: not in its help."""
 _Common = create_model(  # type: ignore[call-overload]
@@ -70,7 +83,7 @@ def scan(
     Parameters
     ----------
     data
-        DATA/train|val|test/CLASS/*, DATA/CLASS/*, or a CSV or Parquet manifest with path,label[,split][,group].
+        `DATA/train|val|test/CLASS/*`, `DATA/CLASS/*`, or a CSV or Parquet manifest with path,label[,split][,group].
     out
         The folder of audit.json, quarantine.csv and scan.html; left out, runs/NAME-scan-N.
     html
@@ -97,7 +110,7 @@ def train(
     Parameters
     ----------
     data
-        DATA/train|val|test/CLASS/*, DATA/CLASS/*, or a CSV or Parquet manifest with path,label[,split][,group].
+        `DATA/train|val|test/CLASS/*`, `DATA/CLASS/*`, or a CSV or Parquet manifest with path,label[,split][,group].
     out
         The run directory; left out, runs/NAME-RECIPE-N.
     resume
@@ -115,7 +128,7 @@ def train(
 def compare(
     *paths: Path,
     rungs: str | None = None,
-    seeds: int | None = None,
+    seeds: Whole | None = None,
     smallest_difference: float | None = None,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
@@ -156,7 +169,7 @@ def compare(
 
 def plan(
     *,
-    steps_per_epoch: int = 1,
+    steps_per_epoch: Whole = 1,
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
@@ -185,7 +198,15 @@ def plan(
     )
 
 
-def evaluate(run: Path, data: Path | None = None, /, *, split: Literal["train", "val", "test"] = "test") -> None:
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    /,
+    *,
+    split: Literal["train", "val", "test"] = "test",
+    device: str = "auto",
+    threads: Whole = 0,
+) -> None:
     """Metrics of a run's best model, on its own split or another folder.
 
     Parameters
@@ -196,6 +217,10 @@ def evaluate(run: Path, data: Path | None = None, /, *, split: Literal["train", 
         Another folder of labelled images; left out, the run's own split.
     split
         Which split.
+    device
+        cpu, cuda or mps; auto is the one of the run's training, where it is there.
+    threads
+        Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
@@ -205,13 +230,18 @@ def evaluate(run: Path, data: Path | None = None, /, *, split: Literal["train", 
     from upcycle.rundir import RunDir
 
     show = Terminal()
-    predictions = evaluate_run(load(run, show=show), data, split, show=show)
+    predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
     seed = read_json(RunDir(run).config).seed
     show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
 
 
 def predict(
-    run: Path, /, *paths: Path, json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False
+    run: Path,
+    /,
+    *paths: Path,
+    json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    device: str = "auto",
+    threads: Whole = 0,
 ) -> None:
     """Class and probabilities of files and folders.
 
@@ -223,6 +253,10 @@ def predict(
         Images, or folders of them.
     json_lines
         Print one JSON object a line.
+    device
+        cpu, cuda or mps; auto is the one of the run's training, where it is there.
+    threads
+        Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     from rich.console import Console
 
@@ -233,7 +267,7 @@ def predict(
     files = files_of(paths)
     aside = Terminal(Console(stderr=True, soft_wrap=True, highlight=False))  # standard output is the predictions'
     failed = 0
-    for outcome in predict_files(load(run, show=aside), files):
+    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
         if outcome.prediction is None:
             failed += 1
             text = json.dumps({"path": str(outcome.path), "error": outcome.error}) if json_lines else ""
@@ -263,7 +297,7 @@ def report(run: Path, /) -> None:
     print(write_report(RunDir(run)))
 
 
-def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: int = 0) -> None:
+def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: Whole = 0) -> None:
     """The main job on real images and weights that packages carry.
 
     Parameters

@@ -64,7 +64,8 @@ class Config(BaseModel):
         3, ge=0, le=10_000, description="Epochs of fine-tuning, at most where a run stops early (0: the probe alone)."
     )
     more_epochs: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
-        (), description="Epochs after those, from the best weights so far: with one-cycle a cycle for each number."
+        (),
+        description="Epochs after those, from the best weights so far; given again for each one-cycle more.",
     )
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
@@ -154,9 +155,16 @@ class Config(BaseModel):
     def _may_be_none(cls, given: object) -> object:
         return None if given == "none" else given
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _are_pretrained(cls, given: object) -> object:
+        return {True: "auto", False: "none"}[given] if isinstance(given, bool) else given
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _are_weights(cls, given: object) -> object:
+        if isinstance(given, Mapping):
+            raise ValueError("give the numbers alone, one a class in order of name")
         text = ",".join(str(item) for item in given) if isinstance(given, list | tuple) else given
         if isinstance(text, str):
             parse_class_weights(text)
@@ -201,6 +209,8 @@ def check(config: Config) -> Config:
         raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
         raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
+    if config.folds and config.test_split is not None:
+        raise ConfigError("folds test every image once, and test_split names images to test on: leave one of them out")
     ramp = config.rampup + config.sustain
     if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
@@ -249,11 +259,16 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("weights", "input", "cache", "quarantine"):
         value = given.get(name)
         if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
-            try:
-                given[name] = str(Path(value).expanduser().resolve())
-            except RuntimeError as error:  # ~ of nobody
-                raise ConfigError(f"{name} = {str(value)!r}: {error}") from None
+            given[name] = str(expanded(value).resolve())
     return given
+
+
+def expanded(path: Path | str) -> Path:
+    """`path` with ~ as the home it means; ConfigError where that is nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{str(path)!r}: {error}") from None
 
 
 def build(values: Mapping[str, Any], where: str = "") -> Config:

@@ -13,7 +13,8 @@ import operator
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -123,6 +124,27 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     torch.use_deterministic_algorithms(machine.device == "cpu")
     # deterministic mode would otherwise also write NaN over every fresh tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Give torch's settings of this process that `apply` changes back at the end, but for the seed and the memory."""
+    import torch
+
+    threads, cudnn, matmul = torch.get_num_threads(), torch.backends.cudnn, torch.backends.cuda.matmul
+    benchmark, tf32 = cudnn.benchmark, (cudnn.allow_tf32, matmul.allow_tf32)
+    deterministic, lenient = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.benchmark, (cudnn.allow_tf32, matmul.allow_tf32) = benchmark, tf32
+        torch.use_deterministic_algorithms(deterministic, warn_only=lenient)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def keep_freed_memory() -> bool:

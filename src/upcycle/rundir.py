@@ -24,6 +24,8 @@ State = Literal["running", "interrupted", "failed", "finished"]
 LOCK = ".lock"
 _UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
 """Names that `replacing` gives to what is being written; other hidden files are the user's."""
+_ROW = re.compile(r"\[\n *\d+(?:,\n *\d+)*\n *\]")
+"""A list of whole numbers as json indents it; no string of JSON holds a line break."""
 MOST_BYTES = 2**28
 """Bytes of a JSON file that is read: a run directory may come from a stranger."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -152,8 +154,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain_json(value: Any) -> str:
-    """`value` as `write_json` writes it."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """`value` as `write_json` writes it: indented, a list of whole numbers on one line."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _ROW.sub(lambda row: "[" + ", ".join(re.findall(r"\d+", row[0])) + "]", text) + "\n"
 
 
 def read_json(path: Path) -> Any:

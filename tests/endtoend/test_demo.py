@@ -28,3 +28,8 @@ def test_a_demo_in_the_way_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "mine.txt").write_text("mine")
     assert 5 == main(["demo", "--out", str(tmp_path)])
     assert f"{tmp_path} is not empty: give another --out" in capsys.readouterr().err
+
+
+def test_a_demo_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    assert 2 == main(["demo", "--out", str(tmp_path / "demo"), "--seed", "-1"])
+    assert not (tmp_path / "demo").exists()

@@ -575,7 +575,10 @@ def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying
     with pytest.MonkeyPatch.context() as patch:
         exploding(5, patch)
         upcycle.train(out=tmp_path / "run", resume=True, on_divergence="retry", show=Silent())
-    assert [0, 1, 1] == [row.retries for row in upcycle.Run(tmp_path / "run").history.of("finetune").rows]
+    run = upcycle.Run(tmp_path / "run")
+    assert [0, 1, 1] == [row.retries for row in run.history.of("finetune").rows]
+    assert "retry" == run.config.on_divergence
+    assert read_json(run.directory.environment)["command"].endswith("--on-divergence retry")
 
 
 # ---------------------------------------------------------------- a batch that memory has no room for

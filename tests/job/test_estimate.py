@@ -91,3 +91,13 @@ def test_updates_that_an_accelerator_has_queued_are_waited_for(clock: list[float
         telling(update, 10)
     assert said == ["all epochs of finetune take about 3 min on this machine"]
     assert made == [1, 4]
+
+
+def test_a_phase_has_one_bar_for_all_its_epochs() -> None:
+    told: list[tuple[int, int]] = []
+    epoch = [0]
+    telling = estimate.across(lambda *at: told.append(at), phase(3, 10), lambda: epoch[0])
+    telling(10, 10)
+    epoch[0] = 1
+    telling(1, 10)
+    assert [(10, 30), (11, 30)] == told

@@ -1,5 +1,6 @@
 """Who makes the batches of a run."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ from upcycle.data import batches, decoders
 from upcycle.data.cache import Cache
 from upcycle.data.folder import scan
 from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.splits import split
 from upcycle.data.stream import Stream
 from upcycle.device import Machine, detect
 from upcycle.errors import DecodeError
 from upcycle.job import inference
-from upcycle.job.prepare import Job, decode, machine_of
+from upcycle.job.prepare import Job, Prepared, decode, describe, machine_of
 from upcycle.output.show import Silent
 from upcycle.recipes import resolve
 
@@ -115,3 +117,22 @@ def test_all_stages_of_a_run_have_the_machines_feeders(
     upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **options)
     assert len(asked) >= 4  # features, training, validation, choice
     assert {3} == set(asked)
+
+
+def test_what_the_test_images_will_tell_apart_goes_by_their_groups(photos: Path, tmp_path: Path) -> None:
+    class Said(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    rows = ["path,label,split,group"]
+    for place in sorted(photos.glob("t*/*/*.png")):
+        side, label = place.parts[-3:-1]
+        rows.append(f"{place},{label},{side},{f'{label}-{int(place.stem) // 3}' if side == 'test' else ''}")
+    manifest = tmp_path / "photos.csv"
+    manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    said: list[str] = []
+    index = scan(manifest)
+    splits = split(index, seed=0, val_fraction=0.15, test_fraction=0.15)
+    made = Prepared(index, cast(Any, None), splits, cast(Any, None))
+    describe(made, {"quarantined": [], "warnings": []}, Said())
+    assert re.fullmatch(r"\d+ test images in \d+ groups: .*", said[-1])

@@ -11,6 +11,7 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY, draw, write_classes
+from tests.output.pages import Page
 from upcycle.cli import main
 from upcycle.data import decode
 from upcycle.errors import ConfigError, DataError, RunError
@@ -251,3 +252,26 @@ def test_the_trouble_in_real_photos_is_found(assets: Path, tmp_path: Path) -> No
     aside = [path for path, answer in listed(scan).items() if answer == "yes"]
     assert 8 == len(aside)
     assert {"rose", "tulip"} == {path.split("/")[0] for path in aside}
+
+
+def test_the_proposed_commands_keep_what_shaped_the_split(trouble: Path, tmp_path: Path) -> None:
+    class Said(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    upcycle.scan(trouble, out=tmp_path / "scan", seed=5, val_fraction=0.2, threads=1, show=Said())
+    page = (tmp_path / "scan" / "scan.html").read_text(encoding="utf-8")
+    kept = "--val-fraction 0.2 --seed 5"
+    for text in ("\n".join(said), page):
+        assert f"quarantine.csv {kept}" in text
+        assert f"grouped.csv {kept}" in text
+        assert "--threads 1 --" not in text.split("Repeat it")[0]
+
+
+def test_images_set_aside_by_a_list_are_not_called_unusable(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 20, "down": 20})
+    mine = tmp_path / "mine.csv"
+    mine.write_text("path\ndown/000.png\ndown/001.png\n", encoding="utf-8")
+    upcycle.scan(data, out=tmp_path / "scan", quarantine=str(mine), show=Silent())
+    assert "0 files not usable, 2 set aside" in Page(tmp_path / "scan" / "scan.html").text

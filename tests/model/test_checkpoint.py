@@ -181,3 +181,40 @@ def test_a_state_after_a_retry_is_newer_than_any_before_it(tmp_path: Path) -> No
     state(tmp_path, 9, updates=3)
     state(tmp_path, 7, retries=1)
     assert 7 == kept_step(tmp_path)
+
+
+def test_layers_that_share_their_weights_are_saved_and_loaded(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    checkpoint.save_tensors(tmp_path / "w.safetensors", dict(model.state_dict()))
+    found = checkpoint.load_tensors(tmp_path / "w.safetensors")
+    assert torch.equal(found["0.weight"], found["1.weight"])
+    assert torch.equal(found["0.weight"], model[0].weight)
+
+
+class Caching(torch.nn.Module):
+    """As LeViT in some versions of timm: keeps what it made of its weights until it trains again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.made: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> "Caching":
+        self.made = None if mode else self.made
+        return super().train(mode)
+
+    def forward(self) -> torch.Tensor:
+        self.made = self.weight.detach().clone() if self.made is None else self.made
+        return self.made
+
+
+def test_weights_that_are_put_back_leave_nothing_of_those_before() -> None:
+    model = Caching().eval()
+    kept = checkpoint.clone_weights(model)
+    with torch.no_grad():
+        model.weight.fill_(5)
+    assert 5 == model()
+    checkpoint.load_clone(model, kept)
+    assert 1 == model()
+    assert not model.training

@@ -117,3 +117,13 @@ def test_rates_shrink_towards_the_stem_and_vectors_do_not_decay(resnet: torch.nn
     assert (0.5, 0.0) == scales["layer4.0.bn1.weight"]
     assert (0.5**5, 0.1) == scales["conv1.weight"]
     assert len(scales) == len(list(resnet.named_parameters()))
+
+
+def test_positions_and_tokens_do_not_decay() -> None:
+    model = timm.create_model("test_vit", num_classes=2)
+    decays = {
+        name: g["weight_decay"]
+        for g in parameter_groups(model, layer_decay=0.6, weight_decay=0.01)
+        for name in g["names"]
+    }
+    assert (0, 0, 0.01) == (decays["pos_embed"], decays["cls_token"], decays["blocks.0.attn.qkv.weight"])

@@ -399,3 +399,27 @@ def test_real_resnet50_weights_load(assets: Path) -> None:
 
 def test_the_tiny_network_is_timms_own() -> None:
     assert "test_resnet" in timm.list_models("test_*")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "net.backbone."])
+def test_what_a_wrapper_put_before_every_name_is_taken_off(tmp_path: Path, wrapper: str) -> None:
+    theirs = timm.create_model("test_resnet")
+    tensors = {wrapper + name: tensor for name, tensor in theirs.state_dict().items()}
+    torch.save({**tensors, "n_averaged": torch.tensor(3)}, tmp_path / "w.pt")
+    model = zoo.create(network())
+    zoo.load_body(model, read(tmp_path / "w.pt"), "test_resnet")
+    assert torch.equal(theirs.conv1[0].weight, model.conv1[0].weight)  # type: ignore[index, union-attr]
+
+
+def test_a_file_that_holds_its_tensors_one_level_down_is_told_where(tmp_path: Path) -> None:
+    torch.save({"teacher": {"a": torch.ones(1)}, "student": {"a": torch.ones(1)}}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"it holds no tensors but in \['teacher', 'student'\]: save one of these"):
+        read(tmp_path / "w.pt")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    tensors = timm.create_model("test_resnet").state_dict()
+    tensors["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"hold numbers that are not finite, in conv1\.0\.weight"):
+        zoo.load_body(zoo.create(network()), read(tmp_path / "w.safetensors"), "test_resnet")

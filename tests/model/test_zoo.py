@@ -7,6 +7,7 @@ import timm
 import torch
 
 from upcycle.data.preprocessing import Preprocessing
+from upcycle.errors import WeightsError
 from upcycle.model import zoo
 
 
@@ -32,3 +33,9 @@ def test_what_is_no_linear_head_gives_timms_own_logits() -> None:
     machine = detect(device="cpu", precision="fp32", threads=1)
     with torch.inference_mode():
         assert torch.equal(model(images), zoo.logits(model, images, machine))
+
+
+def test_a_network_without_a_classifier_is_one_line() -> None:
+    asked = zoo.Network("mobilenetv5_300m_enc", ("a", "b"), Preprocessing(size=256), "none", "")
+    with torch.device("meta"), pytest.raises(WeightsError, match="has no classifier to train: give another --arch"):
+        zoo.create(asked)

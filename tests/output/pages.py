@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in {"wbr", "b", "span", "i"}:
+        if tag not in {"wbr", "b", "bdi", "span", "i"}:
             self.pieces.append(" ")
         if tag not in self.VOID:
             self.open.append(tag)

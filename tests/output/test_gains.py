@@ -91,3 +91,10 @@ def test_parameters_are_told_in_three_digits() -> None:
 
 def test_failed_seeds_are_counted_beside_the_others() -> None:
     assert "2 seeds, 1 failed" == seeds_words(RUNG | {"seeds": [0, 1], "failed": [{"seed": 2}]})
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(9_999, "9,999"), (999_499, "999 k"), (999_600, "1 M"), (999_600_000, "1 G")]
+)
+def test_a_number_that_rounds_up_takes_the_next_unit(number: int, said: str) -> None:
+    assert said == parameters_words(number)

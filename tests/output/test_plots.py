@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from upcycle.errors import StorageError
@@ -325,3 +326,29 @@ def test_figures_and_report_load_neither_torch_nor_pyplot() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "set()" == found.stdout.strip()
+
+
+def test_a_loss_that_leaps_leaves_the_others_apart() -> None:
+    rows = history(0, 4)
+    for row, loss in zip(rows, (0.8, 361.0, 0.6, 0.5), strict=True):
+        row["loss"] = row["val_loss"] = loss
+    figure = curves_figure(rows)
+    loss, accuracy = figure.axes[0], figure.axes[1]
+    assert ("log", "linear") == (loss.get_yscale(), accuracy.get_yscale())
+    assert "logarithmic axis" in words(figure)
+    heights = loss.transLimits.transform(loss.transScale.transform([(1, 0.8), (1, 0.5)]))[:, 1]
+    assert heights[0] - heights[1] > 0.04
+    assert "linear" == curves_figure(history(0, 30)).axes[0].get_yscale()
+
+
+@pytest.mark.parametrize("width", [NARROW, 9.2])
+@pytest.mark.parametrize("size", [2, 3, 6, 12, 25])
+def test_what_a_cell_holds_is_no_wider_than_the_cell(width: float, size: int) -> None:
+    counts = (np.eye(size, dtype=int) * 12_000 + 345).tolist()
+    figure = confusion_figure(evaluation([f"{at:018}" for at in range(size)], counts), width=width)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    axes = figure.axes[0]
+    cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
+    assert axes.texts
+    assert max(text.get_window_extent(renderer).width for text in axes.texts) <= cell

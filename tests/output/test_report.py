@@ -264,7 +264,7 @@ def test_probe_and_fine_tuning_stand_beside_each_other_with_the_choice(pets: Run
     text = Page(pets.report).text
     assert "Frozen probe 0.969" in text
     assert "Fine-tuning ✓ kept 0.981" in text
-    assert "the difference in log loss is -0.076, its paired standard error 0.021." in text
+    assert "The two were compared image by image on the validation set." in text
 
 
 def test_a_kept_probe_is_compared_with_the_fine_tuned_model_it_beat(pets: RunDir) -> None:
@@ -435,3 +435,72 @@ def test_a_browser_draws_figures_in_the_dark_pages_colours(browser: Any, pets: R
         colours.append(tab.evaluate("getComputedStyle(document.querySelector('.plot text')).fill"))
         tab.close()
     assert ["rgb(90, 102, 114)", "rgb(157, 171, 183)"] == colours
+
+
+def test_equal_images_on_both_sides_are_not_said_to_be_kept_together(unfinished: RunDir) -> None:
+    write_audit(unfinished, PETS)
+    audit = json.loads(unfinished.audit.read_text())
+    audit |= {"leaks": [["train/a.jpg", "test/a.jpg"]], "duplicates": [["train/a.jpg", "test/a.jpg"], ["b", "c"]]}
+    unfinished.audit.write_text(json.dumps(audit))
+    text = Page(write_report(unfinished)).text
+    assert "1 image in more than one split" in text
+    assert "1 image there more than once, kept on one side" in text
+    assert 1 == text.count("train/a.jpg")
+
+
+def test_a_folder_that_is_no_run_is_told_nothing_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(RunError, match="not a run directory") as told:
+        write_report(RunDir(tmp_path))
+    assert "remove" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [(0.0004, "0.0004"), (-0.0004, "-0.0004"), (12345.678, "1.23e+04"), (0.5, "0.500"), (0, "0.000")]
+)
+def test_losses_of_any_size_are_readable(loss: float, said: str) -> None:
+    assert said == page.cost(loss)
+
+
+def test_a_page_names_what_was_chosen_and_no_ring_that_is_not_drawn(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    assert "chose the probe, the best epoch and the model" in Page(write_report(run)).text
+    heads = [{**row, "best": False} for row in map(json.loads, run.history.read_text().splitlines())]
+    heads = [row for row in heads if row["phase"] == "head"]
+    write_text(run.history, "".join(json.dumps(row) + "\n" for row in heads))
+    text = Page(write_report(run)).text
+    assert "chose the strength and scaling of the probe" in text
+    assert "ring" not in text.lower().replace("string", "").split()
+
+
+def test_a_run_that_failed_is_not_being_fine_tuned(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    run.evaluation.unlink()
+    run.set_status("failed", error="no")
+    assert "was being fine-tuned on" in Page(write_report(run)).text
+    run.set_status("running")
+    assert "is being fine-tuned on" in Page(write_report(run)).text
+
+
+def test_a_cross_validation_under_way_says_what_is_missing(unfinished: RunDir) -> None:
+    write_json(unfinished.config, {"folds": 5})
+    assert "Not all of the 5 folds have been trained yet" in Page(write_report(unfinished)).text
+
+
+def test_a_page_names_no_home(pets: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    write_json(run.config, {**read_json(run.config), "data": "/home/alice/photos", "weights": "/home/alicent/w"})
+    text = Page(write_report(run)).text
+    assert "~/photos" in text
+    assert "/home/alicent/w" in text
+    assert "/home/alice/" not in text
+
+
+def test_each_folder_of_a_path_stands_by_itself_whatever_its_letters_direction(unfinished: RunDir) -> None:
+    write_audit(unfinished, PETS)
+    audit = json.loads(unfinished.audit.read_text())
+    audit["quarantined"] = [{"path": "test/כלב/חתול/1.jpg", "reason": "not an image"}]
+    unfinished.audit.write_text(json.dumps(audit))
+    written = write_report(unfinished).read_text(encoding="utf-8")
+    assert "<bdi>test/</bdi><wbr><bdi>כלב/</bdi><wbr><bdi>חתול/</bdi><wbr><bdi>1.<wbr>jpg</bdi>" in written

@@ -45,8 +45,8 @@ def page_of(
         values_of(findings, data),
         entries,
         root=folder / "data",
-        out=Path("runs/x"),
-        grouped=True,
+        train="upcycle train /photos --quarantine runs/x/quarantine.csv",
+        grouped="upcycle train runs/x/grouped.csv",
     )
     return Page(written)
 

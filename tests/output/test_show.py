@@ -58,3 +58,15 @@ run = upcycle.train({str(photos)!r}, out={str(tmp_path / "run")!r}, weights={str
     assert 1 == len(pictures)  # updated in place, not one an epoch
     assert any("finetune 3/3" in output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "image/png" in notebook.cells[1].outputs[0]["data"]
+
+
+def test_no_escape_sequence_of_anyones_reaches_the_terminal() -> None:
+    written = io.StringIO()
+    show = Terminal(Console(file=written, soft_wrap=True, force_terminal=False))
+    show.say("not used: a\x1b]0;title\x07.jpg\nsecond line")
+    show.warn("\x1b[31mred")
+    assert [
+        "not used: a\\x1b]0;title\\x07.jpg",
+        "second line",
+        "warning: \\x1b[31mred",
+    ] == written.getvalue().splitlines()

@@ -140,3 +140,14 @@ def test_models_of_which_the_same_is_said_have_one_line_for_it():
 def test_the_tables_import_no_torch():
     code = "import sys, upcycle.output.terminal; sys.exit('torch' in sys.modules)"
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+@pytest.mark.parametrize("width", [40, 60, 68, 72])
+def test_a_narrow_terminal_still_shows_which_class_a_row_is_of(width):
+    text = rendered(table(evaluation(["Siamese", "tabby cats"], [[71, 1], [6, 82]])), width)
+    assert "Siamese" in text
+    assert "tabby c" in text
+
+
+def test_one_image_is_one_image():
+    assert rendered(table(TWO | {"n": 1})).startswith("Metrics of 1 image\n")

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from upcycle.device import seed_for
 from upcycle.recipes import phases, resolve
 from upcycle.schedules import OneCycle
+from upcycle.training import probe
 from upcycle.training.objective import Objective, one_hot
 from upcycle.training.probe import Probe, _epoch_batches, train_probe
 from upcycle.training.probe import Split as Rows
@@ -134,3 +135,22 @@ def test_the_head_is_the_one_that_a_plain_loop_trains(classes: int, weighted: bo
         bias += (probe.bias - bias).mean()
     torch.testing.assert_close(probe.weight.double(), weight, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(probe.bias.double(), bias, rtol=1e-3, atol=1e-3)
+
+
+def test_many_classes_are_learnt_in_parts_with_the_same_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, val = problem(60, 3, 16)
+    whole = fit(train, val, 3)
+    monkeypatch.setattr(probe, "MOST_BYTES", 4 * probe.COPIES * 16 * 3 * 7)  # seven heads at once, 16 images
+    parts = fit(train, val, 3)
+    assert (whole.strength, whole.scaling, whole.lr_max) == (parts.strength, parts.scaling, parts.lr_max)
+    assert torch.allclose(whole.weight, parts.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_updates_are_told_to_the_end() -> None:
+    train, val = problem(60, 3, 16)
+    phase = phases(resolve({}), 60)[0]
+    told: list[tuple[int, int]] = []
+    sides = [Rows(features, np.arange(len(labels)), labels) for features, labels in (train, val)]
+    train_probe(*sides, phase=phase, objective=Objective(3), seed=0, progress=lambda *at: told.append(at))
+    total = 2 * phase.epochs * phase.steps_per_epoch
+    assert [(at, total) for at in range(1, total + 1)] == told

@@ -174,6 +174,9 @@ def _opened(source: Source) -> tuple[Image.Image, int]:
     if isinstance(source, Image.Image):
         source.load()  # what a file says of its orientation may come after its pixels
         return source, _orientation(source)
+    if not isinstance(source, np.ndarray):
+        kind = type(source).__name__
+        raise DecodeError(f"a {kind} is no image: give a path, bytes, a PIL image, a uint8 array, or a list of them")
     return _from_array(source), 1
 
 

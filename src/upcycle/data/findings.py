@@ -141,7 +141,7 @@ class Audited:
         share = 100 * len(tested) / total
         return (
             f"Test images with such a counterpart in training or validation: {len(tested):,} of {total:,}, "
-            f"so test accuracy may be flattered by up to {points(share)} points"
+            f"so test accuracy may be flattered by up to {points(share)}"
         )
 
     def mostly(self, positions: npt.NDArray[np.int64]) -> str:
@@ -155,7 +155,12 @@ class Audited:
 
 
 def points(share: float) -> str:
-    """Percentage points with two digits."""
+    """Percentage points: 1 point, 2.4 points, 12 points."""
+    return f"{digits(share)} point{'s' * (digits(share) != '1')}"
+
+
+def digits(share: float) -> str:
+    """Percent in two digits."""
     return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 

@@ -269,13 +269,18 @@ class Listing:
 def listed(data: Path, *, test_split: str | None = None) -> Listing:
     """Which files there are to read; DataError, one line, for no folder or an unusable manifest."""
     data = Path(data)
+    check_there(data)
     if data.is_dir():
         root, found = data, list_folder(data, test_split=test_split)
-    elif data.is_file():
-        root, found = data.parent, list_manifest(data, test_split=test_split)
     else:
-        raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
+        root, found = data.parent, list_manifest(data, test_split=test_split)
     return Listing(root.absolute(), sorted(found.rows), found.aside, found.others)
+
+
+def check_there(data: Path) -> None:
+    """DataError for a DATA that is not there."""
+    if not data.exists():
+        raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
 
 
 def scan(

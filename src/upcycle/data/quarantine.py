@@ -16,6 +16,7 @@ from upcycle.errors import DataError
 from upcycle.rundir import replacing
 
 _ANSWERS = {"yes": True, "no": False}
+_ASIDE = "set aside by "
 
 
 class Entry(NamedTuple):
@@ -77,10 +78,15 @@ def apply(index: Index, entries: Iterable[Entry], source: str, *, trainable: boo
     unknown = []
     for entry in resolved(index, entries):
         if entry.path in places and entry.set_aside:
-            reasons[places[entry.path]] = f"set aside by {source}" + (f": {entry.reason}" if entry.reason else "")
+            reasons[places[entry.path]] = f"{_ASIDE}{source}" + (f": {entry.reason}" if entry.reason else "")
         elif entry.path not in places and entry.path not in known:
             unknown.append(entry.path)
     return index.without(reasons, trainable=trainable), unknown
+
+
+def is_set_aside(reason: str) -> bool:
+    """Whether an image in an index's quarantine is one that a list set aside, and could be used."""
+    return reason.startswith(_ASIDE)
 
 
 def resolved(index: Index, entries: Iterable[Entry]) -> list[Entry]:

@@ -106,7 +106,7 @@ def evaluate(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, spl
         for i, name in enumerate(("precision", "recall", "f1"))
     )
     accuracy = _share(labels == predicted, np.ones(n, dtype=np.bool_), units)
-    points, says = _resolution(int(units.max()) + 1, accuracy.value, n, split)
+    points, says = resolution(int(units.max()) + 1, accuracy.value, n, split)
     return Evaluation(
         n=n,
         classes=predictions.classes,
@@ -281,11 +281,12 @@ def _confusion(predictions: Predictions) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in cells.reshape(k, k).tolist())
 
 
-def _resolution(units: int, accuracy: float, n: int, split: str) -> tuple[float, str]:
-    """The points that separate two models here, and the sentence that says so."""
+def resolution(units: int, accuracy: float, n: int, split: str) -> tuple[float, str]:
+    """The points that separate two models of this accuracy on n images in `units`, and the sentence that says so."""
     # two models with this many errors, half of them shared, disagree on as many images
     points = round(distinguishable(units, discordance=max(DISCORDANCE, 1 - accuracy)), 1)
-    images = f"{n} {split} image{'s' * (n != 1)}" + (f" in {units} groups" if units < n else "")
+    groups = f" in {units:,} group{'s' * (units != 1)}" if units < n else ""
+    images = f"{n:,} {split} image{'s' * (n != 1)}{groups}"
     if points >= 100:
         return points, f"{images}: too few to tell any two models apart"
     about = f"{points:.0f}" if points >= 1 else f"{points:.1f}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.config import Config
+from upcycle.config import Config, canonical, expanded, read_toml
 from upcycle.config import read_json as read_config
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
@@ -21,6 +21,7 @@ from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
+from upcycle.study.options import without_effect
 
 if TYPE_CHECKING:
     from upcycle.output.drawing import Drawing
@@ -54,7 +55,9 @@ class Run:
 
     @property
     def history(self) -> Curves:
-        """Its epochs; `run.history.plot()` draws them."""
+        """Its epochs; `run.history.plot()` draws them. RunError for a cross-validation, whose folds have their own."""
+        if self.config.folds:
+            raise RunError(f"{self.path} has a history a fold: take that of {self.path / 'fold-1'}, for example")
         return Curves.from_dicts(read_lines(self.directory.history))  # type: ignore[return-value]
 
     @property
@@ -77,16 +80,22 @@ def train(
     *,
     out: Path | str | None = None,
     resume: bool = False,
+    config: Path | str | None = None,
     show: Show | None = None,
     **options: Any,
 ) -> Run:
     """Do the whole job and return the run.
 
     `options` are those of `upcycle train --help`: `upcycle.train("photos/", arch="resnet50",
-    recipe="classic")`. Raises an UpcycleError with one line that says what is wrong.
+    recipe="classic")`, over those of the TOML file `config`. Raises an UpcycleError with one line that says what is
+    wrong.
     """
     show = show or default_show()
-    start = begin(Path(data) if data is not None else None, options, out=Path(out) if out else None, resume=resume)
+    given = _with_file(options, config)
+    start = begin(_path(data), given, out=_path(out), resume=resume)
+    if start.anew:
+        for line in without_effect(given, start.config):
+            show.warn(line)
     if start.finished:
         show.say(f"{start.run.root} is finished already: nothing to do")
         from upcycle.output.report import write_report
@@ -106,6 +115,15 @@ def train(
             show.say(f"to go on: {shlex.join([*words, *(['--epochs', str(start.config.all_epochs)] if more else [])])}")
         raise
     return Run(start.run.root)
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return expanded(given) if given else None
+
+
+def _with_file(options: dict[str, Any], config: Path | str | None) -> dict[str, Any]:
+    """The options of a TOML file, and those that are given over them."""
+    return {**read_toml(expanded(config)), **canonical(options)} if config else options
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,7 @@ def compare(
     smallest_difference: float | None = None,
     out: Path | str | None = None,
     resume: bool = False,
+    config: Path | str | None = None,
     show: Show | None = None,
     **options: Any,
 ) -> Comparison:
@@ -151,7 +170,8 @@ def compare(
 
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
-    given, folder = [Path(path) for path in paths], Path(out) if out else None
+    options = _with_file(options, config)
+    given, folder = [expanded(path) for path in paths], _path(out)
     show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
     if len(given) > 1 or any(RunDir(path).is_run() for path in given):
         others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from upcycle.data.folder import check_there
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
@@ -36,6 +37,7 @@ def cross_validate(start: Start, show: Show) -> None:
     weights or their input are no longer theirs.
     """
     config, run = start.config, start.run
+    check_there(start.data)
     machine = machine_of(config)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)

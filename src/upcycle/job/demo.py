@@ -7,8 +7,10 @@ from upcycle.data.samples import write_faces, write_textures
 from upcycle.errors import RunError
 from upcycle.job.api import train
 from upcycle.job.begin import RUNS
+from upcycle.model.zoo import get_weights, resolve_arch
 from upcycle.output.show import Show, Terminal
 from upcycle.output.terminal import comparison_table
+from upcycle.recipes import resolve
 
 ARCH = "tf_efficientnet_lite0"
 
@@ -22,6 +24,8 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     out = out or _free(data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty: give another --out")
+    resolve({"seed": seed})  # before anything is written
+    get_weights(resolve_arch(ARCH), "auto")
     images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
     show.say(f"images: {images}")
     tuned = train(images, out=out / "upcycle", arch=ARCH, seed=seed, show=show)

@@ -52,6 +52,11 @@ def forecasting(
     return telling
 
 
+def across(told: Told, phase: Phase, epoch: Callable[[], int]) -> Told:
+    """`told` of all updates of the phase, given those of an epoch; `epoch` says how many went before."""
+    return lambda done, total: told(epoch() * total + done, phase.epochs * total)
+
+
 def spoken(seconds: float) -> str:
     """A duration to one sensible unit."""
     if seconds < 90:

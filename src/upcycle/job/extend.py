@@ -12,7 +12,7 @@ from upcycle.model import checkpoint
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.training.loop import Sums
 
-UPDATES = 2
+UPDATES = 3
 """Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 
 

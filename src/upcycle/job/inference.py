@@ -1,6 +1,7 @@
 """A trained run put to use: classes and probabilities of images, metrics of folders."""
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from upcycle import device as machines
+from upcycle.config import expanded
 from upcycle.config import read_json as read_config
 from upcycle.data import decode, decoders
 from upcycle.data.batches import eval_batches
@@ -23,16 +26,19 @@ from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
+from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
-from upcycle.output.show import Show, Silent
+from upcycle.output.show import Show, Silent, default_show
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
+_COMPUTING = threading.Lock()
+"""Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
 MOST_THREADS = 1024
 """More than this no run was trained with."""
 
@@ -68,25 +74,32 @@ class Classifier:
             return decoders.SHARED.load(data, side=expected.resize_to, interpolation=expected.interpolation)
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
-        """Logits [n, outputs] of decoded images."""
-        batches = eval_batches(
-            frames,
-            np.arange(len(frames)),
-            preprocessing=self.network.preprocessing,
-            batch_size=EVAL_BATCH,
-            device=self.machine.device,
-            workers=self.machine.feeders,
-        )
-        return forward(self.model, batches, self.machine)
+        """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
+        with _COMPUTING, machines.restored():
+            machines.apply(self.machine)
+            batches = eval_batches(
+                frames,
+                np.arange(len(frames)),
+                preprocessing=self.network.preprocessing,
+                batch_size=EVAL_BATCH,
+                device=self.machine.device,
+                workers=self.machine.feeders,
+            )
+            return forward(self.model, batches, self.machine)
 
     def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
         """What an image shows, or each of a list: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
 
-        Raises DecodeError for an image that cannot be read.
+        An image by itself costs what a batch of 32 does, as all are computed in one shape: a list is quicker. Raises
+        DecodeError for an image that cannot be read.
         """
-        if isinstance(image, list | tuple):
-            return self.judge([self.frame(_source(one)) for one in image]) if image else []
-        return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
+        if not isinstance(image, list | tuple):
+            return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
+        found: list[Prediction] = []
+        with ThreadPoolExecutor(self.machine.threads) as pool:
+            for some in chunks(image, FILES_AT_ONCE):
+                found += self.judge(list(pool.map(lambda one: self.frame(_source(one)), some)))
+        return found
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
@@ -101,12 +114,14 @@ def _source(image: Source | str) -> Source:
     return Path(image) if isinstance(image, str) else image
 
 
+@torch.random.fork_rng(devices=())  # making a network draws random weights: the caller's numbers stay what they are
 def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
     """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
-    RunError when there is no such run or it has saved no model yet.
+    With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
+    there is no such run or it has saved no model yet.
     """
-    directory = RunDir(Path(run))
+    directory = RunDir(expanded(run))
     if any(directory.root.glob("fold-*")):
         raise RunError(f"{run} holds one model a fold: name one of them, {Path(run) / 'fold-1'} for example")
     if not directory.model.exists():
@@ -119,8 +134,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
-    machine = _machine(recorded, threads, device, show or Silent())
-    machines.apply(machine)
+    machine = _machine(recorded, threads, device, show or default_show())
     model = checkpoint.load_model(directory.best, network).to(machine.device)
     if "linear_head" not in described and zoo.is_linear_in_name_alone(model):
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
@@ -148,7 +162,11 @@ def _setting(environment: Any) -> _Setting:
 
 def _machine(recorded: _Setting, threads: int, device: str, show: Show) -> Machine:
     """This machine as the run used its own, or, where it has not that device or precision, at its best."""
-    detect = partial(machines.detect, threads=threads or recorded.threads, fold_bn=recorded.fold_bn)
+    cores = usable_cores(Path("/"))
+    machines.threads_for(threads, cores)  # a mistake in it is none of the machine's
+    if not threads and recorded.threads > cores:
+        show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")
+    detect = partial(machines.detect, threads=threads or min(recorded.threads, cores), fold_bn=recorded.fold_bn)
     try:
         return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)
     except ConfigError as error:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from upcycle import device as machines
 from upcycle.config import Config
-from upcycle.data.findings import TEST, Audited, Finding, points
+from upcycle.data.findings import TEST, Audited, Finding, digits, points
 from upcycle.data.listing import shown
 from upcycle.data.splits import folds
 from upcycle.data.units import components
@@ -41,6 +41,7 @@ def check_weights(config: Config) -> tuple[str, Weights]:
     return arch, weights
 
 
+@machines.restored()
 def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float64]:
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
@@ -84,7 +85,7 @@ def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -
         groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
     agreed = 100 * float((chances.argmax(axis=1) == data.index.labels).mean())
     effect = (
-        f"A linear classifier that did not see them, right about {points(agreed)} % of all labels, is sure of another "
+        f"A linear classifier that did not see them, right about {digits(agreed)} % of all labels, is sure of another "
         "class. The wrong ones among them are learnt as they are; others are merely hard to tell"
     )
     tested = int((data.sides == TEST).sum())
@@ -93,7 +94,7 @@ def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -
         share = 100 * doubtful / tested
         effect += (
             f". Suspected test labels: {doubtful:,} of {tested:,}: were all of them wrong, a score would be off by "
-            f"{points(share)} points"
+            f"{points(share)}"
         )
     return Finding(
         "label-errors",

@@ -30,7 +30,8 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
         peak = max(range(phase.steps), key=lambda step: phase.schedule(step).lr)
         print(
-            f"{phase.name}: {counted(phase.epochs, 'epoch')} x {phase.steps_per_epoch} updates, {phase.schedule.kind}: "
+            f"{phase.name}: {counted(phase.epochs, 'epoch')} x {counted(phase.steps_per_epoch, 'update')}, "
+            f"{phase.schedule.kind}: "
             f"first rate {first.lr:.10g}, highest {phase.schedule(peak).lr:.10g} at step {phase.first_step + peak}, "
             f"last {last.lr:.10g}"
         )

@@ -22,9 +22,10 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.split_file import changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
+from upcycle.data.units import components
 from upcycle.device import Machine, detect
 from upcycle.errors import DataError, NoRoomError, RunError
-from upcycle.evaluation.intervals import distinguishable
+from upcycle.evaluation.metrics import resolution
 from upcycle.job.status import Work
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
@@ -32,6 +33,8 @@ from upcycle.model.zoo import Network
 from upcycle.output.show import Show
 from upcycle.rundir import RunDir, read_json
 
+LIKELY_ACCURACY = 0.95
+"""What two models are taken to have until one is tested, to say what the test images will tell apart."""
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
 
@@ -251,6 +254,6 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
         show.warn(f"not used: {len(audit['quarantined']) - 10} files more, listed in audit.json")
     for warning in audit["warnings"]:
         show.warn(warning)
-    points = max(1, round(distinguishable(counts["test"])))
-    unit = "point" if points == 1 else "points"
-    show.say(f"{counts['test']} test images: models closer than about {points} {unit} cannot be told apart")
+    tied = len(np.unique(components(prepared.index)[prepared.splits.test]))
+    points, says = resolution(tied, LIKELY_ACCURACY, counts["test"], "test")
+    show.say(says if points >= 100 else f"{says}, where they are right {LIKELY_ACCURACY:.0%} of the time")

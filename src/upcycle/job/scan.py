@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from upcycle import __version__
-from upcycle.config import Config, absolute, canonical
+from upcycle.config import Config, absolute, canonical, expanded
 from upcycle.data import alike, quarantine, suggested
 from upcycle.data.audit import audit
 from upcycle.data.cache import default_root
@@ -31,6 +31,8 @@ from upcycle.recipes import resolve
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
+SPLITTING = ("test_split", "val_fraction", "test_fraction", "seed", "split_seed")
+"""Options that decide which images train, validate and test."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def scan(
     `options` are those of `upcycle scan --help`. Raises an UpcycleError with one line for what cannot be scanned;
     findings raise nothing.
     """
-    folder, page = (Path(place) if place else None for place in (out, html))
-    asked = begin_scan(Path(data), options, out=folder, html=page, label_errors=label_errors)
+    folder, page = (expanded(place) if place else None for place in (out, html))
+    asked = begin_scan(expanded(data), options, out=folder, html=page, label_errors=label_errors)
     return Scan(run_scan(asked, show or default_show()))
 
 
@@ -80,6 +82,14 @@ class Asked:
     page: Path
     command: str
     label_errors: bool
+    given: Mapping[str, Any]
+
+    def training(self, data: Path, *words: str) -> str:
+        """The command that trains on `data` as this scan has split it, or as it would split it anew."""
+        kept = {name: self.given[name] for name in SPLITTING if name in self.given}
+        if data != self.data:
+            kept.pop("test_split", None)  # a list of images without a split
+        return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
 
 
 def begin_scan(
@@ -96,7 +106,7 @@ def begin_scan(
             raise ConfigError(f"{place} lies inside {data}, where pictures are looked for: give another place")
     words = ["upcycle", "scan", str(data.resolve()), *(["--label-errors"] if label_errors else []), *spelled(given)]
     words += ["--out", str(out), *(["--html", str(html)] if html else [])]
-    return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors)
+    return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors, given)
 
 
 def run_scan(asked: Asked, show: Show) -> Path:
@@ -127,10 +137,12 @@ def run_scan(asked: Asked, show: Show) -> Path:
     entries = list({entry.path: entry for entry in (*suggested.entries(findings), *decided)}.values())
     write_json(asked.out / AUDIT, values)
     quarantine.write(asked.out / QUARANTINE, entries)
-    grouped = _write_grouped(asked.out / GROUPED, data, entries)
+    train = asked.training(asked.data, "--quarantine", str(asked.out / QUARANTINE))
+    grouped = asked.training(asked.out / GROUPED) if _write_grouped(asked.out / GROUPED, data, entries) else None
     with show.progress("pictures") as progress:
-        write_scan(asked.page, values, entries, root=data.index.root, out=asked.out, grouped=grouped, progress=progress)
-    _tell(asked, data, findings, entries, grouped=grouped, show=show)
+        root = data.index.root
+        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, progress=progress)
+    _tell(asked, data, findings, entries, train=train, grouped=grouped, show=show)
     return asked.out
 
 
@@ -208,13 +220,22 @@ def _write_grouped(path: Path, data: Audited, entries: list[quarantine.Entry]) -
 
 
 def _tell(
-    asked: Asked, data: Audited, findings: list[Finding], entries: list[quarantine.Entry], *, grouped: bool, show: Show
+    asked: Asked,
+    data: Audited,
+    findings: list[Finding],
+    entries: list[quarantine.Entry],
+    *,
+    train: str,
+    grouped: str | None,
+    show: Show,
 ) -> None:
     """The findings, three lines each, and where everything is."""
     serious = sum(finding.serious for finding in findings)
+    listed = sum(quarantine.is_set_aside(file.reason) for file in data.index.quarantined)
     show.say(
-        f"{counted(len(data.index), 'image')} of {len(data.index.classes)} classes, "
-        f"{counted(len(data.index.quarantined), 'file')} that cannot be used: "
+        f"{counted(len(data.index), 'image')} of {counted(len(data.index.classes), 'class', 'classes')}, "
+        f"{counted(len(data.index.quarantined) - listed, 'file')} that cannot be used"
+        f"{f', {listed:,} set aside' if listed else ''}: "
         f"{counted(len(findings), 'finding')}, {serious} of which {'changes' if serious == 1 else 'change'} the result"
     )
     for finding in findings:
@@ -223,8 +244,7 @@ def _tell(
             if line:
                 show.say(f"    {line}")
     aside = sum(entry.set_aside for entry in entries)
-    again = shlex.join(["upcycle", "train", str(asked.data), "--quarantine", str(asked.out / QUARANTINE)])
-    show.say(f"\nto set aside: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {again}")
+    show.say(f"\nto set aside: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {train}")
     if grouped:
-        show.say(f"with what belongs together on one side: upcycle train {shlex.quote(str(asked.out / GROUPED))}")
+        show.say(f"with what belongs together on one side: {grouped}")
     show.say(f"page: {asked.page}")

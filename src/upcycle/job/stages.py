@@ -20,7 +20,7 @@ from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.history import History, is_best, should_stop
-from upcycle.job.estimate import forecasting
+from upcycle.job.estimate import across, forecasting
 from upcycle.job.extend import best_weights
 from upcycle.job.finish import Choice, Results, write_results
 from upcycle.job.keep import Keeper, renew, resumed, retry, slowed
@@ -28,6 +28,7 @@ from upcycle.job.prepare import Job, cache_root
 from upcycle.job.room import at_once, halve, make_room
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
+from upcycle.output.names import counted
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.rundir import write_json, write_lines
 from upcycle.training.features import extract, head_logits
@@ -90,7 +91,8 @@ def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
         job.show.say(
-            f"{phase.name}: {phase.epochs} epochs of {phase.steps_per_epoch} updates, {phase.schedule.kind}, "
+            f"{phase.name}: {counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}, "
+            f"{phase.schedule.kind}, "
             f"first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
     job.show.say(
@@ -123,7 +125,8 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     tied = components(index)
     train, val = (Split(features, side, index.labels[side], tied[side]) for side in (splits.train, splits.val))
     goal = _objective(job, device="cpu")
-    probe = train_probe(train, val, phase=phase, objective=goal, seed=job.config.seed)
+    with job.show.progress("probe") as progress:
+        probe = train_probe(train, val, phase=phase, objective=goal, seed=job.config.seed, progress=progress)
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
@@ -200,7 +203,8 @@ def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
         return reason
     renew(job, state, phase)
     keeper = Keeper(job, phase)
-    with job.show.progress(phase.name) as progress, job.work.stopping.held():
+    with job.show.progress(phase.name) as told, job.work.stopping.held():
+        progress = across(told, phase, lambda: state.epoch)
         if state.epoch == 0:
             checked = len(job.prepared.splits.val)
             progress = forecasting(
@@ -272,11 +276,13 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     """Why training is over, or "" while it is not."""
     config, rows = job.config, history.of(phase.name)
     if len(rows) >= phase.epochs:
-        return f"ran all {phase.epochs} epochs"
+        return f"ran {'its one epoch' if phase.epochs == 1 else f'all {phase.epochs:,} epochs'}"
     armed = _armed_from(config, len(rows))
     stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed)
     return (
-        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {config.patience} epochs" if stop else ""
+        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {counted(config.patience or 0, 'epoch')}"
+        if stop
+        else ""
     )
 
 

@@ -1,6 +1,7 @@
 """What a run is known by while it works and when it ends, however it ends."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,12 +34,24 @@ def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show
         unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)
+        _record_retrying(run, start.config.on_divergence)
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
     recorded = {**start.config.to_dict(), "data": str(start.data), "weights_sha256": weights_sha256}
     write_sealed(run, run.config, recorded)
+
+
+def _record_retrying(run: RunDir, on_divergence: str) -> None:
+    """Write down that the run goes on with another answer to a loss that explodes: its result may depend on that."""
+    recorded, environment = read_json(run.config), read_json(run.environment)
+    if recorded["on_divergence"] == on_divergence or run.status()["state"] == "finished":
+        return
+    before = re.sub(r" --on-divergence \w+", "", str(environment.get("command", "")))
+    command = f"{before} --on-divergence {on_divergence}"
+    write_sealed(run, run.environment, {**environment, "command": command})
+    write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any], run: RunDir, show: Show) -> None:

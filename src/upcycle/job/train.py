@@ -6,7 +6,7 @@ exact, and goes on from the last state it has kept.
 """
 
 from upcycle import device as machines
-from upcycle.data.folder import Index
+from upcycle.data.folder import Index, check_there
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
 from upcycle.errors import ConfigError
@@ -30,10 +30,12 @@ from upcycle.job.stages import run_stages
 from upcycle.job.status import working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
+from upcycle.output.names import counted
 from upcycle.output.show import Show
 from upcycle.rundir import RunDir, write_json
 
 
+@machines.restored()
 def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
     """Do the whole job in `start.run`, from the beginning or from the last state it has kept.
 
@@ -41,6 +43,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     are for a caller that has scanned and split already, as cross-validation has.
     """
     config = start.config
+    check_there(start.data)  # before weights are downloaded for it
     machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
@@ -62,7 +65,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
         if start.extended:
             extend(start.run, config)
             work.tick()
-            show.say(f"{config.more_epochs[-1]} more epochs, from the best weights so far")
+            show.say(f"{counted(config.more_epochs[-1], 'more epoch')}, from the best weights so far")
         _record_data(start.run, prepared, show)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor

@@ -40,7 +40,13 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors atomically as safetensors, with a checksum of tensors and metadata in the header."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    held: set[int] = set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        # layers that share their weights are stored as often as they are named: the format knows no sharing
+        plain[name] = one.clone() if one.untyped_storage().data_ptr() in held else one
+        held.add(one.untyped_storage().data_ptr())
     metadata = {**(metadata or {}), CHECKSUM: checksum(plain, metadata or {})}
     with replacing(path) as temporary, storage_errors(path):
         try:
@@ -174,3 +180,7 @@ def load_clone(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put a copy made by `clone_weights` back."""
     with torch.no_grad():
         model.load_state_dict(weights, strict=True)
+    modes = {module: module.training for module in model.modules()}
+    model.train()  # some networks of timm keep what they have made of their weights until then
+    for module, training in modes.items():
+        module.training = training

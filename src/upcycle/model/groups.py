@@ -110,11 +110,16 @@ def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: floa
         if isinstance(module, _NORMS)
         for leaf, _ in module.named_parameters(recurse=False)
     }
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]  # timm's: positions, tokens, tables
     stages = depth_groups(model)
     groups: list[dict[str, Any]] = []
     for depth, stage in enumerate(reversed(stages)):
         trained = [name for name in stage if parameters[name].requires_grad]
-        plain = {name for name in trained if name in norms or parameters[name].ndim <= 1}
+        plain = {
+            name
+            for name in trained
+            if name in norms or parameters[name].ndim <= 1 or any(name.endswith(leaf) for leaf in exempt)
+        }
         for names, decay in (([n for n in trained if n not in plain], weight_decay), (sorted(plain), 0.0)):
             if names:
                 tensors = [parameters[name] for name in names]

@@ -193,7 +193,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             break
     tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError("it holds no tensors")
+        nested = [str(name) for name, value in content.items() if isinstance(value, Mapping)]
+        raise ValueError(f"it holds no tensors{f' but in {nested}: save one of these alone' if nested else ''}")
     _check_extent(tensors, path.stat().st_size)
     return tensors
 

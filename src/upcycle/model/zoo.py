@@ -149,6 +149,8 @@ def create(network: Network, *, seed: int = 0) -> nn.Module:
     if has_fixed_size(network.arch):
         options["img_size"] = network.preprocessing.size
     model: nn.Module = timm.create_model(network.arch, pretrained=False, **options)
+    if not hasattr(model, "get_classifier"):
+        raise WeightsError(f"{network.arch} has no classifier to train: give another --arch")
     return model.to(memory_format=torch.channels_last)
 
 
@@ -168,17 +170,31 @@ def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
     """Copy pretrained weights into everything but the head.
 
     The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
-    fit name by name and shape by shape.
+    fit name by name and shape by shape, or holds a number that is not finite. What a wrapper has put before every name
+    ("module.", "_orig_mod.", "model.") is taken off.
     """
     head = head_names(model)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in head}
-    given = {name: tensor for name, tensor in weights.tensors.items() if name not in head}
+    given = {name: tensor for name, tensor in _unwrapped(weights.tensors, own).items() if name not in head}
     wrong = misfit(own, {name: tuple(tensor.shape) for name, tensor in given.items()})
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
         advice = "leave --image-size out, as it takes one size" if of_size else "name their architecture with --arch"
         raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
+    broken = next((name for name, tensor in given.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise WeightsError(f"weights from {weights.source} hold numbers that are not finite, in {broken}: give others")
     model.load_state_dict(given, strict=False)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], own: Shapes) -> Mapping[str, Tensor]:
+    """`tensors` under the names of `own`, where all of those have one more word before them."""
+    first = next(iter(own))
+    wrappers = {name.removesuffix(first) for name in tensors if name.endswith(f".{first}")}
+    if first in tensors or len(wrappers) != 1:
+        return tensors
+    wrapper = wrappers.pop()
+    return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
 
 
 def shapes(network: Network) -> Shapes | None:
@@ -210,7 +226,7 @@ def _optional(name: str) -> bool:
 
 
 def _left_over(name: str) -> bool:
-    return name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
+    return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
 
 
 def head_names(model: nn.Module) -> frozenset[str]:

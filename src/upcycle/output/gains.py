@@ -144,7 +144,7 @@ def parameters_words(number: int | None) -> str:
     if number is None:
         return "–"
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= 10 * size or (unit != "k" and number >= size):
+        if number >= (10_000 if unit == "k" else 0.9995 * size):  # rounded, it is of this size
             return f"{number / size:.3g} {unit}"
     return f"{number:,}"
 

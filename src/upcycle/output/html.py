@@ -48,6 +48,8 @@ def _environment() -> Environment:
         "three": page.three,
         "percent": page.percent,
         "clock": page.clock,
+        "from_home": page.from_home,
+        "cost": page.cost,
         "sentence": page.sentence,
         "rate": plots.rate_text,
         "phase": plots.phase_name,
@@ -65,8 +67,9 @@ def _finalize(value: Any) -> Any:
 
 def _breakable(path: str) -> Markup:
     """A path that may be broken after each of its parts rather than inside a word."""
-    parts = re.split(r"(?<=[/_.-])", printable(path))
-    return Markup("<wbr>").join(escape(part) for part in parts)
+    folders = re.split(r"(?<=/)", printable(path))  # each by itself: names that run from right to left change no order
+    broken = (Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_.-])", name)) for name in folders)
+    return Markup("<wbr>").join(Markup("<bdi>{}</bdi>").format(name) for name in broken if name)
 
 
 def command(text: str | None) -> Markup | None:

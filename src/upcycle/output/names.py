@@ -43,6 +43,6 @@ def occurring(evaluation: Mapping[str, Any]) -> set[str]:
     return {name for name, row, claims in zip(evaluation["classes"], counts, columns, strict=True) if sum(row) + claims}
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 epoch, 1,200 epochs."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """A number with its noun: 1 epoch, 1,200 epochs; `several` where that is not made with an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"

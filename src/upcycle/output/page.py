@@ -6,7 +6,7 @@ Lists are cut at the limits below, always with a count of what is left out.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,13 @@ def three(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
+def cost(value: float | None) -> str:
+    """A loss, or a difference of two, in three digits; a dash where it is unknown."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+
+
 def percent(value: float | None) -> str:
     """A share of one as a percentage with one decimal; a dash where it is unknown."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
@@ -107,11 +114,13 @@ def title(config: Values, model: Values | None) -> str:
     return f"{arch} on {data}" if data else str(arch)
 
 
-def lead(config: Values, model: Values | None, audit: Values | None, evaluation: Values | None) -> list[str]:
+def lead(
+    config: Values, model: Values | None, audit: Values | None, evaluation: Values | None, state: str = "finished"
+) -> list[str]:
     """The run in sentences: what was trained on what, and how well it did."""
     sentences = []
     if model and audit:
-        sentences.append(_trained(config, model, audit, evaluation))
+        sentences.append(_trained(config, model, audit, evaluation, state))
     test = (evaluation or {}).get("test")
     if test:
         accuracy, f1 = test["accuracy"], test["f1_macro"]
@@ -132,18 +141,18 @@ def lead(config: Values, model: Values | None, audit: Values | None, evaluation:
     return sentences
 
 
-def _trained(config: Values, model: Values, audit: Values, evaluation: Values | None) -> str:
+def _trained(config: Values, model: Values, audit: Values, evaluation: Values | None, state: str) -> str:
+    now = "was" if evaluation else "is being" if state == "running" else "was being"
     source = str(model.get("weights", {}).get("source") or "")
     images = sum(audit["splits"].get("train", {}).values())
     classes = list(audit["classes"])
-    what = f"{counted(images, 'image')} of {counted(len(classes), 'class').replace('classs', 'classes')}"
+    what = f"{counted(images, 'image')} of {counted(len(classes), 'class', 'classes')}"
     if source.startswith("none") or config.get("weights") == "none":
-        how = f"{model['arch']} {'was' if evaluation else 'is being'} trained from random weights"
+        how = f"{model['arch']} {now} trained from random weights"
     elif ((evaluation or {}).get("choice") or {}).get("chosen") == "probe" or config.get("epochs") == 0:
-        fitted = "was fitted" if evaluation else "is being fitted"
-        how = f"On the frozen features of {model['arch']}, a linear classifier {fitted}"
+        how = f"On the frozen features of {model['arch']}, a linear classifier {now} fitted"
     else:
-        how = f"A pretrained {model['arch']} {'was' if evaluation else 'is being'} fine-tuned"
+        how = f"A pretrained {model['arch']} {now} fine-tuned"
     return f"{how} on {what}: {listed(classes)}."
 
 
@@ -208,8 +217,18 @@ def metric_rows(evaluation: Values) -> list[Values]:
     """Every metric with its test and, where there, its validation value."""
     test, val = evaluation.get("test") or {}, evaluation.get("val") or {}
     return [
-        {"name": words, "test": test.get(key), "val": val.get(key)} for key, words in METRICS.items() if test.get(key)
+        {"name": words, "test": test.get(key), "val": val.get(key), "loss": key == "log_loss"}
+        for key, words in METRICS.items()
+        if test.get(key)
     ]
+
+
+def chosen_by(history: Sequence[Values]) -> str:
+    """What the validation images have chosen."""
+    phases = {row.get("phase") for row in history}
+    if phases == {"head"}:
+        return "the strength and scaling of the probe"
+    return "the probe, the best epoch and the model" if "head" in phases else "the best epoch"
 
 
 def class_rows(test: Values) -> Cut:
@@ -279,13 +298,20 @@ def split_rows(audit: Values) -> Values:
 
 def problems(audit: Values) -> Values:
     """What is wrong with the data; every list cut, long groups of duplicates too."""
+    leaks = audit.get("leaks") or []
+    leaked = {path for group in leaks for path in _paths(group)}
+    together = [group for group in audit.get("duplicates") or [] if not leaked & set(_paths(group))]
     return {
         "warnings": cut(audit.get("warnings") or []),
         "quarantined": cut(audit.get("quarantined") or []),
         "conflicts": cut([cut(group, 6) for group in audit.get("conflicts") or []]),
-        "leaks": cut([cut(group, 6) for group in audit.get("leaks") or []]),
-        "duplicates": cut([cut(group, 6) for group in audit.get("duplicates") or []]),
+        "leaks": cut([cut(group, 6) for group in leaks]),
+        "duplicates": cut([cut(group, 6) for group in together]),
     }
+
+
+def _paths(group: Sequence[Any]) -> list[str]:
+    return [str(item["path"] if isinstance(item, dict) else item) for item in group]
 
 
 # -------------------------------------------------------------------------------- epochs, settings
@@ -309,11 +335,20 @@ def settings(values: Values) -> list[tuple[str, str]]:
     return rows
 
 
+def from_home(path: str) -> str:
+    """A path below the home of whoever makes the page, from there: pages are mailed."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # nobody's
+        return path
+    return f"~{path[len(home) :]}" if path.startswith(f"{home}/") and len(home) > 1 else path
+
+
 def setting(value: Any) -> str:
     """A setting as text: yes and no, numbers without needless digits, long texts cut at 300 characters."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    text = ", ".join(setting(item) for item in value) if isinstance(value, list) else str(value)
+    text = ", ".join(setting(item) for item in value) if isinstance(value, list) else from_home(str(value))
     return text if len(text) <= 300 else f"{text[:300]}… ({len(text) - 300:,} characters more)"

@@ -42,6 +42,9 @@ Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
 _SOFT = PALETTE["soft"]
+
+LEAP = 10
+"""A loss so many times the first one is drawn on a logarithmic axis."""
 # lines and markers that differ in more than colour
 _VALIDATION: Row = {"color": PALETTE["blue"], "linestyle": "-", "marker": "o", "markersize": 4.5}
 _TRAINING: Row = {
@@ -267,10 +270,18 @@ def _frame_column(column: Sequence[Axes], name: str, rows: Sequence[Row], *, inc
 
 
 def _limit(loss: Axes, accuracy: Axes, rows: Sequence[Row]) -> None:
-    """Let the losses start at 0 and the accuracies fill their panel, for all phases alike."""
+    """Let the losses start at 0 and the accuracies fill their panel, for all phases alike.
+
+    A loss that leaps far above where it began would press all others flat: its axis is logarithmic.
+    """
     losses = _finite(np.concatenate([_column(rows, "loss"), _column(rows, "val_loss")]))
     top = float(losses.max()) if losses.size else 0.0
-    loss.set_ylim(-0.05 * (top or 1.0), 1.08 * (top or 1.0))
+    if losses.size and top > LEAP * losses[0] > 0:
+        loss.set_yscale("log")
+        loss.set_ylim(losses[losses > 0].min() / 1.3, 1.3 * top)
+        loss.annotate("logarithmic axis", (0.02, 0.97), xycoords="axes fraction", va="top", fontsize=8, color=_SOFT)
+    else:
+        loss.set_ylim(-0.05 * (top or 1.0), 1.08 * (top or 1.0))
     shares = _finite(np.concatenate([_column(rows, "accuracy"), _column(rows, "val_accuracy")]))
     low, high = (float(shares.min()), float(shares.max())) if shares.size else (0.0, 1.0)
     pad = max(0.08 * (high - low), 0.005)
@@ -281,12 +292,12 @@ def _limit(loss: Axes, accuracy: Axes, rows: Sequence[Row]) -> None:
 
 def _label_ends(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     """Write each line's name where it ends, apart from each other when the ends are close."""
-    low, high = axes.get_ylim()
+    panel = axes.transScale + axes.transLimits
     ends = {}
     for name, column in (("training", metric), ("validation", f"val_{metric}")):
         values = _finite(_column(rows, column))
         if values.size:
-            ends[name] = float((values[-1] - low) / (high - low))
+            ends[name] = float(panel.transform((1.0, values[-1]))[1])
     if len(ends) == 2 and abs(ends["training"] - ends["validation"]) < 0.11:
         middle = min(max((ends["training"] + ends["validation"]) / 2, 0.06), 0.94)
         up = 0.055 if ends["training"] >= ends["validation"] else -0.055

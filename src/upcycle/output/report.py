@@ -42,6 +42,7 @@ def write_report(run: RunDir) -> Path:
     yet is left out with a sentence. RunError when `run` is no run directory or a file of it is
     damaged, StorageError when the page cannot be written.
     """
+    run.status()  # before any file of what may be no run is judged
     check(run)
     files = _read(run)
     try:
@@ -102,13 +103,14 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Sequence[Path])
         "report.html",
         files=files,
         title=page.title(files.config, files.model),
-        lead=page.lead(files.config, files.model, audit, files.evaluation),
+        lead=page.lead(files.config, files.model, audit, files.evaluation, str(files.status.get("state"))),
         tiles=page.tiles(files.evaluation, files.status),
         says=(test or {}).get("says"),
         pending=_pending(files),
         figures=html.figures(drawings),
         choice=page.choice(files.evaluation),
         metrics=page.metric_rows(evaluation) if test else [],
+        chosen_by=page.chosen_by(files.history),
         classes=page.class_rows(test) if test else None,
         confusions=page.confusions(test) if test else None,
         mistakes=wrong,
@@ -124,11 +126,18 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Sequence[Path])
     )
 
 
+def _pending_folds(files: Files, folds: int) -> list[str]:
+    if (files.evaluation or {}).get("test"):
+        return [f"Schedules, curves and splits stand in the reports of the folds, fold-1 to fold-{folds}."]
+    there = f"those that are done have reports of their own, in fold-1 to fold-{folds}"
+    return [f"Not all of the {folds} folds have been trained yet, so there are no metrics of all images: {there}."]
+
+
 def _pending(files: Files) -> list[str]:
     """A sentence for each part of the page that has no data yet."""
     folds = files.status.get("folds") or files.config.get("folds")
     if folds:
-        return [f"Schedules, curves and splits stand in the reports of the folds, fold-1 to fold-{folds}."]
+        return _pending_folds(files, int(folds))
     absent = {
         "The images have not been scanned and split yet.": files.audit is None,
         "No schedule has been planned yet.": not (files.plan or {}).get("phases"),

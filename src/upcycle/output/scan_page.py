@@ -1,12 +1,11 @@
 """The page of a scan: each finding with pictures, what it would do to the result, and what is proposed."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from upcycle.data import decode
-from upcycle.data.quarantine import Entry
+from upcycle.data.quarantine import Entry, is_set_aside
 from upcycle.errors import DecodeError
 from upcycle.output import html, page
 from upcycle.output.names import counted
@@ -28,14 +27,15 @@ def write_scan(
     entries: Sequence[Entry],
     *,
     root: Path,
-    out: Path,
-    grouped: bool,
+    train: str,
+    grouped: str | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the page of a scan from its audit; gives its path. Pictures are read from below `root`.
 
-    `out` is the folder of the scan's other files; `grouped` whether grouped.csv is among them. StorageError
-    when the page cannot be written. An image that cannot be read any more has no picture.
+    `train` is the command that trains without what is set aside, `grouped` the one that keeps together what belongs
+    together, where anything does. StorageError when the page cannot be written. An image that cannot be read any more
+    has no picture.
     """
     findings = [_finding(number, finding) for number, finding in enumerate(values["findings"], 1)]
     groups = [group for finding in findings if finding["pictured"] for group in finding["groups"].items]
@@ -45,7 +45,6 @@ def write_scan(
         pictures[name] = _picture(root / name)
         if progress is not None:
             progress(done, len(shown))
-    train = ["upcycle", "train", values["data"], "--quarantine", str(out / "quarantine.csv")]
     text = html.render(
         "scan.html",
         values=values,
@@ -55,8 +54,8 @@ def write_scan(
         pictures=pictures,
         splits=page.split_rows(values) if values["splits"] else None,
         entries=_entries(entries),
-        train=html.command(shlex.join(train)),
-        grouped=html.command(shlex.join(["upcycle", "train", str(out / "grouped.csv")])) if grouped else None,
+        train=html.command(train),
+        grouped=html.command(grouped),
         command=html.command(values["command"]),
     )
     write_text(path, text)
@@ -91,10 +90,12 @@ def _tiles(values: Values, entries: Sequence[Entry]) -> list[Values]:
     """The headline numbers."""
     serious = sum(finding["serious"] for finding in values["findings"])
     aside = sum(entry.set_aside for entry in entries)
-    classes = counted(len(values["classes"]), "class").replace("classs", "classes")
-    unusable = counted(len(values["quarantined"]), "file")
+    classes = counted(len(values["classes"]), "class", "classes")
+    listed = sum(is_set_aside(file["reason"]) for file in values["quarantined"])
+    unusable = counted(len(values["quarantined"]) - listed, "file")
+    left = f", {listed:,} set aside" if listed else ""
     return [
-        {"name": "Images", "value": f"{values['images']:,}", "note": f"{classes}, {unusable} not usable"},
+        {"name": "Images", "value": f"{values['images']:,}", "note": f"{classes}, {unusable} not usable{left}"},
         {
             "name": "Change the result",
             "value": f"{serious}",

@@ -11,6 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
+from upcycle.output import labels
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing
 from upcycle.output.names import occurring, short
 
@@ -30,7 +31,7 @@ def confusion_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
 
     `evaluation` is one split's part of evaluation.json; `width` in inches is filled at most, and
     exceeded only where the cells would be too small to see. Up to 12 classes each cell has its count
-    and its share of the row, up to 25 its count. Beyond 50 classes the 50 that take part in most
+    and, where there is room, its share of the row; up to 25 its count. Beyond 50 classes the 50 that take part in most
     mistakes are shown.
     """
     counts = np.asarray(evaluation["confusion"], dtype=np.int64)
@@ -39,9 +40,10 @@ def confusion_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     kept = counts[np.ix_(shown, shown)]
     shares = kept / totals[shown]
     names = [short(evaluation["classes"][index], 18) for index in shown]
-    figure, axes = _square_figure(names, width, _confusion_summary(counts))
+    cell = _cell_inches(names, width)
+    figure, axes = _square_figure(names, cell, _confusion_summary(counts))
     _draw_cells(axes, kept, shares)
-    _write_cells(axes, kept, shares)
+    _write_cells(axes, kept, shares, cell)
     _name_classes(axes, names, left_out=len(counts) - len(shown))
     return figure
 
@@ -57,11 +59,15 @@ def _most_mistaken(counts: Counts) -> list[int]:
     return sorted(np.argsort(-wrong, kind="stable")[:MOST_CLASSES].tolist())
 
 
-def _square_figure(names: Sequence[str], width: float, summary: str) -> tuple[Drawing, Axes]:
+def _cell_inches(names: Sequence[str], width: float) -> float:
+    """The side of a cell in a figure of this width with the names beside its cells."""
+    largest = 1.15 if len(names) <= 3 else 0.75 if len(names) <= 6 else 0.5 if len(names) <= 12 else 0.3
+    return min(max((width - _word_inches(names) - 0.5) / len(names), 0.19), largest)
+
+
+def _square_figure(names: Sequence[str], cell: float, summary: str) -> tuple[Drawing, Axes]:
     """A figure as large as its cells and the names beside and below them need."""
     words = _word_inches(names)
-    largest = 1.15 if len(names) <= 3 else 0.75 if len(names) <= 6 else 0.5 if len(names) <= 12 else 0.3
-    cell = min(max((width - words - 0.5) / len(names), 0.19), largest)
     turned = words > 1.05 * cell
     figure = Drawing(
         cell * len(names) + words + 0.5, cell * len(names) + (0.75 * words + 0.5 if turned else 0.55), summary
@@ -74,7 +80,8 @@ def _square_figure(names: Sequence[str], width: float, summary: str) -> tuple[Dr
 
 def _word_inches(names: Sequence[str]) -> float:
     """About how wide the longest name is written."""
-    return _letters(len(names)) / 105 * max(len(name) for name in names)
+    size = _letters(len(names))
+    return max(size / 105 * len(name) if name.isascii() else labels.width(name, size) for name in names)
 
 
 def _letters(classes: int) -> float:
@@ -101,20 +108,29 @@ def _square(row: int, column: int, half: float) -> list[tuple[float, float]]:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def _write_cells(axes: Axes, counts: Counts, shares: Floats) -> None:
+def _write_cells(axes: Axes, counts: Counts, shares: Floats, cell: float) -> None:
+    """Write counts, and shares where all of them have room; letters shrink until the longest count fits its cell."""
     size = len(counts)
     if size > 25:
         return
     large = 15.0 if size <= 3 else 11.0 if size <= 6 else 8.5 if size <= 12 else 6.5
+    large = min(large, _fitting(f"{counts.max():,}", large, cell))
+    small = min(0.8 * large, 9)
+    noted = size <= 12 and labels.width("88.8 %" if size <= 6 else "88 %", small) <= cell
     middle = {"ha": "center", "va": "center"}
     for (row, column), count in np.ndenumerate(counts):
         if size > 12 and not count:
             continue
-        percent = bool(count) and size <= 12
+        percent = bool(count) and noted
         axes.text(column, row - 0.12 * percent, f"{count:,}", fontsize=large, **middle)  # type: ignore[arg-type]
         if percent:
             note = f"{100 * shares[row, column]:.{0 if size > 6 else 1}f} %"
-            axes.text(column, row + 0.2, note, fontsize=min(0.8 * large, 9), **middle)  # type: ignore[arg-type]
+            axes.text(column, row + 0.2, note, fontsize=small, **middle)  # type: ignore[arg-type]
+
+
+def _fitting(text: str, size: float, inches: float) -> float:
+    """The letters' size in points, up to `size`, at which the text is no wider than a cell."""
+    return size * min(1.0, 0.94 * inches / labels.width(text, size))
 
 
 def _name_classes(axes: Axes, names: Sequence[str], *, left_out: int) -> None:

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from upcycle.history import History, Row
+from upcycle.output.names import printable
 
 Told = Callable[[int, int], None]
 
@@ -79,11 +80,11 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print the line."""
-        self.console.print(Text(text))
+        self.console.print(Text(printable(text, keep="\n")))
 
     def warn(self, text: str) -> None:
         """Print the line, marked."""
-        self.console.print(Text.assemble(("warning: ", "bold yellow"), text))
+        self.console.print(Text.assemble(("warning: ", "bold yellow"), printable(text, keep="\n")))
 
     def table(self, table: RenderableType) -> None:
         """Print the block."""

@@ -5,11 +5,12 @@ from itertools import product
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from upcycle.output.names import occurring, printable
+from upcycle.output.names import counted, occurring, printable
 
 METRICS = {
     "accuracy": "accuracy",
@@ -23,6 +24,8 @@ MOST_CLASSES = 20
 MOST_COLUMNS = 6
 """Classes in a confusion matrix of 80 columns; with more, the commonest mistakes are listed."""
 MOST_MISTAKES = 8
+NARROWEST = 8
+"""Letters of a name that a narrow terminal still shows."""
 
 Row = Mapping[str, Any]
 
@@ -53,6 +56,8 @@ def _telling(models: Mapping[str, Row]) -> list[str]:
 
 def titled(title: str, grid: Table) -> Group:
     """A table below its title."""
+    name = grid.columns[0]
+    name.min_width = min(NARROWEST, max(cell_len(str(cell)) for cell in [name.header, *name.cells]))
     # not the table's own title, which would be folded to the width of a narrow table
     return Group(Text(title, style="bold"), grid, "")
 
@@ -92,7 +97,7 @@ def _metrics(evaluation: Row) -> Group:
             grid.add_row(label, _cost(metric["value"]), f"[{_cost(metric['low'])}, {_cost(metric['high'])}]")
         elif metric:
             grid.add_row(label, _share(metric), _interval(metric))
-    return titled(f"Metrics of {evaluation['n']:,} images", grid)
+    return titled(f"Metrics of {counted(evaluation['n'], 'image')}", grid)
 
 
 def _classes(evaluation: Row) -> Group:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from upcycle.config import Config, canonical
+
 Values = dict[str, Any]
 
 FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
@@ -46,6 +48,16 @@ def effective(config: Mapping[str, Any], resolved: Mapping[str, Any] | None = No
         unused |= {"lr_adapt"}
     kept = {name: value for name, value in options.items() if name not in unused and value is not None}
     return {**kept, **(resolved or {})}
+
+
+def without_effect(given: Mapping[str, Any], config: Config) -> list[str]:
+    """A line for each option that was given and that the schedule does not read."""
+    schedules = {name: [kind for kind, names in _SHAPES.items() if name in names] for name in canonical(given)}
+    return [
+        f"{name} has no effect: it is for the schedule {' and '.join(kinds)}, and this one is {config.schedule}"
+        for name, kinds in schedules.items()
+        if kinds and config.schedule not in kinds
+    ]
 
 
 def deciding(config: Mapping[str, Any]) -> Values:

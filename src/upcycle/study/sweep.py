@@ -184,7 +184,7 @@ def costs(progress: Progress) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left to do: `done` of `total` runs, `seconds` of those whose rung has been timed, and the other rungs."""
+    """What is left to do: `done` of `total` runs, failed ones too, `seconds` of those with a time, the other rungs."""
 
     done: int
     total: int
@@ -204,7 +204,7 @@ def remaining(progress: Progress) -> Remaining:
         waiting[rung.name] = len(to_come) + (
             len(progress.grid.seeds) - 1 if rung.rates and progress.chosen(rung) is None else 0
         )
-        done += len(set(finished) - counted)
+        done += len({*finished, *(places.keys() & progress.failed.keys())} - counted)
         counted |= places.keys()
     left = sum(count * known.get(name, 0.0) for name, count in waiting.items())
     untimed = tuple(name for name, count in waiting.items() if count and name not in known)

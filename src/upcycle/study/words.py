@@ -174,7 +174,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def tested(images: int, units: int) -> str:
     """The test images in words, with the number of their groups where most of them are in one."""
-    return f"{images:,} test images" + (f" of {units:,} groups" if 2 * units <= images else "")
+    groups = f" of {units:,} group{'s' * (units != 1)}" if 2 * units <= images else ""
+    return f"{images:,} test image{'s' * (images != 1)}{groups}"
 
 
 def _resolution(steps: Sequence[Values], images: str) -> str:

@@ -4,7 +4,8 @@ All strengths of L2 regularisation learn side by side as one batched product; th
 held-out loss is the probe. Fine-tuning starts from it, and has to beat it.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,10 @@ STRENGTHS = tuple(10.0**power for power in np.arange(-5.0, 2.5, 0.5))
 
 CHUNK = 4096
 """Images whose features are in memory at once."""
+MOST_BYTES = 2**30
+"""Of weights, and of logits, of the heads that are trained at once: of hundreds of classes there is room for a part."""
+COPIES = 6
+"""Tensors of the weights' size that an update holds, or of the logits' size that a loss does (measured)."""
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -112,20 +117,39 @@ Heads = tuple[Tensor, Tensor]
 """Weights [heads, D, outputs] for centred features, and biases [heads, 1, outputs]."""
 
 
-def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective, seed: int) -> Probe:
+def train_probe(
+    train: Split,
+    val: Split,
+    *,
+    phase: Phase,
+    objective: Objective,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Probe:
     """The linear head on the features of `train` with the lowest held-out loss, with a row an epoch.
 
     Beside the strengths two scalings compete: all features by one number, which keeps their geometry
     and wins with few images, and each feature by its own deviation, which can win with many; and
     two peak rates. Held out are the validation images and, where they are few, each fold of the
-    training images in turn: the best of sixty candidates on thirty images is mostly luck.
+    training images in turn: the best of sixty candidates on thirty images is mostly luck. `progress` is told of
+    updates.
     """
-    losses = _held_out(train, val, phase, objective, seed)
+    parts = [(train, val), *(_folds(train, seed) if len(val) < FEW else [])]
+    together = _together(train.features.shape[1], objective.outputs)
+    updates = phase.epochs * phase.steps_per_epoch
+    count = itertools.count(1)
+    total = updates * (len(parts) * len(together) + 1)
+
+    def made() -> None:
+        if progress is not None:
+            progress(next(count), total)
+
+    losses = _held_out(parts, together, phase, objective, seed, made)
     best = CANDIDATES[min(range(len(CANDIDATES)), key=losses.__getitem__)]
     scale = _scale(train)
     learn, check = _side(train, scale), _side(val, scale)
     rows: list[Row] = []
-    trained = _train(learn, (best,), scale, phase=phase, objective=objective, seed=seed)
+    trained = _train(learn, (best,), scale, phase=phase, objective=objective, seed=seed, made=made)
     for epoch, (weight, bias) in enumerate(trained, 1):
         rows.append(_row(_peaked(phase, best.lr_max), epoch, (learn, check), (weight, bias)))
     folded = weight[0].T.contiguous()
@@ -133,18 +157,34 @@ def train_probe(train: Split, val: Split, *, phase: Phase, objective: Objective,
     return Probe(folded, shifted, best.strength, best.scaling, best.lr_max, tuple(rows))
 
 
-def _held_out(train: Split, val: Split, phase: Phase, objective: Objective, seed: int) -> list[float]:
+def _together(width: int, outputs: int) -> list[tuple[_Candidate, ...]]:
+    """The candidates in parts whose weights have room in memory at once; nearly always all of them."""
+    most = max(1, MOST_BYTES // (4 * COPIES * width * outputs))
+    return [CANDIDATES[start : start + most] for start in range(0, len(CANDIDATES), most)]
+
+
+def _held_out(
+    parts: Sequence[tuple[Split, Split]],
+    together: Sequence[tuple[_Candidate, ...]],
+    phase: Phase,
+    objective: Objective,
+    seed: int,
+    made: Callable[[], None],
+) -> list[float]:
     """The mean loss of each candidate on images it was not trained on."""
-    parts = [(train, val)]
-    if len(val) < FEW:
-        parts += _folds(train, seed)
     sums, images = torch.zeros(len(CANDIDATES)), 0
     for learned, held in parts:
         scale = _scale(learned)
         learn, check = (_side(part, scale) for part in (learned, held))
-        *_, heads = _train(learn, CANDIDATES, scale, phase=phase, objective=objective, seed=seed)
-        for part in check.parts():
-            sums += _losses(check, part, heads, Objective(objective.outputs)) * len(part)
+        found = []
+        for some in together:
+            *_, heads = _train(learn, some, scale, phase=phase, objective=objective, seed=seed, made=made)
+            rows = max(1, MOST_BYTES // (4 * COPIES * len(some) * objective.outputs))
+            losses = torch.zeros(len(some))
+            for piece in itertools.chain.from_iterable(torch.split(part, rows) for part in check.parts()):
+                losses += _losses(check, piece, heads, Objective(objective.outputs)) * len(piece)
+            found.append(losses)
+        sums += torch.cat(found)
         images += len(held)
     return (sums / images).tolist()
 
@@ -203,6 +243,7 @@ def _train(
     phase: Phase,
     objective: Objective,
     seed: int,
+    made: Callable[[], None],
 ) -> Iterator[Heads]:
     """Train all candidates, those of one peak rate next to each other, with one-cycle Adam; yields heads by epoch.
 
@@ -232,6 +273,7 @@ def _train(
                 decayed.grad.addcmul_(group["penalty"], decayed.detach())
             optimizer.step()
             step += 1
+            made()
         with torch.no_grad():
             weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
         yield weight / divisors, bias

@@ -1,0 +1,181 @@
+"""A trained model in somebody's own program: threads, lists, torch's settings, words for what it cannot take."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import upcycle
+from tests.conftest import TINY
+from upcycle.cli import main
+from upcycle.errors import ConfigError, DecodeError
+from upcycle.job import inference
+from upcycle.job.inference import Classifier
+from upcycle.manifest import write_sealed
+from upcycle.output.show import Silent
+from upcycle.rundir import read_json
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> upcycle.Run:
+    options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
+    folder = tmp_path_factory.mktemp("inference") / "run"
+    return upcycle.train(photos, out=folder, precision="fp32", show=Silent(), **options)
+
+
+@pytest.fixture
+def classifier(trained: upcycle.Run) -> Classifier:
+    return upcycle.load(trained.path, show=Silent())
+
+
+def test_a_classifier_answers_many_threads_as_it_answers_one(classifier: Classifier, photos: Path) -> None:
+    files = sorted(photos.glob("test/*/*.png"))[:4]
+    alone = [classifier.predict(file) for file in files]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(classifier.predict, files * 10))
+    assert alone * 10 == together
+
+
+def test_a_list_is_decoded_and_judged_in_parts(
+    classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, sizes = Classifier.judge, []
+
+    def counting(self: Classifier, frames: list[Any]) -> Any:
+        sizes.append(len(frames))
+        return plain(self, frames)
+
+    monkeypatch.setattr(Classifier, "judge", counting)
+    monkeypatch.setattr(inference, "FILES_AT_ONCE", 3)
+    files = sorted(photos.glob("test/*/*.png"))[:7]
+    assert 7 == len(classifier.predict(files))  # type: ignore[arg-type]
+    assert [3, 3, 1] == sizes
+    assert [] == classifier.predict([])
+
+
+@pytest.fixture
+def users_torch() -> Iterator[dict[str, Any]]:
+    """Settings of somebody's own, which must be there afterwards."""
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = True
+    torch.manual_seed(7)
+    yield settings()
+    torch.use_deterministic_algorithms(False)
+
+
+def settings() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "filled": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    }
+
+
+def test_loading_and_predicting_leave_torch_as_it_was(
+    trained: upcycle.Run, photos: Path, users_torch: dict[str, Any]
+) -> None:
+    expected = torch.get_rng_state()
+    upcycle.load(trained.path, show=Silent()).predict(next(photos.glob("test/*/*.png")))
+    assert users_torch == settings()
+    assert torch.equal(expected, torch.get_rng_state())
+
+
+def test_training_leaves_torchs_settings_as_they_were(
+    photos: Path, tiny_weights: Path, tmp_path: Path, users_torch: dict[str, Any]
+) -> None:
+    options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
+    upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
+    assert users_torch == settings()
+
+
+def test_two_classifiers_compute_each_with_its_own_threads(
+    trained: upcycle.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seeing(*given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return plain(*given)
+
+    plain, seen = inference.forward, list[int]()
+    monkeypatch.setattr(inference, "forward", seeing)
+    one, two = (upcycle.load(trained.path, threads=number, show=Silent()) for number in (1, 2))
+    for classifier in (one, two, one):
+        classifier.predict(next(photos.glob("test/*/*.png")))
+    assert [1, 2, 1] == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [(None, "NoneType"), (io.BytesIO(b"x"), "BytesIO"), (torch.zeros(3, 4, 4), "Tensor"), (iter([]), "list_iterator")],
+)
+def test_what_is_no_image_is_told_by_its_kind(classifier: Classifier, given: Any, kind: str) -> None:
+    with pytest.raises(DecodeError, match=f"a {kind} is no image: give a path, bytes, a PIL image, a uint8 array"):
+        classifier.predict(given)
+
+
+def with_threads(trained: upcycle.Run, folder: Path, threads: int) -> Path:
+    """A copy of the run that says it was trained with so many threads."""
+    import shutil
+
+    run = upcycle.Run(Path(shutil.copytree(trained.path, folder)))
+    facts = {**read_json(run.directory.environment), "threads": threads}
+    write_sealed(run.directory, run.directory.environment, facts)
+    return run.path
+
+
+class Warned(Silent):
+    """Keeps what a user is warned of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_run_of_a_larger_machine_is_predicted_with_the_cores_that_are_here(
+    trained: upcycle.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, show = with_threads(trained, tmp_path / "run", 64), Warned()
+    monkeypatch.setattr(inference, "usable_cores", lambda _: 2)
+    assert 2 == upcycle.load(path, show=show).machine.threads
+    assert ["the run was trained with 64 threads, and there are 2: last digits may differ"] == show.said
+    assert 5 == upcycle.load(path, threads=5, show=show).machine.threads
+    assert 1 == len(show.said)
+
+
+def test_threads_and_device_can_be_given_on_the_command_line(
+    trained: upcycle.Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(next(photos.glob("test/*/*.png")))
+    assert 0 == main(["predict", str(trained.path), file, "--threads", "2", "--device", "cpu"])
+    assert 0 == main(["evaluate", str(trained.path), "--threads", "2", "--device", "cpu"])
+    capsys.readouterr()
+    assert 2 == main(["predict", str(trained.path), file, "--threads", "-1"])
+    assert "threads -1 is out of range" in capsys.readouterr().err
+    assert 2 == main(["evaluate", str(trained.path), "--device", "tpu"])
+    assert "unknown device 'tpu'" in capsys.readouterr().err
+
+
+def test_a_home_is_understood_in_python(trained: upcycle.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.path, tmp_path / "run")
+    assert tmp_path / "run" == upcycle.load("~/run", show=Silent()).run.root
+    with pytest.raises(ConfigError, match="'~nobody-at-all/x'"):
+        upcycle.load("~nobody-at-all/x")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_classifier_is_a_value(classifier: Classifier) -> None:
+    assert replace(classifier).machine == classifier.machine
+    assert np.isfinite(classifier.logits([classifier.frame(np.zeros((8, 8, 3), np.uint8))])).all()
