@@ -3,19 +3,21 @@
     python benchmarks/memory.py --out FOLDER [--counts 1000,10000,100000] [--recipe default]
 
 Makes noise JPEGs of 64 px in two classes, once, runs `upcycle train` on each number of them with a tiny network for
-the same number of updates (an allocator needs some hundreds to reach its peak), and samples RssAnon + RssShmem of the
-process 20 times a second. Mapped files (the cache, the features) are the system's to drop and are not counted.
-Prints a line a run and writes FOLDER/memory.json.
+the same number of updates (an allocator needs some hundreds to reach its peak) and an empty cache, and samples RssAnon
++ RssShmem 20 times a second, of the process and of those together that it has started to decode. Mapped files (the
+cache, the features) are the system's to drop and are not counted. Prints a line a run and writes FOLDER/memory.json.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import scanning
 from PIL import Image
 
 FIELDS = ("RssAnon", "RssShmem")
@@ -45,16 +47,17 @@ def private(pid: int) -> int:
     return sum(int(words[1]) * 1024 for words in lines if words[0].rstrip(":") in FIELDS)
 
 
-def measure(command: list[str]) -> tuple[int, float]:
-    """Peak private bytes of a command and its seconds; CalledProcessError where it fails."""
-    began, peak = time.perf_counter(), 0
+def measure(command: list[str]) -> tuple[int, int, float]:
+    """Peak private bytes of a command, of its children together, and its seconds; CalledProcessError where it fails."""
+    began, peak, children = time.perf_counter(), 0, 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, private(process.pid))
+            children = max(children, sum(map(private, scanning.children(process.pid))))
             time.sleep(0.05)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return peak, time.perf_counter() - began
+    return peak, children, time.perf_counter() - began
 
 
 def main() -> None:
@@ -70,8 +73,10 @@ def main() -> None:
         run = asked.out / "runs" / f"{asked.recipe}-{count}-{time.time_ns()}"
         epochs = str(max(counts) // count)
         words = ["train", str(data), "--recipe", asked.recipe, "--epochs", epochs, "--out", str(run), *COMMON.split()]
-        peak, seconds = measure([sys.executable, "-m", "upcycle", *words])
-        rows.append({"images": count, "peak_private_mb": round(peak / 1e6, 1), "seconds": round(seconds, 1)})
+        with tempfile.TemporaryDirectory() as cache:
+            peak, children, seconds = measure([sys.executable, "-m", "upcycle", *words, "--cache", cache])
+        told = {"peak_private_mb": round(peak / 1e6, 1), "decoders_mb": round(children / 1e6, 1)}
+        rows.append({"images": count, **told, "seconds": round(seconds, 1)})
         print(rows[-1], flush=True)
     (asked.out / "memory.json").write_text(json.dumps(rows, indent=2) + "\n")
 

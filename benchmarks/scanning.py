@@ -74,13 +74,18 @@ def scanned(data: Path, out: Path, cache: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, help="folder of scanning.jsonl; its readings are added to those there")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make(folder / "data", asked.files)
         for name in ("first", "again"):
-            cost = scanned(folder / "data", folder / name, folder / "cache")
-            print(json.dumps({"scan": name, "files": asked.files, **cost}), flush=True)
+            line = {"scan": name, "files": asked.files, **scanned(folder / "data", folder / name, folder / "cache")}
+            print(json.dumps(line), flush=True)
+            if asked.out:
+                asked.out.mkdir(parents=True, exist_ok=True)
+                with (asked.out / "scanning.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

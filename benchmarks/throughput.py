@@ -7,9 +7,10 @@ DATA is a folder with CLASS/* or train/CLASS/*; without it photographs are made 
 random. Every cell (a tool in a setting) is a new process that trains all layers of ResNet-50, every image once an
 epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one another, round by round, so that each
 meets the machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide,
-`best` the fastest found. upcycle runs its recipe `classic`, from the command line, with an empty cache: its first epoch
-includes the seconds that decoding the training images took; once with batch statistics as the recipe has them, once
-with fixed ones, which it folds into the convolutions. PYTHON are the interpreters of environments with the peers: pip
+`best` the fastest found (peer_settings.py has what was tried), with freed memory kept as upcycle keeps it. upcycle runs
+its recipe `classic`, from the command line, with an empty cache: its first epoch includes the seconds that decoding the
+training images took; once with batch statistics as the recipe has them, once with fixed ones, which it folds into the
+convolutions. PYTHON are the interpreters of environments with the peers: pip
 install torch torchvision timm fastai transformers accelerate lightning; pip install keras tensorflow. With `--device
 cuda` all of them train on a GPU; fastai and Keras are measured on processors alone.
 FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
@@ -17,8 +18,8 @@ FOLDER/throughput.json holds every reading, FOLDER/throughput.md the table.
 
 import argparse
 import json
-import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -43,6 +44,8 @@ SCRIPTS = {
     "Keras": "keras_fit.py",
 }
 ON_A_GPU = ("PyTorch loop", "timm", "HF Trainer", "Lightning")
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1)}
+"""What upcycle asks of glibc's allocator by itself, as variables for the peers' `best`."""
 HELD_OUT = 2
 """Images of each class that upcycle validates and tests on; they are not timed."""
 
@@ -75,9 +78,9 @@ def lay_out(data: Path, folder: Path, images: int) -> list[str]:
     return classes
 
 
-def ran(command: list[str], threads: int) -> str:
+def ran(command: list[str], threads: int, **environment: str) -> str:
     """What a command prints; SystemExit with its last words where it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-2000:]}")
@@ -112,23 +115,23 @@ def upcycle(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, An
     return {"images": asked.images, "epoch_seconds": [seconds[0] + decoding, *seconds[1:]], "versions": versions}
 
 
-def peer(cell: Cell, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """One run of a peer's script: the line it ends with."""
+def peer(cell: Cell, folder: Path, asked: argparse.Namespace, *more: str, kept: bool) -> dict[str, Any]:
+    """One run of a peer's script, with `more` words: the line it ends with. Freed memory is `kept` or given back."""
     python = asked.keras_python if cell.tool == "Keras" else asked.torch_python
     words = [python, str(PEERS / SCRIPTS[cell.tool]), str(folder / "peers"), "--setting", cell.setting]
     words += ["--epochs", str(asked.epochs), "--batch", str(asked.batch), "--size", str(asked.size)]
     words += ["--bn", cell.bn, "--threads", str(asked.threads), "--device", asked.device]
     words += ["--weights", str(asked.weights)] if asked.weights else []
     words += ["--bf16"] if cell.precision == "bf16" else []
-    return dict(json.loads(ran(words, asked.threads).splitlines()[-1]))
+    text = ran([*words, *more], asked.threads, **(KEPT_MEMORY if kept else {}))
+    return dict(json.loads(text.splitlines()[-1]))
 
 
 def cells(wanted: str, machine: device.Machine) -> list[Cell]:
     """Those of all cells that are wanted: "all", or names like "upcycle" and "fastai, guide" with semicolons between.
 
-    Mixed precision where the processor has it. Keras's guide fixes the statistics, and is taken with mixed precision
-    as well, with fixed statistics and those of the batch; no quicker setting of it is known. The quickest PyTorch loop
-    is also taken with fixed statistics.
+    Mixed precision where the processor has it. Keras's guide fixes the statistics, and is taken in both precisions; no
+    quicker setting of it was found (peer_settings.py). The quickest PyTorch loop is also taken with fixed statistics.
     """
     every = [Cell("upcycle", "classic", machine.precision, bn) for bn in ("batch", "fixed")]
     for tool in SCRIPTS if machine.device == "cpu" else ON_A_GPU:
@@ -137,7 +140,7 @@ def cells(wanted: str, machine: device.Machine) -> list[Cell]:
             every.append(Cell(tool, "best", machine.precision))
     every.append(Cell("PyTorch loop", "best", machine.precision, "fixed"))
     if machine.precision == "bf16" and machine.device == "cpu":
-        every += [Cell("Keras", "guide", "bf16", bn) for bn in ("fixed", "batch")]
+        every.append(Cell("Keras", "guide", "bf16", "fixed"))
     names = wanted.split(";")
     found = [cell for cell in every if {"all", cell.tool, f"{cell.tool}, {cell.setting}"} & set(names)]
     unknown = set(names) - {"all", *(cell.tool for cell in every), *(f"{cell.tool}, {cell.setting}" for cell in every)}
@@ -149,34 +152,55 @@ def cells(wanted: str, machine: device.Machine) -> list[Cell]:
 
 def summary(cell: Cell, readings: list[dict[str, Any]]) -> dict[str, Any]:
     """Images a second of the first epoch and of the later ones: median, lowest and highest of the rounds."""
-    speeds = {
-        "first": [one["images"] / one["epoch_seconds"][0] for one in readings],
-        "later": [one["images"] / statistics.median(one["epoch_seconds"][1:]) for one in readings],
-    }
-    spread = {
+    speeds = {epoch: [rate(one, epoch) for one in readings] for epoch in ("first", "later")}
+    told = {
         name: {"median": statistics.median(values), "low": min(values), "high": max(values)}
         for name, values in speeds.items()
     }
-    return {**asdict(cell), "n": len(readings), **spread, "readings": readings}
+    return {**asdict(cell), "n": len(readings), **told, "readings": readings}
+
+
+def spread(values: list[float], unit: str = "") -> str:
+    """Median (lowest to highest), for a table."""
+    middle = f"{statistics.median(values):.2f}{unit}"
+    return f"{middle} ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else middle
+
+
+def ratios(row: dict[str, Any], found: list[dict[str, Any]], epoch: str) -> list[float]:
+    """How many times as fast upcycle with the same kind of statistics was, in each round that read both.
+
+    `epoch` is "first" or "later". A reading's round is its `round`.
+    """
+    ours = [one for one in found if one["tool"] == "upcycle" and one["bn"] == row["bn"]]
+    rates = {one["round"]: rate(one, epoch) for cell in ours for one in cell["readings"]}
+    return [rates[one["round"]] / rate(one, epoch) for one in row["readings"] if one["round"] in rates]
+
+
+def rate(reading: dict[str, Any], epoch: str) -> float:
+    """Images a second of the "first" epoch, or the median of the "later" ones."""
+    seconds = reading["epoch_seconds"]
+    return float(reading["images"] / (seconds[0] if epoch == "first" else statistics.median(seconds[1:])))
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: a row a cell, with the ratio of upcycle to it where both have the same kind of statistics."""
-    ours = {row["bn"]: row["later"]["median"] for row in found if row["tool"] == "upcycle"}
-    lines = [
-        "| tool | setting | precision | BatchNorm | n | first epoch, images/s | later epochs, images/s | upcycle is |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["tool", "setting", "precision", "BatchNorm", "n", "first epoch, images/s", "later epochs, images/s"]
+    lines = [f"| {' | '.join([*head, 'upcycle is, first epoch', 'later epochs'])} |", "|---" * (len(head) + 2) + "|"]
     for row in sorted(found, key=lambda row: -row["later"]["median"]):
-        first, later = (
-            f"{row[part]['median']:.2f} ({row[part]['low']:.2f} to {row[part]['high']:.2f})"
-            for part in ("first", "later")
-        )
-        alike = ours.get(row["bn"], math.nan) / row["later"]["median"]
-        ratio = "-" if row["tool"] == "upcycle" or math.isnan(alike) else f"{alike:.2f}x"
-        named = [row["tool"], row["setting"], row["precision"], row["bn"], str(row["n"])]
-        lines.append(f"| {' | '.join([*named, first, later, ratio])} |")
+        cells = [row["tool"], row["setting"], row["precision"], row["bn"], str(row["n"])]
+        cells += [spread([rate(one, epoch) for one in row["readings"]]) for epoch in ("first", "later")]
+        for epoch in ("first", "later"):
+            times = ratios(row, found, epoch) if row["tool"] != "upcycle" else []
+            cells.append(spread(times, "x") if times else "-")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def processor_model() -> dict[str, str]:
+    """Family, model and stepping of a Linux machine's processor: names alone ("AMD EPYC") leave them open."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if Path("/proc/cpuinfo").exists() else []
+    known = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
+    return {name: known[name] for name in ("cpu family", "model", "stepping") if name in known}
 
 
 def write(asked: argparse.Namespace, machine: device.Machine, readings: dict[Cell, list[dict[str, Any]]]) -> None:
@@ -185,6 +209,7 @@ def write(asked: argparse.Namespace, machine: device.Machine, readings: dict[Cel
     facts = {
         "command": sys.argv,
         "processor": machine.processor,
+        "model": processor_model(),
         "gpu": machine.gpu,
         "flags": machine.flags,
         "threads": machine.threads,
@@ -227,8 +252,16 @@ def main() -> None:
         asked.images = asked.images // len(classes) * len(classes)
         for i in range(asked.rounds):
             for cell in todo:
-                one = upcycle(cell, folder, asked) if cell.tool == "upcycle" else peer(cell, folder, asked)
-                readings[cell].append(one)
+                if cell.tool == "upcycle":
+                    one = upcycle(cell, folder, asked)
+                else:
+                    one = peer(
+                        cell,
+                        folder,
+                        asked,
+                        kept=cell.setting == "best",
+                    )
+                readings[cell].append({**one, "round": i})
                 shown = ", ".join(f"{one['images'] / taken:.2f}" for taken in one["epoch_seconds"])
                 print(f"round {i + 1}: {', '.join(asdict(cell).values())}: {shown} images/s", flush=True)
                 write(asked, machine, readings)  # at once, so that a run that is ended early leaves what it has

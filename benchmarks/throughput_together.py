@@ -13,7 +13,7 @@ import throughput
 
 from upcycle.rundir import read_json
 
-FACTS = ("processor", "gpu", "threads", "images", "batch", "size")
+FACTS = ("processor", "model", "gpu", "threads", "images", "batch", "size")
 
 
 def together(series: list[dict[str, Any]]) -> dict[throughput.Cell, list[dict[str, Any]]]:
@@ -22,10 +22,11 @@ def together(series: list[dict[str, Any]]) -> dict[throughput.Cell, list[dict[st
     if any(one != facts[0] for one in facts):
         raise SystemExit(f"the series are not of one kind: {facts}")
     readings: dict[throughput.Cell, list[dict[str, Any]]] = {}
-    for one in series:
-        for row in one["cells"]:
+    for i, whole in enumerate(series):
+        for row in whole["cells"]:
             cell = throughput.Cell(row["tool"], row["setting"], row["precision"], row["bn"])
-            readings.setdefault(cell, []).extend(row["readings"])
+            rounds = [{**one, "round": (i, one.get("round", at))} for at, one in enumerate(row["readings"])]
+            readings.setdefault(cell, []).extend(rounds)
     return readings
 
 

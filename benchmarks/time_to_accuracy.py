@@ -6,11 +6,12 @@
 
 Each reading is a new process with empty caches, timed from its start to its end: start-up, decoding, training,
 validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
-random. `fastai N` is fine_tune(N), `Keras article N` the article's script for at most N epochs, `upcycle full N` N
-epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is its image size,
-where that is not --size. The readings alternate between the tools of a command, seed by seed, and are kept as they
-come, with the time they ended: a run that is ended early goes on where it was, and so does one with more seeds or
-tools.
+random. `fastai N` is fine_tune(N), "bf16" with channels_last, mixed precision and one loader worker, "best" without the
+worker and with freed memory kept (peer_settings.py); `Keras article N` the article's script for at most N epochs,
+`upcycle full N` N epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is
+its image size, where that is not --size. The readings alternate between the tools of a command, seed by seed, and are
+kept as they come, with the time they ended: a run that is ended early goes on where it was, and so does one with more
+seeds or tools.
 
 A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
 test F1 does so too; test scores choose nothing.
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import throughput
 import time_to_accuracy_figure
 
 from upcycle import device
@@ -75,12 +78,17 @@ def ours(asked: argparse.Namespace, run: Path, seed: int) -> list[str]:
     return [*words, "--cache", str(run) + "-cache", "--out", str(run)]
 
 
-def ran(command: list[str], asked: argparse.Namespace) -> tuple[str, float]:
+def ran(command: list[str], asked: argparse.Namespace, **environment: str) -> tuple[str, float]:
     """What a command prints and its seconds; SystemExit with its last words where it fails.
 
     What it says on the way is in FOLDER/running.log, for who waits.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(asked.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        **environment,
+    }
     log = asked.folder / "running.log"
     began = time.perf_counter()
     with log.open("w") as errors:
@@ -107,14 +115,14 @@ def upcycle(words: list[str], size: int, asked: argparse.Namespace, seed: int) -
 
 
 def peer(
-    words: list[str], size: int, asked: argparse.Namespace, seed: int, folder: Path, precision: str
+    words: list[str], size: int, asked: argparse.Namespace, seed: int, folder: Path, precision: str, *, kept: bool
 ) -> dict[str, Any]:
-    """One run of a peer's script."""
+    """One run of a peer's script; freed memory is `kept` or given back."""
     python = asked.keras_python if words[0].startswith("keras") else asked.torch_python
     command = [python, str(PEERS / words[0]), str(folder), *words[1:], "--size", str(size)]
     command += ["--weights", str(asked.weights), "--seed", str(seed), "--threads", str(asked.threads)]
     command += ["--bf16"] if "best" in words and precision == "bf16" else []
-    text, seconds = ran(command, asked)
+    text, seconds = ran(command, asked, **(throughput.KEPT_MEMORY if kept else {}))
     return {**json.loads(text.splitlines()[-1]), "seconds": seconds}
 
 
@@ -124,13 +132,14 @@ def command(tool: str) -> tuple[list[str], int | None]:
     pixels = int(size) if size else None
     if named in COMMANDS:
         return COMMANDS[named], pixels
-    if found := re.fullmatch(r"fastai (\d+)(, best)?", named):
-        return ["fastai_fine_tune.py", "--setting", "best" if found[2] else "guide", "--epochs", found[1]], pixels
+    if found := re.fullmatch(r"fastai (\d+)(, best|, bf16)?", named):
+        setting = ["--setting", "best" if found[2] else "guide", *(["--workers", "1"] if found[2] == ", bf16" else [])]
+        return ["fastai_fine_tune.py", *setting, "--epochs", found[1]], pixels
     if found := re.fullmatch(r"Keras article (\d+)", named):
         return ["keras_article.py", "--epochs", found[1]], pixels
     if found := re.fullmatch(r"upcycle full (\d+)", named):
         return ["--recipe", "default", "--head-epochs", "0", "--freeze", "none", "--epochs", found[1]], pixels
-    known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "Keras article N"])
+    known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "fastai N, bf16", "Keras article N"])
     raise SystemExit(f"unknown tool {tool!r}: use {known}, each with @PIXELS or without")
 
 
@@ -175,6 +184,19 @@ def tables(found: list[dict[str, Any]], goals: list[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def commit() -> str:
+    """The commit of upcycle that these readings are of; "" outside a clone."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def repeats(words: list[str], found: list[dict[str, Any]]) -> list[str]:
+    """The command that makes all that was `found`, in however many commands that was."""
+    said = {"--tools": ";".join(row["tool"] for row in found), "--seeds": str(max(row["n"] for row in found))}
+    left = [word for at, word in enumerate(words) if word not in said and words[at - 1] not in said]
+    return ["python", *left, *(shlex.quote(word) for pair in said.items() for word in pair)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -196,10 +218,12 @@ def main() -> None:
     kept = asked.folder / "readings.jsonl"
     facts = {"data": str(asked.data.resolve()), "weights": str(asked.weights.resolve()), "split": asked.test_split}
     facts |= {"threads": asked.threads, "size": asked.size}
+    here = {"processor": machine.processor, **throughput.processor_model(), "precision": machine.precision}
     readings = read_lines(kept) if kept.exists() else []
     for one in readings:
-        if one["of"] != facts:
-            raise SystemExit(f"{kept} holds readings of {one['of']}, and these are of {facts}: use another FOLDER")
+        if (one["of"], one.get("machine", here)) != (facts, here):
+            held = {**one["of"], **one.get("machine", {})}
+            raise SystemExit(f"{kept} holds readings of {held}, and these are of {facts | here}: use another FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
         folder = lay_out(asked, Path(temporary))
         for seed in range(asked.seeds):
@@ -210,15 +234,17 @@ def main() -> None:
                 if tool.startswith("upcycle"):
                     made = upcycle(words, size, asked, seed)
                 else:
-                    made = peer(words, size, asked, seed, folder, machine.precision)
+                    made = peer(words, size, asked, seed, folder, machine.precision, kept=", best" in tool)
                 now = time.strftime("%Y-%m-%d %H:%M:%S")
-                readings.append({**made, "tool": tool, "seed": seed, "ended": now, "of": facts})
+                known = {"ended": now, "commit": commit(), "machine": here, "of": facts}
+                readings.append({**made, "tool": tool, "seed": seed, **known})
                 with kept.open("a") as file:
                     file.write(json.dumps(readings[-1]) + "\n")
                 print(f"{tool}, seed {seed}: test F1 {made['f1']['test']:.4f} in {made['seconds']:.0f} s", flush=True)
     found = [summary(readings, tool) for tool in dict.fromkeys(one["tool"] for one in readings)]
     where = f"{machine.processor}, {machine.threads} threads, {' '.join(machine.flags)}; {asked.size} px\n"
-    text = f"    {' '.join(sys.argv)}\n\n{where}\n{tables(found, [float(goal) for goal in asked.goals.split(',')])}"
+    goals = [float(goal) for goal in asked.goals.split(",")]
+    text = f"    {' '.join(repeats(sys.argv, found))}\n\n{where}\n{tables(found, goals)}"
     (asked.folder / "time_to_accuracy.md").write_text(text)
     time_to_accuracy_figure.draw(readings, asked.folder)
     print(text)

@@ -1,5 +1,6 @@
 """Small real things that tests share: a folder of images, weights for a tiny network, the assets if they are there."""
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,3 +101,15 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model((images.permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.225)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     return path
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Inside, no file may grow beyond 3,000 bytes, as on a disk that fills up; nor may pytest's own output."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

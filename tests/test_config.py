@@ -126,6 +126,7 @@ def test_class_weights_are_words_or_numbers(text: str, expected: object) -> None
 @pytest.mark.parametrize(("given", "weights"), [(True, "auto"), (False, "none"), ("a.pt", "a.pt")])
 def test_pretrained_is_understood_as_other_tools_say_it(given: object, weights: str) -> None:
     assert weights == build({"pretrained": given}).weights
+    assert resolve({"pretrained": given}) == resolve({"weights": weights})
 
 
 def test_class_weights_by_name_are_one_line() -> None:
@@ -133,6 +134,5 @@ def test_class_weights_by_name_are_one_line() -> None:
         build({"class_weights": {"cats": 1, "dogs": 2}})
 
 
-def test_folds_have_no_test_split() -> None:
-    with pytest.raises(ConfigError, match="folds test every image once"):
-        build({"folds": 5, "test_split": "val"})
+def test_what_an_earlier_run_was_allowed_is_still_read() -> None:
+    assert "val" == build({"folds": 5, "test_split": "val"}).test_split

@@ -3,7 +3,7 @@
 import pytest
 
 from upcycle.errors import ConfigError
-from upcycle.recipes import adapted_rate, phases, resolve, steps_per_epoch
+from upcycle.recipes import adapted_rate, phases, resolve, schedule, steps_per_epoch
 from upcycle.schedules import OneCycle, RampSustainDecay
 
 
@@ -117,3 +117,9 @@ def test_without_pretrained_weights_nothing_is_frozen_and_no_probe_is_trained() 
 def test_a_rate_below_classics_own_ends_is_an_error() -> None:
     with pytest.raises(ConfigError, match="lr = 1e-06 is to be the highest rate, but lr_start is 1e-05"):
         resolve({"recipe": "classic", "lr": 1e-6})
+
+
+def test_every_option_of_the_shape_reaches_the_schedule() -> None:
+    given = {"pct_start": 0.4, "div": 7, "div_final": 70, "anneal": "linear", "moms": (0.9, 0.8, 0.7)}
+    found = schedule(resolve({"lr": 0.5, "epochs": 2, **given}), 10)
+    assert OneCycle(0.5, 20, 0.4, 7, 70, "linear", (0.9, 0.8, 0.7)) == found

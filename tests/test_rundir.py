@@ -3,13 +3,15 @@
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from upcycle.errors import RunError, StorageError
+from tests.conftest import small_files
+from upcycle.errors import NoRoomError, RunError, StorageError
 from upcycle.rundir import (
     RunDir,
     append_line,
@@ -60,7 +62,7 @@ def test_hidden_files_that_are_not_ours_stay(tmp_path: Path) -> None:
     assert names == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_earlier_file() -> None:
+def test_a_full_disk_is_one_line() -> None:
     with pytest.raises(StorageError, match=r"cannot write /dev/full: No space left on device"):
         append_line(Path("/dev/full"), {"a": 1})
 
@@ -153,3 +155,21 @@ def test_rows_of_whole_numbers_stand_on_a_line_each_and_text_stays_what_it_is() 
     assert value == json.loads(text)
     assert "    [71, 4],\n    [3, 82]\n" in text
     assert len(plain_json([[0] * 1000] * 1000)) < 3.1e6  # three bytes a cell of a confusion matrix
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    with pytest.raises(NoRoomError), small_files():
+        write_text(path, "x" * 9000)
+    assert ("before", [path]) == (path.read_text(), list(tmp_path.iterdir()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no permissions of this kind")
+def test_files_have_the_permissions_that_others_of_the_user_have(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(before)
+    assert 0o640 == stat.S_IMODE((tmp_path / "a.txt").stat().st_mode)

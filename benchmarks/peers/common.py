@@ -21,6 +21,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="mixed precision; slow where the processor has no bf16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bn", choices=("batch", "fixed"), default="batch", help="BatchNorm's statistics")
+    parser.add_argument("--workers", type=int, help="loader workers, unless those of the setting")
+    parser.add_argument("--fused", action="store_true", help="torch's fused optimizer")
+    parser.add_argument("--jit", choices=("auto", "off"), default="auto", help="Keras: XLA where auto finds it fit")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
@@ -29,9 +32,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def workers(asked: argparse.Namespace) -> int:
-    """Loader workers of the setting `best`: one that stays beside the network on a processor, for a GPU one a core."""
-    return 1 if asked.device == "cpu" else len(os.sched_getaffinity(0))
+def workers(asked: argparse.Namespace, guide: int) -> int:
+    """Loader workers: those asked for, `guide` with that setting; best: none on a processor, for a GPU one a core.
+
+    On two cores a worker takes more from the network than it brings, whether it stays or not (peer_settings.py).
+    """
+    if asked.workers is not None:
+        return int(asked.workers)
+    if asked.setting == "guide":
+        return guide
+    return 0 if asked.device == "cpu" else len(os.sched_getaffinity(0))
 
 
 def article_rate(epoch: int) -> float:

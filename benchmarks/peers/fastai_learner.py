@@ -1,9 +1,12 @@
 """fastai's `vision_learner`, all layers unfrozen, trained with `fit_one_cycle`.
 
-guide: Resize(460) and aug_transforms as in its book. best: channels_last, one loader worker that stays.
+guide: Resize(460) and aug_transforms as in its book. best: channels_last, no loader worker: fastai starts them
+anew in each epoch, with `persistent_workers` too, as its DataLoader makes torch's iterator by itself.
 """
 
 import argparse
+import os
+from functools import partial
 
 import common
 import torch
@@ -12,6 +15,7 @@ from fastai.vision.all import (
     ImageDataLoaders,
     Learner,
     Normalize,
+    OptimWrapper,
     Resize,
     aug_transforms,
     imagenet_stats,
@@ -72,14 +76,14 @@ def learner(asked: argparse.Namespace, **split: object) -> Learner:
         bs=asked.batch,
         item_tfms=Resize(460 * asked.size // 224),
         batch_tfms=[*aug_transforms(size=asked.size), Normalize.from_stats(*imagenet_stats)],
-        num_workers=1 if best else None,
-        persistent_workers=best,
+        num_workers=common.workers(asked, min(16, len(os.sched_getaffinity(0)))),
         device=torch.device("cpu"),
         # the last batch is dropped elsewhere in fastai; here every image counts
         drop_last=False,
         **split,
     )
-    made = vision_learner(loaders, resnet50, pretrained=False)
+    fused = {"opt_func": partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))} if asked.fused else {}
+    made = vision_learner(loaders, resnet50, pretrained=False, **fused)
     if asked.weights:
         whole = resnet50()
         common.load_backbone(whole, asked.weights)

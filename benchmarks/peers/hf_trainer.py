@@ -1,8 +1,8 @@
 """Hugging Face's `Trainer` on `ResNetForImageClassification`, after its image classification guide.
 
-guide: no loader workers, as the Trainer's defaults are. best: channels_last, one worker that stays, for a GPU one a
-core, cuDNN's algorithms chosen by trial, and a loss that is not looked at after each update. The weights are random:
-the hub's names differ, and speed does not depend on them.
+guide: no loader workers, as the Trainer's defaults are. best: channels_last, no worker either, for a GPU one a core
+that stays, cuDNN's algorithms chosen by trial, and a loss that is not looked at after each update. The weights are
+random: the hub's names differ, and speed does not depend on them.
 """
 
 import common
@@ -50,8 +50,8 @@ settings = TrainingArguments(
     logging_nan_inf_filter=not best,
     use_cpu=asked.device == "cpu",
     bf16=asked.bf16,
-    dataloader_num_workers=common.workers(asked) if best else 0,
-    dataloader_persistent_workers=best,
+    dataloader_num_workers=(workers := common.workers(asked, 0)),
+    dataloader_persistent_workers=best and workers > 0,
 )
 trainer = Trainer(model, settings, train_dataset=images, data_collator=collate, callbacks=[EpochClock()])
 result = trainer.train()

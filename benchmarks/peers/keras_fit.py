@@ -1,7 +1,8 @@
 """Keras 3 on TensorFlow: `keras.applications.ResNet50` and `model.fit`, all layers trained.
 
 As in its transfer learning guide the decoded images are cached, batches prefetched, and BatchNorm's statistics fixed
-(`training=False`) with --bn fixed. --bf16 is mixed_bfloat16.
+(`training=False`) with --bn fixed. --bf16 is mixed_bfloat16; --jit off is `compile(jit_compile=False)`, where "auto"
+takes XLA.
 Keras's own ResNet50 strides in the first convolution of a block (v1: 3.9 GMAC an image, not 4.1), and its weights are
 random here: speed does not depend on them.
 """
@@ -43,6 +44,6 @@ x = keras.applications.resnet50.preprocess_input(x)
 backbone = keras.applications.ResNet50(include_top=False, weights=None, pooling="avg")
 outputs = keras.layers.Dense(1, activation="sigmoid", dtype="float32")(backbone(x, training=asked.bn == "batch"))
 model = keras.Model(inputs, outputs)
-model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy", jit_compile=False if asked.jit == "off" else "auto")
 history = model.fit(images, epochs=asked.epochs, verbose=0, callbacks=[EpochClock()])
 common.report("Keras", clock, count, ("keras", "tensorflow"), loss=history.history["loss"][-1])

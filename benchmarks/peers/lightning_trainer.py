@@ -1,6 +1,6 @@
 """Lightning's `Trainer` on torchvision's ResNet-50, after its transfer learning guide, all layers trained.
 
-guide: no loader workers, as torch's default is. best: channels_last, fused SGD, one worker that stays, for a GPU one a
+guide: no loader workers, as torch's default is. best: channels_last, fused SGD, no worker either, for a GPU one a
 core with page-locked copies and cuDNN's algorithms chosen by trial. --bf16 is its precision "bf16-mixed".
 """
 
@@ -64,8 +64,8 @@ loader = torch.utils.data.DataLoader(
     images,
     asked.batch,
     shuffle=True,
-    num_workers=common.workers(asked) if best else 0,
-    persistent_workers=best,
+    num_workers=(workers := common.workers(asked, 0)),
+    persistent_workers=best and workers > 0,
     pin_memory=best and asked.device == "cuda",
 )
 trainer = lightning.Trainer(

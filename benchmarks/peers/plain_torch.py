@@ -1,8 +1,7 @@
 """A plain PyTorch loop with torchvision's transforms, after PyTorch's transfer learning tutorial.
 
-guide: contiguous, four loader workers. best: channels_last, fused SGD, one worker that stays (one that is started in
-each epoch is a fork, after which every page that the network writes is copied first: 17 images a second, then 13); for
-a GPU a worker a core, page-locked copies that are not waited for, and cuDNN's algorithms chosen by trial.
+guide: contiguous, four loader workers. best: channels_last, fused SGD, no worker; for a GPU a worker a core,
+page-locked copies that are not waited for, and cuDNN's algorithms chosen by trial.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ loader = torch.utils.data.DataLoader(
     images,
     asked.batch,
     shuffle=True,
-    num_workers=common.workers(asked) if best else 4,
-    persistent_workers=best,
+    num_workers=(workers := common.workers(asked, 4)),
+    persistent_workers=best and workers > 0,
     pin_memory=best and asked.device == "cuda",
 )
 torch.backends.cudnn.benchmark = best

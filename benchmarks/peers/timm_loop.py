@@ -1,7 +1,7 @@
 """timm's dataset, loader, augmentation and optimizer with the defaults of its train.py.
 
 guide: those defaults (contiguous, four workers; on a GPU its prefetcher normalises there, and cuDNN's algorithms are
-chosen by trial). best: --channels-last, one worker, for a GPU one a core. --bf16 is its --amp-dtype bfloat16.
+chosen by trial). best: --channels-last, no worker, for a GPU one a core. --bf16 is its --amp-dtype bfloat16.
 """
 
 import contextlib
@@ -34,14 +34,15 @@ loader = create_loader(
     interpolation="random",
     mean=config["mean"],
     std=config["std"],
-    num_workers=common.workers(asked) if best else 4,
+    num_workers=common.workers(asked, 4),
     use_prefetcher=asked.device == "cuda",
     device=torch.device(asked.device),
     pin_memory=best and asked.device == "cuda",
 )
 layout = torch.channels_last if best else torch.contiguous_format
 model = model.to(asked.device, memory_format=layout).train()
-optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5)
+fused = {"fused": True} if asked.fused else {}
+optimizer = create_optimizer_v2(model, opt="sgd", lr=0.05, momentum=0.9, weight_decay=2e-5, **fused)
 criterion = torch.nn.CrossEntropyLoss()
 seen = 0
 for _ in range(asked.epochs):

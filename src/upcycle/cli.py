@@ -109,7 +109,7 @@ def _one_line(error: CycloptsError) -> str:
         return explain(cause)  # type: ignore[arg-type]
     text = " ".join(str(error).split())
     unknown = re.search(r"Unknown option: --([\w-]+)", text)
-    if unknown:
+    if unknown and error.command_chain and error.command_chain[0] in ("train", "plan"):
         from upcycle.config import ALIASES
 
         canonical = ALIASES.get(unknown[1].replace("-", "_"))

@@ -103,7 +103,9 @@ class Config(BaseModel):
     moms: tuple[float, float, float] = Field((0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end.")
 
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="Update rule.")
-    weight_decay: float = Field(0.01, ge=0, le=10, description="Decoupled weight decay; none on norms and biases.")
+    weight_decay: float = Field(
+        0.01, ge=0, le=10, description="Decoupled weight decay; none on norms, biases and tokens."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta1 where the schedule does not set it.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
@@ -155,11 +157,6 @@ class Config(BaseModel):
     def _may_be_none(cls, given: object) -> object:
         return None if given == "none" else given
 
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _are_pretrained(cls, given: object) -> object:
-        return {True: "auto", False: "none"}[given] if isinstance(given, bool) else given
-
     @field_validator("class_weights", mode="before")
     @classmethod
     def _are_weights(cls, given: object) -> object:
@@ -209,8 +206,6 @@ def check(config: Config) -> Config:
         raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
         raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
-    if config.folds and config.test_split is not None:
-        raise ConfigError("folds test every image once, and test_split names images to test on: leave one of them out")
     ramp = config.rampup + config.sustain
     if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
@@ -250,6 +245,8 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         if key in plain:
             raise ConfigError(f"{name!r}{where} says again what an earlier option said ({key})")
         plain[key] = value
+    if isinstance(plain.get("weights"), bool):  # as other tools say it: pretrained=True
+        plain["weights"] = "auto" if plain["weights"] else "none"
     return plain
 
 

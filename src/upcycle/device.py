@@ -120,7 +120,8 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     if seed is not None:
         torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if machine.device == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(machine.device == "cpu")
     # deterministic mode would otherwise also write NaN over every fresh tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -132,7 +133,12 @@ def restored() -> Iterator[None]:
     import torch
 
     threads, cudnn, matmul = torch.get_num_threads(), torch.backends.cudnn, torch.backends.cuda.matmul
-    benchmark, tf32 = cudnn.benchmark, (cudnn.allow_tf32, matmul.allow_tf32)
+    benchmark, name = cudnn.benchmark, "allow_tf32"
+    try:
+        precisions = [(place, getattr(place, name)) for place in (cudnn, matmul)]
+    except RuntimeError:  # set by torch's newer words, and then the older ones may not be read
+        name = "fp32_precision"
+        precisions = [(place, getattr(place, name)) for place in (cudnn.conv, cudnn.rnn, matmul)]  # type: ignore[attr-defined]
     deterministic, lenient = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -142,7 +148,10 @@ def restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        cudnn.benchmark, (cudnn.allow_tf32, matmul.allow_tf32) = benchmark, tf32
+        cudnn.benchmark = benchmark
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # else nothing has touched them
+            for place, precision in precisions:
+                setattr(place, name, precision)
         torch.use_deterministic_algorithms(deterministic, warn_only=lenient)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,14 @@ def test_readings_of_something_else_are_not_gone_on_with(tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "argv", ["time_to_accuracy.py", *words])
     with pytest.raises(SystemExit, match="use another FOLDER"):
         time_to_accuracy.main()
+
+
+def test_the_kept_command_names_all_that_was_read_in_however_many_commands() -> None:
+    found = [{"tool": "upcycle probe", "n": 1}, {"tool": "fastai 1, best", "n": 3}]
+    words = ["a.py", "OUT", "--tools", "upcycle probe", "--seeds", "1", "--goals", "0.9"]
+    expected = "python a.py OUT --goals 0.9 --tools 'upcycle probe;fastai 1, best' --seeds 3"
+    assert expected == " ".join(time_to_accuracy.repeats(words, found))
+
+
+def test_a_commit_is_told() -> None:
+    assert re.fullmatch(r"[0-9a-f]{7,}|", time_to_accuracy.commit())

@@ -1,10 +1,8 @@
-import contextlib
 import io
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import small_files
 from upcycle.data import cache, decode
 from upcycle.data.folder import Index, scan
 from upcycle.errors import DataError, NoRoomError, StorageError
@@ -189,18 +188,6 @@ def test_no_room_is_an_error_before_anything_is_decoded(index: Index, tmp_path: 
     with pytest.raises(NoRoomError, match=r"^the decoded images need \d+\.\d GB and .* has \d+\.\d GB free"):
         build(index, tmp_path, side=huge)
     assert [file for file in tmp_path.iterdir() if file.is_file()] == []
-
-
-@contextlib.contextmanager
-def small_files() -> Iterator[None]:
-    """Inside, no file may grow beyond 3,000 bytes, as on a disk that fills up; nor may pytest's own output."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_fills_up_is_an_error_and_leaves_no_file_and_no_thread(index: Index, tmp_path: Path) -> None:

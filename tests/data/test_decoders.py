@@ -303,3 +303,8 @@ def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:
         assert (
             decode.load(data, side=64, interpolation="bicubic") == pool.load(data, side=64, interpolation="bicubic")
         ).all()
+
+
+def test_the_bounds_are_those_that_are_promised() -> None:
+    assert decoders.Limits() == decoders.SHARED.limits
+    assert (60, 600.0, 5 * 2**30) == (decoders.Limits().seconds, decoders.Limits().patience, decoders.Limits().memory)

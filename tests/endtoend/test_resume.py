@@ -1,23 +1,26 @@
 """A run that was stopped, or whose files were damaged, and what comes of going on with it."""
 
+import contextlib
 import importlib
 import os
 import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import app, main
 from upcycle.errors import ConfigError, DivergenceError, NoRoomError, RunError, UpcycleError
+from upcycle.manifest import write_sealed
 from upcycle.model import checkpoint, zoo
 from upcycle.output.report import write_report
 from upcycle.output.show import Silent
@@ -247,11 +250,14 @@ def test_a_cache_removed_while_it_is_written_is_written_again(
     def remove(*given: Any, **more: Any) -> Any:
         asked.append(1)
         if len(asked) == 2:
+            written = {"decoded": "images/*", "_features": "features/*.parts/*"}[name]
+            assert list((tmp_path / "cache").glob(written))
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         return plain(*given, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place.replace(":", "."), remove)
+        patch.setattr("upcycle.training.features.PART", 32)
         try:
             begin(photos, tiny_weights, tmp_path / "run", tmp_path / "cache")
         except UpcycleError:
@@ -669,3 +675,56 @@ def test_two_runs_in_one_directory_are_refused(photos: Path, tiny_weights: Path,
     with locked(tmp_path / "run"), pytest.raises(RunError, match="another upcycle is at work in"):
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
     assert [".lock"] == [path.name for path in (tmp_path / "run").iterdir()]
+
+
+def test_a_run_is_not_gone_on_with_with_other_weights(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(tiny_weights, mine)
+    stopped(photos, mine, tmp_path / "run")
+    tensors = load_file(mine)
+    save_file({**tensors, "fc.bias": tensors["fc.bias"] + 1}, mine)
+    with pytest.raises(RunError, match="was begun with other weights than"):
+        upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+
+
+def test_a_state_of_an_upcycle_that_makes_other_updates_is_refused_and_other_threads_are_told(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(photos, tiny_weights, tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    write_sealed(run, run.environment, {**read_json(run.environment), "threads": 7})
+    monkeypatch.setattr("upcycle.job.keep.UPDATES", 99)
+    show = Said()
+    with pytest.raises(RunError, match="another version of upcycle: remove it, or give another --out"):
+        upcycle.train(out=tmp_path / "run", resume=True, show=show)
+    assert any("was begun with threads 7, now it is 1: bits may differ" in text for text in show.told)
+
+
+def test_a_run_without_later_options_is_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(whole, tmp_path / "run")))
+    before = {name: value for name, value in read_json(run.config).items() if name != "on_divergence"}  # as in 0.1.0
+    write_sealed(run, run.config, before)
+    upcycle.train(out=run.root, resume=True, epochs=4, show=Silent())
+    assert 4 == len(upcycle.Run(run.root).history.of("finetune").rows)
+
+
+def test_more_epochs_that_are_interrupted_name_the_command_that_goes_on(whole: Path, tmp_path: Path) -> None:
+    class Interrupting(Said):
+        @contextlib.contextmanager
+        def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+            if what == "scanning":
+                raise KeyboardInterrupt
+            yield lambda _done, _total: None
+
+    shutil.copytree(whole, tmp_path / "run")
+    show = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=show)
+    assert f"to go on: upcycle train --out {tmp_path / 'run'} --resume --epochs 5" == show.told[-1]
+
+
+def test_a_retry_asked_for_with_more_epochs_is_written_down(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=4, on_divergence="retry", show=Silent())
+    assert "retry" == run.config.on_divergence
+    assert "--on-divergence retry" in read_json(run.directory.environment)["command"]

@@ -20,11 +20,13 @@ from tests.conftest import TINY, draw, write_classes
 from tests.data.made import made
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
-from upcycle.errors import ConfigError, DataError, RunError, WeightsError
+from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, WeightsError
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.output.show import Silent
+from upcycle.recipes import adapted_rate
 from upcycle.rundir import RunDir, read_lines
+from upcycle.training.scores import Scores
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 FAST |= {"show": Silent()}
@@ -547,6 +549,10 @@ def test_a_device_that_is_asked_for_and_not_there_is_refused(trained: upcycle.Ru
 def test_evaluating_images_of_an_unknown_class_is_refused(trained: upcycle.Run, tmp_path: Path) -> None:
     write_classes(tmp_path / "data", {"across": 3, "zebra": 3})
     assert 3 == main(["evaluate", str(trained.path), str(tmp_path / "data")])
+    from upcycle.job.inference import evaluate_run
+
+    with pytest.raises(DataError, match="has a class 'zebra' the model does not know: it knows across, down"):
+        evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test")
 
 
 def test_an_image_that_changed_since_the_split_is_not_evaluated_as_the_old_one(
@@ -707,3 +713,46 @@ def test_a_finished_run_without_its_report_gets_one(trained: upcycle.Run, tmp_pa
 
 def test_what_is_only_needed_to_go_on_is_gone_at_the_end(trained: upcycle.Run) -> None:
     assert not trained.directory.last.exists()
+
+
+def test_early_stopping_stops_a_run(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9])
+    monkeypatch.setattr("upcycle.job.stages._validate", lambda *_: Scores(next(losses), 0.5, 0.5))
+    options = {"recipe": "classic", "epochs": 6, "patience": 2, **FAST}
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **options)
+    assert [True, True, False, False] == [row.best for row in run.history.rows]
+    stopped = run.directory.status()["stopped"]
+    assert "stopped early after epoch 4: no better val_loss in 2 epochs" == stopped
+
+
+def test_the_peak_of_fine_tuning_is_fitted_to_the_probe(trained: upcycle.Run) -> None:
+    _, tuned = json.loads(trained.directory.plan.read_text())["phases"]
+    loss = trained.history.of("head").rows[-1].val_loss
+    assert adapted_rate(trained.config.lr, loss, 2) == pytest.approx(tuned["schedule"]["lr_max"])
+    assert tuned["schedule"]["lr_max"] < trained.config.lr
+
+
+def test_a_line_of_predict_is_the_path_the_class_and_every_share(
+    trained: upcycle.Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = photos / "test" / "across" / "200.png"
+    assert 0 == main(["predict", str(trained.path), str(file)])
+    path, label, *shares = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert (str(file), "across") == (path, label)
+    assert ["across", "down"] == [share.rsplit(" ", 1)[0] for share in shares]
+    assert 1 == pytest.approx(sum(float(share.rsplit(" ", 1)[1]) for share in shares), abs=2e-4)
+
+
+def test_an_accelerator_without_memory_for_the_features_is_one_line(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("x")
+
+    monkeypatch.setattr("upcycle.job.stages.extract", full)
+    with pytest.raises(UpcycleError, match="memory is too small: give a smaller --image-size"):
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
+    status = upcycle.Run(tmp_path / "run").directory.status()
+    assert ("failed", "out of memory") == (status["state"], status["error"])

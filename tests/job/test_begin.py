@@ -176,3 +176,14 @@ def test_random_weights_have_no_head_phase(tmp_path: Path) -> None:
 def test_a_finished_run_says_so(tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos", "finished")
     assert begin(None, {}, out=run.root, resume=True).finished
+
+
+def test_folds_have_no_test_split(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folds test every image once"):
+        begin(tmp_path / "photos", {"folds": 5, "test_split": "val"}, out=tmp_path / "out", resume=False)
+
+
+@pytest.mark.parametrize(("given", "word"), [(True, "--weights auto"), (False, "--weights none")])
+def test_pretrained_is_recorded_as_the_command_line_says_it(tmp_path: Path, given: bool, word: str) -> None:
+    start = begin(tmp_path / "photos", {"pretrained": given}, out=tmp_path / "out", resume=False)
+    assert f" {word} --out " in start.command

@@ -1,6 +1,9 @@
 """A trained model in somebody's own program: threads, lists, torch's settings, words for what it cannot take."""
 
 import io
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import upcycle
 from tests.conftest import TINY
@@ -122,10 +126,8 @@ def test_what_is_no_image_is_told_by_its_kind(classifier: Classifier, given: Any
 
 def with_threads(trained: upcycle.Run, folder: Path, threads: int) -> Path:
     """A copy of the run that says it was trained with so many threads."""
-    import shutil
-
     run = upcycle.Run(Path(shutil.copytree(trained.path, folder)))
-    facts = {**read_json(run.directory.environment), "threads": threads}
+    facts = {**read_json(run.directory.environment), "threads": threads, "cores": 64}
     write_sealed(run.directory, run.directory.environment, facts)
     return run.path
 
@@ -143,8 +145,8 @@ class Warned(Silent):
 def test_a_run_of_a_larger_machine_is_predicted_with_the_cores_that_are_here(
     trained: upcycle.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, show = with_threads(trained, tmp_path / "run", 64), Warned()
     monkeypatch.setattr(inference, "usable_cores", lambda _: 2)
+    path, show = with_threads(trained, tmp_path / "run", 64), Warned()
     assert 2 == upcycle.load(path, show=show).machine.threads
     assert ["the run was trained with 64 threads, and there are 2: last digits may differ"] == show.said
     assert 5 == upcycle.load(path, threads=5, show=show).machine.threads
@@ -165,8 +167,6 @@ def test_threads_and_device_can_be_given_on_the_command_line(
 
 
 def test_a_home_is_understood_in_python(trained: upcycle.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained.path, tmp_path / "run")
@@ -179,3 +179,40 @@ def test_a_home_is_understood_in_python(trained: upcycle.Run, tmp_path: Path, mo
 def test_a_classifier_is_a_value(classifier: Classifier) -> None:
     assert replace(classifier).machine == classifier.machine
     assert np.isfinite(classifier.logits([classifier.frame(np.zeros((8, 8, 3), np.uint8))])).all()
+
+
+def test_more_threads_than_cores_in_training_are_as_many_in_prediction(trained: upcycle.Run, tmp_path: Path) -> None:
+    run = upcycle.Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    here = read_json(run.directory.environment)["cores"]
+    facts = {**read_json(run.directory.environment), "threads": here + 2}
+    write_sealed(run.directory, run.directory.environment, facts)
+    show = Warned()
+    assert here + 2 == upcycle.load(run.path, show=show).machine.threads
+    assert [] == show.said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_run_of_a_gpu_is_predicted_here_as_asked(trained: upcycle.Run, tmp_path: Path) -> None:
+    run = upcycle.Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    facts = {**read_json(run.directory.environment), "device": "cuda", "precision": "bf16", "fold_bn": False}
+    write_sealed(run.directory, run.directory.environment, facts)
+    show = Warned()
+    found = upcycle.load(run.path, threads=2, show=show).machine
+    assert ("cpu", 2, False) == (found.device, found.threads, found.fold_bn)
+    assert show.said[-1].endswith("predicting at this machine's best instead")
+
+
+def test_a_picture_twice_in_a_list_is_read_once_at_a_time(classifier: Classifier, photos: Path) -> None:
+    with Image.open(next(photos.glob("test/*/*.png"))) as picture:
+        many = classifier.predict([picture] * 8)
+    assert [many[0]] * 8 == many  # type: ignore[index]
+
+
+def test_torch_settings_of_its_newer_words_are_left_alone(trained: upcycle.Run, photos: Path) -> None:
+    code = f"""
+import torch, upcycle
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+upcycle.load({str(trained.path)!r}).predict({str(next(photos.glob("test/*/*.png")))!r})
+assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

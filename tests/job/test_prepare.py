@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import upcycle
+from tests.data.made import made
 from upcycle.config import Config
 from upcycle.data import batches, decoders
 from upcycle.data.cache import Cache
@@ -21,7 +22,7 @@ from upcycle.data.stream import Stream
 from upcycle.device import Machine, detect
 from upcycle.errors import DecodeError
 from upcycle.job import inference
-from upcycle.job.prepare import Job, Prepared, decode, describe, machine_of
+from upcycle.job.prepare import Job, Prepared, decode, describe, fit_size, machine_of
 from upcycle.output.show import Silent
 from upcycle.recipes import resolve
 
@@ -133,6 +134,24 @@ def test_what_the_test_images_will_tell_apart_goes_by_their_groups(photos: Path,
     said: list[str] = []
     index = scan(manifest)
     splits = split(index, seed=0, val_fraction=0.15, test_fraction=0.15)
-    made = Prepared(index, cast(Any, None), splits, cast(Any, None))
-    describe(made, {"quarantined": [], "warnings": []}, Said())
+    prepared = Prepared(index, cast(Any, None), splits, cast(Any, None))
+    describe(prepared, {"quarantined": [], "warnings": []}, Said())
     assert re.fullmatch(r"\d+ test images in \d+ groups: .*", said[-1])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "given", "fixed", "size"),
+    [
+        (48, {}, False, 128),
+        (150, {}, False, 160),
+        (400, {}, False, 224),
+        (48, {"recipe": "classic"}, False, 224),
+        (48, {"image_size": 224}, False, 224),
+        (48, {}, True, 224),
+    ],
+)
+def test_small_images_are_trained_near_their_own_size(
+    pixels: int, given: dict[str, Any], fixed: bool, size: int
+) -> None:
+    index = replace(made("abab"), widths=np.full(4, pixels), heights=np.full(4, 2 * pixels))
+    assert size == fit_size(Preprocessing(size=224), index, resolve(given), fixed=fixed).size

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from upcycle.errors import RunError, StorageError, WeightsError
+from tests.conftest import small_files
+from upcycle.errors import NoRoomError, RunError, StorageError, WeightsError
 from upcycle.model import checkpoint, zoo
 
 
@@ -218,3 +219,12 @@ def test_weights_that_are_put_back_leave_nothing_of_those_before() -> None:
     checkpoint.load_clone(model, kept)
     assert 1 == model()
     assert not model.training
+
+
+def test_a_disk_that_fills_up_is_told_as_one_and_keeps_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoint.save_tensors(path, {"a": torch.ones(1)})
+    with pytest.raises(NoRoomError), small_files():
+        checkpoint.save_tensors(path, {"a": torch.ones(9000)})
+    assert torch.equal(torch.ones(1), checkpoint.load_tensors(path)["a"])
+    assert [path] == list(tmp_path.iterdir())

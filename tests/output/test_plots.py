@@ -352,3 +352,12 @@ def test_what_a_cell_holds_is_no_wider_than_the_cell(width: float, size: int) ->
     cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
     assert axes.texts
     assert max(text.get_window_extent(renderer).width for text in axes.texts) <= cell
+
+
+def test_a_last_loss_of_zero_on_a_logarithmic_axis_keeps_its_label_in_the_panel() -> None:
+    rows = history(0, 3)
+    for row, loss in zip(rows, (0.8, 361.0, 0.0), strict=True):
+        row["loss"] = row["val_loss"] = loss
+    heights = [text.get_position()[1] for text in curves_figure(rows).axes[0].texts if text.get_text() == "training"]
+    assert heights
+    assert all(0 <= height <= 1 for height in heights)

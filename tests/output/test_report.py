@@ -2,6 +2,7 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -487,7 +488,7 @@ def test_a_cross_validation_under_way_says_what_is_missing(unfinished: RunDir) -
     assert "Not all of the 5 folds have been trained yet" in Page(write_report(unfinished)).text
 
 
-def test_a_page_names_no_home(pets: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_a_page_name_no_home(pets: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/alice")
     run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
     write_json(run.config, {**read_json(run.config), "data": "/home/alice/photos", "weights": "/home/alicent/w"})
@@ -504,3 +505,10 @@ def test_each_folder_of_a_path_stands_by_itself_whatever_its_letters_direction(u
     unfinished.audit.write_text(json.dumps(audit))
     written = write_report(unfinished).read_text(encoding="utf-8")
     assert "<bdi>test/</bdi><wbr><bdi>כלב/</bdi><wbr><bdi>חתול/</bdi><wbr><bdi>1.<wbr>jpg</bdi>" in written
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_for_a_status_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    with pytest.raises(RunError, match="no regular file"):
+        write_report(RunDir(tmp_path))

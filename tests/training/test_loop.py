@@ -15,7 +15,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import detect
 from upcycle.errors import DivergenceError
 from upcycle.model import zoo
-from upcycle.model.groups import frozen_names
+from upcycle.model.groups import frozen_names, set_training_mode
 from upcycle.recipes import phases, resolve
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
@@ -279,3 +279,26 @@ def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
     assert losses[True][-1] < losses[True][0]
+
+
+def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
+    here = setting({"recipe": "default", "head_epochs": 0, "freeze": "none", "bn": "frozen"})
+    batch, found = next(here.batches.epoch(0)), []
+    for at_once in ((), ((0, 3),)):  # four images: three and one
+        state = begin(here.config)
+        set_training_mode(state.model, frozen=frozenset(), bn="frozen")
+        loss, right = loop.train_step(state, batch, replace(here, at_once=at_once))
+        found.append((loss, right, [parameter.grad.clone() for parameter in state.model.parameters()]))
+    (whole, right, gradients), (parts, rights, theirs) = found
+    assert right == rights
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)
+    for one, other in zip(gradients, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_every_option_of_the_optimizer_reaches_it() -> None:
+    config = resolve({"recipe": "classic", "weight_decay": 0.3, "layer_decay": 0.5, "beta2": 0.7, "momentum": 0.6})
+    groups = begin(config).optimizer.param_groups
+    assert {(0.6, 0.7)} == {group["betas"] for group in groups}
+    assert {0.0, 0.3} == {group["weight_decay"] for group in groups}
+    assert min(group["scale"] for group in groups) < 0.5

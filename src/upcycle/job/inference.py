@@ -98,7 +98,11 @@ class Classifier:
         found: list[Prediction] = []
         with ThreadPoolExecutor(self.machine.threads) as pool:
             for some in chunks(image, FILES_AT_ONCE):
-                found += self.judge(list(pool.map(lambda one: self.frame(_source(one)), some)))
+                files = {at: _source(one) for at, one in enumerate(some) if isinstance(one, str | Path | bytes)}
+                read = dict(zip(files, pool.map(self.frame, files.values()), strict=True))
+                # what is open already may be one picture twice, and no picture can be read by two at once
+                frames = [read[at] if at in read else self.frame(_source(one)) for at, one in enumerate(some)]
+                found += self.judge(frames)
         return found
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
@@ -114,16 +118,22 @@ def _source(image: Source | str) -> Source:
     return Path(image) if isinstance(image, str) else image
 
 
-@torch.random.fork_rng(devices=())  # making a network draws random weights: the caller's numbers stay what they are
 def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
     """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
     With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
     there is no such run or it has saved no model yet.
     """
-    directory = RunDir(expanded(run))
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if used else ()
+    with _COMPUTING, torch.random.fork_rng(devices):  # making a network draws numbers: the caller's stay as they are
+        return _load(expanded(run), threads, device, show or default_show())
+
+
+def _load(run: Path, threads: int, device: str, show: Show) -> Classifier:
+    directory = RunDir(run)
     if any(directory.root.glob("fold-*")):
-        raise RunError(f"{run} holds one model a fold: name one of them, {Path(run) / 'fold-1'} for example")
+        raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
     if not directory.model.exists():
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     check(directory)
@@ -134,7 +144,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
-    machine = _machine(recorded, threads, device, show or default_show())
+    machine = _machine(recorded, threads, device, show)
     model = checkpoint.load_model(directory.best, network).to(machine.device)
     if "linear_head" not in described and zoo.is_linear_in_name_alone(model):
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
@@ -147,6 +157,7 @@ class _Setting:
 
     precision: str
     threads: int
+    cores: int
     fold_bn: bool
     device: str
 
@@ -156,21 +167,26 @@ def _setting(environment: Any) -> _Setting:
     precision, threads = str(environment.get("precision", "auto")), int(environment.get("threads") or 0)
     if not 0 <= threads <= MOST_THREADS:
         raise ValueError(f"{threads} threads")
-    device = str(environment.get("device", "auto"))
-    return _Setting(precision, threads, fold_bn=environment.get("fold_bn") is True, device=device)
+    device, cores = str(environment.get("device", "auto")), int(environment.get("cores") or 0)
+    return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, threads: int, device: str, show: Show) -> Machine:
-    """This machine as the run used its own, or, where it has not that device or precision, at its best."""
-    cores = usable_cores(Path("/"))
-    machines.threads_for(threads, cores)  # a mistake in it is none of the machine's
-    if not threads and recorded.threads > cores:
+def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine:
+    """This machine as the run used its own, or, where it has not that device or precision, at its best.
+
+    `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
+    """
+    if not 0 <= asked <= MOST_THREADS:
+        raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for those of the training")
+    cores, threads = usable_cores(Path("/")), asked or recorded.threads
+    if not asked and recorded.cores > cores and recorded.threads > cores:
         show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")
-    detect = partial(machines.detect, threads=threads or min(recorded.threads, cores), fold_bn=recorded.fold_bn)
+        threads = cores
+    detect = partial(machines.detect, threads=threads, fold_bn=recorded.fold_bn)
     try:
         return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)
     except ConfigError as error:
-        machine = detect(device=device)
+        machine = detect(device=device)  # with these threads, and BatchNorm as it was
         show.warn(f"{error}; predicting at this machine's best instead")
         return machine
 

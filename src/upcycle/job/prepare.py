@@ -256,4 +256,4 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
         show.warn(warning)
     tied = len(np.unique(components(prepared.index)[prepared.splits.test]))
     points, says = resolution(tied, LIKELY_ACCURACY, counts["test"], "test")
-    show.say(says if points >= 100 else f"{says}, where they are right {LIKELY_ACCURACY:.0%} of the time")
+    show.say(says if points >= 100 else f"{says}, where they are right {100 * LIKELY_ACCURACY:.0f} % of the time")

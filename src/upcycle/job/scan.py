@@ -17,6 +17,7 @@ from upcycle.data.cache import default_root
 from upcycle.data.checks import check
 from upcycle.data.facts import inspect
 from upcycle.data.findings import Audited, Finding
+from upcycle.data.folder import check_there
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import name_groups
 from upcycle.data.splits import split
@@ -115,6 +116,7 @@ def run_scan(asked: Asked, show: Show) -> Path:
     Findings are no failure. DataError where DATA is nothing to scan.
     """
     began = time.perf_counter()
+    check_there(asked.data)
     if asked.label_errors:
         _check_weights(asked.config)
     looked, decided = _looked(asked, show)

@@ -34,7 +34,8 @@ def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show
         unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)
-        _record_retrying(run, start.config.on_divergence)
+        if run.status()["state"] != "finished":
+            record_retrying(run, start.config.on_divergence)
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -43,15 +44,16 @@ def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show
     write_sealed(run, run.config, recorded)
 
 
-def _record_retrying(run: RunDir, on_divergence: str) -> None:
+def record_retrying(run: RunDir, on_divergence: str) -> None:
     """Write down that the run goes on with another answer to a loss that explodes: its result may depend on that."""
     recorded, environment = read_json(run.config), read_json(run.environment)
-    if recorded["on_divergence"] == on_divergence or run.status()["state"] == "finished":
+    said = str(environment.get("command", ""))
+    words = f" --on-divergence {on_divergence}"
+    if recorded.get("on_divergence", "stop") != on_divergence:
+        write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
+    elif on_divergence == "stop" or words in said:
         return
-    before = re.sub(r" --on-divergence \w+", "", str(environment.get("command", "")))
-    command = f"{before} --on-divergence {on_divergence}"
-    write_sealed(run, run.environment, {**environment, "command": command})
-    write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
+    write_sealed(run, run.environment, {**environment, "command": re.sub(r" --on-divergence \w+", "", said) + words})
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any], run: RunDir, show: Show) -> None:

@@ -27,7 +27,7 @@ from upcycle.job.prepare import (
     same_weights,
 )
 from upcycle.job.stages import run_stages
-from upcycle.job.status import working
+from upcycle.job.status import record_retrying, working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.output.names import counted
@@ -64,6 +64,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
             same_network(start.run, network)
         if start.extended:
             extend(start.run, config)
+            record_retrying(start.run, config.on_divergence)
             work.tick()
             show.say(f"{counted(config.more_epochs[-1], 'more epoch')}, from the best weights so far")
         _record_data(start.run, prepared, show)

@@ -5,6 +5,8 @@ A file holds the checksum of its own tensors: damage that leaves it readable is 
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +54,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         try:
             save_file(plain, temporary, metadata)
         except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
 def copy(file: Path, to: Path) -> None:

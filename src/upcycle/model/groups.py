@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from typing import Any
 
 from timm.models import group_parameters
@@ -118,7 +119,9 @@ def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: floa
         plain = {
             name
             for name in trained
-            if name in norms or parameters[name].ndim <= 1 or any(name.endswith(leaf) for leaf in exempt)
+            if name in norms
+            or parameters[name].ndim <= 1
+            or any(name.endswith(leaf) or fnmatch(name, leaf) for leaf in exempt)
         }
         for names, decay in (([n for n in trained if n not in plain], weight_decay), (sorted(plain), 0.0)):
             if names:

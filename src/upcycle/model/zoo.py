@@ -189,12 +189,12 @@ def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
 
 def _unwrapped(tensors: Mapping[str, Tensor], own: Shapes) -> Mapping[str, Tensor]:
     """`tensors` under the names of `own`, where all of those have one more word before them."""
-    first = next(iter(own))
-    wrappers = {name.removesuffix(first) for name in tensors if name.endswith(f".{first}")}
-    if first in tensors or len(wrappers) != 1:
-        return tensors
-    wrapper = wrappers.pop()
-    return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    needed = [name for name in own if not _optional(name)]
+    wrappers = {name.removesuffix(needed[0]) for name in tensors if name.endswith(f".{needed[0]}")}
+    for wrapper in sorted(wrappers, key=len):
+        if all(wrapper + name in tensors for name in needed):
+            return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def shapes(network: Network) -> Shapes | None:

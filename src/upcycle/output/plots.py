@@ -297,7 +297,7 @@ def _label_ends(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     for name, column in (("training", metric), ("validation", f"val_{metric}")):
         values = _finite(_column(rows, column))
         if values.size:
-            ends[name] = float(panel.transform((1.0, values[-1]))[1])
+            ends[name] = min(max(float(panel.transform((1.0, values[-1]))[1]), 0.0), 1.0)
     if len(ends) == 2 and abs(ends["training"] - ends["validation"]) < 0.11:
         middle = min(max((ends["training"] + ends["validation"]) / 2, 0.06), 0.94)
         up = 0.055 if ends["training"] >= ends["validation"] else -0.055

@@ -42,7 +42,8 @@ def write_report(run: RunDir) -> Path:
     yet is left out with a sentence. RunError when `run` is no run directory or a file of it is
     damaged, StorageError when the page cannot be written.
     """
-    run.status()  # before any file of what may be no run is judged
+    if not run.is_run():  # before any file of what may be anything is judged
+        raise RunError(f"{run.status_file} is missing: {run.root} is not a run directory, or not a whole one")
     check(run)
     files = _read(run)
     try:
