@@ -2,6 +2,7 @@ import math
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_gpu_that_torch_was_not_built_for_is_not_taken(monkeypatch):
 
 
 def test_fp32_on_a_gpu_is_not_tf32():
-    apply(detect(device="cpu"))
+    apply(replace(detect(device="cpu"), device="cuda"))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 

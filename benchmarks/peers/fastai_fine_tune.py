@@ -8,19 +8,19 @@ DATA has train, val and test folders.
 import common
 import fastai_learner as ours
 import torch
-from fastai.vision.all import F1Score, get_image_files, set_seed
+from fastai.vision.all import get_image_files, set_seed
 from sklearn.metrics import f1_score
 
 asked = common.arguments()
 set_seed(asked.seed)
 learner = ours.learner(asked, train="train", valid="val")
-learner.metrics = [F1Score(average="macro")]
 with learner.no_bar(), learner.no_logging():
     learner.fine_tune(asked.epochs)
     names = list(learner.dls.vocab)
-    files = get_image_files(asked.data / "test")
-    probabilities, _ = learner.get_preds(dl=learner.dls.test_dl(files, num_workers=common.workers(asked, 1)))
-    labels = torch.tensor([names.index(file.parent.name) for file in files])
-    test = f1_score(labels, probabilities.argmax(1), average="macro")
-scores = {"val": float(learner.recorder.values[-1][-1]), "test": test}
+    scores = {}
+    for split in ("val", "test"):
+        files = get_image_files(asked.data / split)
+        probabilities, _ = learner.get_preds(dl=learner.dls.test_dl(files, num_workers=common.workers(asked, 1)))
+        labels = torch.tensor([names.index(file.parent.name) for file in files])
+        scores[split] = f1_score(labels, probabilities.argmax(1), average="macro")
 common.scored("fastai", scores, ("fastai", "torch"), epochs=asked.epochs)

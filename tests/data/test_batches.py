@@ -275,7 +275,10 @@ def test_few_batches_more_than_there_are_threads_are_held_at_once(workers, ahead
     frames = Counted([np.zeros((40, 40, 3), np.uint8)] * 40)
     batches = eval_batches(frames, np.arange(40), preprocessing=Preprocessing(size=32), batch_size=1, workers=workers)
     next(batches)
-    time.sleep(0.2)
+    until = time.monotonic() + 10
+    while len(taken) < ahead + 1 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)  # in which more would come
     assert ahead + 1 == len(taken)
     batches.close()
 

@@ -137,10 +137,13 @@ pool.close()
         assert process.stdout is not None
         assert b"ready\n" == process.stdout.readline()
         time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGSTOP)
-        time.sleep(12)
-        os.killpg(process.pid, signal.SIGCONT)
-        assert 0 == process.wait(60)
+        try:
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(12)
+            os.killpg(process.pid, signal.SIGCONT)
+            assert 0 == process.wait(60)
+        finally:  # whatever failed, nothing stopped is left to be waited for
+            process.kill()
 
 
 def test_idle_processes_that_were_killed_are_not_asked(pool: Decoders) -> None:

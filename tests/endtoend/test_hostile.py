@@ -48,7 +48,8 @@ LINES = ("history.jsonl", "timings.jsonl")
 @pytest.fixture(scope="module")
 def run(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("hostile") / "run"
-    options: dict[str, Any] = {"arch": TINY, "image_size": 32, "threads": 1, "precision": "fp32", "show": Silent()}
+    options: dict[str, Any] = {"arch": TINY, "image_size": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
+    options |= {"show": Silent()}
     upcycle.train(photos, out=out, weights=str(tiny_weights), epochs=1, **options)
     (out / "manifest.json").unlink()  # a stranger's fits the files
     return out

@@ -14,7 +14,7 @@ from upcycle.job import compare as job
 from upcycle.output.show import Silent
 from upcycle.rundir import RunDir
 
-FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1}
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 RUNGS = ["simple-cnn", "probe", "constant-tuned", "default"]
 
 

@@ -29,6 +29,7 @@ from upcycle.rundir import read_json
 @pytest.fixture(scope="module")
 def trained(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> upcycle.Run:
     options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
+    options |= {"device": "cpu"}
     folder = tmp_path_factory.mktemp("inference") / "run"
     return upcycle.train(photos, out=folder, precision="fp32", show=Silent(), **options)
 
@@ -96,6 +97,7 @@ def test_training_leaves_torchs_settings_as_they_were(
     photos: Path, tiny_weights: Path, tmp_path: Path, users_torch: dict[str, Any]
 ) -> None:
     options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
+    options |= {"device": "cpu"}
     upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
     assert users_torch == settings()
 

@@ -124,8 +124,8 @@ REASONS = {
     "compressed": "compressed archive",
     "a bomb": "compressed archive",
     "repeated": "claim more numbers than the file holds",
-    "sparse": "sparse or quantized",
-    "quantized": "sparse or quantized",
+    "sparse": "a file of tensors has no need of",
+    "quantized": "a file of tensors has no need of",
 }
 
 
@@ -392,7 +392,7 @@ except Exception as error:
 def fetch(tmp_path: Path, **environment: str) -> str:
     """What a fresh process gets; the hub's client reads its settings when it is imported."""
     variables = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
         "HF_HOME": str(tmp_path),
         "TORCH_HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "0",
