@@ -44,13 +44,15 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> 
         "a.json",
         "checkpoints/best.safetensors",
         "checkpoints/.best.safetensors.x1y2_abc",
+        "checkpoints/.tmpEUeylu",  # safetensors writes into a file of its own first
+        ".tmpEUeylu",  # no weights lie here: the user's
         ".a.json.zz34abcd",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     remove_abandoned(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {".lock", "a.json", "checkpoints/best.safetensors"} == left
+    assert {".lock", ".tmpEUeylu", "a.json", "checkpoints/best.safetensors"} == left
 
 
 def test_hidden_files_that_are_not_ours_stay(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ State = Literal["running", "interrupted", "failed", "finished"]
 LOCK = ".lock"
 _UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
 """Names that `replacing` gives to what is being written; other hidden files are the user's."""
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""Names that the library gives to what it is writing itself, beside the file that it was told to write."""
 _ROW = re.compile(r"\[\n *\d+(?:,\n *\d+)*\n *\]")
 """A list of whole numbers as json indents it; no string of JSON holds a line break."""
 MOST_BYTES = 2**28
@@ -132,7 +134,8 @@ def locked(folder: Path) -> Iterator[None]:
 def remove_abandoned(folder: Path) -> None:
     """Delete what killed writes left half-written below a folder that no other process writes: they hold room."""
     for path in folder.rglob(".*"):
-        if _UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+        theirs = _OF_SAFETENSORS.fullmatch(path.name) and "checkpoints" in path.relative_to(folder).parts
+        if (theirs or _UNFINISHED.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.unlink()
 
