@@ -15,7 +15,7 @@ from tests.output.pages import Page, picture
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
-from upcycle.output import page
+from upcycle.output import names, page
 from upcycle.output.report import write_report
 from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
 
@@ -460,7 +460,7 @@ def test_a_folder_that_is_no_run_is_told_nothing_of_its_files(tmp_path: Path) ->
     ("loss", "said"), [(0.0004, "0.0004"), (-0.0004, "-0.0004"), (12345.678, "1.23e+04"), (0.5, "0.500"), (0, "0.000")]
 )
 def test_losses_of_any_size_are_readable(loss: float, said: str) -> None:
-    assert said == page.cost(loss)
+    assert said == names.cost(loss)
 
 
 def test_a_page_names_what_was_chosen_and_no_ring_that_is_not_drawn(pets: RunDir, tmp_path: Path) -> None:

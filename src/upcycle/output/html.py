@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from upcycle.output import drawing, page, plots
 from upcycle.output.drawing import NARROW, PALETTE, Drawing, svg
-from upcycle.output.names import counted, printable, short
+from upcycle.output.names import cost, counted, printable, short
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
@@ -49,7 +49,7 @@ def _environment() -> Environment:
         "percent": page.percent,
         "clock": page.clock,
         "from_home": page.from_home,
-        "cost": page.cost,
+        "cost": cost,
         "sentence": page.sentence,
         "rate": plots.rate_text,
         "phase": plots.phase_name,

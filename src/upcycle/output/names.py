@@ -1,5 +1,6 @@
 """Names and numbers as words that are safe to print: in a terminal, a figure or a page."""
 
+import math
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,13 @@ def occurring(evaluation: Mapping[str, Any]) -> set[str]:
     counts = evaluation["confusion"]
     columns = [sum(column) for column in zip(*counts, strict=True)]
     return {name for name, row, claims in zip(evaluation["classes"], counts, columns, strict=True) if sum(row) + claims}
+
+
+def cost(value: float | None) -> str:
+    """A loss, or a difference of two, in three digits; a dash where it is unknown."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
 def counted(number: int, noun: str, several: str | None = None) -> str:

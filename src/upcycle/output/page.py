@@ -70,13 +70,6 @@ def three(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def cost(value: float | None) -> str:
-    """A loss, or a difference of two, in three digits; a dash where it is unknown."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
-
-
 def percent(value: float | None) -> str:
     """A share of one as a percentage with one decimal; a dash where it is unknown."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"

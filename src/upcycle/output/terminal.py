@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from upcycle.output.names import counted, occurring, printable
+from upcycle.output.names import cost, counted, occurring, printable
 
 METRICS = {
     "accuracy": "accuracy",
@@ -42,7 +42,7 @@ def comparison_table(models: Mapping[str, Row]) -> RenderableType:
     grid = columns("model", "accuracy", "F1, macro", "log loss")
     for name, evaluation in models.items():
         shares = (f"{_share(evaluation[key])} {_interval(evaluation[key])}" for key in ("accuracy", "f1_macro"))
-        grid.add_row(named(name), *shares, _cost(evaluation["log_loss"]["value"]))
+        grid.add_row(named(name), *shares, cost(evaluation["log_loss"]["value"]))
     return Group(titled("Models compared", grid), *map(Text, _telling(models)))
 
 
@@ -81,10 +81,6 @@ def _share(metric: Row) -> str:
     return f"{metric['value']:.3f}"
 
 
-def _cost(value: float) -> str:
-    return f"{value:.3f}" if 0.01 <= value < 1000 else f"{value:.3g}"
-
-
 def _interval(metric: Row) -> str:
     return f"[{metric['low']:.3f}, {metric['high']:.3f}]"
 
@@ -94,7 +90,7 @@ def _metrics(evaluation: Row) -> Group:
     for key, label in METRICS.items():
         metric = evaluation.get(key)
         if metric and key == "log_loss":
-            grid.add_row(label, _cost(metric["value"]), f"[{_cost(metric['low'])}, {_cost(metric['high'])}]")
+            grid.add_row(label, cost(metric["value"]), f"[{cost(metric['low'])}, {cost(metric['high'])}]")
         elif metric:
             grid.add_row(label, _share(metric), _interval(metric))
     return titled(f"Metrics of {counted(evaluation['n'], 'image')}", grid)
