@@ -1,9 +1,11 @@
 """The whole job on small real images with a small real network, as its user runs it."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -758,3 +760,17 @@ def test_an_accelerator_without_memory_for_the_features_is_one_line(
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
     status = upcycle.Run(tmp_path / "run").directory.status()
     assert ("failed", "out of memory") == (status["state"], status["error"])
+
+
+def test_one_bar_counts_the_updates_of_all_epochs(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    class Watched(Silent):
+        @contextlib.contextmanager
+        def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+            yield lambda done, total: told.append((what, done, total))
+
+    told: list[tuple[str, int, int]] = []
+    options = {**FAST, "show": Watched(), "recipe": "classic", "epochs": 3, "rampup": 1, "batch_size": 8}
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **options)
+    updates = run.history.rows[-1].step
+    made = [(done, total) for what, done, total in told if what == run.history.rows[-1].phase]
+    assert [(at, updates) for at in range(1, updates + 1)] == made
