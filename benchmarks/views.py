@@ -26,7 +26,7 @@ import numpy.typing as npt
 from upcycle import device
 from upcycle.config import Config
 from upcycle.data import cache
-from upcycle.data.folder import Index, scan
+from upcycle.data.folder import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model import zoo
 from upcycle.recipes import phases
@@ -41,7 +41,7 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
     arch = zoo.resolve_arch(asked.arch)
     weights = zoo.get_weights(arch, str(asked.weights))
     own = zoo.preprocessing_for(arch, weights, input_file=None, image_size=None, crop_pct=None)
-    index = scan(data, test_split=asked.test_split)
+    index = scan(data, Layout(test_split=asked.test_split))
     apart = split(index, seed=0)
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
     with tempfile.TemporaryDirectory() as temporary:

@@ -40,7 +40,18 @@ _Common = create_model(  # type: ignore[call-overload]
 CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
 
 _OF_SCANS = (
+    "train_split",
+    "val_split",
     "test_split",
+    "classes_at",
+    "drop_empty_classes",
+    "regroup",
+    "image_root",
+    "image_suffix",
+    "path_column",
+    "label_column",
+    "split_column",
+    "group_column",
     "quarantine",
     "val_fraction",
     "test_fraction",

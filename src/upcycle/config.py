@@ -29,7 +29,7 @@ ALIASES = {
 """Names that other tools' users know, where the meaning is the same."""
 
 
-NUMBERS_OR_NONE = ("image_size", "crop_pct", "patience", "split_seed", "workers")
+NUMBERS_OR_NONE = ("image_size", "crop_pct", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""
 
 
@@ -48,7 +48,20 @@ class Config(BaseModel):
         description="JSON file with image size, crop, interpolation, mean and std, for weights that do not say.",
     )
 
+    train_split: str | None = Field(None, description="Folder or split of DATA to train on, e.g. seg_train.")
+    val_split: str | None = Field(None, description="Folder or split of DATA that validates, e.g. dev.")
     test_split: str | None = Field(None, description="Folder or split of DATA that is the test set, e.g. val.")
+    classes_at: int | None = Field(
+        None, ge=1, le=20, description="Level of folders below DATA that are the classes, where names do not tell."
+    )
+    drop_empty_classes: bool = Field(False, description="Leave out classes without a usable image.")
+    regroup: bool = Field(False, description="Draw the split again for groups that lie on several declared sides.")
+    image_root: str | None = Field(None, description="Folder that a manifest's paths are relative to.")
+    image_suffix: str = Field("", max_length=50, description="Ending of a manifest's paths where they lack it: .jpg.")
+    path_column: str | None = Field(None, description="The manifest's column of paths.")
+    label_column: str | None = Field(None, description="The manifest's column of classes.")
+    split_column: str | None = Field(None, description="The manifest's column of splits; none: it has none.")
+    group_column: str | None = Field(None, description="The manifest's column of groups; none: it has none.")
     quarantine: str | None = Field(
         None, description="CSV file of images to leave out, as upcycle scan writes it: set_aside,path,reason."
     )
@@ -253,7 +266,7 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def absolute(options: dict[str, Any]) -> dict[str, Any]:
     """`options`, under canonical names, with paths that do not depend on the working directory."""
     given = dict(options)
-    for name in ("weights", "input", "cache", "quarantine"):
+    for name in ("weights", "input", "cache", "quarantine", "image_root"):
         value = given.get(name)
         if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
             given[name] = str(expanded(value).resolve())

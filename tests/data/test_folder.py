@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.data.made import made
 from upcycle.data import decode
-from upcycle.data.folder import Index, Quarantined, in_order, scan
+from upcycle.data.folder import Index, Layout, Quarantined, in_order, scan
 from upcycle.errors import DataError, UpcycleError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
@@ -58,7 +58,7 @@ def paths(index: Index) -> list[str]:
 def problem(data: Path, test_split: str | None = None) -> str:
     """The message, which must be one line, with the data's own folder cut out."""
     with pytest.raises(DataError) as caught:
-        scan(data, test_split=test_split)
+        scan(data, Layout(test_split=test_split))
     message = str(caught.value)
     assert message.isprintable()
     return message.replace(str(data), "DATA").replace(str(data.parent), "..")
@@ -111,13 +111,13 @@ def test_split_folders_without_class_folders_are_no_classes(tmp_path: Path, name
     listed = " and ".join(sorted(names))
     assert message == (
         f"DATA has images in {listed} but no class folders in them: put them into {max(names)}/CLASS/, "
-        "or list them with their labels in a CSV manifest"
+        "or list them with their labels in a CSV manifest, or give --classes-at 1 if these are the classes"
     )
 
 
 def test_any_folder_can_be_declared_the_test_set(tmp_path: Path) -> None:
     files = numbered("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
-    assert scan(written(tmp_path, files), test_split="val").declared.tolist() == [
+    assert scan(written(tmp_path, files), Layout(test_split="val")).declared.tolist() == [
         "train",
         "train",
         "test",
@@ -127,7 +127,7 @@ def test_any_folder_can_be_declared_the_test_set(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_name_can_be_declared_the_test_set(tmp_path: Path) -> None:
     files = numbered("train/a/1.png", "train/b/1.png", "2019/a/1.png", "2019/b/1.png")
-    assert scan(written(tmp_path, files), test_split="2019").declared.tolist() == [
+    assert scan(written(tmp_path, files), Layout(test_split="2019")).declared.tolist() == [
         "test",
         "test",
         "train",
@@ -165,17 +165,18 @@ def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
     files = FLAT | {
         "ants/photo.jfif": picture(8, (9, 9), "JPEG"),
         "ants/phone.HEIC": b"whatever",
+        "ants/scan.dcm": b"whatever",
+        "ants/x.png?w=200": picture(5),
         "ants/renamed.txt": picture(7),
         "ants/bare": picture(6, (9, 9), "WEBP"),
         "ants/notes.txt": b"about ants",
         "cover.heic": b"in no class folder",
     }
     index = scan(written(tmp_path, files))
-    assert {"ants": 3, "bees": 2} == index.class_counts()
+    assert {"ants": 6, "bees": 2} == index.class_counts()  # by their content
     assert {
-        "ants/bare": "a picture by its content, its name has no ending: rename it",
         "ants/phone.HEIC": "pictures ending in .heic are not read: convert it to JPEG or PNG",
-        "ants/renamed.txt": "a picture by its content, its name ends in .txt: rename it",
+        "ants/scan.dcm": "files ending in .dcm are not read: convert it to JPEG or PNG",
     } == {file.path: file.reason for file in index.quarantined}
 
 
@@ -317,10 +318,17 @@ def test_one_class_is_an_error(tmp_path: Path) -> None:
     assert message == "only one class, 'a', in DATA: two are needed at least"
 
 
-@pytest.mark.parametrize(("content", "said"), [(picture(5), "one usable image"), (b"", "no usable image")])
-def test_a_class_with_less_than_two_images_is_an_error(tmp_path: Path, content: bytes, said: str) -> None:
-    message = problem(written(tmp_path, FLAT | {"wasps\n/1.png": content}))
-    assert message == rf"class 'wasps\\n' in DATA has {said}: add some, or remove the class"
+@pytest.mark.parametrize(
+    ("content", "said", "also"),
+    [
+        (picture(5), "one usable image", ""),
+        (b"", "no usable image (its one file: empty file)", ", or give --drop-empty-classes"),
+    ],
+)
+def test_a_class_with_less_than_two_images_is_an_error(tmp_path: Path, content: bytes, said: str, also: str) -> None:
+    message = problem(written(tmp_path, FLAT | {"wasps\nx/1.png": content}))
+    expected = rf"class 'wasps\\nx' in DATA has {said}: add some, or remove the class{also}"
+    assert message == expected
 
 
 def test_a_class_that_train_lacks_is_an_error(tmp_path: Path) -> None:
@@ -370,7 +378,7 @@ def test_missing_files_of_a_manifest_are_quarantined(tmp_path: Path) -> None:
 def test_a_split_value_of_a_manifest_can_be_declared_the_test_set(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "fold3"} for path in FLAT]
-    assert scan(manifest(tmp_path, rows), test_split="fold3").declared.tolist() == ["train", "test"] * 2
+    assert scan(manifest(tmp_path, rows), Layout(test_split="fold3")).declared.tolist() == ["train", "test"] * 2
 
 
 @pytest.mark.parametrize(
@@ -389,7 +397,7 @@ def test_a_manifest_has_one_test_set(tmp_path: Path, splits: tuple[str, ...], me
 def test_the_test_split_may_be_spelled_as_splits_are(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "Test "} for path in FLAT]
-    assert scan(manifest(tmp_path, rows), test_split="test").declared.tolist() == ["train", "test"] * 2
+    assert scan(manifest(tmp_path, rows), Layout(test_split="test")).declared.tolist() == ["train", "test"] * 2
 
 
 def test_the_index_that_pandas_writes_is_left_alone(tmp_path: Path) -> None:
@@ -404,11 +412,12 @@ def test_the_index_that_pandas_writes_is_left_alone(tmp_path: Path) -> None:
     [
         (
             [{"file": "a", "label": "b"}],
-            "has no column 'path' (it has: file, label); needed are path and label",
+            "has no column 'path' (it has: file, label); needed are path and label; or give --path-column file",
         ),
         (
             [{"path": "a", "label": "b", "split": "dev"}],
-            "row 1: split 'dev' is none of train, val, test and empty",
+            "row 1: split 'dev' is none of train, val, test and empty: "
+            "give --train-split, --val-split or --test-split dev",
         ),
         ([{"path": "a", "label": ""}], "row 1: path and label must not be empty"),
         ([{"path": "a", "label": "b"}, {"path": "./a", "label": "c"}], "row 2: a is listed twice"),

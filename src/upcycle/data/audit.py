@@ -43,7 +43,7 @@ def leaks(index: Index, splits: Splits) -> list[tuple[int, ...]]:
 
 def warnings(index: Index, splits: Splits) -> list[str]:
     """What a person should know before trusting the numbers, one plain sentence each."""
-    found = _size_warnings(index, splits)
+    found = [*index.notes, *_size_warnings(index, splits)]
     duplicates, conflicts, leaking = index.duplicates(), index.conflicts(), leaks(index, splits)
     said = (
         (duplicates, "of byte-identical images"),

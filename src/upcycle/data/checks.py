@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow.compute as pc
 
 from upcycle.data import alike
 from upcycle.data.decode import MAX_ASPECT
 from upcycle.data.findings import Audited, Finding
 from upcycle.data.listing import shown
-from upcycle.data.name_groups import name_groups
+from upcycle.data.name_groups import NameGroups, name_groups
 from upcycle.data.unusable import unusable
 
 TINY = 24
@@ -53,6 +54,20 @@ def misnamed(data: Audited) -> Finding | None:
         "None here, where the content decides; tools that go by the ending skip such files or stop at them",
         "Rename them if other tools read this folder",
         groups,
+    )
+
+
+def reading(data: Audited) -> Finding | None:
+    """How DATA was read, where that is not plain."""
+    if not data.index.notes:
+        return None
+    notes = data.index.notes
+    return Finding(
+        "reading",
+        f"To know of how the folders and names were read: {'; '.join(notes)}",
+        "",
+        "What is not read is not trained on, and what is taken as one class is learned as one",
+        "",
     )
 
 
@@ -111,6 +126,30 @@ def grouped_names(data: Audited) -> Finding | None:
         "If they are groups, name them in the column group of a manifest: each is then kept on one side",
         data.together(mixed),
         names=tuple(f"{name}… ({len(group)} images)" for name, group in zip(beginnings, mixed, strict=True)),
+        shared=True,
+        serious=True,
+    )
+
+
+def declared_groups(data: Audited) -> Finding | None:
+    """Groups that DATA declares with images on more than one side of the split that it declares too."""
+    codes = data.index.groups.dictionary_encode()
+    names, codes = codes.dictionary.to_pylist(), codes.indices.to_numpy()
+    found = NameGroups(
+        tuple(names), np.where(pc.equal(data.index.groups, "").to_numpy(zero_copy_only=False), -1, codes)
+    )
+    mixed = found.across(data.sides)
+    if not mixed:
+        return None
+    number = sum(1 for name in names if name)
+    return Finding(
+        "groups",
+        f"of {number:,} groups is on more than one side of the declared split",
+        f"of {number:,} groups are on more than one side of the declared split",
+        f"What belongs together is recalled rather than recognized: {_lower(data.exposed(mixed))}",
+        "Declare one side for each group, or let --regroup draw the split again for these",
+        data.together(mixed),
+        names=tuple(f"{found.names[int(found.codes[group[0]])]} ({len(group)} images)" for group in mixed),
         shared=True,
         serious=True,
     )
@@ -269,14 +308,25 @@ def near(data: Audited) -> Finding | None:
     )
 
 
-HEADERS: tuple[Check, ...] = (grouped_names, misnamed, tiny, elongated)
+HEADERS: tuple[Check, ...] = (declared_groups, grouped_names, misnamed, tiny, elongated)
 """Checks of names and headers alone."""
-CHEAP: tuple[Check, ...] = (conflicts, leaking, grouped_names, uneven, misnamed, tiny, elongated, copies)
+CHEAP: tuple[Check, ...] = (
+    conflicts,
+    leaking,
+    declared_groups,
+    grouped_names,
+    uneven,
+    misnamed,
+    tiny,
+    elongated,
+    copies,
+)
 """Checks that need no pixels: a run makes them by itself."""
 ALL: tuple[Check, ...] = (
     conflicts,
     leaking,
     near,
+    declared_groups,
     grouped_names,
     uneven,
     blank,
@@ -285,6 +335,7 @@ ALL: tuple[Check, ...] = (
     elongated,
     copies,
     misnamed,
+    reading,
 )
 """In the order in which they matter."""
 

@@ -17,7 +17,7 @@ import PIL
 import pyarrow as pa
 
 from upcycle.data import decode, decoders
-from upcycle.data.folder import Index, Progress, Read, attempt, in_order, listed
+from upcycle.data.folder import USUAL, Index, Layout, Progress, Read, attempt, in_order, listed
 from upcycle.data.look import SMALL, Look
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
@@ -65,7 +65,7 @@ def inspect(
     data: Path,
     *,
     folder: Path,
-    test_split: str | None = None,
+    layout: Layout = USUAL,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> tuple[Index, Facts]:
@@ -74,7 +74,7 @@ def inspect(
     Facts are remembered in `folder`, also of a scan that is interrupted. An image that cannot be
     decoded is quarantined. DataError where nothing is left.
     """
-    listing = listed(data, test_split=test_split)
+    listing = listed(data, layout)
     paths = [row.path for row in listing.rows]
     memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.parquet"
     known, facts = _recall(memory), np.zeros(len(paths), RECORD)

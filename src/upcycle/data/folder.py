@@ -14,13 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from upcycle.data import decode, decoders
-from upcycle.data.listing import ENDINGS, Quarantined, Row, list_folder, list_manifest, shown
-from upcycle.errors import DataError, DecodeError, UpcycleError
+from upcycle.data.layout import Layout
+from upcycle.data.listing import ENDINGS, Found, Quarantined, Row, list_folder, shown
+from upcycle.data.table import list_manifest
+from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
 
-__all__ = ["Index", "Progress", "Quarantined", "in_order", "scan"]
+__all__ = ["Index", "Layout", "Progress", "Quarantined", "in_order", "scan"]
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What is the system's and says nothing of a file."""
+USUAL = Layout()
 Progress = Callable[[int, int], None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -33,7 +36,8 @@ class Index:
     `labels`: int32 positions in `classes`; `declared`: "train", "val", "test" or "" where the data
     does not say; `groups`: "" where none; `hashes`: sha256 of each file's bytes in hex, as ASCII;
     `widths`, `heights`: int32 pixels of the upright image; `formats`: JPEG, PNG, WEBP, BMP, TIFF or GIF, as
-    ASCII, by content; `paths`: relative to `root`, with "/".
+    ASCII, by content; `paths`: relative to `root`, with "/". `splits`: those that the data declares, with usable images
+    or without; `notes`: how it was read, where that is not plain; `drop_empty`: a class without images is left out.
     """
 
     root: Path
@@ -47,6 +51,9 @@ class Index:
     heights: npt.NDArray[np.int32]
     formats: npt.NDArray[np.bytes_]
     quarantined: tuple[Quarantined, ...] = ()
+    splits: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    drop_empty: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,13 +95,28 @@ class Index:
         """
         if not reasons:
             return self
-        moved = tuple(Quarantined(self.path(i), reasons[i]) for i in sorted(reasons))
+        moved = tuple(
+            Quarantined(self.path(i), reasons[i], self.label(i), str(self.declared[i])) for i in sorted(reasons)
+        )
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
         left = replace(self.take(kept), quarantined=quarantined)
+        if self.drop_empty:
+            left = left.without_empty_classes()
         if trainable:
             left.check_trainable()
         return left
+
+    def without_empty_classes(self) -> "Index":
+        """The same with the classes alone that have images, and a note of the others."""
+        counts = self.class_counts()
+        empty = [name for name, count in counts.items() if not count]
+        if not empty:
+            return self
+        kept = tuple(name for name in self.classes if counts[name])
+        number = np.cumsum([counts[name] > 0 for name in self.classes]) - 1
+        notes = (f"class {shown(name)!r} is dropped: {_lost(self, label=name)}" for name in empty)
+        return replace(self, classes=kept, labels=number.astype(np.int32)[self.labels], notes=(*self.notes, *notes))
 
     def check_trainable(self) -> None:
         """DataError when nothing could be learned from these images."""
@@ -185,23 +207,24 @@ def _read(data: bytes) -> Read:
     return Read(hashlib.sha256(data).hexdigest(), decoders.SHARED.header(data))
 
 
-def _index(root: Path, rows: Sequence[Row], results: Iterable[Read | str], aside: Sequence[Quarantined]) -> Index:
+def _index(listing: "Listing", results: Iterable[Read | str]) -> Index:
     """Columns from the rows that could be read; the rest joins those set aside."""
-    classes = tuple(sorted({row.label for row in rows}))
+    rows, found = listing.rows, listing.found
+    classes = tuple(sorted(found.classes))
     number = {name: i for i, name in enumerate(classes)}
     hashes, sizes = np.zeros(len(rows), "S64"), np.zeros((len(rows), 2), np.int32)
     formats = np.zeros(len(rows), "S4")
     bad: list[Quarantined] = []
     for i, result in enumerate(results):
         if isinstance(result, str):
-            bad.append(Quarantined(rows[i].path, result))
+            bad.append(Quarantined(rows[i].path, result, rows[i].label, rows[i].split))
         else:
             hashes[i], sizes[i] = result.hash.encode(), result.header[:2]
             formats[i] = result.header.format.encode()
     good = hashes != b""
     used = [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
-    return Index(
-        root=root,
+    index = Index(
+        root=listing.root,
         classes=classes,
         paths=pa.array((row.path for row in used), pa.string(), size=len(used)),
         labels=np.fromiter((number[row.label] for row in used), np.int32, len(used)),
@@ -211,8 +234,25 @@ def _index(root: Path, rows: Sequence[Row], results: Iterable[Read | str], aside
         widths=sizes[good, 0],
         heights=sizes[good, 1],
         formats=formats[good],
-        quarantined=tuple(sorted([*aside, *bad], key=lambda file: file.path)),
+        quarantined=tuple(sorted([*found.aside, *bad], key=lambda file: file.path)),
+        splits=found.splits,
+        notes=found.notes,
+        drop_empty=listing.layout.drop_empty_classes,
     )
+    return index.without_empty_classes() if index.drop_empty else index
+
+
+def _lost(index: Index, **of: str) -> str:
+    """What became of the files of a `label` or `split` without usable images: the commonest reason, and how many."""
+    files = [file for file in index.quarantined if all(getattr(file, name) == value for name, value in of.items())]
+    if not files:
+        return "its folder is empty"
+    # what a reason says in brackets is of one file
+    reasons = Counter(file.reason.partition(" (")[0] for file in files)
+    reason, count = reasons.most_common(1)[0]
+    first = next(file for file in files if file.reason.startswith(reason))
+    several = f"{count:,} of {len(files):,} files" if len(files) > 1 else "its one file"
+    return f"{several}, {shown(first.path)} for one: {first.reason}" if len(files) > 1 else f"its one file: {reason}"
 
 
 def _check_some(index: Index, others: Mapping[str, int]) -> None:
@@ -231,18 +271,29 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
 
 
 def _check(index: Index, others: Mapping[str, int]) -> None:
-    """DataError when nothing could be learned from `index`."""
+    """DataError when nothing could be learned from `index`, or what it declares has no usable image."""
     _check_some(index, others)
     where = shown(index.root)
-    if len(index.classes) == 1:
-        raise DataError(f"only one class, {shown(index.classes[0])!r}, in {where}: two are needed at least")
     for name, count in index.class_counts().items():
+        if not count:
+            raise DataError(
+                f"class {shown(name)!r} in {where} has no usable image ({_lost(index, label=name)}): "
+                "add some, or remove the class, or give --drop-empty-classes"
+            )
         if count < 2:
-            number = "one usable image" if count else "no usable image"
-            raise DataError(f"class {shown(name)!r} in {where} has {number}: add some, or remove the class")
+            raise DataError(f"class {shown(name)!r} in {where} has one usable image: add some, or remove the class")
+    if len(index.classes) == 1:
+        only = f"only one class, {shown(index.classes[0])!r}, in {where}: two are needed at least"
+        raise DataError(". ".join([only, *index.notes]))
     trainable = (index.declared == "") | (index.declared == "train")
     if not trainable.any():
         raise DataError(f"no images in the training split of {where}: put some in train/CLASS/")
+    for split in sorted(index.splits - set(index.declared.tolist())):
+        if split != "train":
+            raise DataError(
+                f"the {split} split of {where} has no usable image ({_lost(index, split=split)}): "
+                "mend its files, or remove it to have one drawn"
+            )
     lacking = np.setdiff1d(index.labels, index.labels[trainable])
     if len(lacking):
         name = index.classes[lacking[0]]
@@ -256,25 +307,35 @@ class Listing:
 
     root: Path
     rows: list[Row]
-    aside: list[Quarantined]
-    others: Counter[str]
+    found: Found
+    layout: Layout
 
     def index(self, results: Iterable[Read | str], *, trainable: bool = True) -> Index:
         """The index from what reading each of `rows` gave; DataError as for `scan`."""
-        index = _index(self.root, self.rows, results, self.aside)
-        (_check if trainable else _check_some)(index, self.others)
+        index = _index(self, results)
+        (_check if trainable else _check_some)(index, self.found.others)
         return index
 
 
-def listed(data: Path, *, test_split: str | None = None) -> Listing:
+def listed(data: Path, layout: Layout = USUAL) -> Listing:
     """Which files there are to read; DataError, one line, for no folder or an unusable manifest."""
     data = Path(data)
     check_there(data)
     if data.is_dir():
-        root, found = data, list_folder(data, test_split=test_split)
+        for name, value in {
+            **layout.columns,
+            "image-root": layout.image_root,
+            "image-suffix": layout.image_suffix,
+        }.items():
+            if value:
+                option = name if name.startswith("image") else f"{name}-column"
+                raise ConfigError(f"--{option} is for a manifest, and {shown(data)} is a folder: leave it out")
+        root, found = data, list_folder(data, layout)
     else:
-        root, found = data.parent, list_manifest(data, test_split=test_split)
-    return Listing(root.absolute(), sorted(found.rows), found.aside, found.others)
+        if layout.classes_at is not None:
+            raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
+        root, found = list_manifest(data, layout)
+    return Listing(root.absolute(), sorted(found.rows), found, layout)
 
 
 def check_there(data: Path) -> None:
@@ -285,8 +346,8 @@ def check_there(data: Path) -> None:
 
 def scan(
     data: Path,
+    layout: Layout = USUAL,
     *,
-    test_split: str | None = None,
     progress: Progress | None = None,
     threads: int = 2,
     trainable: bool = True,
@@ -294,12 +355,11 @@ def scan(
     """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
 
     `data` holds `train|val|test/CLASS/*` (val and test may be missing; valid, validation, training
-    and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`.
-    `test_split` names the folder (or split value) to use as the test set. Files that cannot be
-    read as images are quarantined; DataError, one line, when what is left cannot be learned from,
-    or with `trainable` False only when nothing is left.
+    and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`; `layout`
+    names what is otherwise. Files that cannot be read as images are quarantined; DataError, one line, when what is
+    left cannot be learned from, or with `trainable` False only when nothing is left.
     """
-    listing = listed(data, test_split=test_split)
+    listing = listed(data, layout)
     read = in_order(
         lambda row: attempt(listing.root / row.path, _read), listing.rows, threads=threads, progress=progress
     )

@@ -1,7 +1,7 @@
 """Which images train, validate and test: stratified, seeded, and never the same photo on two sides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,20 @@ class Splits:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
-def split(index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.15) -> Splits:
+def split(
+    index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.15, regroup: bool = False
+) -> Splits:
     """Train, validation and test positions: declared splits are kept, missing ones are drawn.
 
     They are drawn from the images without a split where those have enough of every class, else from those declared
     train as well. The fractions are of the images drawn from. Classes are stratified; groups and
     byte-identical images stay on one side. The choice depends on the seed and on the images'
-    content, not on their names or order. DataError when a class has too few images to be on every side.
+    content, not on their names or order. With `regroup` images of groups on several declared sides count as
+    undeclared: they train, or the sides that are left empty are drawn from them. DataError when a class has too few
+    images to be on every side.
     """
     _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-    declared = _declared(index)
+    declared = _declared(without_crossing(index) if regroup else index)
     pool = np.setdiff1d(np.arange(len(index)), np.concatenate(list(declared.values())))
     together = units(index, pool, seed)
     shares = {"test": test_fraction, "val": val_fraction}
@@ -73,6 +77,15 @@ def _check_fractions(**fractions: float) -> None:
             raise ConfigError(f"{name} {value} is out of range: use more than 0, less than 1")
     if sum(fractions.values()) >= 1:
         raise ConfigError(f"{' and '.join(fractions)} leave nothing to train on: use less than 1 together")
+
+
+def without_crossing(index: Index) -> Index:
+    """`index` with images of groups (or of equal bytes) on several declared sides as undeclared."""
+    together = components(index)
+    spread = np.zeros(int(together.max(initial=-1)) + 1, np.int64)
+    for name in NAMES:
+        spread[np.unique(together[index.declared == name])] += 1
+    return replace(index, declared=np.where(spread[together] > 1, "", index.declared))
 
 
 def _declared(index: Index) -> dict[str, Positions]:

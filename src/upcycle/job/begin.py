@@ -63,8 +63,9 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     config = resolve(given)
     if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
         raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
-    if config.folds and config.test_split is not None:  # the same
-        raise ConfigError("folds test every image once, and test_split names images to test on: leave one of them out")
+    for name in ("train_split", "val_split", "test_split"):
+        if config.folds and getattr(config, name) is not None:  # the same
+            raise ConfigError(f"folds test every image once, and {name} names images to test on: leave one of them out")
     run = run or RunDir(free_name(data, config.recipe))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
         raise ConfigError(

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from upcycle import device as machines
-from upcycle.config import expanded
+from upcycle.config import Config, expanded
 from upcycle.config import read_json as read_config
 from upcycle.data import decode, decoders
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, listed, scan
+from upcycle.data.layout import Layout
 from upcycle.data.listing import images_below, shown
 from upcycle.data.split_file import Recorded, read_splits
+from upcycle.data.walk import clean
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
@@ -252,8 +254,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         if not own:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         begun = Path(str(read_json(classifier.run.config)["data"]))
-        return _predictions(classifier, own, begun.parent if begun.is_file() else begun)
-    index = _scan(data, config.test_split)
+        root = Path(config.image_root) if config.image_root else begun.parent if begun.is_file() else begun
+        return _predictions(classifier, own, root)
+    index = _scan(data, config)
     rows = _own_rows(index, own, split)
     if rows:
         show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
@@ -261,6 +264,7 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         for file in index.quarantined:
             show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
         rows = _rows(index, split)
+    rows = _known_as(rows, classifier.network.classes)
     unknown = {row.label for row in rows} - set(classifier.network.classes)
     if unknown:
         known = ", ".join(shown(name) for name in classifier.network.classes)
@@ -272,14 +276,20 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
     return _predictions(classifier, rows, index.root, show)
 
 
-def _scan(data: Path, test_split: str | None) -> Index:
-    """What another folder holds; what was the test split in training is it here, where there is one of that name."""
-    if test_split is not None:
-        try:
-            listed(data, test_split=test_split)
-        except DataError:  # without it: what else is wrong is told then
-            test_split = None
-    return scan(data, test_split=test_split, trainable=False)
+def _known_as(rows: Sequence[Recorded], classes: Sequence[str]) -> list[Recorded]:
+    """The rows with their labels as the model spells them: older ones kept blanks and Unicode's form as they came."""
+    names = {clean(name): name for name in classes}
+    return [row._replace(label=row.label if row.label in classes else names.get(row.label, row.label)) for row in rows]
+
+
+def _scan(data: Path, config: Config) -> Index:
+    """What another folder holds, read as the training's was where it can be; else by its own names."""
+    layout = Layout.of(config)
+    try:
+        listed(data, layout)
+    except (ConfigError, DataError):  # without it: what else is wrong is told then
+        layout = Layout(drop_empty_classes=layout.drop_empty_classes)
+    return scan(data, layout, trainable=False)
 
 
 def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:

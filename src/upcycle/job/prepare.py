@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from upcycle.data.checks import CHEAP, check
 from upcycle.data.decoders import LIMITED
 from upcycle.data.findings import Audited
 from upcycle.data.folder import Index, scan
-from upcycle.data.listing import shown
+from upcycle.data.layout import Layout
+from upcycle.data.listing import Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.split_file import changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
@@ -35,6 +37,8 @@ from upcycle.rundir import RunDir, read_json
 
 LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to say what the test images will tell apart."""
+FEW = 3
+"""Files that are not used for one reason are named one by one up to so many."""
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
 
@@ -93,7 +97,7 @@ def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Inde
     """What DATA holds, without what `--quarantine` sets aside; DataError when it cannot be trained on."""
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     with show.progress("scanning") as progress:
-        index = scan(data, test_split=config.test_split, progress=progress, threads=machine.threads)
+        index = scan(data, Layout.of(config), progress=progress, threads=machine.threads)
     return set_aside(index, listed, config, show)
 
 
@@ -173,7 +177,11 @@ def prepare(
     index, frames = decode(index, preprocessing, config, machine, show)
     if splits is None:
         splits = split(
-            index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
+            index,
+            seed=config.seed_of_split,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            regroup=config.regroup,
         )
     elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
         kept = cache_root(config) / "images"
@@ -238,6 +246,27 @@ def audit(prepared: Prepared) -> dict[str, Any]:
     return audited(prepared.index, prepared.splits, findings)
 
 
+def _unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
+    """A line for each reason for which files are not used, or for each file where few share it."""
+    reasons: dict[str, list[str]] = {}
+    for file in files:
+        reasons.setdefault(file.reason, []).append(file.path)
+    lines = [
+        (len(paths), f"not used: {len(paths):,} files, {shown(paths[0])} for one: {reason}")
+        for reason, paths in reasons.items()
+        if len(paths) > FEW
+    ]
+    lines += [
+        (1, f"not used: {shown(path)}: {reason}")
+        for reason, paths in reasons.items()
+        if len(paths) <= FEW
+        for path in paths
+    ]
+    yield from (line for _, line in lines[:most])
+    if len(lines) > most:
+        yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
+
+
 def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
     """Say how the images were split and what is wrong with them."""
     counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
@@ -248,10 +277,8 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
         f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
         + ", ".join(f"{count} {name}" for name, count in counts.items())
     )
-    for file in audit["quarantined"][:10]:
-        show.warn(f"not used: {shown(file['path'])}: {file['reason']}")
-    if len(audit["quarantined"]) > 10:
-        show.warn(f"not used: {len(audit['quarantined']) - 10} files more, listed in audit.json")
+    for text in _unused(prepared.index.quarantined):
+        show.warn(text)
     for warning in audit["warnings"]:
         show.warn(warning)
     tied = len(np.unique(components(prepared.index)[prepared.splits.test]))

@@ -18,6 +18,7 @@ from upcycle.data.checks import check
 from upcycle.data.facts import inspect
 from upcycle.data.findings import Audited, Finding
 from upcycle.data.folder import check_there
+from upcycle.data.layout import Layout
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import name_groups
 from upcycle.data.splits import split
@@ -32,7 +33,12 @@ from upcycle.recipes import resolve
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
-SPLITTING = ("test_split", "val_fraction", "test_fraction", "seed", "split_seed")
+READING = (
+    *("train_split", "val_split", "test_split", "classes_at", "regroup", "image_root", "image_suffix"),
+    *("path_column", "label_column", "split_column", "group_column"),
+)
+"""Options that say how DATA is read, and nothing of the list with groups that a scan writes."""
+SPLITTING = (*READING, "drop_empty_classes", "val_fraction", "test_fraction", "seed", "split_seed")
 """Options that decide which images train, validate and test."""
 
 
@@ -89,7 +95,7 @@ class Asked:
         """The command that trains on `data` as this scan has split it, or as it would split it anew."""
         kept = {name: self.given[name] for name in SPLITTING if name in self.given}
         if data != self.data:
-            kept.pop("test_split", None)  # a list of images without a split
+            kept = {name: value for name, value in kept.items() if name not in READING}
         return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
 
 
@@ -155,9 +161,7 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     folder = (Path(config.cache) if config.cache else default_root()) / "facts"
     threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
-        index, facts = inspect(
-            asked.data, folder=folder, test_split=config.test_split, threads=threads, progress=progress
-        )
+        index, facts = inspect(asked.data, folder=folder, layout=Layout.of(config), threads=threads, progress=progress)
     listed = quarantine.resolved(index, listed)
     left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name, trainable=False)
     if unknown:
@@ -171,7 +175,11 @@ def _split(data: Audited, config: Config, show: Show) -> Audited:
     """With the split that DATA declares, or that training with these options would draw."""
     try:
         drawn = split(
-            data.index, seed=config.seed_of_split, val_fraction=config.val_fraction, test_fraction=config.test_fraction
+            data.index,
+            seed=config.seed_of_split,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            regroup=config.regroup,
         )
     except DataError as error:
         show.warn(f"no split can be made, so nothing is said of leaks: {error}")
