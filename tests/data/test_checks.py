@@ -186,3 +186,24 @@ def test_a_finding_is_one_sentence_and_plain_values() -> None:
         "names": [],
         "groups": [[{"path": "a/x.jpg", "label": "", "split": "", "note": "empty file (zero bytes)"}]],
     } == finding.to_dict()
+
+
+def test_declared_groups_on_several_declared_sides_are_told_by_name() -> None:
+    index = made("ab" * 6, groups=["p"] * 4 + ["q"] * 4 + [""] * 4, declared=["train", "test", "val"] * 4)
+    finding = found(index, "groups")
+    assert finding is not None
+    assert finding.title == "2 of 2 groups are on more than one side of the declared split"
+    assert finding.names == ("p (4 images)", "q (4 images)")
+    assert "--regroup" in finding.advice
+    assert finding.serious
+
+
+def test_groups_that_are_kept_on_one_side_are_no_finding() -> None:
+    assert found(made("ab" * 30, groups=[f"p{at // 4}" for at in range(60)]), "groups") is None
+
+
+def test_how_data_was_read_is_a_finding() -> None:
+    index = replace(made("ab" * 20), notes=("'a' and 'a ' are one class",))
+    finding = found(index, "reading", facts_of(index))
+    assert finding is not None
+    assert finding.title.endswith("'a' and 'a ' are one class")

@@ -275,3 +275,20 @@ def test_the_copies_among_real_photos_stay_on_one_side() -> None:
     assert covers(index, splits)
     assert len(index.duplicates()) == 6
     assert leaks(index, splits) == []
+
+
+def test_groups_on_several_declared_sides_are_drawn_again_where_asked() -> None:
+    groups = [f"p{at // 3}" for at in range(60)]
+    index = made("ab" * 30, groups=groups, declared=["train", "val", "test"] * 20)
+    assert crossing(index, [split(index, seed=0).of(name) for name in NAMES])
+    drawn = split(index, seed=0, regroup=True)
+    assert [] == crossing(index, [drawn.of(name) for name in NAMES])
+    assert covers(index, drawn)
+    assert all(len(drawn.of(name)) for name in NAMES)
+
+
+def test_groups_on_one_declared_side_stay_there_when_others_are_drawn_again() -> None:
+    groups = ["p", "p", *map(str, range(18))]
+    index = made("ab" * 10, groups=groups, declared=["train", "test", *["train"] * 10, *["val"] * 4, *["test"] * 4])
+    drawn = split(index, seed=0, regroup=True)
+    assert [list(range(12)), [12, 13, 14, 15], [16, 17, 18, 19]] == [drawn.of(name).tolist() for name in NAMES]

@@ -16,13 +16,14 @@ from upcycle.config import Config
 from upcycle.data import batches, decoders
 from upcycle.data.cache import Cache
 from upcycle.data.folder import scan
+from upcycle.data.listing import Quarantined
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split
 from upcycle.data.stream import Stream
 from upcycle.device import Machine, detect
 from upcycle.errors import DecodeError
 from upcycle.job import inference
-from upcycle.job.prepare import Job, Prepared, decode, describe, fit_size, machine_of
+from upcycle.job.prepare import Job, Prepared, decode, describe, fit_size, machine_of, unused
 from upcycle.output.show import Silent
 from upcycle.recipes import resolve
 
@@ -155,3 +156,14 @@ def test_small_images_are_trained_near_their_own_size(
 ) -> None:
     index = replace(made("abab"), widths=np.full(4, pixels), heights=np.full(4, 2 * pixels))
     assert size == fit_size(Preprocessing(size=224), index, resolve(given), fixed=fixed).size
+
+
+def test_files_that_are_not_used_for_one_reason_are_one_line() -> None:
+    files = [Quarantined(f"a/{at}.dcm", "is not read") for at in range(40)] + [Quarantined("a/x.jpg", "damaged")]
+    assert list(unused(files)) == [
+        "not used: 40 files, a/0.dcm for one: is not read",
+        "not used: a/x.jpg: damaged",
+    ]
+    assert list(unused([Quarantined(f"{at}.jpg", f"damaged at {at}") for at in range(12)]))[-1] == (
+        "not used: 2 files more, listed in audit.json"
+    )

@@ -246,7 +246,7 @@ def audit(prepared: Prepared) -> dict[str, Any]:
     return audited(prepared.index, prepared.splits, findings)
 
 
-def _unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
+def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
     """A line for each reason for which files are not used, or for each file where few share it."""
     reasons: dict[str, list[str]] = {}
     for file in files:
@@ -277,7 +277,7 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
         f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
         + ", ".join(f"{count} {name}" for name, count in counts.items())
     )
-    for text in _unused(prepared.index.quarantined):
+    for text in unused(prepared.index.quarantined):
         show.warn(text)
     for warning in audit["warnings"]:
         show.warn(warning)
