@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from upcycle.errors import RunError, WeightsError
 from upcycle.model.checksum import CHECKSUM, checksum
-from upcycle.model.zoo import Network, Shapes, create, misfit, shapes
+from upcycle.model.names import Shapes, misfit
+from upcycle.model.zoo import Network, create, shapes
 from upcycle.rundir import replacing, storage_errors
 
 Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
