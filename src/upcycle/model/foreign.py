@@ -11,13 +11,13 @@ MAX_JSON = 64 * 2**20
 SAVE = 'torch.save({k: v for k, v in model.state_dict().items()}, "weights.pth")'
 """What to run where a model was made, to get a file that is read here."""
 EXPORT = f"load it in its own library, and save a PyTorch copy: {SAVE}"
-TENSORFLOW = "is TensorFlow's, whose layers upcycle cannot read; give the same network's PyTorch weights"
+TENSORFLOW = "which upcycle cannot read; give the same network's PyTorch weights"
 UNPACK = "unpack it and give the file of weights inside"
 
 _STARTS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the weights; run git lfs pull in its folder"),
     (b"/annex/objects/", "is a git-annex pointer, not the weights; run git annex get on it"),
-    (b"\x89HDF\r\n\x1a\n", f"is HDF5 (.h5), as Keras writes it: it {TENSORFLOW}"),
+    (b"\x89HDF\r\n\x1a\n", f"is HDF5 (.h5), the format of Keras, {TENSORFLOW}"),
     (b"\x93NUMPY", f"is a NumPy array; {EXPORT}"),
     (b"GGUF", "is a GGUF file of a language model; give the weights of an image classifier"),
     (b"\x1f\x8b", f"is compressed (gzip); {UNPACK}"),
@@ -50,11 +50,11 @@ def refusal(path: Path) -> str:
     if start[257:262] == b"ustar":
         return f"is a tar archive; {UNPACK}"
     if start[4:8] == b"TFL3":
-        return f"is TensorFlow Lite's: it {TENSORFLOW}"
+        return f"is a TensorFlow Lite model, {TENSORFLOW}"
     if _ONNX.match(start):
         return "is ONNX, which upcycle cannot read; give the PyTorch weights that it was exported from"
     if _TENSORFLOW_NAME.fullmatch(path.name):
-        return f"is part of a TensorFlow model: it {TENSORFLOW}"
+        return f"is part of a TensorFlow model, {TENSORFLOW}"
     if start.startswith(b"\x80") and not start.startswith(_TORCH_BEFORE_ARCHIVES):
         return f"is a pickle that torch did not write, and is not opened; where it was made, save {SAVE}"
     return "" if start.startswith(_TORCH_BEFORE_ARCHIVES) else _of_text(path, start)
@@ -75,7 +75,7 @@ def _of_zip(path: Path) -> str:
     if "data.pkl" in inner or "data.pkl" in names:
         return ""
     if "config.json" in names and "model.weights.h5" in names:
-        return f"is a Keras model (.keras): it {TENSORFLOW}"
+        return f"is a Keras model (.keras), {TENSORFLOW}"
     if any(name.endswith(".npy") for name in names):
         return "is a NumPy archive (.npz), as JAX models have it; give the same network's PyTorch weights"
     held = next((name for name in names if _WEIGHTS_NAME.fullmatch(name.lower())), "")
@@ -132,13 +132,13 @@ _FOLDERS: tuple[tuple[str, Callable[[str], bool]], ...] = (
         'max_shard_size="100GB" writes one',
         lambda name: name.endswith((".safetensors.index.json", ".bin.index.json")),
     ),
-    (f"is a TensorFlow SavedModel: it {TENSORFLOW}", lambda name: name in ("saved_model.pb", "keras_metadata.pb")),
+    (f"is a TensorFlow SavedModel, {TENSORFLOW}", lambda name: name in ("saved_model.pb", "keras_metadata.pb")),
     (
-        f"is a folder of TensorFlow checkpoints: it {TENSORFLOW}",
+        f"is a folder of TensorFlow checkpoints, {TENSORFLOW}",
         lambda name: bool(re.fullmatch(r".+\.data-\d{5}-of-\d{5}", name)),
     ),
     (
-        f"is a TensorFlow or Keras model of Hugging Face transformers: it {TENSORFLOW}",
+        f"is a TensorFlow or Keras model of Hugging Face transformers, {TENSORFLOW}",
         lambda name: name == "tf_model.h5",
     ),
     (

@@ -119,16 +119,16 @@ def _check_archive(path: Path) -> None:
 
 def _check_pickle(file: IO[bytes]) -> None:
     """ValueError where the pickle at the file's place names what a file of tensors has no need of."""
-    before = ""
+    within = False
     for operation, value, _ in pickletools.genops(file):
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
             raise ValueError("its pickle is not one that torch writes")
         if operation.name == "GLOBAL" and not _NEEDED.fullmatch(str(value)) and value not in _STAND_INS:
             name = str(value)[:80].replace(" ", ".")
-            what = "it is a pickled object of the class" if before == "PROTO" else "its pickle asks for"
+            what = "its pickle asks for" if within else "it is a pickled object of the class"
             advice = f"where it was made, save {SAVE}"
             raise ValueError(f"{what} {name}, which a file of tensors has no need of; {advice}")
-        before = operation.name
+        within = within or operation.name in ("GLOBAL", "EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST")
 
 
 def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
