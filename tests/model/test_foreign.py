@@ -42,7 +42,7 @@ SCRIPT = ["m/code/__torch__.py", "m/constants.pkl", "m/data.pkl"]
 FILES: dict[str, tuple[str, bytes, str]] = {
     "git-lfs": ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
     "git-annex": ("w.pth", b"/annex/objects/SHA256E-s1--0.pth\n", "run git annex get"),
-    "Keras": ("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), r"HDF5 \(.h5\), the format of Keras.*; give the same network's PyTorch"),
+    "Keras": ("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), r"HDF5 \(.h5\), the format of Keras, .*; give"),
     "Keras 3": ("w.keras", zipped(["metadata.json", "config.json", "model.weights.h5"]), r"Keras model \(.keras\)"),
     "ONNX": ("w.onnx", b"\x08\x07\x12\x07pytorch" + bytes(99), "is ONNX.*; give the PyTorch weights"),
     "TensorFlow Lite": ("w.tflite", b"\x1c\0\0\0TFL3" + bytes(99), "TensorFlow Lite model"),
