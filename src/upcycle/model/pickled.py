@@ -51,6 +51,12 @@ _STAND_INS: dict[str, type] = {
     },
     **{f"pathlib._local {name}": _Nothing for name in ("PosixPath", "WindowsPath")},
     **{f"__builtin__ {name}": _Nothing for name in ("list", "dict", "int", "float", "str", "bool")},
+    **{
+        f"numpy{core}.multiarray {name}": _Nothing
+        for core in (".core", "._core")
+        for name in ("scalar", "_reconstruct")
+    },
+    **{f"numpy {name}": _Nothing for name in ("dtype", "ndarray")},
     "collections defaultdict": _Entries,
     "pytorch_lightning.utilities.parsing AttributeDict": _Entries,
     "lightning.pytorch.utilities.parsing AttributeDict": _Entries,
@@ -58,6 +64,11 @@ _STAND_INS: dict[str, type] = {
     "lightning.fabric.utilities.data AttributeDict": _Entries,
 }
 """Settings that tools keep beside tensors, as a pickle names them, and what is put in their place unmade."""
+
+_ENCODE = "_codecs encode"
+"""What a pickle of protocol 2 makes bytes of numpy's numbers with."""
+_CALL = (("text", None), ("text", "latin1"), ("TUPLE2", None), ("REDUCE", None))
+"""All that may follow it: a text, the one encoding that never lengthens it, and the call."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -119,16 +130,47 @@ def _check_archive(path: Path) -> None:
 
 def _check_pickle(file: IO[bytes]) -> None:
     """ValueError where the pickle at the file's place names what a file of tensors has no need of."""
-    within = False
+    start, within, encodes = file.tell(), False, False
     for operation, value, _ in pickletools.genops(file):
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
             raise ValueError("its pickle is not one that torch writes")
-        if operation.name == "GLOBAL" and not _NEEDED.fullmatch(str(value)) and value not in _STAND_INS:
+        if operation.name == "GLOBAL" and not _NEEDED.fullmatch(str(value)) and value not in (*_STAND_INS, _ENCODE):
             name = str(value)[:80].replace(" ", ".")
             what = "its pickle asks for" if within else "it is a pickled object of the class"
             advice = f"where it was made, save {SAVE}"
             raise ValueError(f"{what} {name}, which a file of tensors has no need of; {advice}")
         within = within or operation.name in ("GLOBAL", "EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST")
+        encodes = encodes or value == _ENCODE
+    if encodes:
+        file.seek(start)
+        _check_encodings(file)
+
+
+def _check_encodings(file: IO[bytes]) -> None:
+    """ValueError where the pickle at the file's place makes other bytes than a text's own, or more than it has read.
+
+    torch lets a pickle call `_codecs.encode`, whose other encodings could make ever longer bytes of their own results.
+    """
+    memo: dict[Any, tuple[str, Any]] = {}
+    last, awaited, encoded, start = ("", None), len(_CALL), 0, file.tell()
+    for operation, value, place in pickletools.genops(file):
+        if operation.name in ("BINPUT", "LONG_BINPUT"):
+            memo[value] = last if last[0] in ("text", _ENCODE) else ("", None)
+            continue
+        if operation.name in ("BINGET", "LONG_BINGET"):
+            last = memo.get(value, ("", None))
+        else:
+            made = {"BINUNICODE": "text", "GLOBAL": str(value)}
+            last = made.get(operation.name, operation.name), value
+        if awaited < len(_CALL):
+            kind, only = _CALL[awaited]
+            encoded += len(str(last[1])) if awaited == 0 else 0
+            longer = awaited > 0 and encoded > (place or 0) - start  # the place is where an operation begins
+            if last[0] != kind or (only is not None and last[1] != only) or longer:
+                raise ValueError("its pickle makes bytes in a way that torch does not write")
+            awaited += 1
+        elif last[0] == _ENCODE:
+            awaited = 0
 
 
 def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
