@@ -42,7 +42,9 @@ class Config(BaseModel):
         "default", description="Named settings to start from."
     )
     arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
-    weights: str = Field("auto", description="auto (timm's cache, an installed package, a download), none, or a FILE.")
+    weights: str = Field(
+        "auto", description="auto (timm's cache, an installed package, a download), none, a FILE or a RUN."
+    )
     input: str | None = Field(
         None,
         description="JSON file with image size, crop, interpolation, mean and std, for weights that do not say.",

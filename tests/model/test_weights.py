@@ -1,5 +1,6 @@
 """Where weights come from, what is refused, and what they say of their input."""
 
+import argparse
 import contextlib
 import http.server
 import json
@@ -90,6 +91,10 @@ class Call:
         return self.function, self.arguments
 
 
+def in_settings(path: Path, value: object) -> None:
+    torch.save({"model": {"a": torch.ones(9)}, "args": argparse.Namespace(lr=1, more=value)}, path)
+
+
 def calling(path: Path, *call: Any, legacy: bool = False) -> None:
     torch.save({"a": torch.ones(9), "b": Call(*call)}, path, _use_new_zipfile_serialization=not legacy)
 
@@ -113,6 +118,8 @@ HOSTILE = {
     "sparse": lambda path: torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (2**40,))}, path),
     "quantized": lambda path: torch.save({"a": torch.quantize_per_tensor(torch.ones(9), 1.0, 0, torch.qint8)}, path),
     "a class": lambda path: torch.save({"a": Path("/etc/passwd")}, path),
+    "a call within settings": lambda path: in_settings(path, Call(bytearray, 10**9)),
+    "a class within settings": lambda path: in_settings(path, zoo.Network),
     "numbers alone": lambda path: torch.save([1, 2, 3], path),
 }
 
@@ -121,6 +128,8 @@ REASONS = {
     "a call that allocates": "a file of tensors has no need of",
     "a call that allocates a tensor": "a file of tensors has no need of",
     "a call that allocates in a file that is no archive": "a file of tensors has no need of",
+    "a call within settings": r"bytearray, which a file of tensors has no need of",
+    "a class within settings": r"asks for upcycle.model.zoo.Network, which",
     "compressed": "compressed archive",
     "a bomb": "compressed archive",
     "repeated": "claim more numbers than the file holds",

@@ -59,7 +59,8 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
         kept = cache_root(config) / "images"
         raise DataError(f"an image that could be decoded before cannot be decoded now: remove {kept}, then scan again")
     model = zoo.create(network, seed=config.seed)
-    zoo.load_body(model, weights, arch)
+    for note in zoo.load_body(model, weights, arch):
+        show.warn(note)
     show.say(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
     with show.progress("features") as progress:
         features = extract(

@@ -53,7 +53,8 @@ def run_stages(job: Job, weights: Weights | None) -> str:
     _objective(job, device="cpu")  # says what is wrong with class weights before anything long
     model = zoo.create(job.network, seed=job.config.seed)
     if weights is not None:
-        zoo.load_body(model, weights, job.network.arch)
+        for note in zoo.load_body(model, weights, job.network.arch):
+            job.show.warn(note)
     model = model.to(job.machine.device)
     planned = _plan(job, model)
     head = _train_head(job, model, planned[0]) if planned[0].name == "head" else None

@@ -3,7 +3,6 @@
 A file holds the checksum of its own tensors: damage that leaves it readable is found as well.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,25 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from upcycle.errors import RunError, WeightsError
-from upcycle.model.zoo import Network, Shapes, create, misfit, shapes
+from upcycle.model.checksum import CHECKSUM, checksum
+from upcycle.model.names import Shapes, misfit
+from upcycle.model.zoo import Network, create, shapes
 from upcycle.rundir import replacing, storage_errors
 
-CHECKSUM = "upcycle-sha256"
-"""The entry of a file's metadata that holds its checksum."""
 Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
 """Model tensors, moments and facts."""
 STATES = ("state-0.safetensors", "state-1.safetensors")
 """Two files that take turns, so that one is whole at every moment."""
-
-
-def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """The sha256 of names, kinds, shapes and bytes of tensors on the CPU, and of the other metadata."""
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

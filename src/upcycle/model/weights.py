@@ -5,18 +5,15 @@ Files are safetensors, or torch files read with `weights_only=True`: nothing is 
 
 import hashlib
 import json
-import pickletools
-import re
 import socket
 import time
 import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,22 +21,13 @@ from timm.models import PretrainedCfg
 from torch import Tensor
 
 from upcycle.errors import ConfigError, WeightsError
-from upcycle.model import packaged
+from upcycle.model import folders, foreign, packaged, pickled
+from upcycle.model.checksum import CHECKSUM, checksum
 
 DOWNLOAD_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 MAX_BYTES = 20 * 2**30
 MAX_SIDECAR = 2**20
-SHARED = 8
-"""Weights may repeat the bytes of their file this often."""
-LEGACY_PICKLES = 5
-"""A torch file that is no archive begins with so many: magic number, version, system, content, keys."""
-_NEEDED = re.compile(
-    r"collections OrderedDict|torch (device|Size|\w+Storage|b?float\d+\w*|u?int\d+|bool|complex\d+)"
-    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.storage \w+Storage"
-)
-"""What the pickle of a file of tensors names."""
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +38,8 @@ class Weights:
     source: str
     sha256: str
     input: dict[str, Any] = field(default_factory=dict)
+    arch: str = ""
+    """The architecture they say they are of; "" where they say nothing."""
 
 
 def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
@@ -149,24 +139,51 @@ def sha256(path: Path) -> str:
 
 
 def read(path: Path, *, source: str | None = None) -> Weights:
-    """Weights from a safetensors or torch file, with the input statistics of its header or sidecar.
+    """Weights from a safetensors or torch file, or a folder of them, with the input statistics of header or sidecar.
 
     A sidecar is a JSON file of the same name with `.json` in place of, or after, the ending. Half
-    precision becomes fp32. WeightsError when the file is missing or holds anything but tensors.
+    precision becomes fp32. WeightsError when the file is missing or holds anything but tensors, and says what it is.
     """
+    if path.is_dir():
+        found = _in(path)
+        weights = read(found.file, source=f"{found.kind} {path}")
+        told = input_values(found.description)
+        return replace(weights, input=told or weights.input, arch=found.arch or weights.arch)
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist: give a file, auto or none")
     if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"weights {path} are larger than {MAX_BYTES // 2**30} GiB")
     try:
-        tensors, header = _read_safetensors(path) if _is_safetensors(path) else (_read_torch(path), {})
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        what = foreign.refusal(path)
+        if what:
+            raise WeightsError(f"weights {path} cannot be used: the file {what}")
+        tensors, header = _read_safetensors(path) if _is_safetensors(path) else (pickled.read(path), {})
+    except WeightsError:
+        raise
+    except SafetensorError as error:
+        again = "copy or download it again"
+        raise WeightsError(f"weights {path} cannot be read: {_first_line(error)}; {again}") from None
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError(f"weights {path} cannot be read: {_first_line(error)}") from None
     except Exception as error:  # torch's restricted unpickler raises pickle.UnpicklingError and others
         raise WeightsError(f"weights {path} are refused: {type(error).__name__}, not a plain file of tensors") from None
     sidecar = _sidecar(path)
     plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    return Weights(plain, source or f"file {path}", sha256(path), sidecar or input_values(header))
+    values = sidecar or input_values(header)
+    return Weights(plain, source or f"file {path}", sha256(path), values, _arch_of(header))
+
+
+def _in(folder: Path) -> folders.Found:
+    try:
+        return folders.find(folder)
+    except OSError as error:
+        raise WeightsError(f"weights {folder} cannot be read: {error.strerror or error}") from None
+
+
+def _arch_of(header: Mapping[str, str]) -> str:
+    """The architecture that a run of ours wrote into its weights, or ""."""
+    ours = _plain(header.get("upcycle"))
+    return str(ours.get("arch", "")) if isinstance(ours, dict) else ""
 
 
 def _first_line(error: Exception) -> str:
@@ -180,65 +197,14 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata; ValueError where they are not those of the checksum, if the file has one."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    _check_archive(path)
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        nested = [str(name) for name, value in content.items() if isinstance(value, Mapping)]
-        raise ValueError(f"it holds no tensors{f' but in {nested}: save one of these alone' if nested else ''}")
-    _check_extent(tensors, path.stat().st_size)
-    return tensors
-
-
-def _check_archive(path: Path) -> None:
-    """ValueError for a torch file that would unpack to more than it holds: torch itself never compresses.
-
-    Nor may its pickles call anything that makes more of their bytes than tensors of the file.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # as torch tells them
-            file.seek(0)
-            for _ in range(LEGACY_PICKLES):
-                _check_pickle(file)
-            return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is a compressed archive, not one that torch writes")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("it is an archive that claims to hold more than it does")
-        for entry in entries:
-            if entry.filename.lower().endswith(".pkl"):
-                _check_pickle(BytesIO(archive.read(entry)))
-
-
-def _check_pickle(file: IO[bytes]) -> None:
-    """ValueError where the pickle at the file's place names what a file of tensors has no need of."""
-    for operation, value, _ in pickletools.genops(file):
-        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-            raise ValueError("its pickle is not one that torch writes")
-        if operation.name == "GLOBAL" and not _NEEDED.fullmatch(str(value)):
-            raise ValueError(f"its pickle asks for {str(value)[:80]}, which a file of tensors has no need of")
-
-
-def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
-    """ValueError for tensors that repeat a few numbers of the file many times, or are of an unusual kind.
-
-    Made dense they would fill the memory. Networks share weights between a few layers, hence the factor.
-    """
-    if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors.values()):
-        raise ValueError("it holds sparse or quantized tensors")
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > SHARED * size:
-        raise ValueError("its tensors claim more numbers than the file holds")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and expected != checksum(tensors, metadata):
+        raise ValueError("it is damaged: its content does not have the checksum it was written with; copy it again")
+    return tensors, metadata
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

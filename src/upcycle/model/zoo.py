@@ -18,10 +18,9 @@ from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.device import Machine, autocast
 from upcycle.errors import WeightsError
 from upcycle.model import baseline
+from upcycle.model.names import Shapes, fit, misfit, resemblance
 from upcycle.model.weights import Weights, input_values, obtain, read_input
 
-Shapes = dict[str, tuple[int, ...]]
-"""Shapes of tensors by name."""
 TAGS = {"resnet50": "tv_in1k"}
 """The tag an architecture's bare name stands for, where it is not timm's own default.
 
@@ -74,8 +73,6 @@ def _architectures() -> frozenset[str]:
 _LINEAR = ("fc", "classifier", "head", "head.fc")
 """Classifiers that timm applies to the features themselves; others are tried."""
 _AGREES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-_COMPUTED = ("relative_position_index", "attn_mask", "attention_bias_idxs", "relative_coords_table")
-"""Buffers that networks compute, and older files hold."""
 
 
 def resolve_arch(arch: str) -> str:
@@ -107,8 +104,15 @@ def has_fixed_size(arch: str) -> bool:
 
 
 def get_weights(arch: str, spec: str) -> Weights | None:
-    """The weights `spec` asks for ("auto", "none" or a file), as `upcycle.model.weights.obtain`."""
-    return obtain(arch, spec, pretrained_cfg(arch))
+    """The weights `spec` asks for ("auto", "none" or a file), as `upcycle.model.weights.obtain`.
+
+    WeightsError where they say themselves that they are of another architecture.
+    """
+    weights = obtain(arch, spec, pretrained_cfg(arch))
+    theirs = weights.arch.partition(".")[0] if weights is not None else ""
+    if weights is not None and theirs != arch.partition(".")[0] and theirs in {*_architectures(), baseline.NAME}:
+        raise WeightsError(f"weights from {weights.source} are those of {theirs}, not {arch}: give --arch {theirs}")
+    return weights
 
 
 def preprocessing_for(
@@ -166,35 +170,28 @@ def refusal(network: Network, *, images: int, training: bool) -> str:
     return ""
 
 
-def load_body(model: nn.Module, weights: Weights, arch: str) -> None:
-    """Copy pretrained weights into everything but the head.
+def load_body(model: nn.Module, weights: Weights, arch: str) -> tuple[str, ...]:
+    """Copy pretrained weights into everything but the head; what was left out of them is returned, in lines to tell.
 
     The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
-    fit name by name and shape by shape, or holds a number that is not finite. What a wrapper has put before every name
-    ("module.", "_orig_mod.", "model.") is taken off.
+    fit name by name and shape by shape, or holds a number that is not finite. Names of wrappers and of some other
+    tools are translated, as `upcycle.model.names.fit` has it.
     """
     head = head_names(model)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in head}
-    given = {name: tensor for name, tensor in _unwrapped(weights.tensors, own).items() if name not in head}
-    wrong = misfit(own, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    fitted = fit(weights.tensors, own, _classifiers(model), weights.source)
+    given = {name: tuple(tensor.shape) for name, tensor in fitted.tensors.items()}
+    wrong = misfit(own, given)
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
-        advice = "leave --image-size out, as it takes one size" if of_size else "name their architecture with --arch"
+        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given)
+        advice = advice or "name their architecture with --arch"
         raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
-    broken = next((name for name, tensor in given.items() if not torch.isfinite(tensor).all()), None)
+    broken = next((name for name, tensor in fitted.tensors.items() if not torch.isfinite(tensor).all()), None)
     if broken is not None:
         raise WeightsError(f"weights from {weights.source} hold numbers that are not finite, in {broken}: give others")
-    model.load_state_dict(given, strict=False)
-
-
-def _unwrapped(tensors: Mapping[str, Tensor], own: Shapes) -> Mapping[str, Tensor]:
-    """`tensors` under the names of `own`, where all of those have one more word before them."""
-    needed = [name for name in own if not _optional(name)]
-    wrappers = {name.removesuffix(needed[0]) for name in tensors if name.endswith(f".{needed[0]}")}
-    for wrapper in sorted(wrappers, key=len):
-        if all(wrapper + name in tensors for name in needed):
-            return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    return tensors
+    model.load_state_dict(fitted.tensors, strict=False)
+    return fitted.notes
 
 
 def shapes(network: Network) -> Shapes | None:
@@ -206,35 +203,16 @@ def shapes(network: Network) -> Shapes | None:
         return None
 
 
-def misfit(own: Shapes, given: Shapes) -> str:
-    """What keeps tensors of these shapes out of a network of those, in a few words; "" where they fit."""
-    missing = [name for name in own if name not in given and not _optional(name)]
-    unknown = [name for name in given if name not in own and not _left_over(name)]
-    wrong = [name for name, shape in given.items() if name in own and own[name] != shape]
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} tensors missing (first: {missing[0]})")
-    if unknown:
-        parts.append(f"{len(unknown)} it does not have (first: {unknown[0]})")
-    if wrong:
-        parts.append(f"{len(wrong)} of another shape (first: {wrong[0]} is {given[wrong[0]]}, not {own[wrong[0]]})")
-    return ", ".join(parts)
-
-
-def _optional(name: str) -> bool:
-    return name.endswith("num_batches_tracked")  # older files lack this counter; nothing reads it
-
-
-def _left_over(name: str) -> bool:
-    return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
-
-
 def head_names(model: nn.Module) -> frozenset[str]:
     """Names of the classifier's parameters, pretrained or new."""
+    return frozenset(f"{prefix}.{leaf}" for prefix in _classifiers(model) for leaf in ("weight", "bias"))
+
+
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that timm calls the network's classifiers."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    prefixes = cfg.get("classifier") or ()
-    prefixes = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
-    return frozenset(f"{prefix}.{leaf}" for prefix in prefixes for leaf in ("weight", "bias"))
+    names = cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def has_linear_head(model: nn.Module) -> bool:

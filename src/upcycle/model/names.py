@@ -1,0 +1,214 @@
+"""Tensors of a file under a network's own names: which are its, which are no part of it, and what they seem to be."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from upcycle.errors import WeightsError
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+Tensors = dict[str, Tensor]
+
+_COMPUTED = ("relative_position_index", "attn_mask", "attention_bias_idxs", "relative_coords_table")
+"""Buffers that networks compute, and older files hold."""
+_BESIDE = frozenset(
+    ("criterion", "loss", "losses", "acc", "accuracy", "metric", "metrics", "f1", "auroc", "auc", "confmat", "ema")
+)
+"""Words in the names of what trains a network and is no part of it."""
+_COPIES = frozenset(("ema", "momentum", "target", "k"))
+"""Words in the names of a network's moving average, where a file holds the network as well."""
+_SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+"""Places of a ResNet's parts in a list of its children, as fastai and many scripts build one."""
+_STAGE = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The tensors of a network's body and whatever else a file names in its place, and what was left out."""
+
+    tensors: Tensors
+    notes: tuple[str, ...] = ()
+
+
+def fit(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fitted:
+    """The tensors that are the network's, under its own names, and in words what the file holds beside them.
+
+    `head` has the names of its classifiers; `source` says where the file is from. What a wrapper has put before every
+    name ("module.", "model.") is taken off, ResNets of Hugging Face transformers and of fastai get timm's names, and a
+    head of any kind is left out. What is not the network's is left out where all that it needs is there. WeightsError
+    for a file that holds the network more than once.
+    """
+    heads = tuple(f"{name}." for name in head)
+    inside, outside = _found(tensors, body, source)
+    kept = {name: tensor for name, tensor in inside.items() if name in body or not name.startswith(heads)}
+    plain = {f"{start}{leaf}" for start in heads for leaf in ("weight", "bias")}
+    layers = [name for name in inside if name not in kept and name not in plain]
+    notes = []
+    if layers:
+        notes.append(f"left out their head ({_some(layers)}), as a run trains a new one")
+    if all(name in kept for name in body if not is_optional(name)):
+        beside = [name for name in kept if name not in body and _is_beside(name)]
+        kept = {name: tensor for name, tensor in kept.items() if name not in beside}
+        strange = [*beside, *(name for name in outside if not name.startswith(heads) and not is_left_over(name))]
+        if strange:
+            notes.append(f"left out what is no part of the network ({_some(strange)})")
+    return Fitted(kept, tuple(f"weights from {source}: {note}" for note in notes))
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _is_beside(name: str) -> bool:
+    return not _BESIDE.isdisjoint(name.partition(".")[0].lower().split("_"))
+
+
+def _found(tensors: Tensors, body: Shapes, source: str) -> tuple[Tensors, list[str]]:
+    """The tensors below the name that stands before all of the network's, without it, and the names of all others."""
+    for rename in _RENAMES:
+        renamed = rename(tensors)
+        wrapper = _wrapper(renamed, body, source)
+        if wrapper is not None:
+            inside = {
+                name.removeprefix(wrapper): tensor for name, tensor in renamed.items() if name.startswith(wrapper)
+            }
+            return inside, [name for name in renamed if not name.startswith(wrapper)]
+    return tensors, []
+
+
+def _wrapper(tensors: Tensors, body: Shapes, source: str) -> str | None:
+    """What stands before all names of the network in `tensors`; None where they are not all there."""
+    needed = [name for name in body if not is_optional(name)]
+    ends = sorted(name.removesuffix(needed[0]) for name in tensors if needed and f".{name}".endswith(f".{needed[0]}"))
+    fitting = [end for end in ends if all(end + name in tensors for name in needed)]
+    if "" in fitting or len(fitting) < 2:
+        return "" if "" in fitting else next(iter(fitting), None)
+    exact = [end for end in fitting if all(tensors[end + name].shape == body[name] for name in needed)] or fitting
+    first = [end for end in exact if _COPIES.isdisjoint(re.split(r"[._]", end.lower()))] or exact
+    if len(first) > 1:
+        places = " and ".join(first[:3])
+        raise WeightsError(f"weights from {source} hold the network {len(first)} times, under {places}: save one alone")
+    return first[0]
+
+
+def _as_they_are(tensors: Tensors) -> Tensors:
+    return tensors
+
+
+def _from_transformers(tensors: Tensors) -> Tensors:
+    """Hugging Face transformers' ResNet under timm's names."""
+    return {_of_transformers(name): tensor for name, tensor in tensors.items()}
+
+
+def _of_transformers(name: str) -> str:
+    name = name.replace("embedder.embedder.convolution.", "conv1.").replace("embedder.embedder.normalization.", "bn1.")
+    name = re.sub(r"^classifier\.1\.", "fc.", name)
+    for theirs, ours in (("convolution", "conv"), ("normalization", "bn")):
+        name = re.sub(
+            rf"{_STAGE}layer\.(\d+)\.{theirs}\.",
+            lambda found, ours=ours: f"layer{int(found[1]) + 1}.{found[2]}.{ours}{int(found[3]) + 1}.",  # type: ignore[misc]
+            name,
+        )
+    for place, theirs in enumerate(("convolution", "normalization")):
+        name = re.sub(
+            rf"{_STAGE}shortcut\.{theirs}\.",
+            lambda found, place=place: f"layer{int(found[1]) + 1}.{found[2]}.downsample.{place}.",  # type: ignore[misc]
+            name,
+        )
+    return name
+
+
+def _from_sequence(tensors: Tensors) -> Tensors:
+    """A ResNet's children in a list, as fastai's body is one, under timm's names."""
+    starts = sorted(name.removesuffix("4.0.conv1.weight") for name in tensors if name.endswith("4.0.conv1.weight"))
+    start = next((one for one in starts if f"{one}0.weight" in tensors and f"{one}1.running_mean" in tensors), None)
+    if start is None:
+        return tensors
+    renamed = {}
+    for name, tensor in tensors.items():
+        place, _, rest = name.removeprefix(start).partition(".")
+        ours = name.startswith(start) and place in _SEQUENCE
+        renamed[f"network.{_SEQUENCE[place]}.{rest}" if ours else name] = tensor
+    return renamed
+
+
+_RENAMES: tuple[Callable[[Tensors], Tensors], ...] = (_as_they_are, _from_transformers, _from_sequence)
+
+
+def misfit(own: Shapes, given: Shapes) -> str:
+    """What keeps tensors of these shapes out of a network of those, in a few words; "" where they fit."""
+    missing = [name for name in own if name not in given and not is_optional(name)]
+    unknown = [name for name in given if name not in own and not is_left_over(name)]
+    wrong = [name for name, shape in given.items() if name in own and own[name] != shape]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors missing (first: {missing[0]})")
+    if unknown:
+        parts.append(f"{len(unknown)} it does not have (first: {unknown[0]})")
+    if wrong:
+        parts.append(f"{len(wrong)} of another shape (first: {wrong[0]} is {given[wrong[0]]}, not {own[wrong[0]]})")
+    return ", ".join(parts)
+
+
+def is_optional(name: str) -> bool:
+    """Whether a network does without this tensor: older files lack the counter, and nothing reads it."""
+    return name.endswith("num_batches_tracked")
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file may hold this tensor beside those of a network, without a word."""
+    return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
+
+
+# ---------------------------------------------------------------- what weights that do not fit seem to be
+
+_THEIRS = (
+    (
+        r"(vit|deit|beit|swin|swinv2|convnext|convnextv2|dinov2|efficientnet|mobilenet_v1|mobilenet_v2|mobilevit|levit"
+        r"|poolformer|regnet|segformer|vision_model)\.(encoder|embeddings|embedder|stem|conv_stem|layer)\.",
+        "Hugging Face transformers",
+    ),
+    (r"encoder\.layers\.encoder_layer_0\.|trunk_output\.block1|features\.0\.0\.weight", "torchvision"),
+    (r"visual\.transformer\.resblocks\.|transformer\.resblocks\.", "OpenAI's CLIP"),
+    (r"stages?\.?\d+\.\d+\.rbr_|bottom_up\.res2\.", "Detectron2"),
+    (r"model\.0\.conv\.weight", "Ultralytics"),
+)
+_RESNETS = {
+    ("2,2,2,2", False): "resnet18",
+    ("3,4,6,3", False): "resnet34",
+    ("3,4,6,3", True): "resnet50",
+    ("3,4,23,3", True): "resnet101",
+    ("3,8,36,3", True): "resnet152",
+}
+_VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
+
+
+def resemblance(shapes: Shapes) -> str:
+    """What a file's tensors seem to be and what to do about it, in a few words; "" where that cannot be told."""
+    for pattern, whose in _THEIRS:
+        if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in shapes):
+            return f"their names are those of {whose}, which are not translated: give timm's weights of that network"
+    likely = _resnet(shapes) or _vit(shapes)
+    return f"they look like those of {likely}: name their architecture with --arch" if likely else ""
+
+
+def _resnet(shapes: Shapes) -> str:
+    found = [re.fullmatch(r"(?:.*\.)?layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
+    blocks = {(int(one[1]), int(one[2])) for one in found if one}
+    counts = ",".join(str(sum(stage == at for stage, _ in blocks)) for at in range(1, 5))
+    widths = {shape[0] for name, shape in shapes.items() if name.endswith("layer1.0.conv2.weight")}
+    likely = _RESNETS.get((counts, any(name.endswith("layer1.0.conv3.weight") for name in shapes)), "")
+    return likely if widths == {64} else ""
+
+
+def _vit(shapes: Shapes) -> str:
+    blocks = {
+        name.rpartition("blocks.")[2]: shape for name, shape in shapes.items() if name.endswith("attn.qkv.weight")
+    }
+    width = next((shape[-1] for shape in blocks.values()), 0)
+    patch = next((shape[-1] for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")), 0)
+    size = _VITS.get((width, len(blocks)))
+    return f"{size}_patch{patch}" if size and patch else ""
