@@ -115,11 +115,6 @@ def _test_name(name: str, test_split: str | None) -> str:
     return name.strip().lower()
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """Every image file below `folder`; hidden ones and those in hidden folders left out."""
-    return (Path(entry.path) for entry in _walk(folder) if _is_image(entry.name) and _true(entry.is_file))
-
-
 def _split_of(name: str, test_split: str | None) -> str | None:
     """The split that a folder or a manifest calls `name`; None when it is not one."""
     if test_split is not None and name == test_split:
