@@ -98,7 +98,7 @@ class Classifier:
         cannot be read.
         """
         if not _are_many(image):
-            return self.judge([self.frame(_source(image))])[0]
+            return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
         found: list[Prediction] = []
         with ThreadPoolExecutor(self.machine.threads) as pool:
             for some in chunks(image, FILES_AT_ONCE):
@@ -127,7 +127,7 @@ def _source(image: Image) -> Source:
     """What is decoded: a path, the content of an open file from its beginning, or what was given."""
     if isinstance(image, str | PathLike):
         return Path(image)
-    return _content(image) if hasattr(image, "read") else image  # type: ignore[arg-type, return-value]
+    return _content(image) if hasattr(image, "read") else image  # type: ignore[arg-type]
 
 
 def _content(file: BinaryIO) -> bytes:
