@@ -56,7 +56,7 @@ class Config(BaseModel):
         0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."
     )
     test_fraction: float = Field(
-        0.15, gt=0, lt=0.9, description="Fraction split off as the test set, where DATA has none."
+        0.15, ge=0, lt=0.9, description="Fraction split off as the test set, where DATA has none (0: no test set)."
     )
     folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
 

@@ -231,6 +231,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
     config = read_config(classifier.run.config)
     own = [row for row in recorded if row.split == split]
     if data is None:
+        if not own and split == "test" and recorded:
+            again = f"give --split val, or labeled images of your own: upcycle evaluate {classifier.run.root} DATA"
+            raise DataError(f"{classifier.run.root} has no test set, as test_fraction was 0: {again}")
         if not own:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         begun = Path(str(read_json(classifier.run.config)["data"]))
