@@ -129,10 +129,56 @@ def test_pretrained_is_understood_as_other_tools_say_it(given: object, weights: 
     assert resolve({"pretrained": given}) == resolve({"weights": weights})
 
 
-def test_class_weights_by_name_are_one_line() -> None:
-    with pytest.raises(ConfigError, match="give the numbers alone, one a class in order of name"):
-        build({"class_weights": {"cats": 1, "dogs": 2}})
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ({"dog": 2.5, "cat": 1}, "cat=1,dog=2.5"),
+        ("dog=2.5, cat=1.0", "cat=1,dog=2.5"),
+        ('{"dog": 2.5, "cat": 1}', "cat=1,dog=2.5"),
+        ({"a=b": 1, "c": 2}, "a=b=1,c=2"),
+        ({"a,b": 1, "c": 2}, '{"a,b": 1, "c": 2}'),
+        ({" a": 0.1, "c=": 2}, '{" a": 0.1, "c=": 2}'),
+        ({"猫": 1, "犬": 3}, "犬=3,猫=1"),
+        ({1: 2, 0: 0.25}, "0=0.25,1=2"),
+        ({"a": 1e-05, "b": 1e17}, "a=1e-05,b=100000000000000000"),
+    ],
+)
+def test_class_weights_by_name_are_recorded_as_a_text_that_says_the_same(given: object, recorded: str) -> None:
+    config = build({"class_weights": given})
+    assert recorded == config.class_weights
+    assert config == build(config.to_dict())
+    if isinstance(given, dict):
+        assert {str(name): float(weight) for name, weight in given.items()} == parse_class_weights(recorded)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("cat=1,2", "must name every class, as in cat=1,dog=2.5"),
+        ("cat=1,cat=2", "class_weights names 'cat' twice"),
+        ('{"cat": 1, "cat": 2}', "class_weights names 'cat' twice"),
+        ("{cat: 1}", "is no JSON object"),
+        ("cat=1,dog=x", "the weight of 'dog' must be a positive number, not 'x'"),
+        ({"cat": 1, "dog": True}, "the weight of 'dog' must be a positive number, not True"),
+        ({"cat": 1, "dog": None}, "the weight of 'dog' must be a positive number, not None"),
+        ({"cat": 1, "dog": float("nan")}, "the weight of 'dog' must be a positive number, not nan"),
+        ({"cat": 1, "dog": -1}, "the weight of 'dog' must be a positive number, not -1"),
+        ({"cat": 1, "dog": {"x": 1}}, "the weight of 'dog' must be a positive number"),
+        ({}, "class_weights names no class"),
+    ],
+)
+def test_class_weights_by_name_that_are_none_are_one_line(given: object, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build({"class_weights": given})
+    assert message in str(raised.value)
+    assert 1 == len(str(raised.value).splitlines())
 
 
 def test_what_an_earlier_run_was_allowed_is_still_read() -> None:
     assert "val" == build({"folds": 5, "test_split": "val"}).test_split
+
+
+def test_class_weights_by_name_are_a_table_of_a_toml_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[class_weights]\n"a=b" = 1\n"c,d" = 2.5\n')
+    assert '{"a=b": 1, "c,d": 2.5}' == build(read_toml(path)).class_weights

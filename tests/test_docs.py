@@ -24,6 +24,7 @@ OTHERS = (
     "no-build-isolation",
     "split",
     "json",
+    "list",
     "data",
     "rungs",
     "seeds",

@@ -1,7 +1,9 @@
 """What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
 
+import difflib
 import gc
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, create_model
 
 from upcycle.config import Config, read_toml
-from upcycle.errors import DataError
+from upcycle.errors import ConfigError, DataError
 
 Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
@@ -249,7 +251,8 @@ def evaluate(
 def predict(
     run: Path,
     /,
-    *paths: Path,
+    *paths: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    listed: Annotated[Path | None, Parameter(name="--list")] = None,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     device: str = "auto",
     threads: Whole = 0,
@@ -261,7 +264,9 @@ def predict(
     run
         The run directory.
     paths
-        Images, or folders of them.
+        Images, or folders of them; - reads paths from standard input, one a line.
+    listed
+        A file of paths, one a line; relative ones are relative to the current folder.
     json_lines
         Print one JSON object a line.
     device
@@ -272,26 +277,44 @@ def predict(
     from rich.console import Console
 
     from upcycle.data.listing import shown
-    from upcycle.job.inference import files_of, load, predict_files
+    from upcycle.job.files import Outcome, asked, files_of, predict_files
+    from upcycle.job.inference import load
     from upcycle.output.show import Terminal
 
-    files = files_of(paths)
-    aside = Terminal(Console(stderr=True, soft_wrap=True, highlight=False))  # standard output is the predictions'
-    failed = 0
-    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
-        if outcome.prediction is None:
-            failed += 1
-            text = json.dumps({"path": str(outcome.path), "error": outcome.error}) if json_lines else ""
-            print(text or f"{shown(outcome.path)}: {outcome.error}", file=sys.stdout if json_lines else sys.stderr)
-            continue
-        made = outcome.prediction
+    def line(outcome: Outcome) -> str:
+        made, path = outcome.prediction, str(outcome.path)
         if json_lines:
-            print(json.dumps({"path": str(outcome.path), "label": made.label, "probabilities": made.probabilities}))
-        else:
-            shares = "\t".join(f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
-            print(f"{shown(outcome.path)}\t{shown(made.label)}\t{shares}")
+            if made is None:
+                return json.dumps({"path": path, "error": outcome.error})
+            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
+        if made is None:
+            return f"{shown(path)}: {outcome.error}"
+        shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
+        return "\t".join([shown(path), shown(made.label), *shares])
+
+    _check_words(paths, ("--list", "--json", "--device", "--threads"))
+    if not paths and listed is None:
+        raise DataError("say which images: upcycle predict RUN FILE ...")
+    files = files_of(asked(paths, listed))
+    aside = Terminal(Console(stderr=True, soft_wrap=True, highlight=False))  # standard output is the predictions'
+    count = failed = 0
+    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
+        count += 1
+        failed += outcome.prediction is None
+        print(line(outcome), file=sys.stderr if outcome.prediction is None and not json_lines else sys.stdout)
+    if not count:
+        named = [*paths, *([listed] if listed is not None else [])]
+        raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
     if failed:
-        raise DataError(f"{failed} of {len(files)} files could not be read")
+        raise DataError(f"{failed} of {count} files could not be read")
+
+
+def _check_words(paths: Sequence[Path], options: Sequence[str]) -> None:
+    """ConfigError for an unknown option among the paths, which - opens to words that begin so."""
+    for word in map(str, paths):
+        if word.startswith("-") and word != "-" and not os.path.lexists(word):
+            near = difflib.get_close_matches(word, options, n=1)
+            raise ConfigError(f"unknown option: {word}.{f' Did you mean {near[0]}?' if near else ''}")
 
 
 def report(run: Path, /) -> None:

@@ -21,7 +21,7 @@ from upcycle.data.folder import scan
 from upcycle.data.look import look
 from upcycle.data.process import Process
 from upcycle.errors import DecodeError, UpcycleError
-from upcycle.job.inference import files_of
+from upcycle.job.files import files_of
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")
@@ -301,7 +301,7 @@ def test_what_python_prints_as_it_starts_and_odd_paths_do_no_harm(
 
 
 def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:
-    for path in files_of([assets / "data" / "hymenoptera" / "val"])[:10]:
+    for path in list(files_of([assets / "data" / "hymenoptera" / "val"]))[:10]:
         data = path.read_bytes()
         assert (
             decode.load(data, side=64, interpolation="bicubic") == pool.load(data, side=64, interpolation="bicubic")

@@ -207,6 +207,20 @@ def test_copies_count_as_one_image_when_a_class_is_shared_out() -> None:
         split(made("a" * 20 + "bbb", contents=[*range(20), 20, 20, 20]), seed=0)
 
 
+def test_without_a_test_fraction_all_images_train_or_validate() -> None:
+    splits = split(made("ab" * 20), seed=0, test_fraction=0)
+    assert (34, 6, 0) == (len(splits.train), len(splits.val), len(splits.test))
+    assert ("val",) == splits.held_out
+    two = split(made("aabb"), seed=0, test_fraction=0)
+    assert (2, 2, 0) == (len(two.train), len(two.val), len(two.test))
+
+
+def test_a_declared_test_set_is_used_without_a_test_fraction() -> None:
+    splits = split(made("ab" * 10, declared=["test"] * 4 + [""] * 16), seed=0, test_fraction=0)
+    assert [0, 1, 2, 3] == splits.test.tolist()
+    assert ("val", "test") == splits.held_out
+
+
 @pytest.mark.parametrize(
     ("fractions", "message"),
     [

@@ -527,16 +527,6 @@ def test_predict_lists_a_file_it_cannot_read_and_goes_on(
     assert 1.0 == pytest.approx(sum(rows[0]["probabilities"].values()))
 
 
-def test_hidden_files_are_not_predicted(tmp_path: Path) -> None:
-    from upcycle.job.inference import files_of
-
-    for name in ("a.png", "._a.png", "more/B.JPG", "more/notes.txt", ".ipynb_checkpoints/a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "linked").symlink_to(tmp_path / "more")
-    assert ["a.png", "linked/B.JPG", "more/B.JPG"] == [str(f.relative_to(tmp_path)) for f in files_of([tmp_path])]
-
-
 def test_a_run_is_predicted_on_the_device_it_was_trained_on(
     trained: upcycle.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,8 @@ def test_one_fold_alone_gets_no_more_epochs(tmp_path: Path) -> None:
     [
         {"more_epochs": [2, 3]},
         {"class_weights": [1, 2.5]},
+        {"class_weights": {"dog": 2.5, "cat": 1}},
+        {"class_weights": {"a=b": 1, "c,d e": 2.5, "'": 3}},
         {"recipe": "classic", "patience": None},
         {"image_size": None, "cache": None, "workers": 2},
         {"moms": (0.9, 0.8, 0.9), "lr_adapt": False, "weights": "none"},
@@ -164,6 +166,14 @@ def test_the_recorded_command_says_what_was_asked_for(options: dict[str, Any], t
     _, bound, _ = app.parse_args(shlex.split(start.command)[1:], exit_on_error=False)
     given = {name: getattr(bound.kwargs["options"], name) for name in bound.kwargs["options"].model_fields_set}
     assert start.config == resolve(given)
+
+
+def test_class_weights_by_name_are_the_same_in_any_form_when_a_run_goes_on(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", class_weights={"dog": 2.5, "cat": 1})
+    for given in ({"cat": 1.0, "dog": 2.5}, "dog=2.5,cat=1"):
+        assert "cat=1,dog=2.5" == begin(None, {"class_weights": given}, out=run.root, resume=True).config.class_weights
+    with pytest.raises(RunError, match="was begun with class_weights = cat=1,dog=2.5, not cat=2.5,dog=1"):
+        begin(None, {"class_weights": {"cat": 2.5, "dog": 1}}, out=run.root, resume=True)
 
 
 def test_random_weights_have_no_head_phase(tmp_path: Path) -> None:

@@ -119,11 +119,64 @@ def test_two_classifiers_compute_each_with_its_own_threads(
 
 @pytest.mark.parametrize(
     ("given", "kind"),
-    [(None, "NoneType"), (io.BytesIO(b"x"), "BytesIO"), (torch.zeros(3, 4, 4), "Tensor"), (iter([]), "list_iterator")],
+    [
+        (None, "NoneType"),
+        (bytearray(b"x"), "bytearray"),
+        ({"a": "a.png"}, "dict"),
+        (float("nan"), "float"),
+        (torch.zeros(3, 4, 4), "Tensor"),
+    ],
 )
 def test_what_is_no_image_is_told_by_its_kind(classifier: Classifier, given: Any, kind: str) -> None:
     with pytest.raises(DecodeError, match=f"a {kind} is no image: give a path, bytes, a PIL image, a uint8 array"):
         classifier.predict(given)
+    with pytest.raises(DecodeError, match=f"a {kind} is no image"):
+        classifier.predict([given])
+
+
+def test_an_open_file_is_an_image_from_its_beginning(classifier: Classifier, photos: Path) -> None:
+    path = next(photos.glob("test/*/*.png"))
+    expected = classifier.predict(path)
+    with path.open("rb") as file:
+        file.read(9)
+        assert [expected] * 4 == [
+            classifier.predict(file),
+            classifier.predict(file),
+            classifier.predict(io.BytesIO(path.read_bytes())),
+            *classifier.predict([file]),  # type: ignore[misc]
+        ]
+
+
+def test_a_file_that_gives_no_bytes_is_refused_in_a_line(classifier: Classifier, photos: Path) -> None:
+    with pytest.raises(DecodeError, match="an open file gives str, not bytes: open it with mode 'rb'"):
+        classifier.predict(io.StringIO("x"))  # type: ignore[arg-type]
+    file = next(photos.glob("test/*/*.png")).open("rb")
+    file.close()
+    with pytest.raises(DecodeError, match=r"an open file cannot be read \(I/O operation on closed file"):
+        classifier.predict(file)
+    with pytest.raises(DecodeError, match="not a JPEG, PNG"):
+        classifier.predict(io.BytesIO(b"x"))
+
+
+def test_an_iterator_of_images_gives_a_list_and_is_read_in_parts(
+    classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "FILES_AT_ONCE", 2)
+    files = sorted(photos.glob("test/*/*.png"))[:3]
+    taken: list[Path] = []
+    plain = Classifier.judge
+
+    def judging(self: Classifier, frames: list[Any]) -> Any:
+        seen.append(len(taken))
+        return plain(self, frames)
+
+    seen: list[int] = []
+    monkeypatch.setattr(Classifier, "judge", judging)
+    found = classifier.predict(taken.append(file) or file for file in files)  # type: ignore[func-returns-value]
+    assert [2, 3] == seen
+    assert classifier.predict(files) == found
+    assert 20 == len(classifier.predict(photos.glob("test/*/*.png")))  # type: ignore[arg-type]
+    assert [] == classifier.predict(iter([]))
 
 
 def with_threads(trained: upcycle.Run, folder: Path, threads: int) -> Path:

@@ -50,6 +50,47 @@ def test_a_list_of_another_length_names_the_classes() -> None:
         class_weights("1,2,3", LABELS, ("a", "b"))
 
 
+def test_weights_by_name_reach_their_class_in_whatever_order_they_are_given() -> None:
+    weighted = objective("c=9,a=1,b=4", np.array([0, 1, 2], np.int32), ("a", "b", "c"), smoothing=0, device="cpu")
+    logits, plain = torch.zeros(1, 3), Objective(3)
+    losses = [
+        weighted(logits, one_hot(torch.tensor([at]), 3)) / plain(logits, one_hot(torch.tensor([at]), 3))
+        for at in range(3)
+    ]
+    assert [1.0, 4.0, 9.0] == pytest.approx([float(loss / losses[0]) for loss in losses])
+    assert weighted.weights is not None
+    expected = objective("1,4,9", np.array([0, 1, 2], np.int32), ("a", "b", "c"), smoothing=0, device="cpu").weights
+    assert torch.equal(weighted.weights, expected)  # type: ignore[arg-type]
+
+
+def test_weights_of_two_classes_by_name_are_not_swapped() -> None:
+    weights = class_weights("b=3,a=1", LABELS, ("a", "b"))
+    assert weights is not None
+    assert 3.0 == pytest.approx(weights[1] / weights[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "cat=1,dgo=2",
+            "class_weights: no weight for 'bird', 'dog'; no class is called 'dgo' (did you mean 'dog'?). "
+            "Name each of the classes 'bird', 'cat', 'dog'",
+        ),
+        ("cat=1,dog=2", "class_weights: no weight for 'bird'. Name each of the classes 'bird', 'cat', 'dog'"),
+        (
+            "cat=1,dog=2,bird=1,Cat=3",
+            "class_weights: no class is called 'Cat' (did you mean 'cat'?). "
+            "Name each of the classes 'bird', 'cat', 'dog'",
+        ),
+    ],
+)
+def test_names_that_are_not_those_of_the_classes_are_listed(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        class_weights(text, LABELS, ("bird", "cat", "dog"))
+    assert message == str(raised.value)
+
+
 @pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
 def test_a_weight_multiplies_its_classs_loss(classes: tuple[str, ...]) -> None:
     labels = np.arange(6, dtype=np.int32) % len(classes)

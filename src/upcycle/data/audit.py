@@ -18,6 +18,8 @@ TINY_CLASS = 10
 IMBALANCE = 5
 """Classes whose image counts differ by more than this factor are warned about."""
 
+NO_TEST = "no test set: test_fraction is 0, so every score is of images that chose the model"
+
 
 def audit(index: Index, splits: Splits | None, findings: Sequence[Finding]) -> dict[str, Any]:
     """What is to be known about the data, as plain values for `audit.json`; `splits` where there is one."""
@@ -68,9 +70,11 @@ def _size_warnings(index: Index, splits: Splits) -> list[str]:
     """What is too small or too uneven to be judged well."""
     found = [
         f"the {name} split has only {_count(len(splits.of(name)))}: its metrics are rough"
-        for name in ("val", "test")
+        for name in splits.held_out
         if len(splits.of(name)) < TINY_SPLIT
     ]
+    if "test" not in splits.held_out:
+        found.append(NO_TEST)
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes)).tolist()
     few, many = min(counts), max(counts)
     rare, common = index.classes[counts.index(few)], index.classes[counts.index(many)]
@@ -81,7 +85,7 @@ def _size_warnings(index: Index, splits: Splits) -> list[str]:
             f"the classes are uneven: {_count(many)} of {shown(common)!r} to train on, "
             f"{few} of {shown(rare)!r} (see --class-weights)"
         )
-    for name in ("val", "test"):
+    for name in splits.held_out:
         absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[splits.of(name)])
         found += [f"the {name} split has no image of class {shown(index.classes[i])!r}" for i in absent]
     return found

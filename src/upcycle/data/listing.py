@@ -9,7 +9,7 @@ from typing import NamedTuple
 from upcycle.data.layout import Layout, Places, is_text, places
 from upcycle.data.walk import clean, shown, walk
 
-__all__ = ["ENDINGS", "Found", "Quarantined", "Row", "images_below", "list_folder", "merged", "shown", "spellings"]
+__all__ = ["ENDINGS", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jpe", ".jif", ".jfif")
 OTHER_PICTURES = (
@@ -95,11 +95,6 @@ def list_folder(root: Path, layout: Layout) -> Found:
         splits=frozenset({row.split for row in found.rows} | {file.split for file in found.aside} | splits) - {""},
         notes=(*notes, *merged(label for label in names if label), *spellings(there)),
     )
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """Every image file below `folder`, by its ending; hidden ones and those in hidden folders left out."""
-    return (folder / path for path in walk(folder).files if path.lower().endswith(ENDINGS))
 
 
 def _bare(folders: list[str], where: Places, names: dict[str, str]) -> tuple[set[str], set[str]]:

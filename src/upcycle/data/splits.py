@@ -28,6 +28,11 @@ class Splits:
         """The positions of "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The names of those that do not train: "val", and "test" where there are test images."""
+        return ("val", "test") if len(self.test) else ("val",)
+
 
 def split(
     index: Index, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.15, regroup: bool = False
@@ -37,16 +42,16 @@ def split(
     They are drawn from the images without a split where those have enough of every class, else from those declared
     train as well. The fractions are of the images drawn from. Classes are stratified; groups and
     byte-identical images stay on one side. The choice depends on the seed and on the images'
-    content, not on their names or order. With `regroup` images of groups on several declared sides count as
-    undeclared: they train, or the sides that are left empty are drawn from them. DataError when a class has too few
-    images to be on every side.
+    content, not on their names or order. With a `test_fraction` of 0 no test images are drawn. With `regroup` images
+    of groups on several declared sides count as undeclared: they train, or the sides that are left empty are drawn
+    from them. DataError when a class has too few images to be on every side.
     """
-    _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+    shares = {"test": test_fraction, "val": val_fraction}
+    _check_fractions(val_fraction=val_fraction, **({"test_fraction": test_fraction} if test_fraction != 0 else {}))
     declared = _declared(without_crossing(index) if regroup else index)
     pool = np.setdiff1d(np.arange(len(index)), np.concatenate(list(declared.values())))
     together = units(index, pool, seed)
-    shares = {"test": test_fraction, "val": val_fraction}
-    missing = {name: share for name, share in shares.items() if not len(declared[name])}
+    missing = {name: share for name, share in shares.items() if share and not len(declared[name])}
     if missing and (np.diff(together.first) <= len(missing)).any():
         pool, declared["train"] = np.union1d(pool, declared["train"]), pool[:0]
         together = units(index, pool, seed)

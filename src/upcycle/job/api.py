@@ -4,7 +4,7 @@ What draws and what compares is imported when it is asked for: a run's first upd
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
 from upcycle.job.begin import begin
 from upcycle.job.crossval import cross_validate
-from upcycle.job.inference import Prediction, Source, load
+from upcycle.job.inference import Image, Prediction, load
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
@@ -70,8 +70,8 @@ class Run:
         """The recorded logits of a split."""
         return read_predictions(self.directory.predictions(split))
 
-    def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
-        """What an image, or each of a list, shows; `upcycle.load(RUN)` keeps the model for many calls."""
+    def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
+        """What an image, or each of several, shows; `upcycle.load(RUN)` keeps the model for many calls."""
         return load(self.path).predict(image)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
+from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, class_weights_text, read_json
 from upcycle.errors import ConfigError, RunError
 from upcycle.job.extend import is_fold
 from upcycle.manifest import check
@@ -88,11 +88,12 @@ def spelled(given: Mapping[str, Any]) -> list[str]:
             continue
         if value is None and name not in NUMBERS_OR_NONE:
             continue  # as every recipe has it
+        value = class_weights_text(value) if name == "class_weights" else value
         items = ["none" if item is None else str(item) for item in _listed(value)]
         if name == "more_epochs":
             words += [word for item in items for word in (f"--{option}", item)]
         else:
-            words += [f"--{option}", *([",".join(items)] if name == "class_weights" else items)]
+            words += [f"--{option}", *items]
     return words
 
 

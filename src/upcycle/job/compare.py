@@ -183,6 +183,8 @@ def _checked(grid: Grid, show: Show) -> Index:
     config = configs[0]
     machine = machine_of(config)
     index = read_index(grid.data, config, machine, show)
+    if not config.test_fraction and not (index.declared == "test").any():
+        raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
         zoo.get_weights(zoo.resolve_arch(arch), weights)
     return index

@@ -47,17 +47,16 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Predictions of the kept model on validation and test images, and of the other one, by name."""
+    """Predictions of the kept model by split, "val" and, where there are test images, "test"; and of others by name."""
 
-    val: Predictions
-    test: Predictions
+    kept: dict[str, Predictions]
     others: dict[str, Predictions] = field(default_factory=dict)
     choice: Choice | None = None
 
 
 def write_results(job: Job, results: Results) -> None:
     """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
-    named = {"val": results.val, "test": results.test, **results.others}
+    named = {**results.kept, **results.others}
     for name, made in named.items():
         made.save(job.run.predictions(name))
     for path in set(job.run.root.glob("predictions/*.csv")) - {job.run.predictions(name) for name in named}:
@@ -69,19 +68,26 @@ def write_results(job: Job, results: Results) -> None:
     if results.choice is not None:
         known["choice"] = results.choice.to_dict()
     write_json(job.run.evaluation, known)
-    _write_thumbnails(job, results.test)
-    job.show.table(table(known["test"]))
-    rivals = {"probe": "probe_test", "fine-tuned": "finetune_test"}
+    _write_thumbnails(job, results.kept.get("test"))
+    split = "test" if "test" in known else "val"
+    if split == "val":
+        job.show.say(
+            "no test set: these are scores of the validation images, which chose the model, so they flatter it"
+        )
+    job.show.table(table(known[split]))
+    rivals = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
     others = {label: known[name] for label, name in rivals.items() if name in known}
     if others and results.choice is not None:
         kept = {"finetune": "fine-tuned (kept)", "probe": "probe (kept)"}[results.choice.chosen]
-        rows = {kept: known["test"], **{label: value for label, value in others.items() if label not in kept}}
+        rows = {kept: known[split], **{label: value for label, value in others.items() if label not in kept}}
         job.show.table(comparison_table(rows))
 
 
-def _write_thumbnails(job: Job, test: Predictions) -> None:
+def _write_thumbnails(job: Job, test: Predictions | None) -> None:
     """Keep a small picture of every misclassified test image, so the report needs no data folder."""
     shutil.rmtree(job.run.thumbnails, ignore_errors=True)
+    if test is None:
+        return
     wrong = (test.predicted() != test.labels).nonzero()[0]
     positions = job.prepared.splits.test
     for at in wrong:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from upcycle.data import decode, decoders
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, listed, scan
 from upcycle.data.layout import Layout
-from upcycle.data.listing import images_below, shown
+from upcycle.data.listing import shown
 from upcycle.data.split_file import Recorded, read_splits
 from upcycle.data.walk import clean
 from upcycle.device import Machine
@@ -36,6 +37,7 @@ from upcycle.output.show import Show, Silent, default_show
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source
+Image = Source | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
@@ -89,18 +91,20 @@ class Classifier:
             )
             return forward(self.model, batches, self.machine)
 
-    def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
-        """What an image shows, or each of a list: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
+    def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
+        """What an image shows, or each of several: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
 
-        An image by itself costs what a batch of 32 does, as all are computed in one shape: a list is quicker. Raises
-        DecodeError for an image that cannot be read.
+        The bytes of a file and a file open for reading are images as well. A list, a tuple or an iterator (of
+        `Path.glob`, for example), which is read as far as it is needed, gives a list. An image by itself costs what a
+        batch of 32 does, as all are computed in one shape: many are quicker. Raises DecodeError for an image that
+        cannot be read.
         """
-        if not isinstance(image, list | tuple):
+        if not _are_many(image):
             return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
         found: list[Prediction] = []
         with ThreadPoolExecutor(self.machine.threads) as pool:
             for some in chunks(image, FILES_AT_ONCE):
-                files = {at: _source(one) for at, one in enumerate(some) if isinstance(one, str | Path | bytes)}
+                files = {at: _source(one) for at, one in enumerate(some) if isinstance(one, str | PathLike | bytes)}
                 read = dict(zip(files, pool.map(self.frame, files.values()), strict=True))
                 # what is open already may be one picture twice, and no picture can be read by two at once
                 frames = [read[at] if at in read else self.frame(_source(one)) for at, one in enumerate(some)]
@@ -116,8 +120,31 @@ class Classifier:
         ]
 
 
-def _source(image: Source | str) -> Source:
-    return Path(image) if isinstance(image, str) else image
+def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
+    """Whether this holds images rather than being one; an open file is an iterator too, of lines."""
+    return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
+
+
+def _source(image: Image) -> Source:
+    """What is decoded: a path, the content of an open file from its beginning, or what was given."""
+    if isinstance(image, str | PathLike):
+        return Path(image)
+    return _content(image) if hasattr(image, "read") else image  # type: ignore[arg-type]
+
+
+def _content(file: BinaryIO) -> bytes:
+    """What an open file holds; DecodeError for one that gives no bytes, or more than are decoded."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(decode.MAX_BYTES + 1)
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise DecodeError(f"an open file cannot be read ({shown(error)})") from error
+    if not isinstance(content, bytes):
+        raise DecodeError(f"an open file gives {type(content).__name__}, not bytes: open it with mode 'rb'")
+    if len(content) > decode.MAX_BYTES:
+        raise DecodeError(f"an open file holds more than {decode.MAX_BYTES // 2**30} GiB")
+    return content
 
 
 def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
@@ -193,51 +220,6 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine
         return machine
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One file's prediction, or why there is none."""
-
-    path: Path
-    prediction: Prediction | None
-    error: str | None
-
-
-def predict_files(classifier: Classifier, paths: Iterable[Path]) -> Iterator[Outcome]:
-    """An outcome for each file, in order; a file that cannot be read does not stop the others."""
-    with ThreadPoolExecutor(classifier.machine.threads) as pool:
-        for some in chunks(paths, FILES_AT_ONCE):
-            decoded = list(pool.map(lambda path: _attempt(classifier, path), some))
-            frames = [frame for frame in decoded if not isinstance(frame, str)]
-            made = iter(classifier.judge(frames) if frames else [])
-            for path, frame in zip(some, decoded, strict=True):
-                failed = isinstance(frame, str)
-                yield Outcome(path, None if failed else next(made), frame if isinstance(frame, str) else None)
-
-
-def _attempt(classifier: Classifier, path: Path) -> Frame | str:
-    try:
-        return classifier.isolated(path)
-    except DecodeError as error:
-        return str(error)
-
-
-def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and every image below the folders among them, sorted; DataError when there is none."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(images_below(path))
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"{path} does not exist")
-    if not paths:
-        raise DataError("say which images: upcycle predict RUN FILE ...")
-    if not found:
-        raise DataError(f"no images in {', '.join(str(path) for path in paths)}")
-    return found
-
-
 def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
     """Predictions of the run's own `split`, or of the images of another folder `data`.
 
@@ -251,6 +233,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
     config = read_config(classifier.run.config)
     own = [row for row in recorded if row.split == split]
     if data is None:
+        if not own and split == "test" and recorded:
+            again = f"give --split val, or labeled images of your own: upcycle evaluate {classifier.run.root} DATA"
+            raise DataError(f"{classifier.run.root} has no test set, as test_fraction was 0: {again}")
         if not own:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         begun = Path(str(read_json(classifier.run.config)["data"]))

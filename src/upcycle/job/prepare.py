@@ -275,12 +275,14 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
     )
     show.say(
         f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
-        + ", ".join(f"{count} {name}" for name, count in counts.items())
+        + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "test")
     )
     for text in unused(prepared.index.quarantined):
         show.warn(text)
     for warning in audit["warnings"]:
         show.warn(warning)
+    if not counts["test"]:
+        return
     tied = len(np.unique(components(prepared.index)[prepared.splits.test]))
     points, says = resolution(tied, LIKELY_ACCURACY, counts["test"], "test")
     show.say(says if points >= 100 else f"{says}, where they are right {100 * LIKELY_ACCURACY:.0f} % of the time")

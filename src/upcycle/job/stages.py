@@ -40,12 +40,11 @@ from upcycle.training.scores import Scores, score
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head phase's outcome: the probe, its phase, and its predictions of the held-out splits."""
+    """The head phase's outcome: the probe, its phase, and its predictions of the held-out splits by name."""
 
     phase: Phase
     probe: Probe
-    val: Predictions
-    test: Predictions
+    held_out: dict[str, Predictions]
 
 
 def run_stages(job: Job, weights: Weights | None) -> str:
@@ -134,12 +133,14 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
         f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
-    held = {name: head_logits(model, features, splits.of(name), job.machine) for name in ("val", "test")}
+    held = {
+        name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), job.machine))
+        for name in splits.held_out
+    }
     return Head(
         replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
         probe,
-        predictions(index, splits.val, held["val"]),
-        predictions(index, splits.test, held["test"]),
+        held,
     )
 
 
@@ -147,7 +148,7 @@ def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
     """The probe is all that was asked for: write it down as the run's model."""
     write_lines(job.run.history, [row.to_dict() for row in head.probe.rows])
     checkpoint.save_model(job.run.best, model, job.network)
-    write_results(job, Results(val=head.val, test=head.test))
+    write_results(job, Results(head.held_out))
     return "trained the probe alone"
 
 
@@ -310,24 +311,24 @@ def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str,
     more than one standard error of the paired difference. The test images decide nothing.
     """
     index, splits = job.prepared.index, job.prepared.splits
-    tuned = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in ("val", "test")}
+    tuned = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in splits.held_out}
     if head is None:
-        return Results(val=tuned["val"], test=tuned["test"])
-    paired = paired_log_loss(tuned["val"], head.val)
+        return Results(tuned)
+    paired = paired_log_loss(tuned["val"], head.held_out["val"])
     choice = Choice(
         chosen="finetune" if paired.mean_difference < -paired.standard_error else "probe",
         mean_difference=paired.mean_difference,
         standard_error=paired.standard_error,
     )
     job.show.say(choice.says)
-    others = {"probe_val": head.val, "probe_test": head.test}
+    others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
         if job.run.fine_tuned.exists():  # a choice that was not finished fell on the probe
             job.run.fine_tuned.replace(job.run.best)
-        return Results(val=tuned["val"], test=tuned["test"], others=others, choice=choice)
+        return Results(tuned, others=others, choice=choice)
     if not job.run.fine_tuned.exists():
         job.run.best.replace(job.run.fine_tuned)
     checkpoint.load_clone(model, pretrained)
     checkpoint.save_model(job.run.best, model, job.network)
-    others |= {"finetune_val": tuned["val"], "finetune_test": tuned["test"]}
-    return Results(val=head.val, test=head.test, others=others, choice=choice)
+    others |= {f"finetune_{name}": made for name, made in tuned.items()}
+    return Results(head.held_out, others=others, choice=choice)

@@ -6,7 +6,7 @@ Every colour comes from `PALETTE`, so that a page may give each name another col
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
+from upcycle.output.glyphs import FAMILY, fonts_for
 from upcycle.rundir import write_bytes
 
 PALETTE = {
@@ -33,7 +35,7 @@ WIDE, NARROW = 9.2, 3.9
 """Widths in inches: a page or notebook, and a phone. Figures narrower than 6 stack their panels."""
 
 STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
+    "font.family": [FAMILY],
     "font.size": 9.0,
     "text.usetex": False,
     "text.color": PALETTE["ink"],
@@ -74,11 +76,15 @@ _INSIDE = (0.008, 0.01, 0.984, 0.98)
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows by itself; `summary` says in a sentence what is to be seen."""
+    """A figure that a notebook shows by itself; `summary` says in a sentence what is to be seen.
+
+    `in_pixels` draws it again for a PNG, where that wants other words: names in letters that a font here has.
+    """
 
     def __init__(self, width: float, height: float, summary: str) -> None:
         super().__init__(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=_INSIDE))
         self.summary = summary
+        self.in_pixels: Callable[[], Drawing] | None = None
 
     def _repr_png_(self) -> bytes:
         return png(self, dpi=110)
@@ -95,7 +101,7 @@ def stroke(place: int) -> dict[str, Any]:
 
 @contextmanager
 def _rendering() -> Iterator[None]:
-    """Our style, and no warning about scripts that the PNG's font lacks (SVG viewers bring their own)."""
+    """Our style, and no warning about letters that no font here has (SVG viewers bring their own)."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -121,9 +127,28 @@ def _with_plain_ids(document: str) -> str:
 def png(figure: Figure, *, dpi: float = 160) -> bytes:
     """The figure as PNG bytes at `dpi` pixels an inch."""
     buffer = io.BytesIO()
-    with _rendering():
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    drawn = figure.in_pixels() if isinstance(figure, Drawing) and figure.in_pixels is not None else figure
+    with _rendering(), _fitting_fonts(drawn):
+        drawn.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _fitting_fonts(figure: Figure) -> Iterator[None]:
+    """Inside, its words are set in fonts that have their letters, as far as such are installed."""
+    texts: list[Any] = figure.findobj(Text)
+    before = [text.get_fontfamily() for text in texts]
+    families = fonts_for(text.get_text() for text in texts).families
+    if len(families) == 1:
+        yield
+        return
+    for text in texts:
+        text.set_fontfamily(families)
+    try:
+        yield
+    finally:
+        for text, family in zip(texts, before, strict=True):
+            text.set_fontfamily(family)
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:

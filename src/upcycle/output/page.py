@@ -124,6 +124,8 @@ def lead(
             f"{percent(accuracy['high'])}; its test F1 is {three(f1['value'])}, between {three(f1['low'])} and "
             f"{three(f1['high'])}."
         )
+    if not test and without_test(audit):
+        sentences += _untested((evaluation or {}).get("val"))
     folds = (evaluation or {}).get("folds")
     if folds:
         scores = [three(score) for score in folds["f1_macro"]]
@@ -132,6 +134,24 @@ def lead(
             f"{listed(scores, most=50)} (mean {three(folds['mean'])}, standard deviation {three(folds['deviation'])})."
         )
     return sentences
+
+
+def without_test(audit: Values | None) -> bool:
+    """Whether the images were split without a test set."""
+    test = (audit or {}).get("splits", {}).get("test")
+    return bool(test) and not any(test.values())
+
+
+def _untested(val: Values | None) -> list[str]:
+    """That there is no test set, and what the validation images say once they do."""
+    said = ["No test set: test_fraction is 0, so nothing here is measured on images that chose nothing."]
+    if val:
+        accuracy, f1 = val["accuracy"], val["f1_macro"]
+        said.append(
+            f"Of {counted(val['n'], 'validation image')}, which chose the model and so flatter it, the accuracy is "
+            f"{percent(accuracy['value'])} and the F1 {three(f1['value'])}."
+        )
+    return said
 
 
 def _trained(config: Values, model: Values, audit: Values, evaluation: Values | None, state: str) -> str:
@@ -188,14 +208,16 @@ def place(metric: Values, low: float) -> Values | None:
 def choice(evaluation: Values | None) -> Values | None:
     """Probe against fine-tuning, row by row on one scale; None where the run had no probe.
 
-    The chosen model's scores are `test`; the other's are `probe_test` or `finetune_test`.
+    The chosen model's scores are `test`; the other's are `probe_test` or `finetune_test`. Without a test set they are
+    those of the validation images.
     """
-    probe = (evaluation or {}).get("probe_test")
+    split = "test" if "test" in (evaluation or {}) else "val"
+    probe = (evaluation or {}).get(f"probe_{split}")
     made = (evaluation or {}).get("choice")
     if evaluation is None or not probe:
         return None
     chosen = (made or {}).get("chosen")
-    tuned = evaluation.get("finetune_test") or (evaluation.get("test") if chosen != "probe" else None)
+    tuned = evaluation.get(f"finetune_{split}") or (evaluation.get(split) if chosen != "probe" else None)
     models = [("Frozen probe", "probe", probe), ("Fine-tuning", "finetune", tuned)]
     scale = floor(m[key] for _, _, m in models if m for key in ("f1_macro", "accuracy"))
     rows = [
@@ -203,7 +225,7 @@ def choice(evaluation: Values | None) -> Values | None:
         for name, key, scores in models
         if scores
     ]
-    return {"rows": rows, "made": made}
+    return {"rows": rows, "made": made, "split": {"test": "Test", "val": "Validation"}[split]}
 
 
 def metric_rows(evaluation: Values) -> list[Values]:
@@ -277,7 +299,8 @@ def mistakes(predictions: Predictions) -> Cut:
 
 def split_rows(audit: Values) -> Values:
     """Images of each class in each split, with totals; of more than 50 classes the largest."""
-    names = [name for name in ("train", "val", "test") if name in audit["splits"]]
+    untested = without_test(audit)
+    names = [name for name in ("train", "val", "test") if name in audit["splits"] and not (untested and name == "test")]
     rows = []
     for label, images in sorted(
         audit["classes"].items(), key=lambda item: -item[1] * (len(audit["classes"]) > CLASSES)

@@ -144,7 +144,7 @@ def _pending(files: Files) -> list[str]:
         "No schedule has been planned yet.": not (files.plan or {}).get("phases"),
         "No epoch has finished yet, so there are no learning curves.": not files.history,
         "The test set has not been looked at yet: there are no metrics, no confusion matrix and no mistakes.": not (
-            (files.evaluation or {}).get("test")
+            (files.evaluation or {}).get("test") or page.without_test(files.audit)
         ),
         "predictions/test.csv is not there, so the mistakes cannot be shown.": files.predictions is None
         and bool((files.evaluation or {}).get("test")),

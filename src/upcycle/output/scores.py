@@ -1,7 +1,8 @@
 """The figures of an evaluation: confusion matrix and scores by class."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from upcycle.output import labels
 from upcycle.output.drawing import PALETTE, STYLE, WIDE, Drawing
+from upcycle.output.glyphs import drawable
 from upcycle.output.names import occurring, short
 
 MOST_CLASSES = 50
+NAMES_ELSEWHERE = "names: see report.html"
+"""Beside numbered classes: the page's text is shown in the fonts of whoever reads it."""
 
 Row = dict[str, Any]
 Counts = NDArray[np.int64]
@@ -32,19 +36,36 @@ def confusion_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     `evaluation` is one split's part of evaluation.json; `width` in inches is filled at most, and
     exceeded only where the cells would be too small to see. Up to 12 classes each cell has its count
     and, where there is room, its share of the row; up to 25 its count. Beyond 50 classes the 50 that take part in most
-    mistakes are shown.
+    mistakes are shown. As a PNG, classes whose names no font here can draw are numbered.
     """
+    figure = _confusion(evaluation, width, evaluation["classes"])
+    figure.in_pixels = _with_drawable_names(evaluation, partial(_confusion, evaluation, width))
+    return figure
+
+
+def _with_drawable_names(evaluation: Row, draw: Callable[..., Drawing]) -> Callable[[], Drawing]:
+    """What draws a figure with names that the fonts here can draw, and a note where those are others."""
+
+    @mpl.rc_context(STYLE)
+    def drawn() -> Drawing:
+        names = drawable(evaluation["classes"])
+        return draw(names, note="" if names == list(evaluation["classes"]) else NAMES_ELSEWHERE)
+
+    return drawn
+
+
+def _confusion(evaluation: Row, width: float, classes: Sequence[str], note: str = "") -> Drawing:
     counts = np.asarray(evaluation["confusion"], dtype=np.int64)
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = _most_mistaken(counts)
     kept = counts[np.ix_(shown, shown)]
     shares = kept / totals[shown]
-    names = [short(evaluation["classes"][index], 18) for index in shown]
+    names = [short(classes[index], 18) for index in shown]
     cell = _cell_inches(names, width)
     figure, axes = _square_figure(names, cell, _confusion_summary(counts))
     _draw_cells(axes, kept, shares)
     _write_cells(axes, kept, shares, cell)
-    _name_classes(axes, names, left_out=len(counts) - len(shown))
+    _name_classes(axes, names, left_out=len(counts) - len(shown), note=note)
     return figure
 
 
@@ -133,7 +154,7 @@ def _fitting(text: str, size: float, inches: float) -> float:
     return size * min(1.0, 0.94 * inches / labels.width(text, size))
 
 
-def _name_classes(axes: Axes, names: Sequence[str], *, left_out: int) -> None:
+def _name_classes(axes: Axes, names: Sequence[str], *, left_out: int, note: str) -> None:
     """Name rows and columns, each name taken as it is: a dollar sign starts no formula."""
     axes.set_yticks(range(len(names)), names, fontsize=_letters(len(names)))
     axes.set_xticks(range(len(names)), names, fontsize=_letters(len(names)))
@@ -146,9 +167,9 @@ def _name_classes(axes: Axes, names: Sequence[str], *, left_out: int) -> None:
         spine.set_visible(False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    if left_out:
-        title = f"The {len(names)} classes with most mistakes; {left_out:,} more are left out."
-        axes.set_title(title, fontsize=9)
+    title = f"The {len(names)} classes with most mistakes; {left_out:,} more are left out." if left_out else ""
+    if title or note:
+        axes.set_title("\n".join(filter(None, (title, note))), fontsize=9)
 
 
 # ------------------------------------------------------------------------------ scores by class
@@ -159,10 +180,18 @@ def metrics_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     """F1 of every class that occurs and their macro average as dots with 95 % intervals, best first.
 
     `evaluation` is one split's part of evaluation.json; `width` in inches. Beyond 50 classes the 50
-    lowest are shown.
+    lowest are shown. As a PNG, classes whose names no font here can draw are numbered.
     """
-    there = occurring(evaluation)
-    classes = [(short(name), values["f1"]) for name, values in evaluation["per_class"].items() if name in there]
+    figure = _metrics(evaluation, width, evaluation["classes"])
+    figure.in_pixels = _with_drawable_names(evaluation, partial(_metrics, evaluation, width))
+    return figure
+
+
+def _metrics(evaluation: Row, width: float, names: Sequence[str], note: str = "") -> Drawing:
+    there, written = occurring(evaluation), dict(zip(evaluation["classes"], names, strict=True))
+    classes = [
+        (short(written[name]), values["f1"]) for name, values in evaluation["per_class"].items() if name in there
+    ]
     classes.sort(key=lambda item: item[1]["value"] or 0.0)
     rows = [*classes[:MOST_CLASSES], ("macro average", evaluation["f1_macro"])]
     (lowest, low), (_, mean) = rows[0], rows[-1]
@@ -172,7 +201,7 @@ def metrics_figure(evaluation: Row, *, width: float = WIDE) -> Drawing:
     for height, (_, score) in enumerate(rows):
         _draw_score(axes, height, score, average=height == len(rows) - 1, words=width >= 6)
     left_out = f"; the {MOST_CLASSES} lowest of {len(classes):,} classes" if len(classes) > MOST_CLASSES else ""
-    axes.set_xlabel(f"F1, with its 95 % interval{left_out}")
+    axes.set_xlabel("\n".join(filter(None, (f"F1, with its 95 % interval{left_out}", note))))
     _frame_scores(axes, rows)
     return figure
 

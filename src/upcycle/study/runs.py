@@ -166,6 +166,8 @@ def read_run(path: Path) -> Run:
     if status["state"] != "finished":
         again = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
         raise RunError(f"{path} is {status['state']}, not finished: {again}")
+    if run.evaluation.exists() and "test" not in _values(run.evaluation):
+        raise RunError(f"{path} has no test set, and runs are compared by their test: train it with a test_fraction")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared; train it again")

@@ -1,5 +1,7 @@
 """The training loss: binary cross-entropy for two classes, softmax cross-entropy for more."""
 
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from upcycle.config import parse_class_weights
+from upcycle.data.listing import shown
 from upcycle.errors import ConfigError
 
 
@@ -58,7 +61,7 @@ def class_weights(text: str, labels: npt.NDArray[np.int32], classes: tuple[str, 
     """The weight of each class, scaled so that the mean over the training images is 1.
 
     "balanced": inversely proportional to the class's number of training images (King and Zeng 2001,
-    as scikit-learn). ConfigError when a list has not one weight a class.
+    as scikit-learn). ConfigError when a list has not one weight a class, or names are not those of the classes.
     """
     choice = parse_class_weights(text)
     if choice == "none":
@@ -66,6 +69,9 @@ def class_weights(text: str, labels: npt.NDArray[np.int32], classes: tuple[str, 
     counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
     if choice == "balanced":
         weights = 1.0 / np.maximum(counts, 1)
+    elif isinstance(choice, dict):
+        _check_names(choice, classes)
+        weights = np.asarray([choice[name] for name in classes], dtype=np.float64)
     else:
         if len(choice) != len(classes):
             named = ", ".join(classes)
@@ -73,6 +79,25 @@ def class_weights(text: str, labels: npt.NDArray[np.int32], classes: tuple[str, 
         weights = np.asarray(choice, dtype=np.float64)
     scaled: npt.NDArray[np.float64] = weights * counts.sum() / (weights * counts).sum()
     return scaled
+
+
+def _check_names(weights: Mapping[str, float], classes: tuple[str, ...]) -> None:
+    """ConfigError that lists the classes without a weight and the weights without a class."""
+    missing = [name for name in classes if name not in weights]
+    unknown = [name for name in weights if name not in classes]
+    said = [f"no weight for {_names(missing)}"] if missing else []
+    if unknown:
+        near = [difflib.get_close_matches(name, missing or classes, n=1) for name in unknown]
+        hint = next((f" (did you mean {shown(found[0])!r}?)" for found in near if found), "")
+        said.append(f"no class is called {_names(unknown)}{hint}")
+    if said:
+        raise ConfigError(f"class_weights: {'; '.join(said)}. Name each of the classes {_names(classes)}")
+
+
+def _names(names: Sequence[str]) -> str:
+    """Up to 20 names, and how many more there are."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(repr(shown(name)) for name in names[:20]) + more
 
 
 def objective(
