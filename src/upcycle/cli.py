@@ -13,7 +13,16 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from upcycle import __version__
-from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, StorageError, Terminated, UpcycleError
+from upcycle.errors import (
+    HUNG_UP,
+    INTERRUPTED,
+    TERMINATED,
+    ConfigError,
+    HungUp,
+    StorageError,
+    Terminated,
+    UpcycleError,
+)
 
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """By these OpenMP leaves the thread that loads it, and whatever that starts, one core."""
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Terminated:
         return _fail("terminated; what was finished is kept", TERMINATED)
+    except HungUp:
+        return _fail("the terminal was closed; what was finished is kept", HUNG_UP)
     except KeyboardInterrupt:
         return _fail("interrupted; what was finished is kept", INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` for example, has had enough

@@ -3,8 +3,11 @@
 import contextlib
 import csv
 import hashlib
+import io
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -774,3 +777,44 @@ def test_one_bar_counts_the_updates_of_all_epochs(photos: Path, tiny_weights: Pa
     updates = run.history.rows[-1].step
     made = [(done, total) for what, done, total in told if what == run.history.rows[-1].phase]
     assert [(at, updates) for at in range(1, updates + 1)] == made
+
+
+@pytest.fixture
+def nobody_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output and error whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        yield
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("nobody_reads")
+def test_a_run_that_nobody_reads_is_finished_and_evaluated(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    words = ["--weights", str(tiny_weights), "--arch", TINY, "--image-size", "32", "--epochs", "1", "--device", "cpu"]
+    assert 0 == main(["train", str(photos), "--out", str(tmp_path / "run"), *words])
+    assert "finished" == RunDir(tmp_path / "run").status()["state"]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert 0 == main(["evaluate", str(tmp_path / "run")])
+    assert 0 == main(["scan", str(photos), "--out", str(tmp_path / "scan")])
+    assert (tmp_path / "scan" / "scan.html").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("through", [True, False], ids=["unbuffered", "buffered"])
+def test_a_run_whose_words_cannot_be_written_is_finished_and_says_so_at_its_end(
+    through: bool,
+    trained: upcycle.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=through))
+        code = main(["train", "--out", str(trained.path), "--resume"])
+    assert (7, "upcycle: standard output cannot be written: No space left on device\n") == (
+        code,
+        capsys.readouterr().err,
+    )
