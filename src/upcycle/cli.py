@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from upcycle import __version__
 from upcycle.errors import (
@@ -118,6 +118,9 @@ def _one_line(error: CycloptsError) -> str:
         from upcycle.config import explain
 
         return explain(cause)  # type: ignore[arg-type]
+    if isinstance(error, UnusedCliTokensError) and error.command_chain and error.command_chain[0] in ("train", "scan"):
+        more = (error.unused_tokens or [""])[0]
+        return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"
     text = " ".join(str(error).split())
     unknown = re.search(r"Unknown option: --([\w-]+)", text)
     if unknown and error.command_chain and error.command_chain[0] in ("train", "plan"):

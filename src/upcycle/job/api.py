@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.config import Config, canonical, expanded, read_toml
+from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
-from upcycle.job.begin import begin
+from upcycle.job.begin import Start, begin, removed_unless_begun
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
 from upcycle.job.train import run_training
@@ -42,6 +42,9 @@ class Run:
     """A run directory, read when it is asked."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
     def directory(self) -> RunDir:
@@ -92,7 +95,13 @@ def train(
     """
     show = show or default_show()
     given = _with_file(options, config)
-    start = begin(_path(data), given, out=_path(out), resume=resume)
+    start = begin(path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume)
+    with removed_unless_begun(start.run.root, reserved=out is None):
+        return _train(start, given, show)
+
+
+def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
+    """Begin the run or go on with it."""
     if start.anew:
         for line in without_effect(given, start.config):
             show.warn(line)
@@ -117,13 +126,10 @@ def train(
     return Run(start.run.root)
 
 
-def _path(given: Path | str | None) -> Path | None:
-    return expanded(given) if given else None
-
-
 def _with_file(options: dict[str, Any], config: Path | str | None) -> dict[str, Any]:
     """The options of a TOML file, and those that are given over them."""
-    return {**read_toml(expanded(config)), **canonical(options)} if config else options
+    file = path_or_none(config, "one TOML file")
+    return {**read_toml(file), **canonical(options)} if file else options
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ class Comparison:
     """The folder of a comparison, read when it is asked."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
     def values(self) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def compare(
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     options = _with_file(options, config)
-    given, folder = [expanded(path) for path in paths], _path(out)
+    given, folder = [expanded(path, f"{IMAGES}, or runs one by one") for path in paths], path_or_none(out, "one folder")
     show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
     if len(given) > 1 or any(RunDir(path).is_run() for path in given):
         others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
@@ -181,5 +190,6 @@ def compare(
         return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
     data = given[0] if given else None
     grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
-    run_grid(grid, show=show)
+    with removed_unless_begun(grid.out, reserved=folder is None):
+        run_grid(grid, show=show)
     return Comparison(grid.out)
