@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.data.made import made
 from tests.output.pages import Page
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
-from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, WeightsError
+from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.output.show import Silent
@@ -333,6 +334,28 @@ def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
     assert run.history.to_dicts() == trained.history.to_dicts()
     for name in ("val", "test", "probe_test"):
         assert run.directory.predictions(name).read_bytes() == trained.directory.predictions(name).read_bytes()
+
+
+def test_without_a_folder_to_keep_decoded_images_in_a_temporary_one_is_told_and_taken(
+    trained: upcycle.Run, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path / "home" / "cache"))
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "warn", lambda self, text: told.append(text))
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), epochs=3, **FAST)
+    (spare,) = (tmp_path / "temporary").iterdir()
+    expected = (
+        f"cannot write {tmp_path}/home/cache: Not a directory. Going on with {spare}: give --cache FOLDER, "
+        "or set UPCYCLE_CACHE"
+    )
+    assert [expected] == [text for text in told if "cache" in text]
+    assert {"images", "features"} == {path.name for path in spare.iterdir()}
+    assert run.history.to_dicts() == trained.history.to_dicts()
+    with pytest.raises(StorageError, match="cannot write"):  # a folder that was asked for
+        upcycle.train(photos, out=tmp_path / "other", weights="none", cache=str(tmp_path / "home" / "cache"), **FAST)
 
 
 def test_a_cross_validation_goes_on_with_the_same_images_alone(tiny_weights: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.data.units import components
 from upcycle.device import Machine, detect
-from upcycle.errors import DataError, NoRoomError, RunError
+from upcycle.errors import DataError, NoRoomError, RunError, StorageError
 from upcycle.evaluation.metrics import resolution
 from upcycle.job.status import Work
 from upcycle.model import zoo
@@ -125,21 +127,20 @@ def decode(
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
-    Where there is no room for them they are decoded each time they are needed.
+    Where the default folder cannot be written they are kept in a temporary one. Where there is no room for them they
+    are decoded each time they are needed.
     """
     frames: Cache | Stream
     side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
     with show.progress("decoding") as progress:
         try:
-            frames, failures = images.build(
-                index,
-                side=side,
-                interpolation=interpolation,
-                root=cache_root(config) / "images",
-                threads=threads,
-                progress=progress,
+            build = partial(
+                images.build, index, side=side, interpolation=interpolation, threads=threads, progress=progress
             )
-        except NoRoomError as error:
+            frames, failures = _kept(build, config, show)
+        except StorageError as error:
+            if config.cache and not isinstance(error, NoRoomError):  # a folder that was asked for
+                raise
             show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
             frames, failures = open_stream(
                 index, side=side, interpolation=interpolation, threads=threads, progress=progress
@@ -154,6 +155,24 @@ def decode(
             f"stay out of new runs too as long as {frames.path} is there; what was begun without them needs it"
         )
     return index.without(failures), frames.without(failures)
+
+
+def _kept(
+    build: Callable[..., tuple[Cache, dict[int, str]]], config: Config, show: Show
+) -> tuple[Cache, dict[int, str]]:
+    """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
+    root = cache_root(config)
+    try:
+        return build(root=root / "images")
+    except NoRoomError:
+        raise
+    except StorageError as error:
+        if config.cache:
+            raise
+        spare = images.spare_root()
+        why = getattr(error.__cause__, "strerror", None) or error
+        show.warn(f"cannot write {root}: {why}. Going on with {spare}: give --cache FOLDER, or set UPCYCLE_CACHE")
+        return build(root=spare / "images")
 
 
 def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:

@@ -13,7 +13,7 @@ from upcycle import __version__
 from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
 from upcycle.data import alike, quarantine, suggested
 from upcycle.data.audit import audit
-from upcycle.data.cache import default_root
+from upcycle.data.cache import default_root, written_in
 from upcycle.data.checks import check
 from upcycle.data.facts import inspect
 from upcycle.data.findings import Audited, Finding
@@ -157,7 +157,7 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     """Every image, decoded once or remembered, without those that --quarantine sets aside, and what of it is there."""
     config = asked.config
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
-    folder = (Path(config.cache) if config.cache else default_root()) / "facts"
+    folder = written_in(Path(config.cache) if config.cache else default_root(), "facts")
     threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
         index, facts = inspect(
