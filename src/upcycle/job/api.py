@@ -18,6 +18,7 @@ from upcycle.history import History
 from upcycle.job.begin import Start, begin, removed_unless_begun
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Prediction, Source, load
+from upcycle.job.moved import find_moved, record_place
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
@@ -105,7 +106,12 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
     if start.anew:
         for line in without_effect(given, start.config):
             show.warn(line)
+    index = find_moved(start, show) if start.moved else None
     if start.finished:
+        if start.moved:
+            with locked(start.run.root):
+                for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
+                    record_place(run, start.data)
         show.say(f"{start.run.root} is finished already: nothing to do")
         from upcycle.output.report import write_report
 
@@ -115,7 +121,7 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
                 write_report(start.run)
         return Run(start.run.root)
     try:
-        (cross_validate if start.config.folds else run_training)(start, show)
+        (cross_validate if start.config.folds else run_training)(start, show, index=index)
     except KeyboardInterrupt:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.anew):

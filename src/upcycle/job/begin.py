@@ -26,7 +26,7 @@ class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
     `extended`: the run is there and gets epochs it was not begun with; `anew`: there is none, or none
-    that holds anything to lose.
+    that holds anything to lose; `moved`: DATA is another place than the run has recorded.
     """
 
     data: Path
@@ -36,6 +36,7 @@ class Start:
     finished: bool = False
     extended: bool = False
     anew: bool = False
+    moved: bool = False
 
 
 def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
@@ -150,7 +151,8 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
     check(run)
     config = read_json(run.config)
     begun = Path(str(read_plain(run.config).get("data", "")))
-    if data is not None and data.resolve() != begun:
+    moved = data is not None and data.resolve() != begun
+    if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
     recorded = config.to_dict()
     now = resolve({**recorded, **given}).to_dict()
@@ -169,7 +171,14 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
     config = resolve({**recorded, **{name: now[name] for name in changed}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
     finished = run.status()["state"] == "finished" and more <= 0
-    return Start(begun, config, run, said, finished=finished, extended=more > 0)
+    place = data.resolve() if data is not None else begun
+    return Start(place, config, run, said, finished=finished, extended=more > 0, moved=moved)
+
+
+def _can_be_told_by_content(run: RunDir, data: Path) -> bool:
+    """Whether images at another place may be the run's: it has written down which it has, and does not lie there."""
+    known = run.splits.exists() or any(run.root.glob("fold-*/splits.csv"))
+    return known and not run.root.resolve().is_relative_to(data.resolve())
 
 
 def _check_extendable(run: RunDir, config: Config) -> None:

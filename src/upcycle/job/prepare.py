@@ -1,11 +1,12 @@
 """From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
 
 import json
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from upcycle.data.findings import Audited
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.split_file import changes, read_splits, write_splits
+from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.data.units import components
@@ -211,17 +212,33 @@ def same_weights(run: RunDir, config: Config, digest: str) -> None:
         raise RunError(f"{run.root} was begun with other weights than {config.weights} holds: give another --out")
 
 
+def _below_root(rows: Sequence[Recorded]) -> list[Recorded]:
+    """The rows without what all paths begin with, where a manifest has only absolute ones: that may have moved."""
+    paths = [PurePosixPath(row.path) for row in rows]
+    if not paths or not all(path.is_absolute() for path in paths):
+        return list(rows)
+    root = os.path.commonpath([path.parent for path in paths])
+    return [row._replace(path=path.relative_to(root).as_posix()) for row, path in zip(rows, paths, strict=True)]
+
+
+def differences(run: RunDir, index: Index, splits: Splits) -> str:
+    """What is other in the images or their split than a run has recorded, in a few words; "" for nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "splits.csv"
+        write_splits(file, index, splits)
+        if file.read_bytes() == run.splits.read_bytes():
+            return ""
+        before, now = read_splits(run.splits), read_splits(file)
+    if _below_root(before) == _below_root(now):
+        return ""
+    return changes(before, now) or "their order"
+
+
 def same_data(run: RunDir, index: Index, splits: Splits) -> None:
     """RunError when a run would go on with other images or another split than it has recorded, where it has."""
-    if not run.splits.exists():
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        now = Path(folder) / "splits.csv"
-        write_splits(now, index, splits)
-        if now.read_bytes() == run.splits.read_bytes():
-            return
-        told = changes(read_splits(run.splits), read_splits(now)) or "their order"
-    raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
+    told = differences(run, index, splits) if run.splits.exists() else ""
+    if told:
+        raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
 
 
 def _flat(model: dict[str, Any]) -> dict[str, Any]:
