@@ -139,6 +139,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["train", "photos", "--epochs", "none"], 2, "epochs = 'none': input should be a valid integer"),
         (["train", "photos", "--lr", "nan"], 2, "lr = "),
         (["train", "photos", "--recipe", "fast"], 2, "recipe"),
+        (["train", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest; quote a path"),
+        (["scan", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest; quote a path"),
         (["train"], 2, "say which images to train on"),
         (["train", "--resume"], 2, "--resume needs --out RUN"),
         (["train", "/nowhere/photos", "--weights", "none"], 3, "/nowhere/photos"),

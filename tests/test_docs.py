@@ -8,7 +8,7 @@ import pytest
 from upcycle import errors
 from upcycle.cli import app
 from upcycle.config import Config
-from upcycle.errors import INTERRUPTED, TERMINATED, UpcycleError
+from upcycle.errors import HUNG_UP, INTERRUPTED, TERMINATED, UpcycleError
 from upcycle.recipes import RECIPES, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def test_no_option_is_documented_that_does_not_exist() -> None:
 
 def test_every_exit_code_is_in_the_guide() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpcycleError)]
-    codes = {0, INTERRUPTED, TERMINATED, *(kind.exit_code for kind in kinds)}
+    codes = {0, HUNG_UP, INTERRUPTED, TERMINATED, *(kind.exit_code for kind in kinds)}
     section = GUIDE.read_text(encoding="utf-8").split("\n## Exit codes\n")[1].split("\n## ")[0]
     assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
 

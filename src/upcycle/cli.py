@@ -10,10 +10,19 @@ import re
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from upcycle import __version__
-from upcycle.errors import INTERRUPTED, TERMINATED, ConfigError, StorageError, Terminated, UpcycleError
+from upcycle.errors import (
+    HUNG_UP,
+    INTERRUPTED,
+    TERMINATED,
+    ConfigError,
+    HungUp,
+    StorageError,
+    Terminated,
+    UpcycleError,
+)
 
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """By these OpenMP leaves the thread that loads it, and whatever that starts, one core."""
@@ -51,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Terminated:
         return _fail("terminated; what was finished is kept", TERMINATED)
+    except HungUp:
+        return _fail("the terminal was closed; what was finished is kept", HUNG_UP)
     except KeyboardInterrupt:
         return _fail("interrupted; what was finished is kept", INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` for example, has had enough
@@ -107,6 +118,9 @@ def _one_line(error: CycloptsError) -> str:
         from upcycle.config import explain
 
         return explain(cause)  # type: ignore[arg-type]
+    if isinstance(error, UnusedCliTokensError) and error.command_chain and error.command_chain[0] in ("train", "scan"):
+        more = (error.unused_tokens or [""])[0]
+        return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"
     text = " ".join(str(error).split())
     unknown = re.search(r"Unknown option: --([\w-]+)", text)
     if unknown and error.command_chain and error.command_chain[0] in ("train", "plan"):

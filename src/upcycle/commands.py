@@ -1,19 +1,22 @@
 """What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
 
+import contextlib
 import difflib
 import gc
 import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import BaseModel, create_model
 
 from upcycle.config import Config, read_toml
-from upcycle.errors import ConfigError, DataError
+from upcycle.errors import ConfigError, DataError, StorageError
+
+if TYPE_CHECKING:
+    from upcycle.output.show import Terminal
 
 Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
@@ -82,6 +85,20 @@ def _given(options: BaseModel, config: Path | None) -> dict[str, Any]:
     return {**(read_toml(config) if config else {}), **said}
 
 
+@contextlib.contextmanager
+def _telling() -> Iterator["Terminal"]:
+    """Where a job tells what it does; StorageError once it is done, where some of that could not be written.
+
+    A reader that has gone, `head` for example, is no failure, nor the job's end.
+    """
+    from upcycle.output.show import Terminal
+
+    show = Terminal()
+    yield show
+    if show.lost is not None:
+        raise StorageError(f"standard output cannot be written: {show.lost.strerror}")
+
+
 def scan(
     data: Path,
     /,
@@ -106,7 +123,8 @@ def scan(
     """
     from upcycle.job.scan import scan as run_scan
 
-    run_scan(data, out=out, html=html, label_errors=label_errors, **_given(options, None))
+    with _telling() as show:
+        run_scan(data, out=out, html=html, label_errors=label_errors, show=show, **_given(options, None))
 
 
 def train(
@@ -135,7 +153,8 @@ def train(
     from upcycle.job.api import train as run_train
 
     gc.enable()
-    run_train(data, out=out, resume=resume, **_given(options, config))
+    with _telling() as show:
+        run_train(data, out=out, resume=resume, show=show, **_given(options, config))
 
 
 def compare(
@@ -169,15 +188,17 @@ def compare(
     """
     from upcycle.job.api import compare as run_compare
 
-    run_compare(
-        *paths,
-        rungs=[name.strip() for name in rungs.split(",") if name.strip()] if rungs is not None else None,
-        seeds=seeds,
-        smallest_difference=smallest_difference,
-        out=out,
-        resume=resume,
-        **_given(options, config),
-    )
+    with _telling() as show:
+        run_compare(
+            *paths,
+            rungs=[name.strip() for name in rungs.split(",") if name.strip()] if rungs is not None else None,
+            seeds=seeds,
+            smallest_difference=smallest_difference,
+            out=out,
+            resume=resume,
+            show=show,
+            **_given(options, config),
+        )
 
 
 def plan(
@@ -238,14 +259,13 @@ def evaluate(
     from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
     from upcycle.job.inference import evaluate_run, load
-    from upcycle.output.show import Terminal
     from upcycle.output.terminal import table
     from upcycle.rundir import RunDir
 
-    show = Terminal()
-    predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
-    seed = read_json(RunDir(run).config).seed
-    show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
+    with _telling() as show:
+        predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
+        seed = read_json(RunDir(run).config).seed
+        show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
 
 
 def predict(
@@ -274,12 +294,10 @@ def predict(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    from rich.console import Console
-
     from upcycle.data.listing import shown
     from upcycle.job.files import Outcome, asked, files_of, predict_files
     from upcycle.job.inference import load
-    from upcycle.output.show import Terminal
+    from upcycle.output.show import Standard, Terminal, console_of
 
     def line(outcome: Outcome) -> str:
         made, path = outcome.prediction, str(outcome.path)
@@ -296,12 +314,15 @@ def predict(
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
     files = files_of(asked(paths, listed))
-    aside = Terminal(Console(stderr=True, soft_wrap=True, highlight=False))  # standard output is the predictions'
+    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     count = failed = 0
     for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
         count += 1
         failed += outcome.prediction is None
-        print(line(outcome), file=sys.stderr if outcome.prediction is None and not json_lines else sys.stdout)
+        if outcome.prediction is None and not json_lines:
+            errors.write(f"{line(outcome)}\n")
+        else:
+            print(line(outcome))
     if not count:
         named = [*paths, *([listed] if listed is not None else [])]
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
@@ -345,7 +366,8 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
     """
     from upcycle.job.demo import run_demo
 
-    run_demo(data, out=out, seed=seed)
+    with _telling() as show:
+        run_demo(data, out=out, seed=seed, show=show)
 
 
 def doctor() -> None:

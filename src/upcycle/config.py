@@ -29,6 +29,8 @@ ALIASES = {
 """Names that other tools' users know, where the meaning is the same."""
 
 
+IMAGES = "one folder or a manifest"
+"""What DATA is."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""
 
@@ -337,12 +339,19 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def expanded(path: Path | str) -> Path:
-    """`path` with ~ as the home it means; ConfigError where that is nobody's."""
+def expanded(path: Path | str, wanted: str = "one folder or file") -> Path:
+    """`path` with ~ as the home it means; ConfigError, saying what is `wanted`, where that is nobody's or no path."""
     try:
         return Path(path).expanduser()
+    except TypeError:
+        raise ConfigError(f"a value of type {type(path).__name__} is no path: give {wanted}") from None
     except RuntimeError as error:
         raise ConfigError(f"{str(path)!r}: {error}") from None
+
+
+def path_or_none(given: Path | str | None, wanted: str) -> Path | None:
+    """The same, where nothing and an empty word mean none."""
+    return None if given is None or (isinstance(given, str) and not given) else expanded(given, wanted)
 
 
 def build(values: Mapping[str, Any], where: str = "") -> Config:
@@ -361,7 +370,8 @@ def explain(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if not name:
         return message
-    return f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}"
+    given = " ".join(repr(first["input"]).split())
+    return f"{name} = {given if len(given) <= 100 else f'{given[:97]}...'}: {message[:1].lower()}{message[1:]}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

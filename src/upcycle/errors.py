@@ -10,8 +10,8 @@
     └── StorageError       7   a file may not be written
         └── NoRoomError    7   the disk is full
 
-Ctrl-C ends a command with 130 and SIGTERM with 143, as shells expect. A message is one line: what is wrong, where,
-and what to do about it.
+Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells expect. A message is one line: what is
+wrong, where, and what to do about it.
 """
 
 
@@ -65,9 +65,14 @@ class NoRoomError(StorageError):
     """A file could not be written because there is no room for it."""
 
 
+HUNG_UP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a job as Ctrl-C does, with an exit code of its own."""
+
+
+class HungUp(KeyboardInterrupt):
+    """SIGHUP, as when the terminal is closed: ends a job as Ctrl-C does, with an exit code of its own."""

@@ -1,11 +1,14 @@
 import io
 import os
 import shutil
+import stat
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -239,4 +242,49 @@ def test_the_shared_folder_is_named_by_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path))
     assert cache.default_root() == tmp_path
     monkeypatch.delenv("UPCYCLE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache.default_root() == tmp_path / "caches" / "upcycle"
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # to be ignored, as its specification says
     assert cache.default_root() == Path.home() / ".cache" / "upcycle"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's temporary folder."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def test_a_user_without_a_home_has_a_folder_of_their_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UPCYCLE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    root = cache.default_root()
+    assert temporary == root.parent
+    assert root == cache.spare_root()
+    assert 0o700 == stat.S_IMODE(root.stat().st_mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="everything temporary is the user's own here")
+@pytest.mark.parametrize("how", ["a link", "open to all", "a file"])
+def test_a_spare_folder_that_may_be_somebody_elses_is_not_used(how: str, temporary: Path, tmp_path: Path) -> None:
+    root = cache.spare_root()
+    root.rmdir()
+    (tmp_path / "theirs").mkdir()
+    if how == "a link":
+        root.symlink_to(tmp_path / "theirs")
+    elif how == "a file":
+        root.touch()
+    else:
+        root.mkdir()
+        root.chmod(0o777)
+    with pytest.raises(StorageError, match=str(root)):
+        cache.spare_root()
+
+
+def test_what_cannot_be_kept_where_it_should_be_is_kept_in_the_spare_folder(temporary: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert temporary / cache.spare_root().name / "facts" == cache.written_in(tmp_path / "file" / "cache", "facts")
+    assert tmp_path / "cache" / "facts" == cache.written_in(tmp_path / "cache", "facts")
+    assert [] == list((tmp_path / "cache" / "facts").iterdir())

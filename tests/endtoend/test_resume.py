@@ -83,7 +83,9 @@ def at_update(number: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -
     patch.setattr(loop, "train_step", step)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=["TERM", "INT", "HUP"]
+)
 def test_a_signal_ends_a_run_after_its_update_with_a_code_and_the_command_that_goes_on(
     number: signal.Signals,
     code: int,

@@ -3,8 +3,12 @@
 import contextlib
 import csv
 import hashlib
+import io
 import json
+import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +27,7 @@ from tests.data.made import made
 from tests.output.pages import Page
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
-from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, WeightsError
+from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.output.show import Silent
@@ -330,6 +334,28 @@ def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
     assert run.history.to_dicts() == trained.history.to_dicts()
     for name in ("val", "test", "probe_test"):
         assert run.directory.predictions(name).read_bytes() == trained.directory.predictions(name).read_bytes()
+
+
+def test_without_a_folder_to_keep_decoded_images_in_a_temporary_one_is_told_and_taken(
+    trained: upcycle.Run, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path / "home" / "cache"))
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "warn", lambda self, text: told.append(text))
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), epochs=3, **FAST)
+    (spare,) = (tmp_path / "temporary").iterdir()
+    expected = (
+        f"cannot write {tmp_path}/home/cache: Not a directory. Going on with {spare}: give --cache FOLDER, "
+        "or set UPCYCLE_CACHE"
+    )
+    assert [expected] == [text for text in told if "cache" in text]
+    assert {"images", "features"} == {path.name for path in spare.iterdir()}
+    assert run.history.to_dicts() == trained.history.to_dicts()
+    with pytest.raises(StorageError, match="cannot write"):  # a folder that was asked for
+        upcycle.train(photos, out=tmp_path / "other", weights="none", cache=str(tmp_path / "home" / "cache"), **FAST)
 
 
 def test_a_cross_validation_goes_on_with_the_same_images_alone(tiny_weights: Path, tmp_path: Path) -> None:
@@ -764,3 +790,44 @@ def test_one_bar_counts_the_updates_of_all_epochs(photos: Path, tiny_weights: Pa
     updates = run.history.rows[-1].step
     made = [(done, total) for what, done, total in told if what == run.history.rows[-1].phase]
     assert [(at, updates) for at in range(1, updates + 1)] == made
+
+
+@pytest.fixture
+def nobody_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output and error whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        yield
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("nobody_reads")
+def test_a_run_that_nobody_reads_is_finished_and_evaluated(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    words = ["--weights", str(tiny_weights), "--arch", TINY, "--image-size", "32", "--epochs", "1", "--device", "cpu"]
+    assert 0 == main(["train", str(photos), "--out", str(tmp_path / "run"), *words])
+    assert "finished" == RunDir(tmp_path / "run").status()["state"]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert 0 == main(["evaluate", str(tmp_path / "run")])
+    assert 0 == main(["scan", str(photos), "--out", str(tmp_path / "scan")])
+    assert (tmp_path / "scan" / "scan.html").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("through", [True, False], ids=["unbuffered", "buffered"])
+def test_a_run_whose_words_cannot_be_written_is_finished_and_says_so_at_its_end(
+    through: bool,
+    trained: upcycle.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=through))
+        code = main(["train", "--out", str(trained.path), "--resume"])
+    assert (7, "upcycle: standard output cannot be written: No space left on device\n") == (
+        code,
+        capsys.readouterr().err,
+    )

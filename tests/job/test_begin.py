@@ -1,12 +1,15 @@
 """What a call of train means before anything is done."""
 
 import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upcycle.cli import app
+from upcycle.cli import app, main
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
 from upcycle.job.begin import begin
@@ -52,6 +55,49 @@ def test_without_out_runs_are_numbered(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "runs" / "photos-classic-1").mkdir(parents=True)
     start = begin(Path("photos"), {"recipe": "classic"}, out=None, resume=False)
     assert Path("runs/photos-classic-2") == start.run.root
+
+
+def test_runs_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: begin(Path("photos"), {}, out=None, resume=False).run.root, range(16)))
+    assert {Path(f"runs/photos-default-{number}") for number in range(1, 17)} == set(made)
+    assert all(path.is_dir() for path in made)
+
+
+def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from upcycle.job.begin import reserve; print(reserve('photos-scan'))"]
+    started = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate()[0].strip() for process in started}
+    assert {"runs/photos-scan-1", "runs/photos-scan-2", "runs/photos-scan-3"} == said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "photos", "--weights", "none"],
+        ["scan", "photos"],
+        ["compare", "photos", "--rungs", "simple-cnn"],
+        ["demo", "--seed", "-1"],
+        ["train", "photos", "--weights", "none", "--head-epochs", "3"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_refused_before_it_began_leaves_no_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert 0 < main(words) < 8
+    assert [tmp_path / "photos"] == list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_made_is_told_by_who_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    assert Path("runs/photos-default-1") == begin(Path("photos"), {}, out=None, resume=False).run.root
 
 
 def test_a_run_inside_its_own_images_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a job works."""
+"""Ctrl-C, SIGTERM and SIGHUP while a job works."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from upcycle.errors import Terminated
+from upcycle.errors import HungUp, Terminated
 from upcycle.job.stopping import SIGNALS, stopping
 
 
@@ -22,6 +22,20 @@ def test_sigterm_stops_at_once_where_nothing_is_half_done() -> None:
     with pytest.raises(Terminated), stopping():
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("went on")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_a_closed_terminal_stops_a_job_as_ctrl_c_does() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(HungUp), stopping() as job:
+            with job.held():
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)  # the shell sends one and the system another
+                assert job.asked
+            raise AssertionError("went on")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_held_signal_waits_until_it_is_obeyed() -> None:
@@ -52,14 +66,15 @@ def test_a_second_signal_stops_at_once() -> None:
         raise AssertionError("went on")
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_ignored_signal_stays_ignored(number: int) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with stopping() as job:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             assert not job.asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_a_job_in_another_thread_hears_no_signal() -> None:

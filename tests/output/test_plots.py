@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -361,3 +362,13 @@ def test_a_last_loss_of_zero_on_a_logarithmic_axis_keeps_its_label_in_the_panel(
     heights = [text.get_position()[1] for text in curves_figure(rows).axes[0].texts if text.get_text() == "training"]
     assert heights
     assert all(0 <= height <= 1 for height in heights)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a home is found otherwise")
+def test_a_home_that_cannot_be_written_is_nothing_to_speak_of(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    kept = {name: text for name, text in os.environ.items() if name != "MPLCONFIGDIR" and not name.startswith("XDG_")}
+    words = [sys.executable, "-c", "import upcycle.output.plots"]
+    environment = {**kept, "HOME": str(tmp_path / "home")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert ("", "") == (done.stdout, done.stderr)

@@ -1,6 +1,10 @@
 """What a job tells: lines in a terminal, live curves in a real notebook."""
 
+import contextlib
+import errno
 import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +74,34 @@ def test_no_escape_sequence_of_anyones_reaches_the_terminal() -> None:
         "second line",
         "warning: \\x1b[31mred",
     ] == written.getvalue().splitlines()
+
+
+def test_a_reader_that_has_gone_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        show = Terminal()
+        show.say("a")
+        show.warn("b")
+        show.table("c")
+        with show.progress("d") as progress:
+            progress(1, 1)
+        assert show.lost is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_what_a_full_disk_has_lost_is_known_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
+        show = Terminal()
+        show.say("a")
+        assert show.lost is not None
+        assert errno.ENOSPC == show.lost.errno
+
+
+def test_without_a_standard_output_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    show = Terminal()
+    show.say("a")
+    assert show.lost is None

@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import struct
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,7 +31,7 @@ from upcycle.data.folder import Index, Progress, in_order
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
-from upcycle.rundir import replacing, storage_errors
+from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 FORMAT = 2
 _MAGIC = b"upcycle\x02"
@@ -117,8 +119,48 @@ def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def default_root() -> Path:
-    """The folder that runs share: $UPCYCLE_CACHE, else ~/.cache/upcycle."""
-    return Path(os.environ.get("UPCYCLE_CACHE") or Path.home() / ".cache" / "upcycle")
+    """The folder that runs share: $UPCYCLE_CACHE, else upcycle in $XDG_CACHE_HOME or ~/.cache."""
+    if os.environ.get("UPCYCLE_CACHE"):
+        return Path(os.environ["UPCYCLE_CACHE"])
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if caches.is_absolute():  # its specification has any other left out
+        return caches / "upcycle"
+    try:
+        return Path.home() / ".cache" / "upcycle"
+    except RuntimeError:  # a container's user may have none
+        return spare_root()
+
+
+def spare_root() -> Path:
+    """A folder of this user alone below the system's temporary one, made if need be; StorageError where it cannot be.
+
+    One that somebody else has made there, or may write, is not used: it could hold anything.
+    """
+    owner = os.getuid() if hasattr(os, "getuid") else None
+    with storage_errors(Path("a temporary folder")):
+        root = Path(tempfile.gettempdir()) / ("upcycle" if owner is None else f"upcycle-{owner}")
+    with storage_errors(root):
+        root.mkdir(mode=0o700, exist_ok=True)
+        facts = root.lstat()
+    if owner is not None and not (stat.S_ISDIR(facts.st_mode) and facts.st_uid == owner and not facts.st_mode & 0o022):
+        raise StorageError(f"{root} may be written by others: remove it, or give --cache FOLDER")
+    return root
+
+
+def written_in(root: Path, part: str) -> Path:
+    """The folder of `root` that holds a part of what is kept; where it cannot be written, that of `spare_root()`."""
+    folder = root / part
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return folder
+    try:
+        return spare_root() / part
+    except StorageError:
+        return folder
 
 
 def _file(index: Index, side: int, interpolation: Interpolation, root: Path) -> Path:

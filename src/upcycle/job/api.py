@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.config import Config, canonical, expanded, read_toml
+from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
-from upcycle.job.begin import begin
+from upcycle.job.begin import Start, begin, removed_unless_begun
 from upcycle.job.crossval import cross_validate
 from upcycle.job.inference import Image, Prediction, load
+from upcycle.job.moved import find_moved, record_place
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
@@ -42,6 +43,9 @@ class Run:
     """A run directory, read when it is asked."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
     def directory(self) -> RunDir:
@@ -92,11 +96,22 @@ def train(
     """
     show = show or default_show()
     given = _with_file(options, config)
-    start = begin(_path(data), given, out=_path(out), resume=resume)
+    start = begin(path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume)
+    with removed_unless_begun(start.run.root, reserved=out is None):
+        return _train(start, given, show)
+
+
+def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
+    """Begin the run or go on with it."""
     if start.anew:
         for line in without_effect(given, start.config):
             show.warn(line)
+    index = find_moved(start, show) if start.moved else None
     if start.finished:
+        if start.moved:
+            with locked(start.run.root):
+                for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
+                    record_place(run, start.data)
         show.say(f"{start.run.root} is finished already: nothing to do")
         from upcycle.output.report import write_report
 
@@ -106,7 +121,7 @@ def train(
                 write_report(start.run)
         return Run(start.run.root)
     try:
-        (cross_validate if start.config.folds else run_training)(start, show)
+        (cross_validate if start.config.folds else run_training)(start, show, index=index)
     except KeyboardInterrupt:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.anew):
@@ -117,13 +132,10 @@ def train(
     return Run(start.run.root)
 
 
-def _path(given: Path | str | None) -> Path | None:
-    return expanded(given) if given else None
-
-
 def _with_file(options: dict[str, Any], config: Path | str | None) -> dict[str, Any]:
     """The options of a TOML file, and those that are given over them."""
-    return {**read_toml(expanded(config)), **canonical(options)} if config else options
+    file = path_or_none(config, "one TOML file")
+    return {**read_toml(file), **canonical(options)} if file else options
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,9 @@ class Comparison:
     """The folder of a comparison, read when it is asked."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
     def values(self) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def compare(
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     options = _with_file(options, config)
-    given, folder = [expanded(path) for path in paths], _path(out)
+    given, folder = [expanded(path, f"{IMAGES}, or runs one by one") for path in paths], path_or_none(out, "one folder")
     show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
     if len(given) > 1 or any(RunDir(path).is_run() for path in given):
         others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
@@ -181,5 +196,6 @@ def compare(
         return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
     data = given[0] if given else None
     grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
-    run_grid(grid, show=show)
+    with removed_unless_begun(grid.out, reserved=folder is None):
+        run_grid(grid, show=show)
     return Comparison(grid.out)

@@ -1,7 +1,8 @@
 """Starting a run, or going on with one: where it is written, and what may not change."""
 
+import contextlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from upcycle.rundir import read_json as read_plain
 from upcycle.study.options import FREE_TO_CHANGE
 
 RUNS = Path("runs")
+MOST_AT_ONCE = 1000
+"""Tries to get a folder that no other process has."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
     `extended`: the run is there and gets epochs it was not begun with; `anew`: there is none, or none
-    that holds anything to lose.
+    that holds anything to lose; `moved`: DATA is another place than the run has recorded.
     """
 
     data: Path
@@ -33,6 +36,7 @@ class Start:
     finished: bool = False
     extended: bool = False
     anew: bool = False
+    moved: bool = False
 
 
 def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
@@ -63,14 +67,18 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     config = resolve(given)
     if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
         raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
-    for name in ("train_split", "val_split", "test_split"):
-        if config.folds and getattr(config, name) is not None:  # the same
-            raise ConfigError(f"folds test every image once, and {name} names images to test on: leave one of them out")
-    run = run or RunDir(free_name(data, config.recipe))
+    for split in ("train_split", "val_split", "test_split"):
+        if config.folds and getattr(config, split) is not None:  # the same
+            raise ConfigError(
+                f"folds test every image once, and {split} names images to test on: leave one of them out"
+            )
+    name = name_of(data, config.recipe)
+    run = run or RunDir(free(name))
     if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
         raise ConfigError(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
+    run = RunDir(reserve(name)) if out is None else run
     return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=True)
 
 
@@ -101,20 +109,54 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def free_name(data: Path, kind: str) -> Path:
-    """The first of runs/NAME-KIND-1, -2, ... that does not exist."""
-    stem = data.resolve().stem if data.is_file() else data.resolve().name
+def name_of(data: Path, kind: str) -> str:
+    """What the folder of a job of this kind on `data` is called where nobody says."""
+    return f"{data.resolve().stem if data.is_file() else data.resolve().name}-{kind}"
+
+
+def free(name: str) -> Path:
+    """The first of runs/NAME-1, -2, ... that does not exist."""
     number = 1
-    while (path := RUNS / f"{stem}-{kind}-{number}").exists():
+    while (path := RUNS / f"{name}-{number}").exists():
         number += 1
     return path
+
+
+def reserve(name: str) -> Path:
+    """The same, made as an empty folder: no other process that asks at the same moment gets it.
+
+    Where nothing can be made it is not: whoever writes there first says why.
+    """
+    for _ in range(MOST_AT_ONCE):
+        path = free(name)
+        try:
+            path.mkdir(parents=True)
+        except (FileExistsError, FileNotFoundError):  # another process has made it, or removed an empty runs/
+            continue
+        except OSError:
+            break
+        return path
+    return free(name)
+
+
+@contextlib.contextmanager
+def removed_unless_begun(folder: Path, *, reserved: bool) -> Iterator[None]:
+    """Remove a reserved folder that is still empty at the end: what it was for was refused, or stopped early."""
+    try:
+        yield
+    finally:
+        if reserved:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                folder.parent.rmdir()
 
 
 def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
     check(run)
     config = read_json(run.config)
     begun = Path(str(read_plain(run.config).get("data", "")))
-    if data is not None and data.resolve() != begun:
+    moved = data is not None and data.resolve() != begun
+    if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
     recorded = config.to_dict()
     now = resolve({**recorded, **given}).to_dict()
@@ -133,7 +175,14 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
     config = resolve({**recorded, **{name: now[name] for name in changed}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
     finished = run.status()["state"] == "finished" and more <= 0
-    return Start(begun, config, run, said, finished=finished, extended=more > 0)
+    place = data.resolve() if data is not None else begun
+    return Start(place, config, run, said, finished=finished, extended=more > 0, moved=moved)
+
+
+def _can_be_told_by_content(run: RunDir, data: Path) -> bool:
+    """Whether images at another place may be the run's: it has written down which it has, and does not lie there."""
+    known = run.splits.exists() or any(run.root.glob("fold-*/splits.csv"))
+    return known and not run.root.resolve().is_relative_to(data.resolve())
 
 
 def _check_extendable(run: RunDir, config: Config) -> None:

@@ -3,13 +3,14 @@
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from upcycle.config import absolute, canonical
 from upcycle.data.folder import Index
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
-from upcycle.job.begin import RUNS, begin, free_name, spelled
+from upcycle.job.begin import begin, free, name_of, removed_unless_begun, reserve, spelled
 from upcycle.job.estimate import spoken
 from upcycle.job.prepare import machine_of, read_index
 from upcycle.job.train import run_training
@@ -34,18 +35,19 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     first's; ConfigError for fewer than two configurations.
     """
     groups = grouped([read_run(path) for path in paths])
-    out = out or _free()
-    _no_file(out)
-    if out.exists() and not (_is_of_runs(out) or not any(out.iterdir())):
-        raise RunError(f"{out} is not empty and not a comparison of runs: give another --out")
-    known = {str(run.config.get("data")) for group in groups for run in group.runs}
-    words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(out)]
-    facts = {
-        "data": known.pop() if len(known) == 1 else None,
-        "command": shlex.join([*words, "--smallest-difference", f"{100 * goal:g}"]),
-    }
-    _write(groups, out, facts, goal, show)
-    return out
+    folder = out or reserve("compare")
+    with removed_unless_begun(folder, reserved=out is None):
+        _no_file(folder)
+        if folder.exists() and not (_is_of_runs(folder) or not any(folder.iterdir())):
+            raise RunError(f"{folder} is not empty and not a comparison of runs: give another --out")
+        known = {str(run.config.get("data")) for group in groups for run in group.runs}
+        words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(folder)]
+        facts = {
+            "data": known.pop() if len(known) == 1 else None,
+            "command": shlex.join([*words, "--smallest-difference", f"{100 * goal:g}"]),
+        }
+        _write(groups, folder, facts, goal, show)
+    return folder
 
 
 def _no_file(out: Path) -> None:
@@ -55,13 +57,6 @@ def _no_file(out: Path) -> None:
 
 def _is_of_runs(out: Path) -> bool:
     return (out / FILE).is_file() and not (out / "grid.json").exists()
-
-
-def _free() -> Path:
-    number = 1
-    while (path := RUNS / f"compare-{number}").exists():
-        number += 1
-    return path
 
 
 def _write(groups: Sequence[Group], out: Path, facts: Mapping[str, Any], goal: float, show: Show) -> None:
@@ -107,14 +102,14 @@ def begin_grid(
         rungs=rungs(names) if names is not None else _rungs_of(known),
         seeds=seeds_from(first, seeds if seeds is not None else known.get("seeds", 3)),
         common={**known.get("common", {}), **known.get("free", {}), **given},
-        out=out or free_name(data, "compare"),
+        out=out or free(name_of(data, "compare")),
         goal=goal if goal is not None else known.get("smallest_difference", SMALLEST_DIFFERENCE),
     )
     if known:
         check_same(grid)
     if grid.data.is_dir() and grid.out.resolve().is_relative_to(grid.data):
         raise ConfigError(f"{grid.out} lies inside {data}: give another --out")
-    return grid
+    return grid if out is not None else replace(grid, out=reserve(name_of(data, "compare")))
 
 
 def _known(out: Path, *, resume: bool) -> dict[str, Any]:

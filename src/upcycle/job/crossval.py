@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from upcycle.data.folder import check_there
+from upcycle.data.folder import Index
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
 from upcycle.job.begin import Start
+from upcycle.job.moved import check_place, record_place
 from upcycle.job.prepare import (
     decodable,
     digest_of,
@@ -28,7 +29,7 @@ from upcycle.output.terminal import table
 from upcycle.rundir import RunDir, read_json, write_json
 
 
-def cross_validate(start: Start, show: Show) -> None:
+def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> None:
     """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
@@ -37,7 +38,7 @@ def cross_validate(start: Start, show: Show) -> None:
     weights or their input are no longer theirs.
     """
     config, run = start.config, start.run
-    check_there(start.data)
+    check_place(start)
     machine = machine_of(config)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
@@ -46,7 +47,7 @@ def cross_validate(start: Start, show: Show) -> None:
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )
     del weights  # each fold reads its own
-    index = read_index(start.data, config, machine, show)
+    index = index if index is not None else read_index(start.data, config, machine, show)
     with working(start, "", machine, show) as work:
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
@@ -58,6 +59,9 @@ def cross_validate(start: Start, show: Show) -> None:
                 same_weights(fold, config, digest)
                 same_data(fold, index, splits)
                 same_network(fold, network)
+        if start.moved:
+            for part in (*(fold for fold in parts if fold.config.exists()), run):
+                record_place(part, start.data)
         for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):

@@ -6,7 +6,7 @@ from typing import Literal
 from upcycle.data.samples import write_faces, write_textures
 from upcycle.errors import RunError
 from upcycle.job.api import train
-from upcycle.job.begin import RUNS
+from upcycle.job.begin import removed_unless_begun, reserve
 from upcycle.model.zoo import get_weights, resolve_arch
 from upcycle.output.show import Show, Terminal
 from upcycle.output.terminal import comparison_table
@@ -21,7 +21,12 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     OUT holds the images and both runs.
     """
     show = show or Terminal()
-    out = out or _free(data)
+    folder = out or reserve(f"demo-{data}")
+    with removed_unless_begun(folder, reserved=out is None):
+        return _run(data, folder, seed, show)
+
+
+def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Show) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty: give another --out")
     resolve({"seed": seed})  # before anything is written
@@ -36,10 +41,3 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     show.table(comparison_table(tested))
     show.say(f"report: {tuned.directory.report}")
     return tuned.directory.report
-
-
-def _free(data: str) -> Path:
-    number = 1
-    while (path := RUNS / f"demo-{data}-{number}").exists():
-        number += 1
-    return path

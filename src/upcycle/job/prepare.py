@@ -1,10 +1,12 @@
 """From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
 
 import json
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,12 @@ from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
 from upcycle.data.listing import Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.split_file import changes, read_splits, write_splits
+from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.data.units import components
 from upcycle.device import Machine, detect
-from upcycle.errors import DataError, NoRoomError, RunError
+from upcycle.errors import DataError, NoRoomError, RunError, StorageError
 from upcycle.evaluation.metrics import resolution
 from upcycle.job.status import Work
 from upcycle.model import zoo
@@ -129,21 +131,20 @@ def decode(
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
-    Where there is no room for them they are decoded each time they are needed.
+    Where the default folder cannot be written they are kept in a temporary one. Where there is no room for them they
+    are decoded each time they are needed.
     """
     frames: Cache | Stream
     side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
     with show.progress("decoding") as progress:
         try:
-            frames, failures = images.build(
-                index,
-                side=side,
-                interpolation=interpolation,
-                root=cache_root(config) / "images",
-                threads=threads,
-                progress=progress,
+            build = partial(
+                images.build, index, side=side, interpolation=interpolation, threads=threads, progress=progress
             )
-        except NoRoomError as error:
+            frames, failures = _kept(build, config, show)
+        except StorageError as error:
+            if config.cache and not isinstance(error, NoRoomError):  # a folder that was asked for
+                raise
             show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
             frames, failures = open_stream(
                 index, side=side, interpolation=interpolation, threads=threads, progress=progress
@@ -158,6 +159,24 @@ def decode(
             f"stay out of new runs too as long as {frames.path} is there; what was begun without them needs it"
         )
     return index.without(failures), frames.without(failures)
+
+
+def _kept(
+    build: Callable[..., tuple[Cache, dict[int, str]]], config: Config, show: Show
+) -> tuple[Cache, dict[int, str]]:
+    """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
+    root = cache_root(config)
+    try:
+        return build(root=root / "images")
+    except NoRoomError:
+        raise
+    except StorageError as error:
+        if config.cache:
+            raise
+        spare = images.spare_root()
+        why = getattr(error.__cause__, "strerror", None) or error
+        show.warn(f"cannot write {root}: {why}. Going on with {spare}: give --cache FOLDER, or set UPCYCLE_CACHE")
+        return build(root=spare / "images")
 
 
 def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:
@@ -200,17 +219,33 @@ def same_weights(run: RunDir, config: Config, digest: str) -> None:
         raise RunError(f"{run.root} was begun with other weights than {config.weights} holds: give another --out")
 
 
+def _below_root(rows: Sequence[Recorded]) -> list[Recorded]:
+    """The rows without what all paths begin with, where a manifest has only absolute ones: that may have moved."""
+    paths = [PurePosixPath(row.path) for row in rows]
+    if not paths or not all(path.is_absolute() for path in paths):
+        return list(rows)
+    root = os.path.commonpath([path.parent for path in paths])
+    return [row._replace(path=path.relative_to(root).as_posix()) for row, path in zip(rows, paths, strict=True)]
+
+
+def differences(run: RunDir, index: Index, splits: Splits) -> str:
+    """What is other in the images or their split than a run has recorded, in a few words; "" for nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "splits.csv"
+        write_splits(file, index, splits)
+        if file.read_bytes() == run.splits.read_bytes():
+            return ""
+        before, now = read_splits(run.splits), read_splits(file)
+    if _below_root(before) == _below_root(now):
+        return ""
+    return changes(before, now) or "their order"
+
+
 def same_data(run: RunDir, index: Index, splits: Splits) -> None:
     """RunError when a run would go on with other images or another split than it has recorded, where it has."""
-    if not run.splits.exists():
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        now = Path(folder) / "splits.csv"
-        write_splits(now, index, splits)
-        if now.read_bytes() == run.splits.read_bytes():
-            return
-        told = changes(read_splits(run.splits), read_splits(now)) or "their order"
-    raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
+    told = differences(run, index, splits) if run.splits.exists() else ""
+    if told:
+        raise RunError(f"the images or their split are not those {run.root} was begun with ({told}): give a new --out")
 
 
 def _flat(model: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from upcycle import __version__
-from upcycle.config import Config, absolute, canonical, expanded
+from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
 from upcycle.data import alike, quarantine, suggested
 from upcycle.data.audit import audit
-from upcycle.data.cache import default_root
+from upcycle.data.cache import default_root, written_in
 from upcycle.data.checks import check
 from upcycle.data.facts import inspect
 from upcycle.data.findings import Audited, Finding
@@ -25,7 +25,7 @@ from upcycle.data.splits import split
 from upcycle.device import threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
-from upcycle.job.begin import free_name, spelled
+from upcycle.job.begin import free, name_of, removed_unless_begun, reserve, spelled
 from upcycle.output.names import counted
 from upcycle.output.scan_page import PAGE, write_scan
 from upcycle.output.show import Show, default_show
@@ -47,6 +47,9 @@ class Scan:
     """The folder of a scan, read when it is asked."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
     def audit(self) -> dict[str, Any]:
@@ -74,9 +77,10 @@ def scan(
     `options` are those of `upcycle scan --help`. Raises an UpcycleError with one line for what cannot be scanned;
     findings raise nothing.
     """
-    folder, page = (expanded(place) if place else None for place in (out, html))
-    asked = begin_scan(expanded(data), options, out=folder, html=page, label_errors=label_errors)
-    return Scan(run_scan(asked, show or default_show()))
+    folder, page = path_or_none(out, "one folder"), path_or_none(html, "one file")
+    asked = begin_scan(expanded(data, IMAGES), options, out=folder, html=page, label_errors=label_errors)
+    with removed_unless_begun(asked.out, reserved=folder is None):
+        return Scan(run_scan(asked, show or default_show()))
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,13 @@ def begin_scan(
     """What a call of `scan` means; ConfigError or RunError for what it cannot mean."""
     given = absolute(canonical(options))
     config = resolve(given)
-    out = out or free_name(data, "scan")
+    named, out = out, out or free(name_of(data, "scan"))
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is not empty, and may hold a list that you have edited: give another --out")
     for place in (out, html):
         if place is not None and data.is_dir() and place.resolve().is_relative_to(data.resolve()):
             raise ConfigError(f"{place} lies inside {data}, where pictures are looked for: give another place")
+    out = named or reserve(name_of(data, "scan"))
     words = ["upcycle", "scan", str(data.resolve()), *(["--label-errors"] if label_errors else []), *spelled(given)]
     words += ["--out", str(out), *(["--html", str(html)] if html else [])]
     return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors, given)
@@ -158,7 +163,7 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     """Every image, decoded once or remembered, without those that --quarantine sets aside, and what of it is there."""
     config = asked.config
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
-    folder = (Path(config.cache) if config.cache else default_root()) / "facts"
+    folder = written_in(Path(config.cache) if config.cache else default_root(), "facts")
     threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
         index, facts = inspect(asked.data, folder=folder, layout=Layout.of(config), threads=threads, progress=progress)

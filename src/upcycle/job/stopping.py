@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once where nothing is half done, after the update under way where something is."""
+"""Ctrl-C, SIGTERM and SIGHUP: at once where nothing is half done, after the update under way where something is."""
 
 import contextlib
 import signal
@@ -6,9 +6,12 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from upcycle.errors import Terminated
+from upcycle.errors import HungUp, Terminated
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MEANINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    MEANINGS[signal.SIGHUP] = HungUp
+SIGNALS = tuple(MEANINGS)
 
 
 class Stopping:
@@ -17,6 +20,7 @@ class Stopping:
     def __init__(self) -> None:
         self._asked: int | None = None
         self._held = False
+        self._hung_up = False
 
     @property
     def asked(self) -> bool:
@@ -34,13 +38,17 @@ class Stopping:
         self.obey()
 
     def obey(self) -> None:
-        """Raise what was asked for: KeyboardInterrupt or Terminated."""
+        """Raise what was asked for: KeyboardInterrupt, Terminated or HungUp."""
         if self._asked is not None:
             asked, self._asked = self._asked, None
-            raise Terminated if asked == signal.SIGTERM else KeyboardInterrupt
+            raise MEANINGS[asked]
 
     def signalled(self, number: int, _frame: FrameType | None) -> None:
-        """What a signal does."""
+        """What a signal does. A terminal that closes may send its own twice: the second one says nothing new."""
+        if MEANINGS[number] is HungUp:
+            if self._hung_up:
+                return
+            self._hung_up = True
         at_once = not self._held or self._asked is not None
         self._asked = number
         if at_once:
@@ -49,9 +57,10 @@ class Stopping:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stopping]:
-    """Listen to both signals inside; in a thread other than the main one, where that cannot be, to none.
+    """Listen to the signals inside; in a thread other than the main one, where that cannot be, to none.
 
-    A signal that whoever started the process had it ignore stays ignored, as Ctrl-C does in a shell's background.
+    A signal that whoever started the process had it ignore stays ignored, as Ctrl-C does in a shell's background
+    and SIGHUP under nohup.
     """
     job = Stopping()
     if threading.current_thread() is not threading.main_thread():

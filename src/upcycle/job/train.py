@@ -6,12 +6,13 @@ exact, and goes on from the last state it has kept.
 """
 
 from upcycle import device as machines
-from upcycle.data.folder import Index, check_there
+from upcycle.data.folder import Index
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
 from upcycle.errors import ConfigError
 from upcycle.job.begin import Start
 from upcycle.job.extend import extend
+from upcycle.job.moved import check_place, record_place
 from upcycle.job.prepare import (
     Job,
     Prepared,
@@ -43,7 +44,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     are for a caller that has scanned and split already, as cross-validation has.
     """
     config = start.config
-    check_there(start.data)  # before weights are downloaded for it
+    check_place(start)  # before weights are downloaded for it
     machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
@@ -62,6 +63,8 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
         if start.run.has_work():
             same_data(start.run, prepared.index, prepared.splits)
             same_network(start.run, network)
+            if start.moved:
+                record_place(start.run, start.data)
         if start.extended:
             extend(start.run, config)
             record_retrying(start.run, config.on_divergence)

@@ -12,6 +12,7 @@ from upcycle.data.cache import default_root
 from upcycle.device import BF16_FLAGS, Machine, detect, environment
 from upcycle.hardware import GIB
 from upcycle.model import packaged
+from upcycle.output.show import console_of
 
 Facts = list[tuple[str, str]]
 
@@ -127,4 +128,4 @@ def table(rows: Facts) -> Table:
 
 def doctor(console: Console | None = None) -> None:
     """Print the facts about this machine as a run without options would find it."""
-    (console or Console()).print(table(facts(detect())))
+    (console or console_of("stdout")).print(table(facts(detect())), soft_wrap=False)

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import IO, Any, Literal, Protocol, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -72,11 +72,69 @@ class Silent:
         """Nothing."""
 
 
+class Standard:
+    """Standard output or error, whichever it is at the time: what cannot be written there is left out.
+
+    A job does not end because nobody listens any more. `lost` is why something was left out, other than a reader that
+    has gone: a full disk may hold the rest again.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+        self._closed = False
+        self.lost: OSError | None = None
+
+    @property
+    def _stream(self) -> Any:
+        stream = getattr(sys, self._name)
+        return getattr(stream, "rich_proxied_file", stream)  # what a bar has put in its place writes to this one
+
+    def write(self, text: str) -> int:
+        """Write what can be written; says that all was."""
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what is written, where that can be."""
+        self._attempt(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        """Whether a person may be looking."""
+        stream = self._stream
+        return stream is not None and not stream.closed and bool(stream.isatty())
+
+    def fileno(self) -> int:
+        """The system's number of the stream."""
+        return int(self._stream.fileno())
+
+    def _attempt(self, act: Callable[[Any], object]) -> None:
+        stream = self._stream
+        if self._closed or stream is None or stream.closed:
+            return
+        try:
+            act(stream)
+        except BrokenPipeError:
+            self._closed = True
+        except OSError as error:
+            self.lost = error
+
+
+def console_of(name: Literal["stdout", "stderr"]) -> Console:
+    """A console that writes plain lines to a stream that may go away."""
+    return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
+
+
 class Terminal:
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or console_of("stdout")
+
+    @property
+    def lost(self) -> OSError | None:
+        """Why some of what was told could not be written; None where all was, or nobody was there to read it."""
+        stream = self.console.file
+        return stream.lost if isinstance(stream, Standard) else None
 
     def say(self, text: str) -> None:
         """Print the line."""

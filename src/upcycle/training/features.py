@@ -16,6 +16,7 @@ from torch import nn
 
 from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
+from upcycle.data.cache import written_in
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
 from upcycle.errors import StorageError, WeightsError
@@ -43,12 +44,15 @@ def extract(
 
     Kept in `folder` under a key of everything they depend on: images, weights, preprocessing,
     precision, threads and versions. They are written in parts while they are computed, each with its checksum, and
-    put together at the end: a part that is there is not computed again, one that is damaged is. Where there is no
-    room the features are held in memory.
+    put together at the end: a part that is there is not computed again, one that is damaged is. A folder that cannot
+    be written is read, and a temporary one written; where there is no room the features are held in memory.
     """
-    path = folder / "features" / f"{_key(index, network, machine)}.npy"
-    kept = _read(path, len(index))
+    name = f"{_key(index, network, machine)}.npy"
+    kept = _read(folder / "features" / name, len(index))
     if kept is not None:
+        return kept
+    path = written_in(folder, "features") / name
+    if path.parent != folder / "features" and (kept := _read(path, len(index))) is not None:
         return kept
     parts = path.with_suffix(".parts")
 
