@@ -1,6 +1,7 @@
 """A trained run put to use: classes and probabilities of images, metrics of folders."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,16 @@ _COMPUTING = threading.Lock()
 """Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
 MOST_THREADS = 1024
 """More than this no run was trained with."""
+
+
+def _forked() -> None:
+    """In a forked process: a pass of the parent, which may have held the lock as it forked, never ends here."""
+    global _COMPUTING
+    _COMPUTING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,12 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     """
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if used else ()
-    with _COMPUTING, torch.random.fork_rng(devices):  # making a network draws numbers: the caller's stay as they are
+    # a process that loads and is then forked must not have computed in several threads
+    with (
+        _COMPUTING,
+        machines.alone(),
+        torch.random.fork_rng(devices),
+    ):  # making a network draws numbers: the caller's stay as they are
         return _load(expanded(run), threads, device, show or default_show())
 
 
