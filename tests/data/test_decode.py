@@ -317,7 +317,7 @@ def test_an_empty_file_is_refused() -> None:
         load(b"")
 
 
-@pytest.mark.parametrize("data", [b"not an image\n", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg/>", b"\0"])
+@pytest.mark.parametrize("data", [b"not an image\n", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<x/>", b"\0"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^not a JPEG, PNG, WebP, BMP, TIFF or GIF image$"):
         load(data)

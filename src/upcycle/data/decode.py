@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from upcycle.data import depth
+from upcycle.data import depth, kinds
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DecodeError, UpcycleError
@@ -123,7 +123,8 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
         except UnidentifiedImageError:
             if data.startswith(_BEGINNINGS):
                 raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
-            raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+            known = kinds.named(data)
+            raise DecodeError(known or "not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -1,4 +1,4 @@
-"""Pictures of other numbers than 8 bits as those of 8 bits: what is black, what is white, and no guess where none says."""
+"""Pictures of other numbers than 8 bits in 8 bits: what is black, what is white, no guess where none says."""
 
 import sys
 from typing import Any, NamedTuple
@@ -119,7 +119,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def in_order(image: Image.Image) -> None:
-    """Let an image just opened be decoded in the order of its bytes: libtiff turns them, and Pillow turns them again."""
+    """Let an image just opened be decoded in the order of its bytes: libtiff turns them, Pillow once more."""
     if any(tile.codec_name == "libtiff" and tile.args[0] in _TURNED for tile in image.tile):
         image.tile = [tile._replace(args=(_TURNED[tile.args[0]], *tile.args[1:])) for tile in image.tile]
 
