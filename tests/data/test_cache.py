@@ -1,4 +1,6 @@
+import hashlib
 import io
+import json
 import os
 import shutil
 import threading
@@ -8,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -240,3 +243,10 @@ def test_the_shared_folder_is_named_by_the_environment(monkeypatch: pytest.Monke
     assert cache.default_root() == tmp_path
     monkeypatch.delenv("UPCYCLE_CACHE")
     assert cache.default_root() == Path.home() / ".cache" / "upcycle"
+
+
+def test_what_is_white_has_a_file_of_its_own_and_none_the_one_it_had(index: Index, tmp_path: Path) -> None:
+    settings = json.dumps([cache.FORMAT, 16, "bilinear", PIL.__version__]).encode()
+    name = hashlib.sha256(settings + np.ascontiguousarray(index.hashes).tobytes()).hexdigest()
+    assert build(index, tmp_path)[0].path == tmp_path / f"{name}.images"
+    assert build(index, tmp_path, scale=4095)[0].path != tmp_path / f"{name}.images"

@@ -179,7 +179,7 @@ def test_the_peak_is_of_what_is_stored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peak", "bits"), [(0, None), (255, None), (1000, 10), (1023, 10), (4095, 12), (4096, 14), (16384, None)]
+    ("peak", "bits"), [(0, None), (255, 8), (1000, 10), (1023, 10), (4095, 12), (4096, 14), (16384, None)]
 )
 def test_depths_of_cameras(peak: float, bits: int | None) -> None:
     assert depth.bits_of(peak) == bits

@@ -267,6 +267,17 @@ def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, "Header
         return _rgb(image, _open(data)[1], scale), head, depth.peak(image, mode) if scale is None else 0.0
 
 
+def peak(data: bytes) -> float:
+    """The greatest value of an image of more than 8 bits of which no white is told, else 0; or DecodeError."""
+    image, _ = _open(data)
+    mode = depth.rawmode(image)
+    if not image.mode.startswith("I") and depth.low_bytes(mode) is None:
+        return 0.0
+    with decoding(data):
+        image.load()
+        return depth.peak(image, mode)
+
+
 class Header(NamedTuple):
     """Width and height in pixels of the upright image, and its format: JPEG, PNG, WEBP, BMP, TIFF or GIF."""
 
@@ -355,10 +366,10 @@ def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
-def thumbnail(source: Source, side: int = 160) -> bytes:
-    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged."""
+def thumbnail(source: Source, side: int = 160, scale: float | None = None) -> bytes:
+    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged. `scale` as for `load`."""
     buffer = io.BytesIO()
     with decoding(source):
-        small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR)
+        small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR, scale)
         small.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from upcycle.errors import DecodeError
 
 FULL = 65535
 """White of 16 bits."""
-DARK = (10, 12, 14)
+DARK = (8, 10, 12, 14)
 """Bits of cameras whose values are often stored in 16."""
 _SLACK = 1e-6
 """How far a float may be outside its range, as arithmetic leaves it."""
@@ -25,8 +25,8 @@ Values = npt.NDArray[Any]
 
 
 def bits_of(peak: float) -> int | None:
-    """The depth of a camera that values up to `peak` look like, 10, 12 or 14 bits; None for others."""
-    return next((bits for bits in DARK if 255 < peak < 2**bits), None)
+    """The depth of a camera that values up to `peak` look like, of those in `DARK`; None for others and for none."""
+    return next((bits for bits in DARK if 0 < peak < 2**bits), None)
 
 
 def _span(values: Values) -> str:

@@ -16,8 +16,6 @@ _MAGIC = (
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture", _CONVERT),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture", _CONVERT),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _CONVERT),
-    (0, b"II+\0", "a BigTIFF picture", _CONVERT),
-    (0, b"MM\0+", "a BigTIFF picture", _CONVERT),
     (0, b"8BPS", "a Photoshop picture", _CONVERT),
     (0, b"v/1\x01", "an OpenEXR picture", _CONVERT),
     (0, b"%PDF-", "a PDF document", "take the pictures out of it"),
@@ -46,12 +44,10 @@ def _media(data: bytes) -> tuple[str, str] | None:
     if data[4:8] != b"ftyp":
         return ("a QuickTime film", _FILM) if data[4:8] in (b"moov", b"mdat", b"wide") else None
     size = min(int.from_bytes(data[:4], "big"), 256)
-    major, others = data[8:12], [data[at : at + 4] for at in range(16, size - 3, 4)]
-    for brand in (major, *others):
-        text = brand.decode("latin-1")
-        for beginnings, kind in _BRANDS:
-            if text.startswith(beginnings):
-                return kind, _CONVERT if kind.endswith("picture") else _FILM
+    brands = [data[at : at + 4].decode("latin-1") for at in (8, *range(16, size - 3, 4))]
+    for beginnings, kind in _BRANDS:
+        if any(brand.startswith(beginnings) for brand in brands):
+            return kind, _CONVERT if kind.endswith("picture") else _FILM
     return None
 
 

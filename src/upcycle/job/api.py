@@ -71,7 +71,10 @@ class Run:
         return read_predictions(self.directory.predictions(split))
 
     def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
-        """What an image, or each of a list, shows; `upcycle.load(RUN)` keeps the model for many calls."""
+        """What an image, or each of a list, shows; `upcycle.load(RUN)` keeps the model for many calls.
+
+        Arrays are RGB, not BGR as OpenCV's are; `Classifier.predict` says what is white in them.
+        """
         return load(self.path).predict(image)
 
 

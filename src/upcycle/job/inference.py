@@ -75,14 +75,16 @@ class Classifier:
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
         expected = self.network.preprocessing
-        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation)
+        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
 
     def isolated(self, source: Path | bytes) -> Frame:
         """The same of a file, decoded in another process within bounds of time and memory."""
         expected = self.network.preprocessing
         with decode.decoding(source):
             data = decode.contents(source) if isinstance(source, Path) else source
-            return decoders.SHARED.load(data, side=expected.resize_to, interpolation=expected.interpolation)
+            return decoders.SHARED.load(
+                data, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
+            )
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
@@ -99,7 +101,11 @@ class Classifier:
             return forward(self.model, batches, self.machine)
 
     def predict(self, image: Source | str | Sequence[Source | str]) -> Prediction | list[Prediction]:
-        """What an image shows, or each of a list: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
+        """What an image shows, or each of a list: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
+
+        White is 255 in arrays of uint8, 65535 of uint16, 1 of floats, or the run's `--scale` in the last two. OpenCV's
+        arrays are BGR: give `image[:, :, ::-1]`. A large JPEG is decoded at reduced scale, also where PIL has opened it
+        and not loaded. Arrays and loaded images were decoded whole, so probabilities may differ by some hundredths.
 
         An image by itself costs what a batch of 32 does, as all are computed in one shape: a list is quicker. Raises
         DecodeError for an image that cannot be read.

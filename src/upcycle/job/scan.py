@@ -32,8 +32,8 @@ from upcycle.recipes import resolve
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
-SPLITTING = ("test_split", "val_fraction", "test_fraction", "seed", "split_seed")
-"""Options that decide which images train, validate and test."""
+TRAINING = ("test_split", "val_fraction", "test_fraction", "seed", "split_seed", "scale")
+"""Options that decide which images train, validate and test, and how they are read."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Asked:
 
     def training(self, data: Path, *words: str) -> str:
         """The command that trains on `data` as this scan has split it, or as it would split it anew."""
-        kept = {name: self.given[name] for name in SPLITTING if name in self.given}
+        kept = {name: self.given[name] for name in TRAINING if name in self.given}
         if data != self.data:
             kept.pop("test_split", None)  # a list of images without a split
         return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
@@ -143,7 +143,8 @@ def run_scan(asked: Asked, show: Show) -> Path:
     grouped = asked.training(asked.out / GROUPED) if _write_grouped(asked.out / GROUPED, data, entries) else None
     with show.progress("pictures") as progress:
         root = data.index.root
-        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, progress=progress)
+        scale = asked.config.scale
+        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, scale=scale, progress=progress)
     _tell(asked, data, findings, entries, train=train, grouped=grouped, show=show)
     return asked.out
 
@@ -156,7 +157,12 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
         index, facts = inspect(
-            asked.data, folder=folder, test_split=config.test_split, threads=threads, progress=progress
+            asked.data,
+            folder=folder,
+            test_split=config.test_split,
+            scale=config.scale,
+            threads=threads,
+            progress=progress,
         )
     listed = quarantine.resolved(index, listed)
     left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name, trainable=False)

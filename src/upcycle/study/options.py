@@ -26,6 +26,7 @@ OF_THE_TASK = (
     "input",
     "image_size",
     "crop_pct",
+    "scale",
     "arch",
     "weights",
     "class_weights",
