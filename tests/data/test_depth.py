@@ -203,3 +203,9 @@ def test_a_jpeg_that_is_asked_for_smaller_is_taken_as_it_is() -> None:
     picture.draft("RGB", (100, 100))
     assert load(picture).shape == (16, 16, 3)
     assert picture.size == (100, 100)
+
+
+@pytest.mark.parametrize("source", [to("u2", 65535), png(to("u2", 65535)[:, :, None]), to("f4", 65535)])
+def test_what_would_be_white_by_and_large_is_refused(source: decode.Source) -> None:
+    with pytest.raises(DecodeError, match="^holds values from 0 to 65535, most of them above 4095, which is white by"):
+        load(source, 4095)

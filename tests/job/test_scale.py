@@ -9,6 +9,7 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY
+from upcycle.job.inference import evaluate_run
 from upcycle.output.show import Silent
 
 OPTIONS: dict[str, Any] = {"arch": TINY, "weights": "none", "image_size": 32, "epochs": 1, "threads": 1}
@@ -32,6 +33,8 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(12):
             pixels = random.normal(level, 200, (40, 40)).clip(0, 4095).astype(np.uint16)
             Image.fromarray(pixels).save(data / name / f"{i}.png")
+            (data.parent / "other" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels - pixels // 16).save(data.parent / "other" / name / f"{i}.png")
     return data
 
 
@@ -54,6 +57,9 @@ def test_a_run_warns_once_without_and_uses_the_white_it_is_given_everywhere(dark
     said = [[line for line in told.warnings if line.startswith("12 bits in 16?")] for told in (without, given)]
     assert [len(lines) for lines in said] == [1, 0]
     assert said[0][0].endswith("--scale 4095")
+    asked = Told()
+    evaluate_run(upcycle.load(tmp_path / "without", show=Silent()), dark.parent / "other", "test", show=asked)
+    assert asked.warnings[0].startswith("12 bits in 16?")
     model = upcycle.load(run.path, show=Silent())
     assert model.network.preprocessing.scale == 4095
     file = dark / "light" / "0.png"

@@ -124,7 +124,7 @@ def default_root() -> Path:
 
 
 def rules(index: Index) -> list[str]:
-    """Versions of what decoding depends on beside its settings, for the formats among the images where there are some."""
+    """What decoding depends on beside its settings, by the formats among the images: versions, where there are some."""
     return [f"TIFF {_TIFFS}"] if (index.formats == b"TIFF").any() else []
 
 

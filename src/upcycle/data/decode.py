@@ -176,7 +176,7 @@ def _stored(image: Image.Image) -> bytes | None:
     """
     file: Any = getattr(image, "fp", None)
     wanted = image.format in ("JPEG", "MPO") or depth.low_bytes(depth.rawmode(image))
-    if file is None or not wanted or not image.tile or getattr(image, "decoderconfig", None):
+    if file is None or not wanted or not depth.rawmode(image) or getattr(image, "decoderconfig", None):
         return None
     try:
         if image.tell():
@@ -221,7 +221,7 @@ def _whole_colors(data: bytes, image: Image.Image, scale: float) -> Image.Image:
             raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store grey or RGB")
         return image
     depth.check(image)
-    other = _open(data)[0]
+    other: Any = _open(data)[0]
     other.tile = [
         tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in other.tile
     ]

@@ -58,10 +58,12 @@ def of_array(values: Values, scale: float | None, noun: str = "an array") -> npt
     kind = f"{noun} of {values.dtype.name}"
     if values.dtype.kind == "f":
         _check_floats(values, scale, kind)
+        _check_white(values, scale)
         return _bytes(values, scale or 1)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         if scale is None:
             _check_words(values, kind)
+        _check_white(values, scale)
         return _bytes(values, scale or FULL)
     raise DecodeError(f"{kind} is no image: give uint8 of 0 to 255, uint16 of 0 to 65535, or float of 0 to 1")
 
@@ -79,6 +81,12 @@ def _check_floats(values: Values, scale: float | None, kind: str) -> None:
         raise DecodeError(
             f"{kind} has values {_span(values)}, and white is {scale:g} in this run: multiply by {scale:g}"
         )
+
+
+def _check_white(values: Values, scale: float | None) -> None:
+    """DecodeError for what would come out white by and large."""
+    if scale is not None and (values > scale).mean() > 0.5:
+        raise DecodeError(f"holds values {_span(values)}, most of them above {scale:g}, which is white by --scale")
 
 
 def _check_words(values: Values, kind: str) -> None:
@@ -118,7 +126,7 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I") or _samples(image).format == _SIGNED
 
 
-def in_order(image: Image.Image) -> None:
+def in_order(image: Any) -> None:
     """Let an image just opened be decoded in the order of its bytes: libtiff turns them, Pillow once more."""
     if any(tile.codec_name == "libtiff" and tile.args[0] in _TURNED for tile in image.tile):
         image.tile = [tile._replace(args=(_TURNED[tile.args[0]], *tile.args[1:])) for tile in image.tile]
@@ -147,6 +155,7 @@ def grey(image: Image.Image, scale: float | None) -> Image.Image:
         raise DecodeError("holds values that are not finite")
     if values.min() < -_SLACK:
         raise DecodeError(f"holds values {_span(values)}, and 0 is black: bring them into 0 to 65535")
+    _check_white(values, scale)
     white = scale if scale is not None else _white(image, samples, values)
     if samples.white_is_zero:
         if image.mode == "F":
@@ -192,7 +201,7 @@ def peak(image: Image.Image, rawmode: str) -> float:
 # ------------------------------------------------------------------------------------------ colors
 
 
-def rawmode(image: Image.Image) -> str:
+def rawmode(image: Any) -> str:
     """How the pixels of an image just opened are stored, in Pillow's words; "" once they are decoded."""
     args = image.tile[0].args if getattr(image, "tile", None) else ""
     named = args[0] if isinstance(args, tuple) and args else args
@@ -210,4 +219,5 @@ def low_bytes(mode: str) -> str | None:
 
 def words(high: Image.Image, low: Image.Image) -> npt.NDArray[np.uint16]:
     """The 16-bit values of two images that hold their upper and their lower bytes."""
-    return (np.asarray(high).astype(np.uint16) << 8) | np.asarray(low)
+    both: npt.NDArray[np.uint16] = np.asarray(high).astype(np.uint16) * 256 + np.asarray(low)
+    return both

@@ -28,6 +28,7 @@ from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
 from upcycle.hardware import usable_cores
+from upcycle.job.prepare import darkness
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
@@ -276,6 +277,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         begun = Path(str(read_json(classifier.run.config)["data"]))
         return _predictions(classifier, own, begun.parent if begun.is_file() else begun)
     index = _scan(data, config.test_split)
+    dark = darkness(index, classifier.network.preprocessing)
+    if dark is not None:
+        show.warn(f"{dark.title}. {dark.effect}")
     rows = _own_rows(index, own, split)
     if rows:
         show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")

@@ -17,7 +17,7 @@ from upcycle.data.checks import CHEAP, check, too_dark
 from upcycle.data.decode import contents
 from upcycle.data.decoders import LIMITED
 from upcycle.data.depth import bits_of
-from upcycle.data.findings import Audited
+from upcycle.data.findings import Audited, Finding
 from upcycle.data.folder import Index, scan
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Preprocessing
@@ -242,11 +242,16 @@ def same_network(run: RunDir, network: Network) -> None:
 def audit(prepared: Prepared) -> dict[str, Any]:
     """What is to be known about the data, as plain values for `audit.json`: all that needs no second decoding."""
     findings = check(Audited(prepared.index, prepared.splits), CHEAP)
-    dark = too_dark(_peaks(prepared.index)) if prepared.preprocessing.scale is None else None
+    dark = darkness(prepared.index, prepared.preprocessing)
     known = audited(prepared.index, prepared.splits, [*([dark] if dark else []), *findings])
     if dark is not None:
         known["warnings"].insert(0, f"{dark.title}. {dark.effect}. {dark.advice}")
     return known
+
+
+def darkness(index: Index, preprocessing: Preprocessing) -> Finding | None:
+    """That images of more than 8 bits come out dark, as nothing says what is white; None where they do not."""
+    return too_dark(_peaks(index)) if preprocessing.scale is None else None
 
 
 def _peaks(index: Index) -> list[float]:
