@@ -67,6 +67,7 @@ _OF_SCANS = (
     "input",
     "image_size",
     "crop_pct",
+    "scale",
     "threads",
     "workers",
     "precision",

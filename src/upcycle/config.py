@@ -31,7 +31,7 @@ ALIASES = {
 
 IMAGES = "one folder or a manifest"
 """What DATA is."""
-NUMBERS_OR_NONE = ("image_size", "crop_pct", "patience", "split_seed", "workers", "classes_at")
+NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""
 
 
@@ -96,6 +96,12 @@ class Config(BaseModel):
         ge=0.1,
         le=1,
         description="Part of the short side that the crop keeps; left out, what the weights were trained for.",
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        le=2**32,
+        description="White in images of more than 8 bits, e.g. 4095 of 12 bits in 16; left out, 65535 of 16.",
     )
     head_epochs: int = Field(
         20, ge=0, le=10_000, description="Passes over the frozen features before fine-tuning (0: none)."

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, UpcycleError
 from upcycle.hardware import GIB, processor_facts, usable_cores, usable_memory
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ Precision = Literal["fp32", "bf16"]
 
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 GLIBC_SETTINGS = ("trim_threshold", "mmap_threshold", "mmap_max")
+_POOL = {"here": False, "parent": False}
+"""Whether this process, and the one it was forked from, have computed in several threads, which no fork survives."""
 FEW_CORES = 4
 """Measured at 2 (docs/decisions/0012-batches-on-demand.md); with many cores one of them is not missed."""
 
@@ -112,9 +114,17 @@ def apply(machine: Machine, seed: int | None = None) -> None:
 
     With these the same seed on the same CPU and thread count gives the same bits. On a GPU only
     what is chosen by a stopwatch (cuDNN's benchmark) is switched off, and fp32 is fp32, not TF32.
+    UpcycleError in a process forked from one that has computed in several threads: it would wait for them for ever.
     """
     import torch
 
+    if machine.threads > 1:
+        if _POOL["parent"] and not _POOL["here"]:
+            raise UpcycleError(
+                "this process was forked after its parent had computed in several threads, which a fork loses: "
+                "fork first and predict then, start processes by spawn, or load the run with threads=1 in the parent"
+            )
+        _POOL["here"] = True
     keep_freed_memory()
     torch.set_num_threads(machine.threads)
     if seed is not None:
@@ -125,6 +135,28 @@ def apply(machine: Machine, seed: int | None = None) -> None:
     torch.use_deterministic_algorithms(machine.device == "cpu")
     # deterministic mode would otherwise also write NaN over every fresh tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _forked() -> None:
+    """In a forked process: the threads are the parent's."""
+    _POOL.update(here=False, parent=_POOL["here"] or _POOL["parent"])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute in this thread alone, so that no pool of threads is begun: a process that is forked has none."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
+import hashlib
 import io
+import json
 import os
 import shutil
 import stat
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -288,3 +291,10 @@ def test_what_cannot_be_kept_where_it_should_be_is_kept_in_the_spare_folder(temp
     assert temporary / cache.spare_root().name / "facts" == cache.written_in(tmp_path / "file" / "cache", "facts")
     assert tmp_path / "cache" / "facts" == cache.written_in(tmp_path / "cache", "facts")
     assert [] == list((tmp_path / "cache" / "facts").iterdir())
+
+
+def test_what_is_white_has_a_file_of_its_own_and_none_the_one_it_had(index: Index, tmp_path: Path) -> None:
+    settings = json.dumps([cache.FORMAT, 16, "bilinear", PIL.__version__]).encode()
+    name = hashlib.sha256(settings + np.ascontiguousarray(index.hashes).tobytes()).hexdigest()
+    assert build(index, tmp_path)[0].path == tmp_path / f"{name}.images"
+    assert build(index, tmp_path, scale=4095)[0].path != tmp_path / f"{name}.images"

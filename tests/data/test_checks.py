@@ -207,3 +207,28 @@ def test_how_data_was_read_is_a_finding() -> None:
     finding = found(index, "reading", facts_of(index))
     assert finding is not None
     assert finding.title.endswith("'a' and 'a ' are one class")
+
+
+@pytest.mark.parametrize(("bits", "peak"), [(8, 200), (10, 1023), (12, 4000), (14, 9000)])
+def test_deep_images_that_stay_dark_are_told_and_not_called_blank(bits: int, peak: int) -> None:
+    index = made("ab" * 10)
+    facts = facts_of(index, peak=[peak] + [100] * 19, contrast=1)
+    finding = found(index, "scale", facts)
+    assert finding is not None
+    assert finding.title == f"{bits} bits in 16? No value of 20 images of more than 8 bits is above {peak:,}"
+    assert finding.advice == f"Say what is white, to scan and to train: --scale {2**bits - 1}"
+    assert found(index, "blank", facts) is None
+
+
+def test_deep_images_one_of_which_is_bright_are_blank_where_they_show_nothing() -> None:
+    index = made("ab" * 10)
+    facts = facts_of(index, peak=[60000] + [100] * 19, contrast=[60] * 19 + [1])
+    assert found(index, "scale", facts) is None
+    blank = found(index, "blank", facts)
+    assert blank is not None
+    assert blank.count == 1
+
+
+def test_images_of_8_bits_are_not_asked_for_their_white() -> None:
+    index = made("ab" * 10)
+    assert found(index, "scale", facts_of(index)) is None

@@ -271,3 +271,46 @@ upcycle.load({str(trained.path)!r}).predict({str(next(photos.glob("test/*/*.png"
 assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+FORKED = """
+import os, signal, sys
+import upcycle
+from upcycle.output.show import Silent
+
+def in_a_child():
+    read, write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write)
+        answer = os.read(read, 4096).decode()
+        os.waitpid(child, 0)
+        return answer
+    signal.alarm(60)
+    try:
+        answer = model.predict(sys.argv[2]).label
+    except upcycle.UpcycleError as error:
+        answer = str(error)
+    os.write(write, answer.encode())
+    os._exit(0)
+
+model = upcycle.load(sys.argv[1], threads=2, show=Silent())
+print(in_a_child())
+print(model.predict(sys.argv[2]).label)
+print(in_a_child())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_loaded_model_predicts_in_a_fork_and_one_that_has_predicted_says_why_not(
+    trained: upcycle.Run, photos: Path
+) -> None:
+    file = str(next(photos.glob("test/*/*.png")))
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(trained.path), file], capture_output=True, text=True, timeout=120
+    )
+    loaded, own, after = done.stdout.splitlines()
+    assert loaded == own
+    assert after.startswith(
+        "this process was forked after its parent had computed in several threads, which a fork loses"
+    )

@@ -34,6 +34,8 @@ from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 FORMAT = 2
+_TIFFS = 2
+"""Of how the numbers of TIFFs are understood: files of other images keep their names when that changes."""
 _MAGIC = b"upcycle\x02"
 _TRAILER = struct.Struct("<Q32s8s")  # bytes of the layout, its sha256, magic
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a run that was killed
@@ -163,9 +165,15 @@ def written_in(root: Path, part: str) -> Path:
         return folder
 
 
-def _file(index: Index, side: int, interpolation: Interpolation, root: Path) -> Path:
+def rules(index: Index) -> list[str]:
+    """What decoding depends on beside its settings, by the formats among the images: versions, where there are some."""
+    return [f"TIFF {_TIFFS}"] if (index.formats == b"TIFF").any() else []
+
+
+def _file(index: Index, side: int, interpolation: Interpolation, scale: float | None, root: Path) -> Path:
     """The file's path, named by all that its content depends on."""
-    settings = json.dumps([FORMAT, side, interpolation, PIL.__version__])
+    white = [] if scale is None else [f"white {scale!r}"]
+    settings = json.dumps([FORMAT, side, interpolation, PIL.__version__, *white, *rules(index)])
     key = hashlib.sha256(settings.encode())
     key.update(np.ascontiguousarray(index.hashes).data)
     return root / f"{key.hexdigest()}.images"
@@ -238,7 +246,9 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8] | str:
+def decoded(
+    index: Index, i: int, *, side: int, interpolation: Interpolation, scale: float | None = None
+) -> npt.NDArray[np.uint8] | str:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
         data = decode.read_file(index.file(i))
@@ -247,7 +257,7 @@ def decoded(index: Index, i: int, *, side: int, interpolation: Interpolation) ->
     if hashlib.sha256(data).hexdigest() != index.hash(i):
         raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
     try:
-        return decoders.SHARED.load(data, side=side, interpolation=interpolation)
+        return decoders.SHARED.load(data, side=side, interpolation=interpolation, scale=scale)
     except DecodeError as error:
         return str(error)
 
@@ -270,6 +280,7 @@ def build(
     *,
     side: int,
     interpolation: Interpolation,
+    scale: float | None = None,
     root: Path | None = None,
     threads: int = 2,
     progress: Progress | None = None,
@@ -280,14 +291,14 @@ def build(
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
     NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
-    path = _file(index, side, interpolation, root or default_root() / "images")
+    path = _file(index, side, interpolation, scale, root or default_root() / "images")
     known = _opened(path)
     if known is not None:
         return known
     shapes = _target_shapes(index, side)
     _remove_abandoned(path.parent)
     _check_room(path, int(_offsets(shapes)[-1]))
-    decode_one = partial(decoded, index, side=side, interpolation=interpolation)
+    decode_one = partial(decoded, index, side=side, interpolation=interpolation, scale=scale)
     with replacing(path) as temporary, temporary.open("wb") as file:
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from upcycle.data import alike
+from upcycle.data import alike, depth
 from upcycle.data.decode import MAX_ASPECT
 from upcycle.data.findings import Audited, Finding
 from upcycle.data.listing import shown
@@ -244,6 +244,8 @@ def copies(data: Audited) -> Finding | None:
 def blank(data: Audited) -> Finding | None:
     """Images that show nothing."""
     found = alike.blank(data.facts) if data.facts is not None else np.empty(0, np.int64)
+    if data.facts is not None and dim(data):  # what they show is told only by their own white
+        found = found[data.facts["peak"][found] == 0]
     if not len(found):
         return None
     mostly = data.mostly(found)
@@ -255,6 +257,29 @@ def blank(data: Audited) -> Finding | None:
         "Set them aside",
         data.alone(found.tolist()),
         serious=bool(mostly),
+    )
+
+
+def dim(data: Audited) -> Finding | None:
+    """Images of more than 8 bits none of which comes near the white of 16."""
+    deep = data.facts["peak"][data.facts["peak"] > 0] if data.facts is not None else np.empty(0)
+    return too_dark(deep.tolist())
+
+
+def too_dark(peaks: Sequence[float]) -> Finding | None:
+    """The finding on images of more than 8 bits from the greatest value of each; None where they are bright enough."""
+    peak = max(peaks, default=0)
+    bits = depth.bits_of(peak)
+    if bits is None:
+        return None
+    images = "the one image" if len(peaks) == 1 else f"{len(peaks):,} images"
+    return Finding(
+        "scale",
+        f"{bits} bits in 16? No value of {images} of more than 8 bits is above {peak:,.0f}",
+        "",
+        f"White of 16 bits is 65,535, so they come out {65535 / (2**bits - 1):,.0f} times too dark",
+        f"Say what is white, to scan and to train: --scale {2**bits - 1}",
+        serious=True,
     )
 
 
@@ -323,6 +348,7 @@ CHEAP: tuple[Check, ...] = (
 )
 """Checks that need no pixels: a run makes them by itself."""
 ALL: tuple[Check, ...] = (
+    dim,
     conflicts,
     leaking,
     near,

@@ -23,6 +23,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from upcycle.data import depth, kinds
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DecodeError, UpcycleError
@@ -100,6 +101,8 @@ def _identified(data: bytes) -> tuple[Image.Image, int]:
     """The image, its pixels not decoded yet, and its orientation; may raise anything Pillow does."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(*image.size)
+    if image.format == "TIFF":
+        depth.in_order(image)
     if image.format != "PNG" or "exif" in image.info or b"eXIf" not in data:
         return image, _orientation(image)
     # the EXIF block comes after the pixels: only decoding all of it, in a second copy, finds it
@@ -120,7 +123,8 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
         except UnidentifiedImageError:
             if data.startswith(_BEGINNINGS):
                 raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
-            raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+            known = kinds.named(data)
+            raise DecodeError(known or "not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -132,19 +136,19 @@ def _check_size(width: int, height: int) -> None:
         raise DecodeError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
 
 
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+def _from_array(array: npt.NDArray[Any], scale: float | None) -> Image.Image:
     """An array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as an image."""
     try:
-        if array.ndim not in (2, 3):
+        if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
             raise ValueError
-        image = Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+        _check_size(array.shape[1], array.shape[0])
+        pixels = depth.of_array(array, scale)
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
     except (TypeError, ValueError, KeyError):
         shape = " x ".join(map(str, array.shape))
         raise DecodeError(
             f"an array of shape {shape} and type {array.dtype} is no image: give uint8, H x W x 3"
         ) from None
-    _check_size(*image.size)
-    return image
 
 
 def read_file(path: Path) -> bytes:
@@ -165,40 +169,63 @@ def contents(path: Path) -> bytes:
         raise DecodeError(f"cannot be read ({error.strerror or error})") from error
 
 
-def _opened(source: Source) -> tuple[Image.Image, int]:
+def _stored(image: Image.Image) -> bytes | None:
+    """The file behind a JPEG, or a picture of 16-bit colors, that is open and has not been decoded; None for others.
+
+    Its first picture, and where nobody has asked for a reduced one. The file stays open where it was.
+    """
+    file: Any = getattr(image, "fp", None)
+    wanted = image.format in ("JPEG", "MPO") or depth.low_bytes(depth.rawmode(image))
+    if file is None or not wanted or not depth.rawmode(image) or getattr(image, "decoderconfig", None):
+        return None
+    try:
+        if image.tell():
+            return None
+        place = file.tell()
+        try:
+            file.seek(0)
+            data = file.read(MAX_BYTES + 1)
+        finally:
+            file.seek(place)
+        same = isinstance(data, bytes) and len(data) <= MAX_BYTES and _open(data)[0].size == image.size
+    except (OSError, ValueError, AttributeError, DecodeError):
+        return None
+    return data if same else None
+
+
+def _opened(source: Source, scale: float | None) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
-        return _open(contents(source))
+        source = contents(source)
     if isinstance(source, bytes):
-        return _open(source)
+        image, orientation = _open(source)
+        return (image if scale is None else _whole_colors(source, image, scale)), orientation
     if isinstance(source, Image.Image):
         source.load()  # what a file says of its orientation may come after its pixels
+        if source.format is None and depth.is_deep(source):  # made from numbers, and no file says what they are
+            _check_size(*source.size)
+            return Image.fromarray(depth.of_array(np.asarray(source), scale, "a picture")), _orientation(source)
         return source, _orientation(source)
     if not isinstance(source, np.ndarray):
         kind = type(source).__name__
         raise DecodeError(f"a {kind} is no image: give a path, bytes, a PIL image, a uint8 array, or a list of them")
-    return _from_array(source), 1
+    return _from_array(source, scale), 1
 
 
-def _scaled(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.uint8]:
-    """Map 0..scale to 0..255, rounded; what lies outside is clipped."""
-    return np.rint(np.clip(values.astype(np.float64) / scale, 0, 1) * 255).astype(np.uint8)
-
-
-def _deep(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits as 8-bit grey.
-
-    16-bit integers: 65535 is white. 32-bit integers: as 16-bit where all values fit, else 2^31 - 1
-    is white. Floats: the smallest of 1, 255 and 65535 that no value exceeds is white, else the maximum.
-    """
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(_scaled(values, 65535))
-    if not np.isfinite(values).all():
-        raise DecodeError("holds values that are not finite")
-    top = float(values.max())
-    whites = (65535, 2**31 - 1) if image.mode == "I" else (1, 255, 65535)
-    return Image.fromarray(_scaled(values, next((white for white in whites if top <= white), top)))
+def _whole_colors(data: bytes, image: Image.Image, scale: float) -> Image.Image:
+    """Colors of 16 bits in 8, `scale` being white; any other image as it is. Pillow by itself keeps the upper bytes."""
+    mode = depth.rawmode(image)
+    lower = depth.low_bytes(mode)
+    if lower is None:
+        if ";16" in mode and not depth.is_deep(image):
+            raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store grey or RGB")
+        return image
+    depth.check(image)
+    other: Any = _open(data)[0]
+    other.tile = [
+        tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in other.tile
+    ]
+    return Image.fromarray(depth.of_array(depth.words(image, other), scale))
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -207,9 +234,10 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
 
 
-def _rgb(image: Image.Image, orientation: int) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _deep(image).convert("RGB")
+def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Image.Image:
+    depth.check(image)
+    if depth.is_deep(image):
+        image = depth.grey(image, scale).convert("RGB")
     elif image.has_transparency_data:
         image = _opaque(image)
     elif image.mode != "RGB":
@@ -217,15 +245,37 @@ def _rgb(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
     """The current frame, upright, as 8-bit RGB; alpha on white; DecodeError when it cannot be decoded.
 
-    Grey, palette, CMYK, 16-bit and float images are converted; EXIF orientation is applied.
-    A file just opened stands at its first frame.
+    Grey, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
+    orientation is applied. A file just opened stands at its first frame.
     """
     with decoding(image):
         image.load()  # an image in RGB is else decoded after this has returned
-        return _rgb(image, _orientation(image))
+        return _rgb(image, _orientation(image), scale)
+
+
+def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, "Header", float]:
+    """The first frame of a file as `rgb` gives it, its header, and its `depth.peak`; DecodeError with the reason."""
+    image, head = opened(data)
+    with decoding(data):
+        mode = depth.rawmode(image)
+        if scale is not None:
+            image = _whole_colors(data, image, scale)
+        image.load()
+        return _rgb(image, _open(data)[1], scale), head, depth.peak(image, mode) if scale is None else 0.0
+
+
+def peak(data: bytes) -> float:
+    """The greatest value of an image of more than 8 bits of which no white is told, else 0; or DecodeError."""
+    image, _ = _open(data)
+    mode = depth.rawmode(image)
+    if not image.mode.startswith("I") and depth.low_bytes(mode) is None:
+        return 0.0
+    with decoding(data):
+        image.load()
+        return depth.peak(image, mode)
 
 
 class Header(NamedTuple):
@@ -276,10 +326,15 @@ def _turned(extent: tuple[_Number, _Number], orientation: int) -> tuple[_Number,
 
 
 def _resized(
-    source: Source, target: Callable[[int, int], tuple[int, int]], resampling: Image.Resampling
+    source: Source,
+    target: Callable[[int, int], tuple[int, int]],
+    resampling: Image.Resampling,
+    scale: float | None = None,
 ) -> Image.Image:
     """The upright image, resampled from its `_box` to the size `target` gives."""
-    image, orientation = _opened(source)
+    if isinstance(source, Image.Image):
+        source = _stored(source) or source
+    image, orientation = _opened(source, scale)
     wanted = target(*_turned(image.size, orientation))
     extent: tuple[float, float] = image.size
     if isinstance(source, Path | bytes):
@@ -287,18 +342,21 @@ def _resized(
         # draft gives the extent as a fraction, because the reduced size is rounded up
         drafted = image.draft(None, _turned(wanted, orientation))
         extent = drafted[1][2:] if drafted else extent
-    return _rgb(image, orientation).resize(wanted, resampling, box=_box(*_turned(extent, orientation)))
+    return _rgb(image, orientation, scale).resize(wanted, resampling, box=_box(*_turned(extent, orientation)))
 
 
-def load(source: Source, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8]:
+def load(
+    source: Source, *, side: int, interpolation: Interpolation, scale: float | None = None
+) -> npt.NDArray[np.uint8]:
     """Pixels [H, W, 3], upright, short side `side`, aspect kept, the long side cropped to 4 x `side`.
 
     Resampling is antialiased (except nearest). A JPEG file at least twice as large is decoded at
-    reduced scale. An open PIL image gives its current frame. Raises DecodeError, one line with the
-    reason (and the path, when `source` is one).
+    reduced scale, and so is one that PIL has opened and not decoded. An open PIL image gives its current frame. `scale`
+    is white in images of more than 8 bits. Raises DecodeError, one line with the reason (and the path, when `source`
+    is one).
     """
     with decoding(source):
-        return np.array(_resized(source, partial(target_size, side=side), _RESAMPLING[interpolation]))
+        return np.array(_resized(source, partial(target_size, side=side), _RESAMPLING[interpolation], scale))
 
 
 def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
@@ -308,10 +366,10 @@ def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
-def thumbnail(source: Source, side: int = 160) -> bytes:
-    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged."""
+def thumbnail(source: Source, side: int = 160, scale: float | None = None) -> bytes:
+    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged. `scale` as for `load`."""
     buffer = io.BytesIO()
     with decoding(source):
-        small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR)
+        small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR, scale)
         small.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()

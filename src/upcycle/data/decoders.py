@@ -49,16 +49,23 @@ class Decoders:
         width, height, kind = self._ask("header", data)[0]
         return decode.Header(int(width), int(height), str(kind))
 
-    def load(self, data: bytes, *, side: int, interpolation: Interpolation) -> npt.NDArray[np.uint8]:
+    def load(
+        self, data: bytes, *, side: int, interpolation: Interpolation, scale: float | None = None
+    ) -> npt.NDArray[np.uint8]:
         """Pixels [H, W, 3] as `decode.load` gives them, not writable; DecodeError with the reason."""
-        shape, content = self._ask("load", data, side=side, interpolation=interpolation)
+        shape, content = self._ask("load", data, side=side, interpolation=interpolation, scale=scale)
         return np.frombuffer(content, np.uint8).reshape(shape)
 
-    def look(self, data: bytes) -> Look:
+    def peak(self, data: bytes) -> float:
+        """What `decode.peak` gives; DecodeError with the reason."""
+        return float(self._ask("peak", data)[0])
+
+    def look(self, data: bytes, scale: float | None = None) -> Look:
         """What all of an image file tells an audit; DecodeError with the reason."""
-        values, small = self._ask("look", data)
-        header, pixels, perceptual, contrast, color = values
-        return Look(decode.Header(*header), str(pixels), int(perceptual), float(contrast), float(color), small)
+        values, small = self._ask("look", data, scale=scale)
+        header, pixels, perceptual, contrast, color, peak = values
+        known = str(pixels), int(perceptual), float(contrast), float(color)
+        return Look(decode.Header(*header), *known, small, float(peak))
 
     def close(self) -> None:
         """End the processes; the next question starts others."""

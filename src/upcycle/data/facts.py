@@ -22,7 +22,7 @@ from upcycle.data.look import SMALL, Look
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
 
-VERSION = 1
+VERSION = 2
 
 RECORD = np.dtype(
     [
@@ -38,6 +38,7 @@ RECORD = np.dtype(
         ("contrast", "<f4"),
         ("color", "<f4"),
         ("small", f"V{SMALL * SMALL}"),
+        ("peak", "<f4"),
     ]
 )
 """One image: size in bytes and times in ns of the file, and the fields of `Look`."""
@@ -66,10 +67,11 @@ def inspect(
     *,
     folder: Path,
     layout: Layout = USUAL,
+    scale: float | None = None,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> tuple[Index, Facts]:
-    """What `scan` gives and the facts of the same images, every one of them decoded.
+    """What `scan` gives and the facts of the same images, every one of them decoded, `scale` being white.
 
     Facts are remembered in `folder`, also of a scan that is interrupted. An image that cannot be
     decoded is quarantined. DataError where nothing is left.
@@ -77,10 +79,10 @@ def inspect(
     listing = listed(data, layout)
     paths = [row.path for row in listing.rows]
     memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.parquet"
-    known, facts = _recall(memory), np.zeros(len(paths), RECORD)
+    known, facts = _recall(memory, scale), np.zeros(len(paths), RECORD)
 
     def look(data: bytes) -> tuple[str, Look]:
-        return hashlib.sha256(data).hexdigest(), decoders.SHARED.look(data)
+        return hashlib.sha256(data).hexdigest(), decoders.SHARED.look(data, scale)
 
     def one(at: int) -> str | None:
         """Why a file cannot be used; None where its facts are there, remembered or new."""
@@ -102,7 +104,7 @@ def inspect(
                 for at, reason in enumerate(reasons):
                     yield reason or _read_of(facts[at])
         finally:
-            _remember(memory, paths, facts, known)
+            _remember(memory, paths, facts, known, scale)
 
     index = listing.index(results(), trainable=False)
     return index, facts[facts["sha256"] != b""]
@@ -128,19 +130,20 @@ class _Known(NamedTuple):
     facts: Facts
 
 
-def _key() -> bytes:
+def _key(scale: float | None) -> bytes:
     """What the facts depend on beside the files."""
-    return f"{VERSION} {PIL.__version__} {imagehash.__version__} {np.__version__}".encode()
+    white = "" if scale is None else f" white {scale!r}"
+    return f"{VERSION} {PIL.__version__} {imagehash.__version__} {np.__version__}{white}".encode()
 
 
-def _recall(memory: Path) -> _Known:
+def _recall(memory: Path, scale: float | None) -> _Known:
     """The facts in a file; none where it is missing, damaged or of other versions."""
     import pyarrow.parquet as pq  # takes a tenth of a second, and a run needs it not
 
     nothing = _Known({}, np.zeros(0, RECORD))
     try:
         table = pq.read_table(memory, page_checksum_verification=True).combine_chunks()
-        if (table.schema.metadata or {}).get(b"upcycle") != _key():
+        if (table.schema.metadata or {}).get(b"upcycle") != _key(scale):
             return nothing
         facts = np.zeros(len(table), RECORD)
         for name in RECORD.names or ():
@@ -158,7 +161,7 @@ def _values(column: Any, kind: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
 
 
-def _remember(memory: Path, paths: list[str], facts: Facts, known: _Known) -> None:
+def _remember(memory: Path, paths: list[str], facts: Facts, known: _Known, scale: float | None) -> None:
     """Write down the facts of every file that could be used, those `known` before where it was not come to.
 
     A folder that may not be written costs time alone.
@@ -173,7 +176,7 @@ def _remember(memory: Path, paths: list[str], facts: Facts, known: _Known) -> No
     columns = {"path": pa.array([paths[at] for at in used], pa.string())}
     for name in RECORD.names or ():
         columns[name] = _column(np.ascontiguousarray(facts[name][used]))
-    table = pa.table(columns).replace_schema_metadata({"upcycle": _key()})
+    table = pa.table(columns).replace_schema_metadata({"upcycle": _key(scale)})
     try:
         with replacing(memory) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)

@@ -22,7 +22,8 @@ class Preprocessing:
 
     `size`: pixels of the square input; `crop_pct`: the fraction of the short side that the crop
     keeps, in 0.1..1; `mean`, `std`: for each of the three channels, on the 0..1 scale.
-    `source` says where the numbers were read.
+    `scale`: white in images of more than 8 bits, None for what their files say. `source` says where the numbers were
+    read.
     """
 
     size: int = 224
@@ -31,6 +32,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     source: str = "ImageNet's usual numbers"
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -44,6 +46,8 @@ class Preprocessing:
             raise ConfigError(f"image size {self.size} is out of range: use 8 to 2048 pixels")
         if not LEAST_CROP <= self.crop_pct <= 1:
             raise ConfigError(f"crop_pct {self.crop_pct} is out of range: use {LEAST_CROP} to 1")
+        if self.scale is not None and not (_is_number(self.scale) and self.scale > 0):
+            raise ConfigError(f"scale {self.scale!r} must be a positive number: the value that is white")
         if self.interpolation not in INTERPOLATIONS:
             raise ConfigError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
         if min(self.std) <= 0:
@@ -59,6 +63,7 @@ class Preprocessing:
         mean = " ".join(f"{value:.3f}" for value in self.mean)
         std = " ".join(f"{value:.3f}" for value in self.std)
         crop = f"short side {self.resize_to} px, {self.interpolation}, middle {self.size} px"
+        crop += f", white {self.scale:g}" if self.scale is not None else ""
         return f"input: {crop}, mean {mean}, std {std} (from {self.source})"
 
     def to_dict(self) -> dict[str, Any]:

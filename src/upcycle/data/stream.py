@@ -22,12 +22,13 @@ class Stream:
     index: Index
     side: int
     interpolation: Interpolation
+    scale: float | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
-        frame = decoded(self.index, i, side=self.side, interpolation=self.interpolation)
+        frame = decoded(self.index, i, side=self.side, interpolation=self.interpolation, scale=self.scale)
         if isinstance(frame, str):
             raise DataError(f"{self.index.path(i)} could be decoded before and cannot be now ({frame}): run again")
         return frame
@@ -39,7 +40,13 @@ class Stream:
 
 
 def open_stream(
-    index: Index, *, side: int, interpolation: Interpolation, threads: int = 2, progress: Progress | None = None
+    index: Index,
+    *,
+    side: int,
+    interpolation: Interpolation,
+    scale: float | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
 ) -> tuple[Stream, dict[int, str]]:
     """All images of `index`, and position -> reason for those that cannot be decoded, as `cache.build` gives them.
 
@@ -47,9 +54,9 @@ def open_stream(
     """
 
     def attempt(i: int) -> str | None:
-        frame = decoded(index, i, side=side, interpolation=interpolation)
+        frame = decoded(index, i, side=side, interpolation=interpolation, scale=scale)
         return frame if isinstance(frame, str) else None
 
     reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
     failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
-    return Stream(index, side, interpolation), failures
+    return Stream(index, side, interpolation, scale), failures

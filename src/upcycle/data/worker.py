@@ -41,14 +41,19 @@ def _load(data: bytes, **options: Any) -> Result:
     return Result(list(pixels.shape), pixels.data.cast("B"))
 
 
-def _look(data: bytes) -> Result:
+def _peak(data: bytes) -> Result:
+    return Result(decode.peak(data))
+
+
+def _look(data: bytes, **options: Any) -> Result:
     from upcycle.data.look import look  # its hashing takes half a second to import, and few need it
 
-    seen = look(data)
-    return Result([list(seen.header), seen.pixels, seen.perceptual, seen.contrast, seen.color], seen.small)
+    seen = look(data, **options)
+    values = [list(seen.header), seen.pixels, seen.perceptual, seen.contrast, seen.color, seen.peak]
+    return Result(values, seen.small)
 
 
-TASKS: Mapping[str, Callable[..., Result]] = {"header": _header, "load": _load, "look": _look}
+TASKS: Mapping[str, Callable[..., Result]] = {"header": _header, "load": _load, "look": _look, "peak": _peak}
 
 
 def _confine(memory: int) -> None:

@@ -75,7 +75,10 @@ class Run:
         return read_predictions(self.directory.predictions(split))
 
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
-        """What an image, or each of several, shows; `upcycle.load(RUN)` keeps the model for many calls."""
+        """What an image, or each of several, shows; `upcycle.load(RUN)` keeps the model for many calls.
+
+        Arrays are RGB, not BGR as OpenCV's are; `Classifier.predict` says what is white in them.
+        """
         return load(self.path).predict(image)
 
 

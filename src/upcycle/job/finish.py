@@ -92,7 +92,9 @@ def _write_thumbnails(job: Job, test: Predictions | None) -> None:
     positions = job.prepared.splits.test
     for at in wrong:
         try:
-            small = decode.thumbnail(job.prepared.index.file(int(positions[at])))
+            small = decode.thumbnail(
+                job.prepared.index.file(int(positions[at])), scale=job.prepared.preprocessing.scale
+            )
         except DecodeError:
             continue  # the file went away since it was decoded; its row in the table remains
         write_bytes(job.run.thumbnails / f"{test.hashes[at]}.jpg", small)

@@ -1,6 +1,7 @@
 """A trained run put to use: classes and probabilities of images, metrics of folders."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
 from upcycle.hardware import usable_cores
+from upcycle.job.prepare import darkness
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
@@ -45,6 +47,16 @@ _COMPUTING = threading.Lock()
 """Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
 MOST_THREADS = 1024
 """More than this no run was trained with."""
+
+
+def _forked() -> None:
+    """In a forked process: a pass of the parent, which may have held the lock as it forked, never ends here."""
+    global _COMPUTING
+    _COMPUTING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,16 @@ class Classifier:
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
         expected = self.network.preprocessing
-        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation)
+        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
 
     def isolated(self, source: Path | bytes) -> Frame:
         """The same of a file, decoded in another process within bounds of time and memory."""
         expected = self.network.preprocessing
         with decode.decoding(source):
             data = decode.contents(source) if isinstance(source, Path) else source
-            return decoders.SHARED.load(data, side=expected.resize_to, interpolation=expected.interpolation)
+            return decoders.SHARED.load(
+                data, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
+            )
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
@@ -92,7 +106,11 @@ class Classifier:
             return forward(self.model, batches, self.machine)
 
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
-        """What an image shows, or each of several: a path, a PIL image or a uint8 array [H, W, 3] or [H, W].
+        """What an image shows, or each of several: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
+
+        White is 255 in arrays of uint8, 65535 of uint16, 1 of floats, or the run's `--scale` in the last two. OpenCV's
+        arrays are BGR: give `image[:, :, ::-1]`. A large JPEG is decoded at reduced scale, also where PIL has opened it
+        and not loaded. Arrays and loaded images were decoded whole, so probabilities may differ by some hundredths.
 
         The bytes of a file and a file open for reading are images as well. A list, a tuple or an iterator (of
         `Path.glob`, for example), which is read as far as it is needed, gives a list. An image by itself costs what a
@@ -155,7 +173,12 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
     """
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if used else ()
-    with _COMPUTING, torch.random.fork_rng(devices):  # making a network draws numbers: the caller's stay as they are
+    # a process that loads and is then forked must not have computed in several threads
+    with (
+        _COMPUTING,
+        machines.alone(),
+        torch.random.fork_rng(devices),
+    ):  # making a network draws numbers: the caller's stay as they are
         return _load(expanded(run), threads, device, show or default_show())
 
 
@@ -242,6 +265,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         root = Path(config.image_root) if config.image_root else begun.parent if begun.is_file() else begun
         return _predictions(classifier, own, root)
     index = _scan(data, config)
+    dark = darkness(index, classifier.network.preprocessing)
+    if dark is not None:
+        show.warn(f"{dark.title}. {dark.effect}")
     rows = _own_rows(index, own, split)
     if rows:
         show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")

@@ -13,12 +13,14 @@ import numpy as np
 
 from upcycle.config import Config
 from upcycle.data import cache as images
-from upcycle.data import quarantine
+from upcycle.data import decoders, quarantine
 from upcycle.data.audit import audit as audited
 from upcycle.data.cache import Cache
-from upcycle.data.checks import CHEAP, check
+from upcycle.data.checks import CHEAP, check, too_dark
+from upcycle.data.decode import contents
 from upcycle.data.decoders import LIMITED
-from upcycle.data.findings import Audited
+from upcycle.data.depth import bits_of
+from upcycle.data.findings import Audited, Finding
 from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
 from upcycle.data.listing import Quarantined, shown
@@ -28,7 +30,7 @@ from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.data.units import components
 from upcycle.device import Machine, detect
-from upcycle.errors import DataError, NoRoomError, RunError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, RunError, StorageError
 from upcycle.evaluation.metrics import resolution
 from upcycle.job.status import Work
 from upcycle.model import zoo
@@ -41,6 +43,8 @@ LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to say what the test images will tell apart."""
 FEW = 3
 """Files that are not used for one reason are named one by one up to so many."""
+SAMPLED = 256
+"""Images, evenly spread, that are looked at to see whether some have more than 8 bits and are dark."""
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
 
@@ -113,12 +117,13 @@ def set_aside(index: Index, listed: list[quarantine.Entry], config: Config, show
 
 
 def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixed: bool) -> Preprocessing:
-    """Preprocessing at the size to train at.
+    """Preprocessing at the size to train at, and with the white that is asked for.
 
     Where no size is asked for, images smaller than the weights' own input are trained on at their own
     median size, rounded up to a multiple of 32, and at least at 128 pixels: pixels made by
     enlarging cost time and carry nothing. The classic recipe and networks of a fixed size are left alone.
     """
+    preprocessing = replace(preprocessing, scale=config.scale)
     if config.image_size is not None or fixed or config.recipe == "classic":
         return preprocessing
     median = int(np.median(np.minimum(index.widths, index.heights)))
@@ -136,10 +141,17 @@ def decode(
     """
     frames: Cache | Stream
     side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
+    scale = preprocessing.scale
     with show.progress("decoding") as progress:
         try:
             build = partial(
-                images.build, index, side=side, interpolation=interpolation, threads=threads, progress=progress
+                images.build,
+                index,
+                side=side,
+                interpolation=interpolation,
+                scale=scale,
+                threads=threads,
+                progress=progress,
             )
             frames, failures = _kept(build, config, show)
         except StorageError as error:
@@ -147,7 +159,7 @@ def decode(
                 raise
             show.warn(f"{error}. Going on without: every epoch reads and decodes the files again, which is slower")
             frames, failures = open_stream(
-                index, side=side, interpolation=interpolation, threads=threads, progress=progress
+                index, side=side, interpolation=interpolation, scale=scale, threads=threads, progress=progress
             )
     if not failures:
         return index, frames
@@ -181,7 +193,7 @@ def _kept(
 
 def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:
     """`index` without the images that cannot be decoded, found out at a small size."""
-    return decode(index, Preprocessing(size=32), config, machine, show)[0]
+    return decode(index, Preprocessing(size=32, scale=config.scale), config, machine, show)[0]
 
 
 def prepare(
@@ -278,7 +290,35 @@ def same_network(run: RunDir, network: Network) -> None:
 def audit(prepared: Prepared) -> dict[str, Any]:
     """What is to be known about the data, as plain values for `audit.json`: all that needs no second decoding."""
     findings = check(Audited(prepared.index, prepared.splits), CHEAP)
-    return audited(prepared.index, prepared.splits, findings)
+    dark = darkness(prepared.index, prepared.preprocessing)
+    known = audited(prepared.index, prepared.splits, [*([dark] if dark else []), *findings])
+    if dark is not None:
+        known["warnings"].insert(0, f"{dark.title}. {dark.effect}. {dark.advice}")
+    return known
+
+
+def darkness(index: Index, preprocessing: Preprocessing) -> Finding | None:
+    """That images of more than 8 bits come out dark, as nothing says what is white; None where they do not."""
+    return too_dark(_peaks(index)) if preprocessing.scale is None else None
+
+
+def _peaks(index: Index) -> list[float]:
+    """The greatest value of each image of more than 8 bits, of a sample; one alone where it is bright."""
+    may_be = np.flatnonzero(np.isin(index.formats, (b"PNG", b"TIFF")))
+    peaks = []
+    for at in may_be[:: -(-len(may_be) // SAMPLED) or 1].tolist():
+        peak = _peak(index.file(at))
+        if peak and bits_of(peak) is None:
+            return [peak]
+        peaks += [peak] if peak else []
+    return peaks
+
+
+def _peak(file: Path) -> float:
+    try:
+        return decoders.SHARED.peak(contents(file))
+    except DecodeError:  # of a file that was read before: then it is not this that is wrong
+        return 0.0
 
 
 def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:

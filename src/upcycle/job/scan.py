@@ -38,8 +38,8 @@ READING = (
     *("path_column", "label_column", "split_column", "group_column"),
 )
 """Options that say how DATA is read, and nothing of the list with groups that a scan writes."""
-SPLITTING = (*READING, "drop_empty_classes", "val_fraction", "test_fraction", "seed", "split_seed")
-"""Options that decide which images train, validate and test."""
+TRAINING = (*READING, "drop_empty_classes", "val_fraction", "test_fraction", "seed", "split_seed", "scale")
+"""Options that decide which images train, validate and test, and how they are read."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Asked:
 
     def training(self, data: Path, *words: str) -> str:
         """The command that trains on `data` as this scan has split it, or as it would split it anew."""
-        kept = {name: self.given[name] for name in SPLITTING if name in self.given}
+        kept = {name: self.given[name] for name in TRAINING if name in self.given}
         if data != self.data:
             kept = {name: value for name, value in kept.items() if name not in READING}
         return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
@@ -154,7 +154,8 @@ def run_scan(asked: Asked, show: Show) -> Path:
     grouped = asked.training(asked.out / GROUPED) if _write_grouped(asked.out / GROUPED, data, entries) else None
     with show.progress("pictures") as progress:
         root = data.index.root
-        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, progress=progress)
+        scale = asked.config.scale
+        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, scale=scale, progress=progress)
     _tell(asked, data, findings, entries, train=train, grouped=grouped, show=show)
     return asked.out
 
@@ -166,7 +167,14 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     folder = written_in(Path(config.cache) if config.cache else default_root(), "facts")
     threads = threads_for(config.threads, usable_cores(Path("/")))
     with show.progress("scanning") as progress:
-        index, facts = inspect(asked.data, folder=folder, layout=Layout.of(config), threads=threads, progress=progress)
+        index, facts = inspect(
+            asked.data,
+            folder=folder,
+            layout=Layout.of(config),
+            scale=config.scale,
+            threads=threads,
+            progress=progress,
+        )
     listed = quarantine.resolved(index, listed)
     left, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name, trainable=False)
     if unknown:

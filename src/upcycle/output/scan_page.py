@@ -29,9 +29,12 @@ def write_scan(
     root: Path,
     train: str,
     grouped: str | None,
+    scale: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the page of a scan from its audit; gives its path. Pictures are read from below `root`.
+
+    `scale` is white in images of more than 8 bits.
 
     `train` is the command that trains without what is set aside, `grouped` the one that keeps together what belongs
     together, where anything does. StorageError when the page cannot be written. An image that cannot be read any more
@@ -42,7 +45,7 @@ def write_scan(
     shown = list(dict.fromkeys(image["path"] for group in groups for image in group["images"].items))
     pictures: dict[str, str | None] = {}
     for done, name in enumerate(shown, 1):
-        pictures[name] = _picture(root / name)
+        pictures[name] = _picture(root / name, scale)
         if progress is not None:
             progress(done, len(shown))
     text = html.render(
@@ -79,9 +82,9 @@ def _finding(number: int, finding: Values) -> Values:
     }
 
 
-def _picture(file: Path) -> str | None:
+def _picture(file: Path, scale: float | None) -> str | None:
     try:
-        return html.address(decode.thumbnail(file, SIDE))
+        return html.address(decode.thumbnail(file, SIDE, scale))
     except (DecodeError, OSError):
         return None
 

@@ -37,6 +37,7 @@ OF_THE_TASK = (
     "input",
     "image_size",
     "crop_pct",
+    "scale",
     "arch",
     "weights",
     "class_weights",

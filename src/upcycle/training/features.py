@@ -16,7 +16,7 @@ from torch import nn
 
 from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
-from upcycle.data.cache import written_in
+from upcycle.data.cache import rules, written_in
 from upcycle.data.folder import Index
 from upcycle.device import Machine, autocast
 from upcycle.errors import StorageError, WeightsError
@@ -158,7 +158,12 @@ def _key(index: Index, network: zoo.Network, machine: Machine) -> str:
         "version": VERSION,
         "arch": network.arch,
         "weights": network.weights_sha256,
-        "preprocessing": {key: value for key, value in network.preprocessing.to_dict().items() if key != "source"},
+        "preprocessing": {
+            key: value
+            for key, value in network.preprocessing.to_dict().items()
+            if key != "source" and (key, value) != ("scale", None)
+        },
+        **({"rules": found} if (found := rules(index)) else {}),
         "device": machine.device,
         "precision": machine.precision,
         "fold_bn": machine.fold_bn,
