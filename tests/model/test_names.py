@@ -171,7 +171,23 @@ def test_weights_of_another_resnet_are_named(given: str, arch: str) -> None:
 
 def test_weights_of_a_vision_transformer_are_named() -> None:
     vit = timm.create_model("vit_tiny_patch16_224").state_dict()
-    assert "they look like those of vit_tiny_patch16: name their architecture with --arch" == resemblance(shapes(vit))
+    assert "they look like those of vit_tiny_patch16: name their architecture with --arch" == resemblance(
+        shapes(vit), "resnet18"
+    )
+
+
+@pytest.mark.parametrize("given", ["resnet50d", "seresnet50", "wide_resnet50_2", "test_resnet"])
+def test_what_is_no_plain_resnet_is_called_none(given: str) -> None:
+    assert "" == resemblance(shapes(theirs(given)), "resnet18")
+
+
+def test_weights_that_lack_something_are_not_told_to_be_what_was_asked_for() -> None:
+    tensors = theirs("resnet18")
+    del tensors["bn1.weight"]
+    with pytest.raises(
+        WeightsError, match=r"1 tensors missing \(first: bn1.weight\); name their architecture with --arch"
+    ):
+        loaded(tensors, "resnet18")
 
 
 @pytest.mark.parametrize(

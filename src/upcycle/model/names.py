@@ -186,22 +186,25 @@ _RESNETS = {
 _VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
 
-def resemblance(shapes: Shapes) -> str:
-    """What a file's tensors seem to be and what to do about it, in a few words; "" where that cannot be told."""
+def resemblance(shapes: Shapes, arch: str) -> str:
+    """What a file's tensors seem to be, unless it is `arch`, and what to do, in a few words; "" where none can tell."""
     for pattern, whose in _THEIRS:
         if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in shapes):
             return f"their names are those of {whose}, which are not translated: give timm's weights of that network"
     likely = _resnet(shapes) or _vit(shapes)
-    return f"they look like those of {likely}: name their architecture with --arch" if likely else ""
+    if not likely or arch.startswith(likely):
+        return ""
+    return f"they look like those of {likely}: name their architecture with --arch"
 
 
 def _resnet(shapes: Shapes) -> str:
     found = [re.fullmatch(r"(?:.*\.)?layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
     blocks = {(int(one[1]), int(one[2])) for one in found if one}
     counts = ",".join(str(sum(stage == at for stage, _ in blocks)) for at in range(1, 5))
+    stem = next((shape for name, shape in shapes.items() if f".{name}".endswith(".conv1.weight")), ())
     widths = {shape[0] for name, shape in shapes.items() if name.endswith("layer1.0.conv2.weight")}
     likely = _RESNETS.get((counts, any(name.endswith("layer1.0.conv3.weight") for name in shapes)), "")
-    return likely if widths == {64} else ""
+    return likely if widths == {64} and stem == (64, 3, 7, 7) and not any(".se." in name for name in shapes) else ""
 
 
 def _vit(shapes: Shapes) -> str:
