@@ -57,6 +57,13 @@ def test_a_loss_is_left_out_where_there_is_no_wrapper() -> None:
     assert ("weights from file w: left out what is no part of the network (criterion.weight and 1 more)",) == notes
 
 
+def test_a_head_under_another_name_is_left_out_and_told() -> None:
+    own = body(theirs("test_resnet"))
+    found, notes = loaded({**own, "classifier.0.weight": torch.ones(3), "classifier.0.bias": torch.ones(3)})
+    assert equal(own, found)
+    assert ("weights from file w: left out what is no part of the network (classifier.0.weight and 1 more)",) == notes
+
+
 @pytest.mark.parametrize("more", ["layer1.0.se.fc1.weight", "norm_pre.weight", "layer5.0.conv1.weight"])
 def test_a_layer_that_the_network_lacks_is_never_left_out(more: str) -> None:
     with pytest.raises(WeightsError, match=rf"do not fit test_resnet: 1 it does not have \(first: {more}\)"):
