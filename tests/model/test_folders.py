@@ -124,3 +124,13 @@ def test_a_torch_file_in_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text("{}")
     assert ["a"] == list(read(tmp_path).tensors)
+
+
+def test_a_resnet_whose_strides_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = hub_folder(
+        tmp_path / "hf", "test_resnet", config={"model_type": "resnet", "downsample_in_bottleneck": True}
+    )
+    with pytest.raises(
+        WeightsError, match=r"config\.json has downsample_in_bottleneck, so their network takes its strides"
+    ):
+        read(folder)

@@ -57,6 +57,13 @@ def test_a_loss_is_left_out_where_there_is_no_wrapper() -> None:
     assert ("weights from file w: left out what is no part of the network (criterion.weight and 1 more)",) == notes
 
 
+def test_a_head_under_another_name_is_left_out_and_told() -> None:
+    own = body(theirs("test_resnet"))
+    found, notes = loaded({**own, "classifier.0.weight": torch.ones(3), "classifier.0.bias": torch.ones(3)})
+    assert equal(own, found)
+    assert ("weights from file w: left out what is no part of the network (classifier.0.weight and 1 more)",) == notes
+
+
 @pytest.mark.parametrize("more", ["layer1.0.se.fc1.weight", "norm_pre.weight", "layer5.0.conv1.weight"])
 def test_a_layer_that_the_network_lacks_is_never_left_out(more: str) -> None:
     with pytest.raises(WeightsError, match=rf"do not fit test_resnet: 1 it does not have \(first: {more}\)"):
@@ -171,7 +178,23 @@ def test_weights_of_another_resnet_are_named(given: str, arch: str) -> None:
 
 def test_weights_of_a_vision_transformer_are_named() -> None:
     vit = timm.create_model("vit_tiny_patch16_224").state_dict()
-    assert "they look like those of vit_tiny_patch16: name their architecture with --arch" == resemblance(shapes(vit))
+    assert "they look like those of vit_tiny_patch16: name their architecture with --arch" == resemblance(
+        shapes(vit), "resnet18"
+    )
+
+
+@pytest.mark.parametrize("given", ["resnet50d", "seresnet50", "wide_resnet50_2", "test_resnet"])
+def test_what_is_no_plain_resnet_is_called_none(given: str) -> None:
+    assert "" == resemblance(shapes(theirs(given)), "resnet18")
+
+
+def test_weights_that_lack_something_are_not_told_to_be_what_was_asked_for() -> None:
+    tensors = theirs("resnet18")
+    del tensors["bn1.weight"]
+    with pytest.raises(
+        WeightsError, match=r"1 tensors missing \(first: bn1.weight\); name their architecture with --arch"
+    ):
+        loaded(tensors, "resnet18")
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,11 @@ def _of_zip(path: Path) -> str:
         )
     if "data.pkl" in inner or "data.pkl" in names:
         return ""
+    if {"archive_format", "serialized_exported_program.json"} & {*inner, *names}:
+        return (
+            "is a torch.export archive (.pt2), which holds code; where it was made, load it as model with "
+            f"torch.export.load(FILE).module(), and save {SAVE}"
+        )
     if "config.json" in names and "model.weights.h5" in names:
         return f"is a Keras model (.keras), {TENSORFLOW}"
     if any(name.endswith(".npy") for name in names):
@@ -85,7 +90,7 @@ def _of_zip(path: Path) -> str:
 def _of_text(path: Path, start: bytes) -> str:
     """What a file that is neither safetensors nor torch's is."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
+    if text.startswith(b"<"):
         return (
             "is a web page, not weights, so its download failed; download it again, and log in if the site asks for it"
         )
@@ -138,8 +143,18 @@ _FOLDERS: tuple[tuple[str, Callable[[str], bool]], ...] = (
         lambda name: bool(re.fullmatch(r".+\.data-\d{5}-of-\d{5}", name)),
     ),
     (
-        f"is a TensorFlow or Keras model of Hugging Face transformers, {TENSORFLOW}",
-        lambda name: name == "tf_model.h5",
+        f"is a TensorFlow or JAX model of Hugging Face transformers, {TENSORFLOW}",
+        lambda name: name in ("tf_model.h5", "flax_model.msgpack"),
+    ),
+    (
+        "is a distributed checkpoint in several files; join them where it was made: python -m "
+        "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth",
+        lambda name: name.endswith(".distcp"),
+    ),
+    (
+        "is an adapter of PEFT, not a whole network; where it was made, take model.merge_and_unload() as model, and "
+        f"save {SAVE}",
+        lambda name: name == "adapter_config.json",
     ),
     (
         "is a folder of Hugging Face's cache; give the folder below its snapshots/",

@@ -18,6 +18,7 @@ _BESIDE = frozenset(
     ("criterion", "loss", "losses", "acc", "accuracy", "metric", "metrics", "f1", "auroc", "auc", "confmat", "ema")
 )
 """Words in the names of what trains a network and is no part of it."""
+_HEADS = ("fc", "classifier", "head", "heads")
 _COPIES = frozenset(("ema", "momentum", "target", "k"))
 """Words in the names of a network's moving average, where a file holds the network as well."""
 _SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -50,7 +51,7 @@ def fit(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fit
     if layers:
         notes.append(f"left out their head ({_some(layers)}), as a run trains a new one")
     if all(name in kept for name in body if not is_optional(name)):
-        beside = [name for name in kept if name not in body and _is_beside(name)]
+        beside = [name for name in kept if name not in body and _is_beside(name, body)]
         kept = {name: tensor for name, tensor in kept.items() if name not in beside}
         strange = [*beside, *(name for name in outside if not name.startswith(heads) and not is_left_over(name))]
         if strange:
@@ -62,8 +63,11 @@ def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _is_beside(name: str) -> bool:
-    return not _BESIDE.isdisjoint(name.partition(".")[0].lower().split("_"))
+def _is_beside(name: str, body: Shapes) -> bool:
+    """Whether a tensor beside those of a network is a loss's, a metric's, or a head's of a module it does not have."""
+    first = name.partition(".")[0]
+    own_head = first in _HEADS and not any(one.startswith(f"{first}.") for one in body)
+    return own_head or not _BESIDE.isdisjoint(first.lower().split("_"))
 
 
 def _found(tensors: Tensors, body: Shapes, source: str) -> tuple[Tensors, list[str]]:
@@ -186,22 +190,25 @@ _RESNETS = {
 _VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
 
-def resemblance(shapes: Shapes) -> str:
-    """What a file's tensors seem to be and what to do about it, in a few words; "" where that cannot be told."""
+def resemblance(shapes: Shapes, arch: str) -> str:
+    """What a file's tensors seem to be, unless it is `arch`, and what to do, in a few words; "" where none can tell."""
     for pattern, whose in _THEIRS:
         if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in shapes):
             return f"their names are those of {whose}, which are not translated: give timm's weights of that network"
     likely = _resnet(shapes) or _vit(shapes)
-    return f"they look like those of {likely}: name their architecture with --arch" if likely else ""
+    if not likely or arch.startswith(likely):
+        return ""
+    return f"they look like those of {likely}: name their architecture with --arch"
 
 
 def _resnet(shapes: Shapes) -> str:
     found = [re.fullmatch(r"(?:.*\.)?layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
     blocks = {(int(one[1]), int(one[2])) for one in found if one}
     counts = ",".join(str(sum(stage == at for stage, _ in blocks)) for at in range(1, 5))
+    stem = next((shape for name, shape in shapes.items() if f".{name}".endswith(".conv1.weight")), ())
     widths = {shape[0] for name, shape in shapes.items() if name.endswith("layer1.0.conv2.weight")}
     likely = _RESNETS.get((counts, any(name.endswith("layer1.0.conv3.weight") for name in shapes)), "")
-    return likely if widths == {64} else ""
+    return likely if widths == {64} and stem == (64, 3, 7, 7) and not any(".se." in name for name in shapes) else ""
 
 
 def _vit(shapes: Shapes) -> str:

@@ -184,7 +184,7 @@ def load_body(model: nn.Module, weights: Weights, arch: str) -> tuple[str, ...]:
     wrong = misfit(own, given)
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
-        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given)
+        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given, arch)
         advice = advice or "name their architecture with --arch"
         raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
     broken = next((name for name, tensor in fitted.tensors.items() if not torch.isfinite(tensor).all()), None)
