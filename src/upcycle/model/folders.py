@@ -63,8 +63,8 @@ def _of_model(folder: Path, file: Path) -> Found:
         return Found(file, "folder", config, str(config.get("architecture", "")))
     if config.get("downsample_in_bottleneck") is True:
         raise WeightsError(
-            f"weights {folder} cannot be used: its config.json has downsample_in_bottleneck, so their network takes its "
-            "strides in other layers than timm's; give timm's weights of it"
+            f"weights {folder} cannot be used: its config.json has downsample_in_bottleneck, so their network takes "
+            "its strides in other layers than timm's; give timm's weights of it"
         )
     described = folder / "preprocessor_config.json"
     return Found(file, "folder", _in_timms_words(_read(described)) if described.is_file() else {})
