@@ -183,6 +183,8 @@ def compare(
     from upcycle.job.compare import begin_grid, compare_runs, run_grid
     from upcycle.study.compare import SMALLEST_DIFFERENCE
 
+    if isinstance(smallest_difference, bool) or not isinstance(smallest_difference, int | float | None):
+        raise ConfigError(f"smallest_difference = {smallest_difference!r} is no number of points")
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     options = _with_file(options, config)

@@ -176,6 +176,8 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
     """
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        raise ConfigError(f"threads = {asked!r} is not a whole number")
     if not 0 <= asked <= MOST_THREADS:
         raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for those of the training")
     cores, threads = usable_cores(Path("/")), asked or recorded.threads
