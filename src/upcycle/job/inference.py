@@ -184,6 +184,8 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine
     if not asked and recorded.cores > cores and recorded.threads > cores:
         show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")
         threads = cores
+    if crowd := machines.crowded(threads):
+        show.warn(crowd)
     detect = partial(machines.detect, threads=threads, fold_bn=recorded.fold_bn)
     try:
         return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)
