@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import upcycle
-from tests.conftest import TINY, write_classes
 from upcycle.errors import ConfigError
-from upcycle.output.show import Silent
 
 
 @pytest.mark.parametrize("place", [["a", "b"], {"train": "a"}, np.zeros((2, 2)), 5, b"photos"], ids=repr)
@@ -48,22 +46,3 @@ def test_the_path_of_a_result_outlives_the_working_directory(tmp_path: Path, mon
     made = [kind(Path("out")) for kind in (upcycle.Run, upcycle.Comparison, upcycle.Scan)]
     monkeypatch.chdir("/")
     assert [tmp_path / "out"] * 3 == [result.path for result in made]
-
-
-def test_too_many_threads_are_told_once_by_every_job(
-    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("upcycle.device.usable_cores", lambda _: 1)
-    monkeypatch.setattr("upcycle.job.inference.usable_cores", lambda _: 1)
-    photos = write_classes(tmp_path / "photos", {"across": 9, "down": 9})
-    told: list[str] = []
-    monkeypatch.setattr(Silent, "warn", lambda self, text: told.append(text))
-    options: dict[str, Any] = {"threads": 2, "show": Silent()}
-    fast: dict[str, Any] = {"arch": TINY, "image_size": 32, "epochs": 1, "weights": str(tiny_weights), "device": "cpu"}
-    upcycle.scan(photos, out=tmp_path / "scan", **options)
-    upcycle.train(photos, out=tmp_path / "run", **fast, **options)
-    upcycle.compare(photos, out=tmp_path / "grid", rungs=["probe", "default"], seeds=1, **fast, **options)
-    upcycle.load(tmp_path / "run", **options)
-    assert ["2 threads share 1 core, which is slower: give --threads 1"] * 4 == [
-        text for text in told if "core" in text
-    ]
