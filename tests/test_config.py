@@ -20,6 +20,8 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest() -> None:
     ("alias", "name", "value"),
     [
         ("lr_max", "lr", 0.01),
+        ("learning_rate", "lr", 0.01),
+        ("learning-rate", "lr", 0.01),
         ("bs", "batch_size", 8),
         ("imgsz", "image_size", 96),
         ("num_workers", "workers", 2),
@@ -102,6 +104,35 @@ def test_a_bad_toml_file_is_named(tmp_path: Path, content: str, message: str) ->
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         read_toml(path)
+
+
+def test_a_toml_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfepochs = 3\r\n")
+    assert {"epochs": 3} == read_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", True),
+        ("lr", False),
+        ("folds", True),
+        ("patience", True),
+        ("workers", False),
+        ("seed", True),
+        ("moms", (0.9, True, 0.9)),
+        ("more_epochs", [True]),
+        ("cache", True),
+    ],
+)
+def test_true_is_no_number(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} = .*: true and false are no value of this option$"):
+        build({name: value})
+
+
+def test_true_is_what_a_switch_takes() -> None:
+    assert not build({"lr_adapt": False}).lr_adapt
 
 
 def test_a_missing_toml_file_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from upcycle.device import (
     apply,
     autocast,
     choose_precision,
+    crowded,
     detect,
     environment,
     keep_freed_memory,
@@ -278,3 +279,11 @@ def test_the_environment_names_versions_and_hardware():
 
 def test_memory_that_is_unknown_is_left_out_of_the_environment():
     assert environment(machine(memory_gb=math.nan))["memory_gb"] is None
+
+
+@pytest.mark.parametrize(("asked", "wish", "says"), [(3, "", 3), (0, "4", 4), (2, "4", 0), (0, "", 0)])
+def test_more_threads_than_cores_are_told(asked: int, wish: str, says: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upcycle.device.usable_cores", lambda _: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    expected = f"{says} threads share 2 cores, which is slower: give --threads 2" if says else ""
+    assert expected == crowded(asked)

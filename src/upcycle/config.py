@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from upcycle.errors import ConfigError
 from upcycle.history import MONITORS
@@ -20,6 +20,7 @@ from upcycle.history import MONITORS
 ALIASES = {
     "lr_max": "lr",
     "max_lr": "lr",
+    "learning_rate": "lr",
     "bs": "batch_size",
     "imgsz": "image_size",
     "div_factor": "div",
@@ -170,6 +171,15 @@ class Config(BaseModel):
         60.0, ge=0, le=86400, description="Seconds between the states kept within an epoch (0: none)."
     )
     cache: str | None = Field(None, description="Folder of decoded images and features; default ~/.cache/upcycle.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_no_switches(cls, given: object, field: ValidationInfo) -> object:
+        of_switch = cls.model_fields[str(field.field_name)].annotation is bool
+        items = given if isinstance(given, list | tuple) else [given]
+        if not of_switch and any(isinstance(item, bool) for item in items):
+            raise ValueError("true and false are no value of this option")
+        return given
 
     @field_validator("monitor")
     @classmethod
@@ -383,7 +393,7 @@ def explain(error: ValidationError) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The options that a TOML file sets, under canonical names; ConfigError when it cannot be used."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark first
     except FileNotFoundError:
         raise ConfigError(f"configuration {path} does not exist") from None
     except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:

@@ -354,3 +354,12 @@ def threads_for(asked: int, cores: int) -> int:
     if not (first.isascii() and first.isdigit() and int(first)):
         raise ConfigError(f"OMP_NUM_THREADS={wish!r} is not a number of threads: unset it or use 1 or more")
     return int(first)
+
+
+def crowded(asked: int) -> str:
+    """That the threads of `threads_for` are more than the cores here, and what to do; "" where they are not."""
+    cores = usable_cores(Path("/"))
+    threads = threads_for(asked, cores)
+    if threads <= cores:
+        return ""
+    return f"{threads} threads share {cores} core{'s' * (cores > 1)}, which is slower: give --threads {cores}"

@@ -71,8 +71,9 @@ def test_other_images_at_another_place_are_refused_and_the_run_stays_as_it_was(
     else:
         write_classes(moved, {"across": 1}, start=500)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    more: dict[str, Any] = {"epochs": 4} if finished else {}
     with pytest.raises(RunError, match=rf"run was begun with {photos}, not {moved} \(.+\): give another --out$"):
-        upcycle.train(moved, out=tmp_path / "run", resume=True, show=Silent(), **({"epochs": 4} if finished else {}))
+        upcycle.train(moved, out=tmp_path / "run", resume=True, show=Silent(), **more)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
+from upcycle.device import crowded
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
@@ -21,6 +22,7 @@ from upcycle.job.inference import Image, Prediction, load
 from upcycle.job.moved import find_moved, record_place
 from upcycle.job.train import run_training
 from upcycle.output.show import Show, default_show
+from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 from upcycle.study.options import without_effect
 
@@ -123,6 +125,8 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
                 remove_abandoned(start.run.root)
                 write_report(start.run)
         return Run(start.run.root)
+    if crowd := crowded(start.config.threads):
+        show.warn(crowd)
     try:
         (cross_validate if start.config.folds else run_training)(start, show, index=index)
     except KeyboardInterrupt:
@@ -186,6 +190,8 @@ def compare(
     from upcycle.job.compare import begin_grid, compare_runs, run_grid
     from upcycle.study.compare import SMALLEST_DIFFERENCE
 
+    if isinstance(smallest_difference, bool) or not isinstance(smallest_difference, int | float | None):
+        raise ConfigError(f"smallest_difference = {smallest_difference!r} is no number of points")
     if smallest_difference is not None and not 0 < smallest_difference <= 100:
         raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
     options = _with_file(options, config)
@@ -200,5 +206,7 @@ def compare(
     data = given[0] if given else None
     grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
     with removed_unless_begun(grid.out, reserved=folder is None):
+        if crowd := crowded(resolve({"threads": grid.common.get("threads", 0)}).threads):
+            show.warn(crowd)
         run_grid(grid, show=show)
     return Comparison(grid.out)

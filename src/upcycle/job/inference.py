@@ -228,12 +228,16 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
     """
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        raise ConfigError(f"threads = {asked!r} is not a whole number")
     if not 0 <= asked <= MOST_THREADS:
         raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for those of the training")
     cores, threads = usable_cores(Path("/")), asked or recorded.threads
     if not asked and recorded.cores > cores and recorded.threads > cores:
         show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")
         threads = cores
+    if crowd := machines.crowded(threads):
+        show.warn(crowd)
     detect = partial(machines.detect, threads=threads, fold_bn=recorded.fold_bn)
     try:
         return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)

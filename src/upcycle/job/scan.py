@@ -22,7 +22,7 @@ from upcycle.data.layout import Layout
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import name_groups
 from upcycle.data.splits import split
-from upcycle.device import threads_for
+from upcycle.device import crowded, threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
 from upcycle.job.begin import free, name_of, removed_unless_begun, reserve, spelled
@@ -166,6 +166,8 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     folder = written_in(Path(config.cache) if config.cache else default_root(), "facts")
     threads = threads_for(config.threads, usable_cores(Path("/")))
+    if crowd := crowded(config.threads):
+        show.warn(crowd)
     with show.progress("scanning") as progress:
         index, facts = inspect(
             asked.data,

@@ -231,7 +231,7 @@ def read_input(path: Path) -> dict[str, Any]:
 def _read_values(path: Path) -> dict[str, Any]:
     """What a JSON file says of the input, perhaps nothing; ConfigError where it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         return input_values(content) if isinstance(content, dict) else {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"input description {path} cannot be read: {error}") from None

@@ -88,7 +88,9 @@ def read_grid(path: Path) -> dict[str, Any]:
 
 
 def seeds_from(first: int, count: int) -> tuple[int, ...]:
-    """`count` seeds from `first`; ConfigError when that is none or too many."""
+    """`count` seeds from `first`; ConfigError when that is none, too many or no number."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ConfigError(f"seeds = {count!r} is not a whole number")
     if not 1 <= count <= MOST_SEEDS:
         raise ConfigError(f"seeds = {count} is out of range: use 1 to {MOST_SEEDS}")
     return tuple(range(first, first + count))
