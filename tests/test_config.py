@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.config import Config, absolute, build, parse_class_weights, read_json, read_toml
+from upcycle.class_weights import parse_class_weights
+from upcycle.config import Config, absolute, build, read_json, read_toml
 from upcycle.errors import ConfigError
 from upcycle.recipes import resolve
 from upcycle.rundir import write_json

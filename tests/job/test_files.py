@@ -70,7 +70,7 @@ def test_odd_names_are_predicted_and_everything_else_is_an_error_line(
         Path(line.split("\t")[0]).name for line in said.out.splitlines()
     ]
     assert [
-        f"{tmp_path}/IMG_1.HEIC: not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        f"{tmp_path}/IMG_1.HEIC: a HEIC picture, which is not read: convert it to JPEG or PNG",
         f"{tmp_path}/broken.png: a broken link",
         f"{tmp_path}/notes.txt: not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
         f"{tmp_path}/pipe.png: is no regular file",

@@ -205,7 +205,7 @@ def test_a_run_of_a_larger_machine_is_predicted_with_the_cores_that_are_here(
     assert 2 == upcycle.load(path, show=show).machine.threads
     assert ["the run was trained with 64 threads, and there are 2: last digits may differ"] == show.said
     assert 5 == upcycle.load(path, threads=5, show=show).machine.threads
-    assert 1 == len(show.said)
+    assert 1 == sum("was trained with" in line for line in show.said)
 
 
 def test_threads_and_device_can_be_given_on_the_command_line(
@@ -243,7 +243,7 @@ def test_more_threads_than_cores_in_training_are_as_many_in_prediction(trained: 
     write_sealed(run.directory, run.directory.environment, facts)
     show = Warned()
     assert here + 2 == upcycle.load(run.path, show=show).machine.threads
-    assert [] == show.said
+    assert [f"{here + 2} threads share {here} cores, which is slower: give --threads {here}"] == show.said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

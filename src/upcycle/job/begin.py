@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, class_weights_text, read_json
+from upcycle.class_weights import class_weights_text
+from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
 from upcycle.job.extend import is_fold
 from upcycle.manifest import check

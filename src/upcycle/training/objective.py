@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upcycle.config import parse_class_weights
+from upcycle.class_weights import parse_class_weights
 from upcycle.data.listing import shown
 from upcycle.errors import ConfigError
 
