@@ -206,7 +206,8 @@ def test_how_data_was_read_is_a_finding() -> None:
     index = replace(made("ab" * 20), notes=("'a' and 'a ' are one class",))
     finding = found(index, "reading", facts_of(index))
     assert finding is not None
-    assert finding.title.endswith("'a' and 'a ' are one class")
+    assert finding.title == "How folders and names were read"
+    assert finding.effect == "'a' and 'a ' are one class"
 
 
 @pytest.mark.parametrize(("bits", "peak"), [(8, 200), (10, 1023), (12, 4000), (14, 9000)])

@@ -64,10 +64,10 @@ def reading(data: Audited) -> Finding | None:
     notes = data.index.notes
     return Finding(
         "reading",
-        f"To know of how the folders and names were read: {'; '.join(notes)}",
+        "How folders and names were read",
         "",
-        "What is not read is not trained on, and what is taken as one class is learned as one",
-        "",
+        "; ".join(notes),
+        "If that is not what was meant, rename them or give the option that says so",
     )
 
 

@@ -239,7 +239,7 @@ def _columns(manifest: Path, names: Sequence[str], layout: Layout) -> tuple[dict
         if near:
             raise DataError(_ask(name, ours, near))
     unused = [column for column in free if not clean(column).casefold().startswith("unnamed:")]
-    return used, [f"columns of {name} that are not used: {_list(unused)}"] if unused else []
+    return used, [f"columns of {shown(manifest.name)} that are not used: {_list(unused)}"] if unused else []
 
 
 def _near(ours: str, names: Sequence[str]) -> str | None:
