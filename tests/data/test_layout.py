@@ -112,7 +112,7 @@ def test_one_folder_around_the_classes_of_a_split_is_pointed_out(tmp_path: Path)
 def test_another_split_beside_train_is_not_ignored(tmp_path: Path, name: str) -> None:
     assert problem(written(tmp_path, folders("train", name))) == (
         f"DATA has {name} beside train, which looks like another split: "
-        f"give --val-split {name} or --test-split {name}, or move it elsewhere"
+        f"give --val-split {name}, --test-split {name}, or --classes-at 1 if both are classes, or move it elsewhere"
     )
 
 
@@ -203,7 +203,7 @@ def test_names_that_differ_by_case_are_told(tmp_path: Path) -> None:
     index = scan(written(tmp_path, numbered("cat/1.png", "cat/2.png", "Cat/1.png", "Cat/2.png")))
     assert index.classes == ("Cat", "cat")
     assert index.notes == (
-        "the classes 'Cat' and 'cat' differ by case alone: give them one name if they are one class",
+        "the classes 'Cat' and 'cat' differ by case or by what is hardly seen: give them one name if they are one class",
     )
 
 
@@ -217,3 +217,76 @@ def test_files_that_are_recognized_by_content_are_told(tmp_path: Path) -> None:
 def test_options_of_manifests_are_refused_for_folders(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--split-column is for a manifest, and .* is a folder: leave it out$"):
         scan(written(tmp_path, FLAT), Layout(columns={"split": "none"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("images_part_1/1.png", "images_part_2/1.png"), "look like parts of one set, not like classes"),
+        (("images_001/images/1.png", "images_002/images/1.png"), "look like parts of one set, not like classes"),
+        (("images/1.png", "annotations/trimaps/1.png"), "annotations, images are kinds of picture, not classes"),
+        (("JPEGImages/1.png", "SegmentationClass/1.png"), "are kinds of picture, not classes"),
+        (
+            ("yes/1.png", "no/1.png", "brain/yes/1.png", "brain/no/1.png"),
+            "brain holds folders named as those beside it",
+        ),
+        (("seg_train/seg_train/a/1.png", "seg_train/seg_train/b/1.png", "seg_pred/1.png"), "look like a split"),
+        (
+            ("dataset/a/1.png", "dataset/b/1.png", "figures/1.png"),
+            "one folder around the class folders: give DATA/dataset",
+        ),
+        (("siteA/a/1.png", "siteA/b/1.png", "siteB/a/1.png", "siteC/b/1.png"), "which are the classes?"),
+        (
+            ("COVID/images/1.png", "COVID/masks/1.png", "ok/images/1.png", "ok/masks/1.png"),
+            "which are kinds of picture",
+        ),
+    ],
+)
+def test_folders_of_sets_as_they_are_handed_out_are_not_taken_for_classes(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    assert said in problem(written(tmp_path, numbered(*names)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("class_1", "class_2"),
+        ("train", "bus", "plane"),
+        ("bullet_train", "tram"),
+        ("test", "control"),
+        ("images", "text"),
+        ("set", "other"),
+    ],
+)
+def test_plain_classes_are_classes_whatever_their_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    files = numbered(*(f"{name}/{at}.png" for name in names for at in (1, 2)))
+    index = scan(written(tmp_path, files))
+    assert sorted(names) == list(index.classes)
+    assert index.notes == ()
+
+
+def test_flat_images_beside_a_split_are_listed(tmp_path: Path) -> None:
+    index = scan(written(tmp_path, folders("Train") | numbered("Test/1.png", "test-multiple/1.png")))
+    assert {"Test/1.png", "test-multiple/1.png"} == {file.path for file in index.quarantined}
+
+
+def test_all_images_below_folders_of_a_class_are_told(tmp_path: Path) -> None:
+    files = folders("fruit", classes=("apple", "pear")) | folders("veg", classes=("leek", "kale"))
+    assert scan(written(tmp_path, files)).notes == (
+        "the folders apple, kale, leek and 1 more below fruit, veg are taken as parts of these classes: "
+        "give --classes-at 2 if they are the classes",
+    )
+
+
+@pytest.mark.parametrize("name", [".", "", "/x", "../x"])
+def test_a_split_outside_data_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="give the name of a folder below DATA"):
+        scan(written(tmp_path, folders("a", "te")), Layout(train_split=name))
+
+
+def test_names_that_look_the_same_are_told(tmp_path: Path) -> None:
+    index = scan(written(tmp_path, numbered("1/1.png", "1/2.png", "1.0/1.png", "1.0/2.png")))
+    assert index.notes == (
+        "the classes '1' and '1.0' differ by case or by what is hardly seen: give them one name if they are one class",
+    )

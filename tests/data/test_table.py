@@ -163,3 +163,57 @@ def test_a_split_value_may_be_given_for_each_split(tmp_path: Path) -> None:
     assert declared(scan(file, Layout(train_split="A", test_split="b"))) == ["train", "test"] * 2
     with pytest.raises(DataError, match=r"^--val-split C: no row of .* has that split$"):
         scan(file, Layout(train_split="A", test_split="B", val_split="C"))
+
+
+def test_groups_that_are_missing_values_are_none_and_told(tmp_path: Path) -> None:
+    lines = ["path,label,group", *(f"{path},{path[:4]},{'nan' if at else 'p'}" for at, path in enumerate(FLAT))]
+    index = scan(listed(tmp_path, lines))
+    assert index.groups.to_pylist() == ["p", "", "", ""]
+    assert index.notes == ("the group 'nan' of 3 images is taken as none",)
+
+
+def test_a_class_called_as_missing_values_are_is_told(tmp_path: Path) -> None:
+    lines = ["path,label", *(f"{path},{'NA' if 'ants' in path else 'b'}" for path in FLAT)]
+    assert scan(listed(tmp_path, lines)).notes == (
+        "'NA' is taken as a class: remove its rows if it is a missing value",
+    )
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*rows(), ",", " ,"],
+        ["path,label", *(f"{path},{path[:4]}," for path in FLAT)],
+        ["path, label", *(f'{path}, "{path[:4]}"' for path in FLAT)],
+        ['path,label,"a;b;c;d"', *(f"{path},{path[:4]},x" for path in FLAT)],
+    ],
+)
+def test_the_csv_of_spreadsheets_is_read(tmp_path: Path, lines: list[str]) -> None:
+    assert scan(listed(tmp_path, lines)).class_counts() == {"ants": 2, "bees": 2}
+
+
+def test_utf_16_without_its_mark_is_read(tmp_path: Path) -> None:
+    assert len(scan(listed(tmp_path, rows(), encoding="utf-16-le"))) == 4
+
+
+def test_a_file_under_two_spellings_is_listed_twice(tmp_path: Path) -> None:
+    assert problem(listed(tmp_path, [*rows(), "ants/../ants/1.png,b"])) == "DATA, row 5: ants/1.png is listed twice"
+
+
+@pytest.mark.parametrize("column", ["splint", "status", "activity"])
+def test_columns_of_other_things_are_left_alone(tmp_path: Path, column: str) -> None:
+    assert declared(scan(listed(tmp_path, split_rows(f"path,label,{column}", "valid,")))) == [""] * 4
+
+
+def test_columns_of_a_parquet_file_that_are_not_used_are_not_looked_at(tmp_path: Path) -> None:
+    written(tmp_path, FLAT)
+    far = pa.array([10**8] * 4, pa.int32()).cast(pa.date32())
+    columns = [pa.array(list(FLAT)), pa.array([path[:4] for path in FLAT]), far, far]
+    table = pa.Table.from_arrays(columns, names=["path", "label", "day", "day"])
+    pq.write_table(table, tmp_path / "list.parquet")
+    assert len(scan(tmp_path / "list.parquet")) == 4
+
+
+def test_an_ending_may_be_given_without_its_dot(tmp_path: Path) -> None:
+    lines = ["path,label", *(f"{path.removesuffix('.png')} ,{path[:4]}" for path in FLAT)]
+    assert len(scan(listed(tmp_path, lines), Layout(image_suffix="png"))) == 4

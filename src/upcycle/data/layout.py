@@ -22,7 +22,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-_SPLIT_LIKE = {
+SPLIT_LIKE = {
     **SPLITS,
     "trn": "train",
     "dev": "val",
@@ -30,6 +30,33 @@ _SPLIT_LIKE = {
     "evaluation": "val",
     "tst": "test",
 } | dict.fromkeys(("holdout", "heldout", "unseen"), "test")
+ROLES = frozenset(
+    (
+        *("image", "images", "imgs", "jpegimages", "leftimg8bit", "mask", "masks", "label", "labels", "annotation"),
+        *("annotations", "groundtruth", "ground_truth", "gt", "gtfine", "trimaps", "segmentation", "segmentations"),
+        *("segmentationclass", "segmentationobject", "bboxes", "thumbnails"),
+    )
+)
+"""Names of folders that say what kind of picture is in them, and never a class."""
+_PARTS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "photo",
+        "photos",
+        "data",
+        "part",
+        "parts",
+        "batch",
+        "chunk",
+        "fold",
+        "set",
+        "subset",
+    ]
+)
+_AROUND = frozenset(["data", "dataset", "datasets", "images", "photos", "pictures", "classes", "all", "raw"])
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _THING = re.compile(r"(set|data|dataset|images?|imgs?|photos?|pics?|split|folder)$")
 TEXTS = frozenset(
@@ -183,7 +210,7 @@ def places(tree: Tree, root: Path, layout: Layout) -> Places:
         _check_beside(top, splits, root, layout)
     for prefix in splits:
         _check_level(_level(tree, prefix), prefix, root, tree)
-    return Places(splits, None, tuple(_flattened(tree, splits)))
+    return Places(splits, None, (*_flattened(tree, splits), *(_deep(top) if not splits else ())))
 
 
 def _splits(tree: Tree, top: Mapping[str, _Folder], root: Path, layout: Layout) -> dict[Prefix, str]:
@@ -191,12 +218,19 @@ def _splits(tree: Tree, top: Mapping[str, _Folder], root: Path, layout: Layout) 
 
     A folder called train that holds images directly is a class of that name.
     """
-    asked = {tuple(PurePosixPath(name).parts): split for split, name in layout.asked.items()}
+    asked: dict[Prefix, str] = {}
+    for split, name in layout.asked.items():
+        prefix = tuple(PurePosixPath(name).parts)
+        if not prefix or prefix[0] == "/" or ".." in prefix:
+            raise ConfigError(f"--{split}-split {shown(name)}: give the name of a folder below DATA")
+        if prefix in asked:
+            raise ConfigError(f"{shown(name)} cannot be two splits: give each of them another name")
+        asked[prefix] = split
     for prefix, split in asked.items():
         if not any(folder.images for folder in _level(tree, prefix).values()):
             where = shown(root.joinpath(*prefix))
             raise DataError(f"--{split}-split {shown('/'.join(prefix))}: there is no {where} with class folders")
-    usual = {name: SPLITS[clean(name).casefold()] for name in top if clean(name).casefold() in SPLITS}
+    usual = {name: SPLITS[_key(name)] for name in top if _key(name) in SPLITS}
     usual = {name: split for name, split in usual.items() if (name,) not in {prefix[:1] for prefix in asked}}
     full = {name: split for name, split in usual.items() if top[name].inside}
     if full or asked:  # then a val/ whose class folders are empty was meant as one too
@@ -216,7 +250,7 @@ def _is_bare(folder: _Folder) -> bool:
 def _likeness(name: str) -> str | None:
     """The split that a folder's name sounds like: seg_train, TestSet, images-val."""
     words = [word.casefold() for word in _WORD.findall(name)]
-    found = (_SPLIT_LIKE.get(word) or _SPLIT_LIKE.get(_THING.sub("", word)) for word in words)
+    found = (SPLIT_LIKE.get(word) or SPLIT_LIKE.get(_THING.sub("", word)) for word in words)
     return next((split for split in found if split), None)
 
 
@@ -224,20 +258,78 @@ def _check_level(level: Mapping[str, _Folder], above: Prefix, root: Path, tree: 
     """DataError where the folders that would be classes look like anything else."""
     used = {name: folder for name, folder in level.items() if folder.images}
     where = root.joinpath(*above)
-    if len(used) == 1:
-        _check_wrapped(used, above, root, tree)
+    depth = len(above) + 1
+    wrapping = _around(used)
+    if wrapping is not None:
+        _check_wrapped({wrapping: used[wrapping]}, above, root, tree)
+    _check_kinds(used, where, depth)
     alike = {name: split for name in used if (split := _likeness(name))} if not above else {}
-    if len(set(alike.values())) > 1 and 2 * len(alike) >= len(used):
+    lone = [name for name in alike if _holds_classes(tree, used[name], (*above, name))]
+    several = len(set(alike.values())) > 1 and 2 * len(alike) >= len(used)
+    if several or (lone and all(len(folder.inside) < 2 for name, folder in used.items() if name not in lone)):
         raise DataError(_as_split(where, alike, used))
     shared = _shared(used)
-    if shared and not all(SPLITS.get(clean(name).casefold()) for name in shared):
-        names = [name for name, folder in used.items() if set(shared) & set(folder.inside)]
-        depth = len(above) + 1
+    if shared and not all(SPLITS.get(_key(name)) for name in shared):
+        keys = {_key(name) for name in shared}
+        names = [name for name, folder in used.items() if keys & {_key(below) for below in folder.inside}]
+        if keys <= ROLES:
+            raise DataError(
+                f"{shown(where)}: {_named(names)} each hold the folders {_named(shared)}, which are kinds of picture: "
+                f"move all but one of these elsewhere, or give --classes-at {depth} to train on all of them"
+            )
         raise DataError(
             f"{shown(where)}: {_named(names)} each hold the folders {_named(shared)}, so which are the classes? "
             f"Give --classes-at {depth + 1} for {_named(shared, 2)}, --classes-at {depth} for {_named(names, 2)}, or "
             f"--train-split {_word(names[0])} --test-split {_word(names[-1])}"
         )
+
+
+def _key(name: str) -> str:
+    return clean(name).casefold()
+
+
+def _around(used: Mapping[str, _Folder]) -> str | None:
+    """The folder that lies around all class folders: the only one, or the only one with folders, by its name."""
+    deep = [name for name, folder in used.items() if not folder.direct and len(folder.inside) > 1]
+    if len(used) == 1:
+        return next(iter(used))
+    flat = all(not folder.inside for name, folder in used.items() if name not in deep)
+    return deep[0] if len(deep) == 1 and flat and _AROUND & {w.casefold() for w in _WORD.findall(deep[0])} else None
+
+
+def _holds_classes(tree: Tree, folder: _Folder, path: Prefix) -> bool:
+    """Whether a folder holds two class folders or more, directly or in one folder around them."""
+    if len(folder.inside) != 1 or folder.direct:
+        return len(folder.inside) > 1 and not folder.direct
+    (inner,) = folder.inside
+    return len([name for name, below in _level(tree, (*path, inner)).items() if below.images]) > 1
+
+
+def _check_kinds(used: Mapping[str, _Folder], where: Path, depth: int) -> None:
+    """DataError for folders that are kinds of picture, parts of one set, or a second copy of the others."""
+    kinds = [name for name in used if _key(name) in ROLES]
+    if len(kinds) > 1:
+        raise DataError(
+            f"{shown(where)}: {_named(kinds)} are kinds of picture, not classes: give the folder that holds class "
+            f"folders, or list the images with their labels in a CSV manifest, or give --classes-at {depth}"
+        )
+    bases = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in used}
+    shallow = all(len(folder.inside) < 2 for folder in used.values())
+    if shallow and len(used) > 1 and len(bases) == 1 and _PARTS & set(next(iter(bases)).split()):
+        flat = not any(folder.inside for folder in used.values())
+        do = "list the images with their labels in a CSV manifest" if flat else f"give --classes-at {depth + 1}"
+        raise DataError(
+            f"{shown(where)}: {_named(list(used))} look like parts of one set, not like classes: {do}, "
+            f"or --classes-at {depth} if they are the classes"
+        )
+    for name, folder in used.items():
+        beside = {_key(other) for other in used if other != name}
+        inside = {_key(below) for below in folder.inside}
+        if len(inside & beside) > 1 and 2 * len(inside & beside) >= len(inside):
+            raise DataError(
+                f"{shown(where)}: {shown(name)} holds folders named as those beside it ({_named(sorted(folder.inside))}), as "
+                f"a second copy would: move it elsewhere, or give --classes-at {depth} if it is a class"
+            )
 
 
 def _as_split(where: Path, alike: Mapping[str, str], used: Mapping[str, _Folder]) -> str:
@@ -287,7 +379,7 @@ def _shared(used: Mapping[str, _Folder]) -> list[str]:
     Not where most images lie beside those folders: then they are parts of a class.
     """
     wide = {
-        name: {clean(below).casefold(): below for below in folder.inside}
+        name: {_key(below): below for below in folder.inside}
         for name, folder in used.items()
         if folder.inside.total() >= folder.direct and len(folder.inside) > 1
     }
@@ -300,25 +392,29 @@ def _shared(used: Mapping[str, _Folder]) -> list[str]:
             len(same & names) > 1 and 2 * len(same & names) >= min(len(inside), len(names)) for names in other
         ):
             return sorted(inside[key] for key in same)
+    for whole, inside in wide.items():
+        others = [{_key(below) for below in folder.inside} for name, folder in used.items() if name != whole]
+        if others and all(below and below <= inside.keys() for below in others):
+            return sorted(inside.values())
     return []
 
 
 def _check_beside(top: Mapping[str, _Folder], splits: Mapping[Prefix, str], root: Path, layout: Layout) -> None:
     """DataError for a folder beside the splits that looks like another one, where one is still missing."""
     own = {prefix[0] for prefix in splits}
-    classes = {clean(below).casefold() for name in own for below in top[name].inside}
+    classes = {_key(below) for name in own for below in top[name].inside}
     missing = [split for split in ("val", "test") if split not in splits.values()]
     if layout.asked or not missing:
         return
     for name, folder in top.items():
-        inside = {clean(below).casefold() for below in folder.inside}
+        inside = {_key(below) for below in folder.inside}
         same = 2 * len(inside & classes) >= len(inside) > 0
-        if name in own or not folder.images or not (same or _likeness(name)):
+        if name in own or not folder.inside or not (same or _likeness(name) in missing):
             continue
-        words = " or ".join(f"--{split}-split {_word(name)}" for split in missing)
+        words = ", ".join(f"--{split}-split {_word(name)}" for split in missing)
         raise DataError(
             f"{shown(root)} has {shown(name)} beside {shown(sorted(own)[0])}, which looks like another split: "
-            f"give {words}, or move it elsewhere"
+            f"give {words}, or --classes-at 1 if both are classes, or move it elsewhere"
         )
 
 
@@ -329,13 +425,25 @@ def _flattened(tree: Tree, splits: Mapping[Prefix, str]) -> Iterable[str]:
             (name, inner)
             for name, folder in _level(tree, prefix).items()
             for inner in folder.inside
-            if SPLITS.get(clean(inner).casefold()) and not SPLITS.get(clean(name).casefold())
+            if SPLITS.get(_key(inner)) and not SPLITS.get(_key(name))
         }
         if below:
             inner = sorted({inner for _, inner in below})
             yield (
                 f"the folders {_named(inner)} below {_named(sorted({name for name, _ in below}))} are not taken for a "
                 f"split: put the split above the classes, as in {shown(inner[0])}/CLASS/"
+            )
+
+
+def _deep(top: Mapping[str, _Folder]) -> Iterable[str]:
+    """That all images lie in folders below the classes, which may have been meant as the classes."""
+    used = {name: folder for name, folder in top.items() if folder.images}
+    if used and all(not folder.direct and len(folder.inside) > 1 for folder in used.values()):
+        inner = sorted({below for folder in used.values() for below in folder.inside})
+        if not any(SPLITS.get(_key(name)) for name in inner):
+            yield (
+                f"the folders {_named(inner)} below {_named(list(used))} are taken as parts of these classes: "
+                "give --classes-at 2 if they are the classes"
             )
 
 

@@ -1,5 +1,7 @@
 """Which files a folder holds, and the class and split it gives each; decodes no image."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -191,13 +193,20 @@ def _coded(name: str) -> str:
     return repr(shown(name)) if clean(name) == name.strip() else ascii(name)
 
 
+def _looks(label: str) -> str:
+    """What is seen of a name: no case, one blank for several, nothing invisible; 1.0 as 1."""
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    seen = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return re.sub(r"^(\d+)\.0+$", r"\1", " ".join(seen.split()))
+
+
 def spellings(labels: set[str]) -> list[str]:
-    """A sentence for each set of classes whose names differ by case alone."""
+    """A sentence for each set of classes whose names look the same, or are the same number."""
     by_key: dict[str, list[str]] = {}
     for label in sorted(labels):
-        by_key.setdefault(label.casefold(), []).append(label)
+        by_key.setdefault(_looks(label), []).append(label)
     return [
-        f"the classes {' and '.join(repr(shown(name)) for name in several)} differ by case alone: "
+        f"the classes {' and '.join(repr(shown(name)) for name in several)} differ by case or by what is hardly seen: "
         "give them one name if they are one class"
         for several in by_key.values()
         if len(several) > 1

@@ -1,7 +1,6 @@
 """Which files a manifest names: CSV in its dialects, or Parquet, and the class, split and group it gives each."""
 
 import csv
-import difflib
 import io
 import math
 import os
@@ -10,30 +9,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle.data.layout import SPLITS, Layout
+from upcycle.data.layout import SPLIT_LIKE, Layout
 from upcycle.data.listing import Found, Quarantined, Row, merged, spellings
 from upcycle.data.walk import clean, shown
 from upcycle.errors import ConfigError, DataError
 
 COLUMNS = ("path", "label", "split", "group")
 _LIKE = {
-    "path": ("file", "filename", "filepath", "file_name", "file_path", "image", "image_path", "image_file", "img"),
-    "label": (
-        "labels",
-        "class",
-        "classes",
-        "class_name",
-        "classname",
-        "target",
-        "category",
-        "y",
-        "species",
-        "diagnosis",
+    "path": (
+        *("file", "filename", "filepath", "file_name", "file_path", "image", "image_path", "image_file", "img"),
+        *("image_name", "img_name", "image_id", "isic_id", "id"),
     ),
-    "split": ("splits", "subset", "partition", "set", "dataset", "usage", "data_split", "split_name", "phase"),
+    "label": (
+        *("labels", "class", "classes", "class_name", "classname", "target", "category", "y", "species", "diagnosis"),
+        *("dx", "benign_malignant"),
+    ),
+    "split": (
+        *("splits", "subset", "partition", "set", "dataset", "usage", "data_split", "split_name", "phase"),
+        *("is_test", "is_train", "is_valid"),
+    ),
     "group": (
         *("groups", "group_id", "patient", "patient_id", "patientid", "subject", "subject_id", "person_id"),
-        *("case_id", "lesion_id"),
+        *("case_id", "lesion_id", "slide_id", "study_id", "participant_id"),
     ),
 }
 """Names that other people's tables have for these columns; near enough to ask."""
@@ -42,6 +39,8 @@ DELIMITERS = ",;\t|"
 MOST_MISSING = 0.5
 """A manifest of which more than this fraction of the files is not found is an error."""
 MISSING = "no such file"
+_NONE = frozenset(("nan", "none", "null", "na", "n/a", "<na>", "nat"))
+"""What programs write where there is no value, in small letters."""
 
 
 def list_manifest(manifest: Path, layout: Layout) -> tuple[Path, Found]:
@@ -52,12 +51,14 @@ def list_manifest(manifest: Path, layout: Layout) -> tuple[Path, Found]:
     ending = manifest.suffix.lower()
     if ending not in (*TEXTS, ".parquet"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    names, records = (_parquet if ending == ".parquet" else _csv)(manifest)
+    parquet = _parquet_names(manifest) if ending == ".parquet" else None
+    names, lines = (parquet, iter(())) if parquet is not None else _csv(manifest, layout)
     used, notes = _columns(manifest, names, layout)
     root = Path(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
         raise ConfigError(f"--image-root {shown(layout.image_root)} is no folder")
     read = _Rows(manifest, root, layout, used, names)
+    records = lines if parquet is None else _parquet(manifest, names, {*used.values(), *read.asking})
     for number, record in enumerate(records, 1):
         read.add(number, record)
     return root, read.found(notes)
@@ -75,7 +76,8 @@ class _Rows:
         self.folders: dict[Path, dict[str, str]] = {}
         free = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
         self.asking = {at: names[at] for at in free} if "split" not in used and not layout.columns.get("split") else {}
-        self.sides: set[int] = set()
+        self.sides: dict[int, set[str]] = {}
+        self.ungrouped: Counter[str] = Counter()
 
     def add(self, number: int, record: Sequence[Any]) -> None:
         """Take one row; DataError where it cannot be used."""
@@ -89,19 +91,23 @@ class _Rows:
             raise DataError(f"{said}: give --train-split, --val-split or --test-split {word}")
         if not values["path"] or not values["label"]:
             raise DataError(f"{where}: path and label must not be empty")
-        if values["label"] in ("nan", "NaN"):
+        if values["label"] in ("nan", "NaN", "NAN", "<NA>"):
             raise DataError(f"{where}: label {values['label']!r} is a missing value: name the class, or remove the row")
         path = self._path(str(given["path"]))
         if path in self.rows:
             raise DataError(f"{where}: {shown(path)} is listed twice")
         self.raw.add(str(given["label"]))
-        self.rows[path] = Row(path, values["label"], split, values.get("group", ""))
+        group = values.get("group", "")
+        if group.casefold() in _NONE:
+            self.ungrouped[group] += 1
+            group = ""
+        self.rows[path] = Row(path, values["label"], split, group)
         if split:
             self.spelled.setdefault(split, set()).add(values["split"])
         for at in list(self.asking):
             value = clean(str(record[at] or "")).casefold()
-            if value in SPLITS:
-                self.sides.add(at)
+            if value in SPLIT_LIKE:
+                self.sides.setdefault(at, set()).add(SPLIT_LIKE[value])
             elif value:
                 del self.asking[at]
 
@@ -120,15 +126,23 @@ class _Rows:
             Counter(),
             classes=frozenset(labels),
             splits=frozenset(self.spelled),
-            notes=(*notes, *merged(iter(self.raw)), *spellings(labels)),
+            notes=(*notes, *merged(iter(self.raw)), *spellings(labels), *self._absent(labels)),
         )
+
+    def _absent(self, labels: set[str]) -> Iterator[str]:
+        """What is taken for a missing value, and what is not."""
+        for group, count in sorted(self.ungrouped.items()):
+            yield f"the group {shown(group)!r} of {count:,} images is taken as none"
+        for label in sorted(labels):
+            if label.casefold() in _NONE:
+                yield f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value"
 
     def _check(self) -> None:
         name = shown(self.manifest)
         if not self.rows:
             raise DataError(f"{name} lists no images")
         for at, column in self.asking.items():
-            if at in self.sides:
+            if len(self.sides.get(at, ())) > 1:
                 raise DataError(_ask(name, "split", column))
         for split, asked in self.layout.asked.items():
             option, spelled = f"--{split}-split {shown(asked)}: ", self.spelled.get(split, set())
@@ -148,8 +162,8 @@ class _Rows:
     def _path(self, given: str) -> str:
         """The path as the index keeps it: as it is on disk, relative to the root where it lies below, with "/"."""
         suffix = self.layout.image_suffix
-        if suffix and not given.lower().endswith(suffix.lower()):
-            given += suffix
+        if suffix and not given.strip().lower().endswith(suffix.lower()):
+            given = given.strip() + (suffix if suffix.startswith((".", "_", "-")) else f".{suffix}")
         path = self._there(given)
         if path is None:
             path = Path(given)
@@ -159,7 +173,7 @@ class _Rows:
     def _relative(self, path: Path) -> str:
         if path.is_absolute() and path.is_relative_to(self.root):
             path = path.relative_to(self.root)
-        return path.as_posix()
+        return os.path.normpath(path).replace(os.sep, "/") if ".." in path.parts else path.as_posix()
 
     def _there(self, given: str) -> Path | None:
         """The file that is meant: by its name as it is, in another Unicode form, or with "/" for each backslash."""
@@ -246,7 +260,8 @@ def _near(ours: str, names: Sequence[str]) -> str | None:
     """The first of `names` that may be meant as one of our columns."""
     for name in names:
         key = clean(name).casefold().replace(" ", "_").replace("-", "_")
-        if key in _LIKE[ours] or key == ours or difflib.SequenceMatcher(None, key, ours).ratio() >= 0.8:
+        mistyped = sorted(key) == sorted(ours) or (len(key) > len(ours) and key.startswith(ours))
+        if key in _LIKE[ours] or key == ours or mistyped:
             return name
     return None
 
@@ -258,19 +273,33 @@ def _list(names: Iterable[str]) -> str:
 def _decoded(manifest: Path) -> str:
     """The text of a CSV file: UTF-8, or UTF-16 where it begins with that mark."""
     content = manifest.read_bytes()
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return content.decode("utf-16" if utf16 else "utf-8-sig")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    if b"\0" in content[:2]:  # no text in UTF-8 begins so
+        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
+    return content.decode("utf-8-sig")
 
 
-def _csv(manifest: Path) -> tuple[list[str], Iterator[list[str]]]:
+def _separator(first: str, layout: Layout) -> str:
+    """What separates the columns of a header: that by which most of our columns are found, else the commonest."""
+    wanted = {*COLUMNS, *(clean(name).casefold() for name in layout.columns.values())}
+
+    def found(delimiter: str) -> tuple[int, int]:
+        names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+        return len(wanted & {clean(name).casefold() for name in names}), first.count(delimiter)
+
+    return max(DELIMITERS, key=found)  # the first of equals, which is the comma
+
+
+def _csv(manifest: Path, layout: Layout) -> tuple[list[str], Iterator[list[str]]]:
     """The columns of a CSV file and its rows; DataError for a file that is none."""
     try:
         text = _decoded(manifest)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
     first = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(DELIMITERS, key=first.count)  # the first of equals, which is the comma
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    delimiter = _separator(first[:100_000], layout)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     rows = _records(manifest, reader)
     columns = next(rows, [])
     return columns, _whole(manifest, rows, reader, len(columns))
@@ -279,7 +308,7 @@ def _csv(manifest: Path) -> tuple[list[str], Iterator[list[str]]]:
 def _records(manifest: Path, reader: Any) -> Iterator[list[str]]:
     """Rows of a CSV file, blank lines left out."""
     try:
-        yield from (row for row in reader if row)
+        yield from (row for row in reader if any(field.strip() for field in row))
     except csv.Error as error:
         if "field limit" in str(error):
             raise DataError(
@@ -291,20 +320,36 @@ def _records(manifest: Path, reader: Any) -> Iterator[list[str]]:
 def _whole(manifest: Path, rows: Iterator[list[str]], reader: Any, width: int) -> Iterator[list[str]]:
     """The rows, each with as many values as there are columns."""
     for row in rows:
+        while len(row) > width and not row[-1].strip():
+            row = row[:-1]
         if len(row) != width:
             raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
         yield row
 
 
-def _parquet(manifest: Path) -> tuple[list[str], Iterator[list[Any]]]:
-    """The columns of a Parquet file and its rows."""
+def _parquet_names(manifest: Path) -> list[str]:
+    """The columns of a Parquet file; DataError for a file that is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(manifest)
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(manifest) as file:
+            return list(file.schema_arrow.names)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
-    return table.column_names, (
-        list(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)
-    )
+
+
+def _parquet(manifest: Path, names: Sequence[str], needed: set[int]) -> Iterator[list[Any]]:
+    """The rows of a Parquet file, None in the columns that are not `needed`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    chosen = [at for at in sorted(needed) if names.count(names[at]) == 1]
+    try:
+        with pq.ParquetFile(manifest) as file:
+            table = file.read(columns=[names[at] for at in chosen])
+            columns = {at: table.column(names[at]).to_pylist() for at in chosen}
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
+    for row in range(table.num_rows):
+        yield [columns[at][row] if at in columns else None for at in range(len(names))]
