@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from upcycle.data.layout import Layout, Places, is_text, places
+from upcycle.data.doubts import is_text
+from upcycle.data.layout import Layout, Places, places
 from upcycle.data.walk import clean, shown, walk
 
 __all__ = ["ENDINGS", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle.data.layout import SPLIT_LIKE, Layout
+from upcycle.data.doubts import SPLIT_LIKE
+from upcycle.data.layout import Layout
 from upcycle.data.listing import Found, Quarantined, Row, merged, spellings
 from upcycle.data.walk import clean, shown
 from upcycle.errors import ConfigError, DataError
