@@ -203,7 +203,8 @@ def test_names_that_differ_by_case_are_told(tmp_path: Path) -> None:
     index = scan(written(tmp_path, numbered("cat/1.png", "cat/2.png", "Cat/1.png", "Cat/2.png")))
     assert index.classes == ("Cat", "cat")
     assert index.notes == (
-        "the classes 'Cat' and 'cat' differ by case or by what is hardly seen: give them one name if they are one class",
+        "the classes 'Cat' and 'cat' differ by case or by what is hardly seen: "
+        "give them one name if they are one class",
     )
 
 

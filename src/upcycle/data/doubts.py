@@ -1,4 +1,4 @@
-"""What folders may be other than classes: splits, parts, kinds of picture, one folder around all; asked, not guessed."""
+"""What folders may be other than classes: splits, parts, kinds of picture, one folder around all."""
 
 import re
 from collections import Counter
@@ -199,7 +199,8 @@ def _check_kinds(used: Mapping[str, Folder], where: Path, depth: int) -> None:
         if len(inside & beside) > 1 and 2 * len(inside & beside) >= len(inside):
             raise DataError(
                 f"{shown(where)}: {shown(name)} holds folders named as those beside it "
-                f"({_named(sorted(folder.inside))}), as a second copy would: move it elsewhere, or give --classes-at {depth} if it is a class"
+                f"({_named(sorted(folder.inside))}), as a second copy would: "
+                f"move it elsewhere, or give --classes-at {depth} if it is a class"
             )
 
 
@@ -275,6 +276,8 @@ def check_beside(top: Mapping[str, Folder], splits: Mapping[Prefix, str], root: 
     own = {prefix[0] for prefix in splits}
     classes = {key(below) for name in own for below in top[name].inside}
     missing = [split for split in ("val", "test") if split not in splits.values()]
+    if not missing:
+        return
     for name, folder in top.items():
         inside = {key(below) for below in folder.inside}
         same = 2 * len(inside & classes) >= len(inside) > 0
