@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from tests.study.arms import answers, simulate
+from tests.comparison.arms import answers, simulate
 
-from upcycle.study.paired import again, holm, scored, sign_flip, widened
+from upcycle.comparison.paired import again, holm, scored, sign_flip, widened
 
 CASES = [
     # images, seeds, gap, hardness, spread over seeds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import upcycle
 from upcycle.data.folder import scan
-from upcycle.output.show import Silent
+from upcycle.reporting.show import Silent
 
 
 def lay_out(data: Path, folder: Path, share: float, seed: int) -> set[str]:

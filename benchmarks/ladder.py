@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from upcycle.output import gains
-from upcycle.output.comparison import write_comparison
-from upcycle.output.page import clock
+from upcycle.reporting import gains
+from upcycle.reporting.comparison import write_comparison
+from upcycle.reporting.page import clock
 from upcycle.rundir import read_json, write_json, write_text
 
 READ = ("history.jsonl", "status.json", "predictions")

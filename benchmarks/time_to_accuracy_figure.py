@@ -17,9 +17,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from upcycle.output.cost import time_ticks
-from upcycle.output.drawing import PALETTE, STYLE, Drawing, svg
-from upcycle.output.labels import Box, Point, beside, nearest, width
+from upcycle.reporting.cost import time_ticks
+from upcycle.reporting.drawing import PALETTE, STYLE, Drawing, svg
+from upcycle.reporting.labels import Box, Point, beside, nearest, width
 from upcycle.rundir import read_lines
 
 BELOW = 0.09

@@ -122,33 +122,6 @@ def test_every_relative_link_resolves(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
 
 
-def test_the_readmes_tree_has_a_line_for_every_module_and_no_other() -> None:
-    package = ROOT / "src" / "upcycle"
-    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
-    modules = {name for name in files if not name.endswith("/__init__.py")}
-    assert modules == {name for name, purpose in tree().items() if purpose and name.endswith(".py")}
-
-
-def tree() -> dict[str, str]:
-    """Path below src/upcycle -> its line of purpose, from the indented tree in the README."""
-    lines = iter(README.read_text(encoding="utf-8").splitlines())
-    start = next(line for line in lines if line.strip() == "src/upcycle/")
-    left = len(start) - len(start.lstrip())
-    found: dict[str, str] = {}
-    folder = ""
-    for line in lines:
-        entry = re.fullmatch(r"( +)([\w.]+/?) *(.*)", line)
-        if entry is None or len(entry[1]) <= left:
-            break
-        depth, name, purpose = (len(entry[1]) - left) // 2, entry[2], entry[3]
-        folder = folder if depth > 1 else ""
-        if name.endswith("/"):
-            folder = name
-        else:
-            found[folder + name] = purpose
-    return found
-
-
 def test_every_decision_has_its_three_parts_in_few_lines() -> None:
     for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
         text = page.read_text(encoding="utf-8")

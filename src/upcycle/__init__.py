@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upcycle.errors import UpcycleError as UpcycleError
-    from upcycle.job.api import Comparison as Comparison
-    from upcycle.job.api import Run as Run
-    from upcycle.job.api import compare as compare
-    from upcycle.job.api import train as train
-    from upcycle.job.inference import Classifier as Classifier
-    from upcycle.job.inference import Prediction as Prediction
-    from upcycle.job.inference import load as load
-    from upcycle.job.scan import Scan as Scan
-    from upcycle.job.scan import scan as scan
+    from upcycle.jobs.api import Comparison as Comparison
+    from upcycle.jobs.api import Run as Run
+    from upcycle.jobs.api import compare as compare
+    from upcycle.jobs.api import train as train
+    from upcycle.jobs.inference import Classifier as Classifier
+    from upcycle.jobs.inference import Prediction as Prediction
+    from upcycle.jobs.inference import load as load
+    from upcycle.jobs.scan import Scan as Scan
+    from upcycle.jobs.scan import scan as scan
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
     from upcycle.schedules import Ramp as Ramp
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "train": "upcycle.job.api",
-    "compare": "upcycle.job.api",
-    "scan": "upcycle.job.scan",
-    "Run": "upcycle.job.api",
-    "Comparison": "upcycle.job.api",
-    "Scan": "upcycle.job.scan",
-    "load": "upcycle.job.inference",
-    "Classifier": "upcycle.job.inference",
-    "Prediction": "upcycle.job.inference",
+    "train": "upcycle.jobs.api",
+    "compare": "upcycle.jobs.api",
+    "scan": "upcycle.jobs.scan",
+    "Run": "upcycle.jobs.api",
+    "Comparison": "upcycle.jobs.api",
+    "Scan": "upcycle.jobs.scan",
+    "load": "upcycle.jobs.inference",
+    "Classifier": "upcycle.jobs.inference",
+    "Prediction": "upcycle.jobs.inference",
     "UpcycleError": "upcycle.errors",
     "OneCycle": "upcycle.schedules",
     "RampSustainDecay": "upcycle.schedules",

@@ -16,7 +16,7 @@ from upcycle.config import Config, read_toml
 from upcycle.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
-    from upcycle.output.show import Terminal
+    from upcycle.reporting.show import Terminal
 
 Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
@@ -92,7 +92,7 @@ def _telling() -> Iterator["Terminal"]:
 
     A reader that has gone, `head` for example, is no failure, nor the job's end.
     """
-    from upcycle.output.show import Terminal
+    from upcycle.reporting.show import Terminal
 
     show = Terminal()
     yield show
@@ -122,7 +122,7 @@ def scan(
     label_errors
         Look for wrong labels as well, with a probe on the features of --arch: needs weights and time.
     """
-    from upcycle.job.scan import scan as run_scan
+    from upcycle.jobs.scan import scan as run_scan
 
     with _telling() as show:
         run_scan(data, out=out, html=html, label_errors=label_errors, show=show, **_given(options, None))
@@ -151,7 +151,7 @@ def train(
         TOML file of options; those on the command line win.
     """
     gc.disable()  # imports make no garbage, and looking for it takes a tenth of their time
-    from upcycle.job.api import train as run_train
+    from upcycle.jobs.api import train as run_train
 
     gc.enable()
     with _telling() as show:
@@ -187,7 +187,7 @@ def compare(
     config
         TOML file of options for all rungs; those on the command line win.
     """
-    from upcycle.job.api import compare as run_compare
+    from upcycle.jobs.api import compare as run_compare
 
     with _telling() as show:
         run_compare(
@@ -223,7 +223,7 @@ def plan(
     config
         TOML file of options; those on the command line win.
     """
-    from upcycle.job.plan import print_plan
+    from upcycle.jobs.plan import print_plan
 
     print_plan(
         _given(options, config),
@@ -259,8 +259,8 @@ def evaluate(
     """
     from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
-    from upcycle.job.inference import evaluate_run, load
-    from upcycle.output.terminal import table
+    from upcycle.jobs.inference import evaluate_run, load
+    from upcycle.reporting.terminal import table
     from upcycle.rundir import RunDir
 
     with _telling() as show:
@@ -296,9 +296,9 @@ def predict(
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     from upcycle.data.listing import shown
-    from upcycle.job.files import Outcome, asked, files_of, predict_files
-    from upcycle.job.inference import load
-    from upcycle.output.show import Standard, Terminal, console_of
+    from upcycle.jobs.files import Outcome, asked, files_of, predict_files
+    from upcycle.jobs.inference import load
+    from upcycle.reporting.show import Standard, Terminal, console_of
 
     def line(outcome: Outcome) -> str:
         made, path = outcome.prediction, str(outcome.path)
@@ -347,7 +347,7 @@ def report(run: Path, /) -> None:
     run
         The run directory.
     """
-    from upcycle.output.report import write_report
+    from upcycle.reporting.report import write_report
     from upcycle.rundir import RunDir
 
     print(write_report(RunDir(run)))
@@ -365,7 +365,7 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
     seed
         Decides the split, the order and the augmentation.
     """
-    from upcycle.job.demo import run_demo
+    from upcycle.jobs.demo import run_demo
 
     with _telling() as show:
         run_demo(data, out=out, seed=seed, show=show)
@@ -373,6 +373,6 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
 
 def doctor() -> None:
     """What this machine has, and what upcycle would use."""
-    from upcycle.output.doctor import doctor as show_facts
+    from upcycle.reporting.doctor import doctor as show_facts
 
     show_facts()

@@ -21,7 +21,7 @@ from upcycle.data.folder import scan
 from upcycle.data.look import look
 from upcycle.data.process import Process
 from upcycle.errors import DecodeError, UpcycleError
-from upcycle.job.files import files_of
+from upcycle.jobs.files import files_of
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.made import made
-from upcycle.data.audit import leaks
+from upcycle.audit.audit import leaks
 from upcycle.data.folder import Index, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.errors import ConfigError, DataError

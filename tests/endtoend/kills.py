@@ -30,10 +30,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import upcycle
-import upcycle.job.api
-import upcycle.job.keep
-import upcycle.output.report
-from upcycle.output.show import Silent
+import upcycle.jobs.api
+import upcycle.jobs.keep
+import upcycle.reporting.report
+from upcycle.reporting.show import Silent
 
 PHASES = {
     "decoding": ["upcycle.data.cache:decoded"],
@@ -42,9 +42,13 @@ PHASES = {
     "head": ["upcycle.training.probe:_epoch_batches"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
-    "record": ["upcycle.rundir:write_json", "upcycle.job.keep:append_line", "upcycle.job.keep:write_lines"],
-    "evaluation": ["upcycle.job.stages:predict", "upcycle.job.stages:write_results", "upcycle.job.finish:evaluate"],
-    "report": ["upcycle.output.report:_draw", "upcycle.output.report:_render", "upcycle.output.report:write_text"],
+    "record": ["upcycle.rundir:write_json", "upcycle.jobs.keep:append_line", "upcycle.jobs.keep:write_lines"],
+    "evaluation": ["upcycle.jobs.stages:predict", "upcycle.jobs.stages:write_results", "upcycle.jobs.finish:evaluate"],
+    "report": [
+        "upcycle.reporting.report:_draw",
+        "upcycle.reporting.report:_render",
+        "upcycle.reporting.report:write_text",
+    ],
 }
 CLOCKS = {"status.json", "timings.jsonl", "environment.json", "report.html", "config.json", "manifest.json", ".lock"}
 """Files that hold clock values or the run's own place, outside the promise."""
@@ -108,7 +112,7 @@ def train(data: Path, weights: Path, out: Path, recipe: str) -> None:
     """A run, or the rest of it."""
     create = timm.create_model
     timm.create_model = lambda arch, **given: create(arch, **{**given, "drop_rate": 0.2, "drop_path_rate": 0.2})
-    upcycle.job.keep.MOST_OF_THE_TIME = 1e9  # a state after nearly every update
+    upcycle.jobs.keep.MOST_OF_THE_TIME = 1e9  # a state after nearly every update
     epochs = {"default": 3, "classic": 6}[recipe]
     given = {**OPTIONS, "weights": str(weights), "recipe": recipe, "epochs": epochs, "cache": str(out.parent / "cache")}
     upcycle.train(data, out=out, resume=True, show=Silent(), **given)

@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 
 from upcycle.cli import main
-from upcycle.job.demo import run_demo
-from upcycle.output.show import Silent
+from upcycle.jobs.demo import run_demo
+from upcycle.reporting.show import Silent
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import pytest
 
 import upcycle
 from tests.conftest import TINY
+from upcycle.comparison.runs import read_run
 from upcycle.errors import RunError, UpcycleError, WeightsError
-from upcycle.output.report import write_report
-from upcycle.output.show import Silent
+from upcycle.reporting.report import write_report
+from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir
-from upcycle.study.runs import read_run
 
 DEEP = "[" * 100_000 + "]" * 100_000
 VALUES: tuple[Any, ...] = (

@@ -8,11 +8,11 @@ import pytest
 
 import upcycle
 from tests.conftest import TINY, write_classes
-from tests.output.pages import Page
+from tests.reporting.pages import Page
+from upcycle.audit.audit import NO_TEST
 from upcycle.cli import main
-from upcycle.data.audit import NO_TEST
 from upcycle.errors import RunError
-from upcycle.output.show import Silent
+from upcycle.reporting.show import Silent
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu", "epochs": 1}
 

@@ -19,13 +19,13 @@ import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
 from upcycle.cli import app, main
+from upcycle.comparison.runs import read_run
 from upcycle.errors import ConfigError, DivergenceError, NoRoomError, RunError, UpcycleError
 from upcycle.manifest import write_sealed
 from upcycle.model import checkpoint, zoo
-from upcycle.output.report import write_report
-from upcycle.output.show import Silent
+from upcycle.reporting.report import write_report
+from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
-from upcycle.study.runs import read_run
 from upcycle.training import loop
 
 OPTIONS: dict[str, Any] = {
@@ -356,8 +356,8 @@ def test_another_input_than_before_is_refused(photos: Path, tiny_weights: Path, 
 
 
 def test_a_new_run_takes_no_other_ones_place(whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    from upcycle.job.begin import begin
-    from upcycle.job.train import run_training
+    from upcycle.jobs.begin import begin
+    from upcycle.jobs.train import run_training
 
     options = {**OPTIONS, "weights": str(tiny_weights)}
     asked = begin(photos, {**options, "epochs": 5}, out=tmp_path / "run", resume=False)
@@ -594,7 +594,7 @@ def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying
 
 def tight(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Let there be room for so many images at a time."""
-    monkeypatch.setattr("upcycle.job.room.most_at_once", lambda *_, batch, **__: (min(batch, images), 5 * 10**9))
+    monkeypatch.setattr("upcycle.jobs.room.most_at_once", lambda *_, batch, **__: (min(batch, images), 5 * 10**9))
 
 
 def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
@@ -664,7 +664,7 @@ def test_a_second_train_of_a_run_that_has_no_plan_yet_takes_nothing_from_it(
         with pytest.raises(ConfigError, match="say which images to train on"):
             upcycle.train(out=tmp_path / "run", show=Silent())
 
-    stages = importlib.import_module("upcycle.job.train")
+    stages = importlib.import_module("upcycle.jobs.train")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(stages, "run_stages", lambda *_: (begun_again(), die()))
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **OPTIONS)
@@ -695,7 +695,7 @@ def test_a_state_of_an_upcycle_that_makes_other_updates_is_refused_and_other_thr
     stopped(photos, tiny_weights, tmp_path / "run")
     run = RunDir(tmp_path / "run")
     write_sealed(run, run.environment, {**read_json(run.environment), "threads": 7})
-    monkeypatch.setattr("upcycle.job.keep.UPDATES", 99)
+    monkeypatch.setattr("upcycle.jobs.keep.UPDATES", 99)
     show = Said()
     with pytest.raises(RunError, match="another version of upcycle: remove it, or give another --out"):
         upcycle.train(out=tmp_path / "run", resume=True, show=show)

@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 import upcycle
 from tests.conftest import TINY, draw, write_classes
 from tests.data.made import made
-from tests.output.pages import Page
+from tests.reporting.pages import Page
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
 from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
-from upcycle.output.show import Silent
 from upcycle.recipes import adapted_rate
+from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, read_lines
 from upcycle.training.scores import Scores
 
@@ -119,7 +119,7 @@ def test_the_test_f1_stands_where_it_is_promised(trained: upcycle.Run) -> None:
 def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_the_bit(
     trained: upcycle.Run, photos: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     recorded = trained.predictions("test")
     classifier = upcycle.load(trained.path)
@@ -146,7 +146,7 @@ def test_a_run_killed_while_its_report_is_written_gets_it_and_keeps_nothing_half
 
 
 def test_a_run_that_kept_batchnorm_apart_is_predicted_so(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     runs = {
         fold: upcycle.train(photos, out=tmp_path / str(fold), weights=str(tiny_weights), epochs=0, fold_bn=fold, **FAST)
@@ -568,7 +568,7 @@ def test_a_device_that_is_asked_for_and_not_there_is_refused(trained: upcycle.Ru
 def test_evaluating_images_of_an_unknown_class_is_refused(trained: upcycle.Run, tmp_path: Path) -> None:
     write_classes(tmp_path / "data", {"across": 3, "zebra": 3})
     assert 3 == main(["evaluate", str(trained.path), str(tmp_path / "data")])
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     with pytest.raises(DataError, match="has a class 'zebra' the model does not know: it knows across, down"):
         evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test")
@@ -581,7 +581,7 @@ def test_an_image_that_changed_since_the_split_is_not_evaluated_as_the_old_one(
     shutil.copytree(photos, data)
     run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, **FAST)
     draw(0, 999).save(data / "test" / "across" / "200.png")
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     with pytest.raises(DataError, match="200.png is not the file it was"):
         evaluate_run(upcycle.load(run.path), None, "test")
@@ -600,7 +600,7 @@ class Warnings(Silent):
 def test_images_the_model_trained_on_and_damaged_ones_are_told(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data")
     (tmp_path / "data" / "down" / "empty.png").write_bytes(b"")
@@ -614,7 +614,7 @@ def test_images_the_model_trained_on_and_damaged_ones_are_told(
 
 
 def test_an_image_cut_short_in_another_folder_is_told_and_left_out(trained: upcycle.Run, tmp_path: Path) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     write_classes(tmp_path / "data", {"across": 3, "down": 3}, start=300)
     Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "data" / "down" / "cut.jpg")
@@ -630,7 +630,7 @@ def test_an_image_cut_short_in_another_folder_is_told_and_left_out(trained: upcy
 def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     shutil.copytree(photos, tmp_path / "moved")
     write_classes(tmp_path / "moved" / "train", {"across": 3}, start=300)
@@ -645,7 +645,7 @@ def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
 def test_own_images_are_known_by_content_wherever_they_are_listed(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     everything = sorted(photos.rglob("*.png"))
     lines = ["path,label", *(f"{path},{path.parent.name}" for path in everything)]
@@ -655,7 +655,7 @@ def test_own_images_are_known_by_content_wherever_they_are_listed(
 
 
 def test_own_copies_and_groups_are_kept_and_a_larger_declared_split_is_taken_whole(tmp_path: Path) -> None:
-    from upcycle.job.inference import _own_rows
+    from upcycle.jobs.inference import _own_rows
 
     own = [Recorded(f"old/{at}", "a", "test", f"group {at}", str(content)) for at, content in enumerate((1, 1, 2))]
     index = made("aaab", contents=[1, 2, 1, 3])
@@ -673,7 +673,7 @@ def test_own_copies_and_groups_are_kept_and_a_larger_declared_split_is_taken_who
 def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     rows = [(str(photos / path), "down") for path in trained.predictions("test").paths]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *(",".join(row) for row in rows)]), encoding="utf-8")
@@ -684,7 +684,7 @@ def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
 def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
     photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data" / "train")
     shutil.copytree(photos / "test", tmp_path / "data" / "held")
@@ -702,14 +702,14 @@ def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
 
 
 def test_a_folder_of_a_single_class_can_be_evaluated(trained: upcycle.Run, tmp_path: Path) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     write_classes(tmp_path / "data", {"across": 1}, start=300)
     assert 1 == len(evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test"))
 
 
 def test_a_folder_without_the_asked_split_is_refused(trained: upcycle.Run, photos: Path, tmp_path: Path) -> None:
-    from upcycle.job.inference import evaluate_run
+    from upcycle.jobs.inference import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data" / "train")
     with pytest.raises(DataError, match="has no images in the split 'test'"):
@@ -738,7 +738,7 @@ def test_early_stopping_stops_a_run(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9])
-    monkeypatch.setattr("upcycle.job.stages._validate", lambda *_: Scores(next(losses), 0.5, 0.5))
+    monkeypatch.setattr("upcycle.jobs.stages._validate", lambda *_: Scores(next(losses), 0.5, 0.5))
     options = {"recipe": "classic", "epochs": 6, "patience": 2, **FAST}
     run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **options)
     assert [True, True, False, False] == [row.best for row in run.history.rows]
@@ -771,7 +771,7 @@ def test_an_accelerator_without_memory_for_the_features_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("x")
 
-    monkeypatch.setattr("upcycle.job.stages.extract", full)
+    monkeypatch.setattr("upcycle.jobs.stages.extract", full)
     with pytest.raises(UpcycleError, match="memory is too small: give a smaller --image-size"):
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
     status = upcycle.Run(tmp_path / "run").directory.status()

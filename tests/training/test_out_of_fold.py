@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from tests.data.made import made
+from upcycle.comparison.label_errors import suspects
 from upcycle.data.splits import folds
 from upcycle.recipes import resolve
-from upcycle.study.label_errors import suspects
 from upcycle.training.out_of_fold import out_of_fold
 
 

@@ -1,0 +1,203 @@
+"""Starting a run, or going on with one: where it is written, and what may not change."""
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upcycle.class_weights import class_weights_text
+from upcycle.comparison.options import FREE_TO_CHANGE
+from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
+from upcycle.errors import ConfigError, RunError
+from upcycle.jobs.extend import is_fold
+from upcycle.manifest import check
+from upcycle.recipes import resolve
+from upcycle.rundir import RunDir, read_lines
+from upcycle.rundir import read_json as read_plain
+
+RUNS = Path("runs")
+MOST_AT_ONCE = 1000
+"""Tries to get a folder that no other process has."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be done: DATA, how, where, and the command that does it again.
+
+    `extended`: the run is there and gets epochs it was not begun with; `anew`: there is none, or none
+    that holds anything to lose; `moved`: DATA is another place than the run has recorded.
+    """
+
+    data: Path
+    config: Config
+    run: RunDir
+    command: str
+    finished: bool = False
+    extended: bool = False
+    anew: bool = False
+    moved: bool = False
+
+
+def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
+    """What a call of `train` means.
+
+    RunError for a folder in the way, with the command that goes on with it, or for options that
+    differ from those the run was begun with. ConfigError when there is nothing to start with. A run
+    that failed before its training began holds nothing to lose: it is begun anew.
+    """
+    given = absolute(canonical(options))
+    run = RunDir(out) if out is not None else None
+    if resume and run is None:
+        raise ConfigError("--resume needs --out RUN, the run to go on with")
+    if run is not None and run.exists():
+        if not run.is_run():
+            raise RunError(f"{run.root} is not empty and not a run: give another --out")
+        if run.has_work() and not run.config.exists():
+            raise RunError(
+                f"{run.config} is missing, so nothing can go on with the run: remove it, or give another --out"
+            )
+        if run.config.exists() and (resume or run.has_work()):
+            if not resume:
+                again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
+                raise RunError(f"{run.root} is not empty; to go on with it: {again}; or give another --out")
+            return _going_on(data, given, run)
+    if data is None:
+        raise ConfigError("say which images to train on: upcycle train DATA")
+    config = resolve(given)
+    if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
+        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
+    for split in ("train_split", "val_split", "test_split"):
+        if config.folds and getattr(config, split) is not None:  # the same
+            raise ConfigError(
+                f"folds test every image once, and {split} names images to test on: leave one of them out"
+            )
+    name = name_of(data, config.recipe)
+    run = run or RunDir(free(name))
+    if data.is_dir() and run.root.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
+        )
+    run = RunDir(reserve(name)) if out is None else run
+    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=True)
+
+
+def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
+    return shlex.join(["upcycle", "train", str(data), *spelled(given), "--out", str(out)])
+
+
+def spelled(given: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line that means the same."""
+    words: list[str] = []
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        if value is None and name not in NUMBERS_OR_NONE:
+            continue  # as every recipe has it
+        value = class_weights_text(value) if name == "class_weights" else value
+        items = ["none" if item is None else str(item) for item in _listed(value)]
+        if name == "more_epochs":
+            words += [word for item in items for word in (f"--{option}", item)]
+        else:
+            words += [f"--{option}", *items]
+    return words
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def name_of(data: Path, kind: str) -> str:
+    """What the folder of a job of this kind on `data` is called where nobody says."""
+    return f"{data.resolve().stem if data.is_file() else data.resolve().name}-{kind}"
+
+
+def free(name: str) -> Path:
+    """The first of runs/NAME-1, -2, ... that does not exist."""
+    number = 1
+    while (path := RUNS / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def reserve(name: str) -> Path:
+    """The same, made as an empty folder: no other process that asks at the same moment gets it.
+
+    Where nothing can be made it is not: whoever writes there first says why.
+    """
+    for _ in range(MOST_AT_ONCE):
+        path = free(name)
+        try:
+            path.mkdir(parents=True)
+        except (FileExistsError, FileNotFoundError):  # another process has made it, or removed an empty runs/
+            continue
+        except OSError:
+            break
+        return path
+    return free(name)
+
+
+@contextlib.contextmanager
+def removed_unless_begun(folder: Path, *, reserved: bool) -> Iterator[None]:
+    """Remove a reserved folder that is still empty at the end: what it was for was refused, or stopped early."""
+    try:
+        yield
+    finally:
+        if reserved:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                folder.parent.rmdir()
+
+
+def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
+    check(run)
+    config = read_json(run.config)
+    begun = Path(str(read_plain(run.config).get("data", "")))
+    moved = data is not None and data.resolve() != begun
+    if data is not None and moved and not _can_be_told_by_content(run, data):
+        raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
+    recorded = config.to_dict()
+    now = resolve({**recorded, **given}).to_dict()
+    more = now["epochs"] - config.all_epochs if "epochs" in given and "more_epochs" not in given else 0
+    if more > 0:
+        _check_extendable(run, config)
+        now |= {"epochs": config.epochs, "more_epochs": [*config.more_epochs, more]}
+    elif now["epochs"] == config.all_epochs:
+        now["epochs"] = config.epochs
+    free = (*FREE_TO_CHANGE, *(["more_epochs"] if more > 0 else []))
+    other = [name for name in given if now[name] != recorded[name] and name not in free]
+    if other:
+        told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
+        raise RunError(f"{run.root} was begun with {told}: give another --out")
+    changed = (*FREE_TO_CHANGE, "more_epochs")
+    config = resolve({**recorded, **{name: now[name] for name in changed}})
+    said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
+    finished = run.status()["state"] == "finished" and more <= 0
+    place = data.resolve() if data is not None else begun
+    return Start(place, config, run, said, finished=finished, extended=more > 0, moved=moved)
+
+
+def _can_be_told_by_content(run: RunDir, data: Path) -> bool:
+    """Whether images at another place may be the run's: it has written down which it has, and does not lie there."""
+    known = run.splits.exists() or any(run.root.glob("fold-*/splits.csv"))
+    return known and not run.root.resolve().is_relative_to(data.resolve())
+
+
+def _check_extendable(run: RunDir, config: Config) -> None:
+    """RunError for a run that more epochs would not change."""
+    if config.folds:
+        raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
+    if not config.epochs:
+        raise RunError(f"{run.root} trained the probe alone, without epochs to add to: give another --out")
+    if is_fold(run):
+        whole = run.root.absolute().parent
+        raise RunError(f"{run.root} is a fold of {whole}, which gets no more epochs: give another --out")
+    done = sum(row.get("phase") != "head" for row in read_lines(run.history))
+    if run.status()["state"] == "finished" and done < config.all_epochs:
+        raise RunError(
+            f"{run.root} stopped early after {done} of {config.all_epochs} epochs, more of them change nothing: "
+            "give another --out, and more --patience"
+        )

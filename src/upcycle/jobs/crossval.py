@@ -1,0 +1,99 @@
+"""Cross-validation: K whole runs, every image tested once, and metrics of all of them together."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from upcycle.data.folder import Index
+from upcycle.data.splits import folds
+from upcycle.evaluation.metrics import evaluate
+from upcycle.evaluation.predictions import Predictions, read
+from upcycle.jobs.begin import Start
+from upcycle.jobs.moved import check_place, record_place
+from upcycle.jobs.prepare import (
+    decodable,
+    digest_of,
+    fit_size,
+    machine_of,
+    read_index,
+    same_data,
+    same_network,
+    same_weights,
+)
+from upcycle.jobs.status import working
+from upcycle.jobs.train import run_training
+from upcycle.manifest import check
+from upcycle.model import zoo
+from upcycle.reporting.show import Show
+from upcycle.reporting.terminal import table
+from upcycle.rundir import RunDir, read_json, write_json
+
+
+def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> None:
+    """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
+
+    RUN itself gets the predictions of all images, each by the model that had not seen it, and their
+    metrics. The intervals treat those as one model's; they say nothing of the spread between models,
+    which is shown fold by fold. Folds that are finished are not repeated; RunError where the images, the
+    weights or their input are no longer theirs.
+    """
+    config, run = start.config, start.run
+    check_place(start)
+    machine = machine_of(config)
+    arch = zoo.resolve_arch(config.arch)
+    weights = zoo.get_weights(arch, config.weights)
+    digest, source = digest_of(weights), weights.source if weights else ""
+    preprocessing = zoo.preprocessing_for(
+        arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
+    )
+    del weights  # each fold reads its own
+    index = index if index is not None else read_index(start.data, config, machine, show)
+    with working(start, "", machine, show) as work:
+        index = decodable(index, config, machine, show)
+        split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
+        parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
+        fitted = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+        network = zoo.Network(arch, index.classes, fitted, source, digest)
+        for fold, splits in zip(parts, split, strict=True):
+            if fold.config.exists():
+                same_weights(fold, config, digest)
+                same_data(fold, index, splits)
+                same_network(fold, network)
+        if start.moved:
+            for part in (*(fold for fold in parts if fold.config.exists()), run):
+                record_place(part, start.data)
+        for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
+            show.say(f"fold {number} of {config.folds}")
+            if not (fold.is_run() and fold.status()["state"] == "finished"):
+                single = config.model_copy(update={"folds": 0})
+                run_training(replace(start, config=single, run=fold, anew=False), show, index=index, splits=splits)
+        work.details["folds"] = config.folds
+        _write_pooled(run, config.folds, config.seed, show)
+
+
+def _write_pooled(run: RunDir, count: int, seed: int, show: Show) -> None:
+    parts = [RunDir(run.root / f"fold-{number}") for number in range(1, count + 1)]
+    for part in parts:
+        check(part)
+    pooled = _pool([read(part.predictions("test")) for part in parts])
+    pooled.save(run.predictions("test"))
+    known = evaluate(pooled, seed=seed).to_dict()
+    scores = [float(read_json(part.evaluation)["test"]["f1_macro"]["value"]) for part in parts]
+    spread = {"f1_macro": scores, "mean": float(np.mean(scores)), "deviation": float(np.std(scores, ddof=1))}
+    write_json(run.evaluation, {"test": known, "folds": spread})
+    show.table(table(known))
+    show.say(
+        f"test F1 by fold: {', '.join(f'{score:.4f}' for score in scores)} "
+        f"(mean {spread['mean']:.4f}, standard deviation {spread['deviation']:.4f})"
+    )
+
+
+def _pool(parts: list[Predictions]) -> Predictions:
+    return Predictions(
+        classes=parts[0].classes,
+        paths=tuple(path for part in parts for path in part.paths),
+        hashes=tuple(digest for part in parts for digest in part.hashes),
+        groups=tuple(group for part in parts for group in part.groups),
+        labels=np.concatenate([part.labels for part in parts]),
+        logits=np.concatenate([part.logits for part in parts]),
+    )

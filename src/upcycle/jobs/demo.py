@@ -1,0 +1,43 @@
+"""The main job on real images and weights that installed packages carry: nothing is downloaded."""
+
+from pathlib import Path
+from typing import Literal
+
+from upcycle.data.samples import write_faces, write_textures
+from upcycle.errors import RunError
+from upcycle.jobs.api import train
+from upcycle.jobs.begin import removed_unless_begun, reserve
+from upcycle.model.zoo import get_weights, resolve_arch
+from upcycle.recipes import resolve
+from upcycle.reporting.show import Show, Terminal
+from upcycle.reporting.terminal import comparison_table
+
+ARCH = "tf_efficientnet_lite0"
+
+
+def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Show | None = None) -> Path:
+    """Fine-tune EfficientNet-Lite0 and train the simple CNN on the same split; returns the report's path.
+
+    OUT holds the images and both runs.
+    """
+    show = show or Terminal()
+    folder = out or reserve(f"demo-{data}")
+    with removed_unless_begun(folder, reserved=out is None):
+        return _run(data, folder, seed, show)
+
+
+def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Show) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not empty: give another --out")
+    resolve({"seed": seed})  # before anything is written
+    get_weights(resolve_arch(ARCH), "auto")
+    images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
+    show.say(f"images: {images}")
+    tuned = train(images, out=out / "upcycle", arch=ARCH, seed=seed, show=show)
+    show.say("for comparison, a simple CNN from scratch on the same images")
+    # with a few images a class, batches of 32 would leave it one update an epoch
+    simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", batch_size=4, seed=seed, show=show)
+    tested = {"upcycle": tuned.evaluation["test"], "simple CNN": simple.evaluation["test"]}
+    show.table(comparison_table(tested))
+    show.say(f"report: {tuned.directory.report}")
+    return tuned.directory.report

@@ -1,0 +1,392 @@
+"""A trained run put to use: classes and probabilities of images, metrics of folders."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from upcycle import device as machines
+from upcycle.config import Config, expanded
+from upcycle.config import read_json as read_config
+from upcycle.data import decode, decoders
+from upcycle.data.batches import eval_batches
+from upcycle.data.folder import Index, listed, scan
+from upcycle.data.layout import Layout
+from upcycle.data.listing import shown
+from upcycle.data.split_file import Recorded, read_splits
+from upcycle.data.walk import clean
+from upcycle.device import Machine
+from upcycle.errors import ConfigError, DataError, DecodeError, RunError
+from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.predictions import Predictions, probabilities
+from upcycle.hardware import usable_cores
+from upcycle.jobs.prepare import darkness
+from upcycle.manifest import check
+from upcycle.model import checkpoint, zoo
+from upcycle.model.zoo import Network
+from upcycle.reporting.show import Show, Silent, default_show
+from upcycle.rundir import RunDir, read_json
+
+Source = decode.Source
+Image = Source | str | PathLike[str] | BinaryIO
+Frame = npt.NDArray[np.uint8]
+
+FILES_AT_ONCE = 4 * EVAL_BATCH
+_COMPUTING = threading.Lock()
+"""Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
+MOST_THREADS = 1024
+"""More than this no run was trained with."""
+
+
+def _forked() -> None:
+    """In a forked process: a pass of the parent, which may have held the lock as it forked, never ends here."""
+    global _COMPUTING
+    _COMPUTING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """The best model of a run."""
+
+    run: RunDir
+    network: Network
+    model: nn.Module
+    machine: Machine
+
+    def frame(self, source: Source) -> Frame:
+        """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
+        expected = self.network.preprocessing
+        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
+
+    def isolated(self, source: Path | bytes) -> Frame:
+        """The same of a file, decoded in another process within bounds of time and memory."""
+        expected = self.network.preprocessing
+        with decode.decoding(source):
+            data = decode.contents(source) if isinstance(source, Path) else source
+            return decoders.SHARED.load(
+                data, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
+            )
+
+    def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
+        """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
+        with _COMPUTING, machines.restored():
+            machines.apply(self.machine)
+            batches = eval_batches(
+                frames,
+                np.arange(len(frames)),
+                preprocessing=self.network.preprocessing,
+                batch_size=EVAL_BATCH,
+                device=self.machine.device,
+                workers=self.machine.feeders,
+            )
+            return forward(self.model, batches, self.machine)
+
+    def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
+        """What an image shows, or each of several: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
+
+        White is 255 in arrays of uint8, 65535 of uint16, 1 of floats, or the run's `--scale` in the last two. OpenCV's
+        arrays are BGR: give `image[:, :, ::-1]`. A large JPEG is decoded at reduced scale, also where PIL has opened it
+        and not loaded. Arrays and loaded images were decoded whole, so probabilities may differ by some hundredths.
+
+        The bytes of a file and a file open for reading are images as well. A list, a tuple or an iterator (of
+        `Path.glob`, for example), which is read as far as it is needed, gives a list. An image by itself costs what a
+        batch of 32 does, as all are computed in one shape: many are quicker. Raises DecodeError for an image that
+        cannot be read.
+        """
+        if not _are_many(image):
+            return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
+        found: list[Prediction] = []
+        with ThreadPoolExecutor(self.machine.threads) as pool:
+            for some in chunks(image, FILES_AT_ONCE):
+                files = {at: _source(one) for at, one in enumerate(some) if isinstance(one, str | PathLike | bytes)}
+                read = dict(zip(files, pool.map(self.frame, files.values()), strict=True))
+                # what is open already may be one picture twice, and no picture can be read by two at once
+                frames = [read[at] if at in read else self.frame(_source(one)) for at, one in enumerate(some)]
+                found += self.judge(frames)
+        return found
+
+    def judge(self, frames: list[Frame]) -> list[Prediction]:
+        """A prediction for each decoded image."""
+        classes = self.network.classes
+        return [
+            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
+            for row in probabilities(self.logits(frames))
+        ]
+
+
+def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
+    """Whether this holds images rather than being one; an open file is an iterator too, of lines."""
+    return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
+
+
+def _source(image: Image) -> Source:
+    """What is decoded: a path, the content of an open file from its beginning, or what was given."""
+    if isinstance(image, str | PathLike):
+        return Path(image)
+    return _content(image) if hasattr(image, "read") else image  # type: ignore[arg-type]
+
+
+def _content(file: BinaryIO) -> bytes:
+    """What an open file holds; DecodeError for one that gives no bytes, or more than are decoded."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(decode.MAX_BYTES + 1)
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise DecodeError(f"an open file cannot be read ({shown(error)})") from error
+    if not isinstance(content, bytes):
+        raise DecodeError(f"an open file gives {type(content).__name__}, not bytes: open it with mode 'rb'")
+    if len(content) > decode.MAX_BYTES:
+        raise DecodeError(f"an open file holds more than {decode.MAX_BYTES // 2**30} GiB")
+    return content
+
+
+def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
+    """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
+
+    With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
+    there is no such run or it has saved no model yet.
+    """
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if used else ()
+    # a process that loads and is then forked must not have computed in several threads
+    with (
+        _COMPUTING,
+        machines.alone(),
+        torch.random.fork_rng(devices),
+    ):  # making a network draws numbers: the caller's stay as they are
+        return _load(expanded(run), threads, device, show or default_show())
+
+
+def _load(run: Path, threads: int, device: str, show: Show) -> Classifier:
+    directory = RunDir(run)
+    if any(directory.root.glob("fold-*")):
+        raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
+    if not directory.model.exists():
+        raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
+    check(directory)
+    try:
+        described = read_json(directory.model)
+        network = Network.from_dict(described)
+        recorded = _setting(read_json(directory.environment))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a directory may come from a stranger, with any value in any place
+        raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
+    machine = _machine(recorded, threads, device, show)
+    model = checkpoint.load_model(directory.best, network).to(machine.device)
+    if "linear_head" not in described and zoo.is_linear_in_name_alone(model):
+        raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
+    return Classifier(directory, network, model, machine)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """How a run computed, so that it can be done in the same way again."""
+
+    precision: str
+    threads: int
+    cores: int
+    fold_bn: bool
+    device: str
+
+
+def _setting(environment: Any) -> _Setting:
+    """What a run's environment.json says; ValueError for a number of threads that no machine has."""
+    precision, threads = str(environment.get("precision", "auto")), int(environment.get("threads") or 0)
+    if not 0 <= threads <= MOST_THREADS:
+        raise ValueError(f"{threads} threads")
+    device, cores = str(environment.get("device", "auto")), int(environment.get("cores") or 0)
+    return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
+
+
+def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine:
+    """This machine as the run used its own, or, where it has not that device or precision, at its best.
+
+    `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
+    """
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        raise ConfigError(f"threads = {asked!r} is not a whole number")
+    if not 0 <= asked <= MOST_THREADS:
+        raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for those of the training")
+    cores, threads = usable_cores(Path("/")), asked or recorded.threads
+    if not asked and recorded.cores > cores and recorded.threads > cores:
+        show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")
+        threads = cores
+    if crowd := machines.crowded(threads):
+        show.warn(crowd)
+    detect = partial(machines.detect, threads=threads, fold_bn=recorded.fold_bn)
+    try:
+        return detect(device=recorded.device if device == "auto" else device, precision=recorded.precision)
+    except ConfigError as error:
+        machine = detect(device=device)  # with these threads, and BatchNorm as it was
+        show.warn(f"{error}; predicting at this machine's best instead")
+        return machine
+
+
+def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
+    """Predictions of the run's own `split`, or of the images of another folder `data`.
+
+    Where `data` holds all images of the run's `split`, as when its folder has moved, those alone are predicted. Images
+    are decoded from their files again. DataError when a file of the run is gone or is no longer
+    what it was, or when `data` has a class the model does not know. Files of `data` that cannot be read
+    are told and left out; images the model trained on are told.
+    """
+    show = show or Silent()
+    recorded = read_splits(classifier.run.splits)
+    config = read_config(classifier.run.config)
+    own = [row for row in recorded if row.split == split]
+    if data is None:
+        if not own and split == "test" and recorded:
+            again = f"give --split val, or labeled images of your own: upcycle evaluate {classifier.run.root} DATA"
+            raise DataError(f"{classifier.run.root} has no test set, as test_fraction was 0: {again}")
+        if not own:
+            raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
+        begun = Path(str(read_json(classifier.run.config)["data"]))
+        root = Path(config.image_root) if config.image_root else begun.parent if begun.is_file() else begun
+        return _predictions(classifier, own, root)
+    index = _scan(data, config)
+    dark = darkness(index, classifier.network.preprocessing)
+    if dark is not None:
+        show.warn(f"{dark.title}. {dark.effect}")
+    rows = _own_rows(index, own, split)
+    if rows:
+        show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
+    else:
+        for file in index.quarantined:
+            show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
+        rows = _rows(index, split)
+    rows = _known_as(rows, classifier.network.classes)
+    unknown = {row.label for row in rows} - set(classifier.network.classes)
+    if unknown:
+        known = ", ".join(shown(name) for name in classifier.network.classes)
+        raise DataError(f"{shown(data)} has a class {min(unknown)!r} the model does not know: it knows {known}")
+    seen = {row.sha256 for row in recorded if row.split != "test"}
+    trained = sum(row.sha256 in seen for row in rows)
+    if trained:
+        show.warn(f"{trained} of these {len(rows)} images are ones the model was trained or chosen on")
+    return _predictions(classifier, rows, index.root, show)
+
+
+def _known_as(rows: Sequence[Recorded], classes: Sequence[str]) -> list[Recorded]:
+    """The rows with their labels as the model spells them: older ones kept blanks and Unicode's form as they came."""
+    names = {clean(name): name for name in classes}
+    return [row._replace(label=row.label if row.label in classes else names.get(row.label, row.label)) for row in rows]
+
+
+def _scan(data: Path, config: Config) -> Index:
+    """What another folder holds, read as the training's was where it can be; else by its own names."""
+    layout = Layout.of(config)
+    try:
+        listed(data, layout)
+    except (ConfigError, DataError):  # without it: what else is wrong is told then
+        layout = Layout(drop_empty_classes=layout.drop_empty_classes)
+    return scan(data, layout, trainable=False)
+
+
+def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:
+    """The images of a run's own split as `index` has them, by their content; none where it has not all of them.
+
+    Nor where it declares that split itself, with images beyond those. A group it does not tell is the recorded one.
+    """
+    left: dict[str, list[int]] = {}
+    for at in reversed(range(len(index))):
+        left.setdefault(index.hash(at), []).append(at)
+    exact = {(index.hash(at), index.path(at)): at for copies in left.values() if len(copies) > 1 for at in copies}
+    groups: dict[int, str] = {}
+    taken = {exact[row.sha256, row.path] for row in own if (row.sha256, row.path) in exact}
+    for row in own:
+        at = exact.get((row.sha256, row.path), -1)
+        copies = left.get(row.sha256, [])
+        while at < 0 and copies:  # copies of one image under other names: each row takes one
+            at = copies.pop()
+            at = -1 if at in taken else at
+        if at < 0:
+            return []
+        groups[at] = row.group
+    declared = set(np.flatnonzero(index.declared == split).tolist())
+    if (index.declared != "").any() and declared - groups.keys():
+        return []
+    rows = _recorded_as(index, sorted(groups), split)
+    return [row if row.group else row._replace(group=groups[at]) for row, at in zip(rows, sorted(groups), strict=True)]
+
+
+def _rows(index: Index, split: str) -> list[Recorded]:
+    """The images of one split where the folder declares splits, else all of them."""
+    declared = index.declared != ""
+    chosen = (index.declared == split) if declared.any() else ~declared
+    if not chosen.any():
+        raise DataError(f"{shown(index.root)} has no images in the split {split!r}")
+    return _recorded_as(index, [int(at) for at in np.flatnonzero(chosen)], split)
+
+
+def _recorded_as(index: Index, positions: Sequence[int], split: str) -> list[Recorded]:
+    return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
+
+
+def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Show | None = None) -> Predictions:
+    """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
+    logits, used = [], []
+    with ThreadPoolExecutor(classifier.machine.threads) as pool:
+        for some in chunks(rows, FILES_AT_ONCE):
+            frames = []
+            for row, frame in zip(some, pool.map(lambda row: _recorded(classifier, row, root), some), strict=True):
+                if not isinstance(frame, str):
+                    frames.append(frame)
+                    used.append(row)
+                elif show is None:
+                    raise DataError(f"{shown(root / row.path)} cannot be read: {frame}")
+                else:
+                    show.warn(f"not evaluated: {shown(row.path)}: {frame}")
+            if frames:
+                logits.append(classifier.logits(frames))
+    if not used:
+        raise DataError(f"none of the {len(rows)} images in {shown(root)} can be read")
+    rows = used
+    classes = classifier.network.classes
+    return Predictions(
+        classes=classes,
+        paths=tuple(row.path for row in rows),
+        hashes=tuple(row.sha256 for row in rows),
+        groups=tuple(row.group for row in rows),
+        labels=np.array([classes.index(row.label) for row in rows]),
+        logits=np.concatenate(logits),
+    )
+
+
+def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame | str:
+    """The decoded image of a recorded file, if it still is that file, or why it cannot be decoded."""
+    try:
+        content = decode.read_file(root / row.path)
+    except (OSError, DecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
+    if hashlib.sha256(content).hexdigest() != row.sha256:
+        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
+    try:
+        return classifier.isolated(content)
+    except DecodeError as error:
+        return str(error)

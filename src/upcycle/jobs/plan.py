@@ -1,0 +1,57 @@
+"""The schedule of a configuration, shown before it is paid for. Needs no torch."""
+
+import csv as csv_files
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from upcycle.errors import ConfigError
+from upcycle.recipes import Phase, phases, resolve
+from upcycle.reporting.names import counted
+from upcycle.rundir import write_bytes
+
+
+def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, plot: Path | None) -> None:
+    """Print the schedule's main rates, or every step as CSV, and draw it.
+
+    Without `steps_per_epoch` (1) a step is an epoch.
+    """
+    if not 1 <= steps_per_epoch <= 10_000_000:
+        raise ConfigError(f"steps_per_epoch = {steps_per_epoch} is out of range: use 1 or more")
+    config = resolve(options)
+    planned = phases(config, steps_per_epoch * config.batch_size)
+    if plot is not None:
+        _draw(planned, plot)
+    if csv:
+        _write_csv(planned)
+        return
+    for phase in planned:
+        first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
+        peak = max(range(phase.steps), key=lambda step: phase.schedule(step).lr)
+        print(
+            f"{phase.name}: {counted(phase.epochs, 'epoch')} x {counted(phase.steps_per_epoch, 'update')}, "
+            f"{phase.schedule.kind}: "
+            f"first rate {first.lr:.10g}, highest {phase.schedule(peak).lr:.10g} at step {phase.first_step + peak}, "
+            f"last {last.lr:.10g}"
+        )
+
+
+def _write_csv(planned: tuple[Phase, ...]) -> None:
+    rows = csv_files.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["phase", "step", "epoch", "lr", "momentum"])
+    for phase in planned:
+        for step in range(phase.steps):
+            rate = phase.schedule(step)
+            rows.writerow([phase.name, phase.first_step + step, step // phase.steps_per_epoch, rate.lr, rate.momentum])
+
+
+def _draw(planned: tuple[Phase, ...], path: Path) -> None:
+    from upcycle.reporting import drawing
+    from upcycle.reporting.plots import schedule_figure
+
+    if path.suffix not in (".svg", ".png"):
+        raise ConfigError(f"cannot draw into {path}: give a name that ends in .svg or .png")
+    figure = schedule_figure({"phases": [phase.to_dict() for phase in planned]})
+    write_bytes(path, drawing.svg(figure).encode() if path.suffix == ".svg" else drawing.png(figure))
+    print(f"drawn: {path}", file=sys.stderr)

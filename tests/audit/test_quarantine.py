@@ -1,0 +1,85 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.data.made import made
+from upcycle.audit.quarantine import Entry, apply, read, write
+from upcycle.data.listing import Quarantined
+from upcycle.errors import DataError
+
+ROOT = Path("data")
+
+
+def test_a_list_is_read_back_with_what_is_to_be_set_aside_first(tmp_path: Path) -> None:
+    entries = [Entry("b/1.jpg", "to, decide", False), Entry('a/"odd"\r\n.jpg', "blank"), Entry("a/0.jpg", "blank")]
+    write(tmp_path / "q.csv", entries)
+    assert [entries[1], entries[2], entries[0]] == read(tmp_path / "q.csv")
+
+
+def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("path\na/0000.jpg\n", encoding="utf-8")
+    assert [Entry("a/0000.jpg", "", True)] == read(tmp_path / "q.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\nx.jpg\n", "has no column 'path'"),
+        ("", "has no column 'path'"),
+        ("set_aside,path\nmaybe,x.jpg\n", "line 2: set_aside 'maybe' is neither yes nor no"),
+        ("set_aside,path\nyes,x.jpg,more\n", "line 2: not as many values as columns"),
+        ("set_aside,path\nyes\n", "line 2: not as many values as columns"),
+        ("set_aside,path\nyes,\n", "line 2: path must not be empty"),
+        (",path\n0,x.jpg,more\n", "line 2: not as many values as columns"),
+        ('path\n"a\n', "is not a readable CSV file"),
+        ("path\n\xff", "is not a readable CSV file"),
+    ],
+)
+def test_what_is_no_list_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "q.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "q.csv")
+
+
+def test_a_list_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
+        read(tmp_path / "none.csv")
+
+
+def test_only_rows_marked_yes_are_set_aside_with_their_reason() -> None:
+    index = made("ab" * 10)
+    left, unknown = apply(index, [Entry("a/0000.jpg", "blank"), Entry("b/0001.jpg", "odd", False)], "q.csv")
+    assert 19 == len(left)
+    assert [("a/0000.jpg", "set aside by q.csv: blank")] == [(file.path, file.reason) for file in left.quarantined]
+    assert [] == unknown
+
+
+def test_a_column_without_a_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(",path\n0,a/0000.jpg\n", encoding="utf-8")
+    assert [Entry("a/0000.jpg", "", True)] == read(tmp_path / "q.csv")
+
+
+def test_a_file_elsewhere_that_cannot_be_used_may_be_listed_as_the_scan_lists_it() -> None:
+    index = replace(made("ab" * 10), quarantined=(Quarantined("/far/bad.jpg", "empty"), Quarantined("../b.jpg", "")))
+    left, unknown = apply(index, [Entry("/far/bad.jpg", "empty"), Entry("../b.jpg", "")], "q.csv")
+    assert (20, []) == (len(left), unknown)
+
+
+def test_paths_that_data_does_not_hold_are_given_back() -> None:
+    index = made("ab" * 10)
+    left, unknown = apply(index, [Entry("a/none.jpg", ""), Entry("./a/../a/0000.jpg", "")], "q.csv")
+    assert ["a/none.jpg"] == unknown
+    assert 19 == len(left)
+
+
+@pytest.mark.parametrize("path", ["../other/x.jpg", "a/../../x.jpg", "/etc/passwd", ".."])
+def test_a_path_that_leads_out_of_data_is_refused(path: str) -> None:
+    with pytest.raises(DataError, match="which is not in data"):
+        apply(made("ab" * 10), [Entry(path, "")], "q.csv")
+
+
+def test_setting_aside_a_whole_class_is_refused() -> None:
+    entries = [Entry(f"a/{at:04}.jpg", "blank") for at in range(0, 20, 2)]
+    with pytest.raises(DataError, match="class 'a' in data has no usable image"):
+        apply(made("ab" * 10), entries, "q.csv")

@@ -1,0 +1,345 @@
+"""The comparison job on small real images with a small real network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import upcycle
+from tests.conftest import TINY
+from upcycle.cli import main
+from upcycle.errors import ConfigError, DataError, DivergenceError, RunError, UpcycleError, WeightsError
+from upcycle.jobs import compare as job
+from upcycle.reporting.show import Silent
+from upcycle.rundir import RunDir
+
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
+RUNGS = ["simple-cnn", "probe", "constant-tuned", "default"]
+
+
+class Listening(Silent):
+    """Keeps the lines that are told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(f"warning: {text}")
+
+
+@pytest.fixture(scope="module")
+def show() -> Listening:
+    return Listening()
+
+
+@pytest.fixture(scope="module")
+def compared(photos: Path, tiny_weights: Path, tmp_path_factory: Any, show: Listening) -> upcycle.Comparison:
+    out = tmp_path_factory.mktemp("compared") / "ladder"
+    return upcycle.compare(
+        photos,
+        rungs=RUNGS,
+        seeds=2,
+        out=out,
+        weights=str(tiny_weights),
+        epochs=2,
+        cache=str(out.parent / "cache"),
+        show=show,
+        **FAST,
+    )
+
+
+def test_every_rung_is_trained_with_every_seed(compared: upcycle.Comparison) -> None:
+    assert {name: [0, 1] for name in RUNGS} == {rung["name"]: rung["seeds"] for rung in compared.values["rungs"]}
+    names = sorted(path.name for path in (compared.path / "runs").iterdir())
+    assert 2 + 2 + 3 + 1 + 2 == len(names)
+    assert "constant-tuned-rate-0.0003-seed-0" in names
+
+
+def test_all_runs_share_one_split(compared: upcycle.Comparison) -> None:
+    splits = {(path / "splits.csv").read_text() for path in (compared.path / "runs").iterdir()}
+    assert 1 == len(splits)
+
+
+def test_the_comparison_carries_both_answers_and_the_tuned_rate(compared: upcycle.Comparison) -> None:
+    values = compared.values
+    steps = [pair for pair in values["pairs"] if "step" in pair["kinds"]]
+    assert 3 == len(steps) == values["family"]["size"]
+    for pair in steps:
+        low, high = pair["difference"]["interval"]
+        assert low <= pair["difference"]["value"] <= high
+        assert 0 <= pair["mcnemar"]["p"] <= 1
+        assert 2 == len(pair["mcnemar"]["pairs"])
+        assert not pair["again"]["answerable"]
+    tuned = values["rungs"][2]["tuned"]
+    assert [3e-5, 1e-4, 3e-4] == [trial["lr"] for trial in tuned["trials"]]
+    assert tuned["lr"] == min(tuned["trials"], key=lambda trial: trial["val_loss"])["lr"]
+    assert values["rungs"][2]["tuning_seconds"] > 0
+
+
+def test_how_far_the_grid_is_is_told_with_an_estimate(compared: upcycle.Comparison, show: Listening) -> None:
+    told = [line for line in show.lines if line.startswith("run ")]
+    assert "run 1 of 10: simple-cnn, seed 0 (simple-cnn, probe, constant-tuned, default not timed yet)" == told[0]
+    assert told[-1].startswith("run 10 of 10: ")
+    assert all((", at least " in line) == ("not timed yet" in line) for line in told if " left" in line)
+    assert any(", at least " in line for line in told)
+    assert told[-1].endswith("s left")
+    assert any("constant-tuned: the lowest validation loss is that of the rate" in line for line in show.lines)
+
+
+def test_the_page_and_the_figures_are_there(compared: upcycle.Comparison) -> None:
+    assert compared.page.read_text().startswith("<!DOCTYPE html>")
+    assert list((compared.path / "figures").glob("*.svg"))
+
+
+def test_features_are_computed_once_for_all_rungs_and_seeds(compared: upcycle.Comparison) -> None:
+    spent = {
+        path.name: RunDir(path).status().get("features_seconds", 0.0) for path in (compared.path / "runs").iterdir()
+    }
+    first = spent.pop("probe-seed-0")
+    assert max(spent.values()) < first
+
+
+def test_finished_runs_are_kept_and_seeds_may_be_added(compared: upcycle.Comparison) -> None:
+    kept = compared.path / "runs" / "probe-seed-0" / "status.json"
+    before = kept.stat().st_mtime_ns
+    again = upcycle.compare(out=compared.path, resume=True, seeds=3, show=Silent())
+    assert before == kept.stat().st_mtime_ns
+    assert [0, 1, 2] == again.values["rungs"][0]["seeds"]
+
+
+def test_other_options_are_refused_on_going_on(compared: upcycle.Comparison) -> None:
+    with pytest.raises(RunError, match="was begun with options"):
+        upcycle.compare(out=compared.path, resume=True, batch_size=8, show=Silent())
+
+
+def test_a_finished_run_of_other_options_is_not_taken_for_the_grids(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options = {"weights": str(tiny_weights), "show": Silent(), **FAST}
+    upcycle.train(photos, out=tmp_path / "ladder/runs/probe-seed-0", recipe="probe", head_epochs=3, **options)
+    with pytest.raises(RunError, match="was trained with head_epochs = 3, not 20"):
+        upcycle.compare(photos, rungs=["probe", "default"], seeds=1, out=tmp_path / "ladder", resume=True, **options)
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: upcycle.Comparison
+) -> None:
+    real, calls = job.run_training, []
+
+    def killed(start: Any, show: Any, **given: Any) -> None:
+        calls.append(start.run.root.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(start, show, **given)
+
+    show, out = Listening(), tmp_path / "ladder"
+    options = {
+        "rungs": ["simple-cnn", "probe", "default"],
+        "seeds": 1,
+        "weights": str(tiny_weights),
+        "epochs": 2,
+        **FAST,
+    }
+    monkeypatch.setattr(job, "run_training", killed)
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.compare(photos, out=out, show=show, **options)
+    assert f"to go on: upcycle compare --out {out} --resume" == show.lines[-1]
+    monkeypatch.setattr(job, "run_training", real)
+    values = upcycle.compare(out=out, resume=True, show=Silent()).values
+
+    def scores(made: dict[str, Any]) -> dict[str, list[float]]:
+        rungs = [rung for rung in made["rungs"] if rung["name"] in options["rungs"]]
+        return {rung["name"]: [run["f1_macro"] for run in rung["runs"] if run["seed"] == 0] for rung in rungs}
+
+    assert ["simple-cnn", "probe", "default"] == list(scores(values))
+    assert scores(compared.values) == scores(values)
+
+
+def test_a_rung_that_fails_stands_beside_the_others(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = job.run_training
+
+    def failing(start: Any, show: Any, **given: Any) -> None:
+        if "classic" in start.run.root.name:
+            raise DivergenceError("the loss is not finite between steps 3 and 4")
+        real(start, show, **given)
+
+    monkeypatch.setattr(job, "run_training", failing)
+    show = Listening()
+    made = upcycle.compare(
+        photos,
+        rungs=["simple-cnn", "classic", "probe"],
+        seeds=1,
+        out=tmp_path / "ladder",
+        weights=str(tiny_weights),
+        epochs=6,
+        show=show,
+        **FAST,
+    )
+    rung = made.values["rungs"][1]
+    assert ([], [{"seed": 0, "reason": "the loss is not finite between steps 3 and 4"}]) == (
+        rung["runs"],
+        rung["failed"],
+    )
+    assert [("simple-cnn", "probe")] == [
+        (pair["first"], pair["second"]) for pair in made.values["pairs"] if "step" in pair["kinds"]
+    ]
+    assert "warning: classic, seed 0 failed: the loss is not finite between steps 3 and 4" in show.lines
+
+
+def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = job.run_training
+
+    def failing(start: Any, show: Any, **given: Any) -> None:
+        if "default" in start.run.root.name:
+            raise ValueError("expected more than 1 value per channel")
+        real(start, show, **given)
+
+    monkeypatch.setattr(job, "run_training", failing)
+    options = {"weights": str(tiny_weights), "show": Silent(), "epochs": 1, **FAST}
+    made = upcycle.compare(photos, rungs=["simple-cnn", "probe", "default"], seeds=1, out=tmp_path / "l", **options)
+    reasons = [failed["reason"] for failed in made.values["rungs"][2]["failed"]]
+    assert ["ValueError: expected more than 1 value per channel"] == reasons
+
+
+def test_what_a_list_sets_aside_no_rung_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/across/*"))[::7]]
+    (tmp_path / "list.csv").write_text(
+        "set_aside,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names)
+    )
+    (tmp_path / "short.toml").write_text("epochs = 0\nhead_epochs = 5\n")
+    compared = upcycle.compare(
+        photos,
+        rungs=["probe", str(tmp_path / "short.toml")],
+        seeds=1,
+        out=tmp_path / "out",
+        weights=str(tiny_weights),
+        quarantine=str(tmp_path / "list.csv"),
+        show=Silent(),
+        **FAST,
+    )
+    for run in (compared.path / "runs").iterdir():
+        used = (run / "splits.csv").read_text()
+        assert not [name for name in names if name in used]
+        assert 56 - len(names) == len(used.splitlines()) - 1
+        tested = (run / "predictions" / "test.csv").read_text().splitlines()[1:]
+        assert 20 - sum(name.startswith("test/") for name in names) == len(tested)
+
+
+def test_an_out_that_is_a_file_is_one_line(
+    compared: upcycle.Comparison, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0")]
+    for paths in (runs, [str(photos)]):
+        assert 5 == main(["compare", *paths, "--out", str(file)])
+        assert "is a file: give another --out" in capsys.readouterr().err
+    assert "x" == file.read_text()
+
+
+def test_if_everything_fails_there_is_nothing_to_compare(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(start: Any, show: Any, **given: Any) -> None:
+        raise DivergenceError("the loss is not finite")
+
+    monkeypatch.setattr(job, "run_training", failing)
+    options = {"weights": str(tiny_weights), "show": Silent(), **FAST}
+    with pytest.raises(UpcycleError, match="nothing to compare: 2 runs failed, first probe-seed-0: the loss is not"):
+        upcycle.compare(photos, rungs=["probe", "default"], seeds=1, out=tmp_path / "ladder", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"arch": "resnet5O"}, WeightsError, "unknown architecture"),
+        ({"weights": "/absent.safetensors"}, WeightsError, "absent"),
+        ({"recipe": "classic"}, ConfigError, "name them with --rungs"),
+        ({"seeds": 0}, ConfigError, "seeds = 0 is out of range"),
+        ({"rungs": ["probe"]}, ConfigError, "needs 2 or more rungs"),
+        ({"smallest_difference": 0}, ConfigError, "smallest_difference = 0 is out of range"),
+        ({"epochs": 3}, ConfigError, "a ramp-up of 5"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    photos: Path, tiny_weights: Path, tmp_path: Path, options: dict[str, Any], error: type, message: str
+) -> None:
+    given = {"weights": str(tiny_weights), **FAST, **options}
+    with pytest.raises(error, match=message):
+        upcycle.compare(photos, out=tmp_path / "ladder", show=Silent(), **given)
+    assert not (tmp_path / "ladder").exists()
+
+
+def test_images_that_cannot_be_trained_on_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        upcycle.compare(
+            tmp_path / "absent", out=tmp_path / "ladder", show=Silent(), rungs=["simple-cnn", "default"], weights="none"
+        )
+
+
+# --------------------------------------------------------------------------------- runs that exist
+
+
+def test_runs_that_exist_are_compared_without_training(
+    compared: upcycle.Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0", "default-seed-1")]
+    out = tmp_path / "pair"
+    assert 0 == main(["compare", *runs, "--out", str(out), "--smallest-difference", "5"])
+    values = json.loads((out / "comparison.json").read_text())
+    assert [("probe", [0]), ("default-seed-0", [0, 1])] == [(rung["name"], rung["seeds"]) for rung in values["rungs"]]
+    assert 0.05 == values["smallest_difference"]
+    assert f"comparison: {out / 'comparison.html'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "code", "message"),
+    [
+        (["probe-seed-0"], [], 2, "a comparison needs 2 or more runs"),
+        (["probe-seed-0", "absent"], [], 5, "is not a run"),
+        (["probe-seed-0", "default-seed-0"], ["--seeds", "3"], 2, "seeds is for training"),
+        (["probe-seed-0", "default-seed-0"], ["--lr", "1"], 2, "lr is for training"),
+        ([], [], 2, "say what to compare"),
+        ([], ["--resume"], 2, "--resume needs --out DIR"),
+        ([], ["--smallest-difference", "x"], 2, "smallest-difference"),
+    ],
+)
+def test_bad_input_gets_one_line_and_its_code(
+    compared: upcycle.Comparison,
+    capsys: pytest.CaptureFixture[str],
+    names: list[str],
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert code == main(["compare", *(str(compared.path / "runs" / name) for name in names), *options])
+    said = capsys.readouterr().err
+    assert said.startswith("upcycle: ")
+    assert 1 == len(said.splitlines())
+    assert message in said
+
+
+def test_runs_tested_on_other_images_are_refused(
+    photos: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat"
+    for label in ("across", "down"):
+        (flat / label).mkdir(parents=True)
+        for file in (photos / "train" / label).iterdir():
+            (flat / label / file.name).write_bytes(file.read_bytes())
+    options = {"weights": str(tiny_weights), "show": Silent(), "recipe": "probe", **FAST}
+    for seed in (0, 1):
+        upcycle.train(flat, out=tmp_path / f"run-{seed}", seed=seed, head_epochs=5 + seed, **options)
+    assert 5 == main(["compare", str(tmp_path / "run-0"), str(tmp_path / "run-1"), "--out", str(tmp_path / "c")])
+    assert "only runs with the same test images can be compared; train them with one --split-seed" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "c").exists()
