@@ -188,7 +188,7 @@ def test_bf16_may_be_asked_for_on_any_processor():
 
 def test_mps_computes_in_fp32_only():
     assert choose_precision("auto", "mps", ()) == "fp32"
-    with pytest.raises(ConfigError, match="precision bf16 is not to be had on mps here: use fp32"):
+    with pytest.raises(ConfigError, match="precision bf16 is not available on mps here: use fp32"):
         choose_precision("bf16", "mps", ())
 
 

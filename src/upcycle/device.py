@@ -148,7 +148,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Compute in this thread alone, so that no pool of threads is begun: a process that is forked has none."""
+    """Compute in this thread alone, so that no pool of threads is started: a process that is forked has none."""
     import torch
 
     threads = torch.get_num_threads()
@@ -316,7 +316,7 @@ def choose_precision(asked: str, device: Device, flags: tuple[str, ...]) -> Prec
         native = bool(BF16_FLAGS & set(flags)) if device == "cpu" else "bf16" in possible
         return "bf16" if native else "fp32"
     if asked not in possible:
-        raise ConfigError(f"precision {asked} is not to be had on {device} here: use {' or '.join(possible)}")
+        raise ConfigError(f"precision {asked} is not available on {device} here: use {' or '.join(possible)}")
     return asked
 
 

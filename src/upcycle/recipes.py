@@ -9,7 +9,7 @@ from upcycle.config import Config, build, canonical
 from upcycle.errors import ConfigError
 from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
     "default": {},
     # The article "Fine-tuning pre-trained ResNet-50 with one-cycle learning rate" (Transfer Learning in
@@ -73,7 +73,7 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     return build({**RECIPES[name], **exact, **_from_scratch(name, named), **named, "recipe": name})
 
 
-def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, Any]:
+def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
     """What changes without pretrained weights: nothing is worth freezing, no features are worth a probe."""
     if named.get("weights", RECIPES[name].get("weights")) != "none":
         return {}
@@ -134,7 +134,7 @@ class Phase:
         """The same with its learning rate times `factor` from the run's update `step` on."""
         return replace(self, schedule=Scaled(self.schedule, step - self.first_step, factor))
 
-    def to_dict(self, points: int = 500) -> dict[str, Any]:
+    def to_dict(self, points: int = 500) -> dict[str, object]:
         """Plain values, with at most `points` rates to draw."""
         per_epoch = by_epoch(self.schedule)
         stride = self.steps_per_epoch if per_epoch else max(1, -(-self.steps // points))

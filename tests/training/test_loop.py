@@ -16,6 +16,7 @@ from upcycle.device import detect
 from upcycle.errors import DivergenceError
 from upcycle.model import zoo
 from upcycle.model.groups import frozen_names, set_training_mode
+from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
@@ -103,8 +104,7 @@ def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
         if row.epoch == 2:
             break
     second = begin(here.config)
-    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
-    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    second.from_tensors({name: tensor.clone() for name, tensor in first.to_tensors().items()})
     second.epoch, second.step = first.epoch, first.step
     list(fit(second, here, validate=lambda _: NOTHING))
     ours, theirs = second.model.state_dict(), whole.model.state_dict()
@@ -125,8 +125,7 @@ def test_a_state_kept_between_two_updates_goes_on_to_the_same_bits_and_rows(stop
     assert stop == first.step
     assert stop - 3 * len(seen) == first.sums.updates
     second = begin(here.config)
-    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
-    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    second.from_tensors({name: tensor.clone() for name, tensor in first.to_tensors().items()})
     facts = json.loads(json.dumps(asdict(first.sums)))
     second.epoch, second.step, second.sums = first.epoch, first.step, Sums(**facts)
     seen += [row for row, _ in fit(second, here, validate=lambda _: NOTHING)]
@@ -284,10 +283,10 @@ def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_
 def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
     here = setting({"recipe": "default", "head_epochs": 0, "freeze": "none", "bn": "frozen"})
     batch, found = next(here.batches.epoch(0)), []
-    for at_once in ((), ((0, 3),)):  # four images: three and one
+    for changes in ((), (MicroBatch(0, 3, ""),)):  # four images: three and one
         state = begin(here.config)
         set_training_mode(state.model, frozen=frozenset(), bn="frozen")
-        loss, right = loop.train_step(state, batch, replace(here, at_once=at_once))
+        loss, right = loop.train_step(state, batch, replace(here, changes=changes))
         found.append((loss, right, [parameter.grad.clone() for parameter in state.model.parameters()]))
     (whole, right, gradients), (parts, rights, theirs) = found
     assert right == rights

@@ -15,9 +15,9 @@ from upcycle.comparison.sweep import Progress, remaining, rounds
 from upcycle.config import absolute, canonical
 from upcycle.data.folder import Index
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
-from upcycle.jobs.begin import begin, free, name_of, removed_unless_begun, reserve, spelled
-from upcycle.jobs.estimate import spoken
+from upcycle.jobs.finetune import duration
 from upcycle.jobs.prepare import machine_of, read_index
+from upcycle.jobs.start import begin, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.jobs.train import run_training
 from upcycle.model import zoo
 from upcycle.recipes import resolve
@@ -36,7 +36,7 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     """
     groups = grouped([read_run(path) for path in paths])
     folder = out or reserve("compare")
-    with removed_unless_begun(folder, reserved=out is None):
+    with removed_unless_started(folder, reserved=out is None):
         _no_file(folder)
         if folder.exists() and not (_is_of_runs(folder) or not any(folder.iterdir())):
             raise RunError(f"{folder} is not empty and not a comparison of runs: give another --out")
@@ -224,7 +224,7 @@ def _where(cell: Cell, progress: Progress) -> str:
     """How far the grid is, and how long the rest takes as far as that is known."""
     rest = remaining(progress)
     least = "at least" if rest.untimed else "about"
-    left = f", {least} {spoken(rest.seconds)} left" if rest.seconds else ""
+    left = f", {least} {duration(rest.seconds)} left" if rest.seconds else ""
     untimed = f" ({', '.join(rest.untimed)} not timed yet)" if rest.untimed else ""
     return f"run {rest.done + 1} of {rest.total}: {cell.words}{left}{untimed}"
 

@@ -6,7 +6,7 @@ from typing import Literal
 from upcycle.data.samples import write_faces, write_textures
 from upcycle.errors import RunError
 from upcycle.jobs.api import train
-from upcycle.jobs.begin import removed_unless_begun, reserve
+from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.zoo import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.show import Show, Terminal
@@ -22,7 +22,7 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
     """
     show = show or Terminal()
     folder = out or reserve(f"demo-{data}")
-    with removed_unless_begun(folder, reserved=out is None):
+    with removed_unless_started(folder, reserved=out is None):
         return _run(data, folder, seed, show)
 
 

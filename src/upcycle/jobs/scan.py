@@ -25,7 +25,7 @@ from upcycle.data.splits import split
 from upcycle.device import crowded, threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
-from upcycle.jobs.begin import free, name_of, removed_unless_begun, reserve, spelled
+from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
 from upcycle.reporting.scan_page import PAGE, write_scan
@@ -79,7 +79,7 @@ def scan(
     """
     folder, page = path_or_none(out, "one folder"), path_or_none(html, "one file")
     asked = begin_scan(expanded(data, IMAGES), options, out=folder, html=page, label_errors=label_errors)
-    with removed_unless_begun(asked.out, reserved=folder is None):
+    with removed_unless_started(asked.out, reserved=folder is None):
         return Scan(run_scan(asked, show or default_show()))
 
 

@@ -1,40 +1,29 @@
-"""The stages of a run once its data is ready: plan, head, fine-tuning, choice, test."""
+"""The stages of a run once its data is ready: plan, probe, fine-tuning, choice, results."""
 
-import math
 import shutil
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from upcycle.config import Config
-from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches
+from upcycle.data import decode
 from upcycle.data.units import components
-from upcycle.device import out_of_memory, settle
-from upcycle.errors import ConfigError, DivergenceError
-from upcycle.evaluation.metrics import paired_log_loss
-from upcycle.evaluation.predict import predict, predictions
+from upcycle.device import Machine
+from upcycle.errors import ConfigError, DecodeError
+from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.evaluation.predict import predictions
 from upcycle.evaluation.predictions import Predictions
-from upcycle.history import History, is_best, should_stop
-from upcycle.jobs.estimate import across, forecasting
-from upcycle.jobs.finish import Choice, Results, write_results
-from upcycle.jobs.keep import Keeper, best_weights, resumed, retry, slowed
-from upcycle.jobs.prepare import Job, cache_root
-from upcycle.jobs.room import at_once, halve, make_room
+from upcycle.jobs.finetune import class_objective, fine_tune, held_out_logits
+from upcycle.jobs.prepare import Prepared, cache_root, workers_for
+from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
-from upcycle.rundir import write_json, write_lines
+from upcycle.reporting.terminal import comparison_table, table
+from upcycle.rundir import write_bytes, write_json
 from upcycle.training.features import extract, head_logits
-from upcycle.training.loop import Setting, fit, start
-from upcycle.training.objective import Objective, objective
 from upcycle.training.probe import Probe, Split, train_probe
-from upcycle.training.scores import Scores, score
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,94 +35,93 @@ class Head:
     held_out: dict[str, Predictions]
 
 
-def run_stages(job: Job, weights: Weights | None) -> str:
+def run_stages(
+    session: Session, data: Prepared, network: zoo.Network, machine: Machine, weights: Weights | None
+) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
-    _objective(job, device="cpu")  # says what is wrong with class weights before anything long
-    model = zoo.create(job.network, seed=job.config.seed)
+    class_objective(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
+    model = zoo.create(network, seed=session.config.seed)
     if weights is not None:
-        for note in zoo.load_body(model, weights, job.network.arch):
-            job.show.warn(note)
-    model = model.to(job.machine.device)
-    planned = _plan(job, model)
-    head = _train_head(job, model, planned[0]) if planned[0].name == "head" else None
+        for note in zoo.load_body(model, weights, network.arch):
+            session.show.warn(note)
+    model = model.to(machine.device)
+    planned = _plan(session, network, model, images=len(data.splits.train))
+    head = _train_head(session, data, network, model, machine) if planned[0].name == "head" else None
     if head is not None:
-        planned = (head.phase, *(_adapted(job, phase, head) for phase in planned[1:]))
-        _write_plan(job, planned)
+        planned = (head.phase, *(_adapted(session, phase, head, data) for phase in planned[1:]))
+        session.follow(replace(session.plan, phases=planned))
         if len(planned) == 1:
-            return _keep_probe(job, model, head)
+            session.record_rows(head.probe.rows)
+            session.save_best(model)
+            write_results(session, data, Results(head.held_out))
+            return "trained the probe alone"
     pretrained = checkpoint.clone_weights(model)
-    stopped = _fine_tune(job, model, planned, head, pretrained)
-    _load_best(job, model)
-    results = _choose(job, model, head, pretrained)
-    write_results(job, results)
-    shutil.rmtree(job.run.last, ignore_errors=True)  # nothing is left to go on with
+    rows = head.probe.rows if head else ()
+    stopped = fine_tune(session, data, model, machine, pretrained=pretrained, head=rows)
+    checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
+    write_results(session, data, _choose(session, data, model, machine, head, pretrained))
+    session.discard_checkpoints()
     return stopped
 
 
-def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
+def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: int) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
-    config, linear = job.config, zoo.has_linear_head(model)  # asked for here, where the network is real
+    config, show, linear = session.config, session.show, zoo.has_linear_head(model)
     if config.head_epochs and not linear:
         if not config.epochs:
-            raise ConfigError(f"{job.network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
-        job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
+            raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
+        show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
         config = config.model_copy(update={"head_epochs": 0})
-    planned = phases(config, len(job.prepared.splits.train))
+    planned = phases(config, images)
     frozen = groups.frozen_names(model, config.freeze)
     groups.freeze_parameters(model, frozen)
     parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
     kept = zoo.head_names(model) if not config.epochs else parameters.keys() - frozen
-    trained = sum(parameters[name] for name in kept)
-    counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
-    write_json(job.run.model, job.network.to_dict() | counts | {"linear_head": linear})
-    _write_plan(job, planned)
+    trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())
+    session.describe(network, parameters=whole, trained_parameters=trained, linear_head=linear)
+    session.follow(replace(session.plan, phases=planned))
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
-        job.show.say(
+        show.say(
             f"{phase.name}: {counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}, "
             f"{phase.schedule.kind}, "
             f"first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
-    job.show.say(
-        f"{trained:,} of {counts['parameters']:,} parameters are {'fine-tuned' if config.epochs else 'trained'}"
-    )
+    show.say(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if config.epochs else 'trained'}")
     return planned
-
-
-def _write_plan(job: Job, planned: tuple[Phase, ...]) -> None:
-    write_json(job.run.plan, {"phases": [phase.to_dict() for phase in planned]})
 
 
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
+def _train_head(session: Session, data: Prepared, network: zoo.Network, model: nn.Module, machine: Machine) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
-    index, splits = job.prepared.index, job.prepared.splits
-    with job.work.timed("features_seconds"), job.show.progress("features") as progress:
+    config, show, phase = session.config, session.show, session.plan.phases[0]
+    index, splits = data.index, data.splits
+    with session.timed("features_seconds"), show.progress("features") as progress:
         features = extract(
             model,
             index,
-            job.prepared.frames,
-            network=job.network,
-            machine=job.machine,
-            folder=cache_root(job.config),
-            workers=job.workers,
+            data.frames,
+            network=network,
+            machine=machine,
+            folder=cache_root(config),
+            workers=workers_for(data.frames, machine),
             progress=progress,
         )
-    tied = components(index)
-    train, val = (Split(features, side, index.labels[side], tied[side]) for side in (splits.train, splits.val))
-    goal = _objective(job, device="cpu")
-    with job.show.progress("probe") as progress:
-        probe = train_probe(train, val, phase=phase, objective=goal, seed=job.config.seed, progress=progress)
+    group = components(index)
+    train, val = (Split(features, side, index.labels[side], group[side]) for side in (splits.train, splits.val))
+    goal = class_objective(config, data, device="cpu")
+    with show.progress("probe") as progress:
+        probe = train_probe(train, val, phase=phase, objective=goal, seed=config.seed, progress=progress)
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
-    job.show.say(
+    show.say(
         f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
         f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
     )
     held = {
-        name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), job.machine))
+        name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), machine))
         for name in splits.held_out
     }
     return Head(
@@ -143,169 +131,78 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     )
 
 
-def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
-    """The probe is all that was asked for: write it down as the run's model."""
-    write_lines(job.run.history, [row.to_dict() for row in head.probe.rows])
-    checkpoint.save_model(job.run.best, model, job.network)
-    write_results(job, Results(head.held_out))
-    return "trained the probe alone"
-
-
-def _objective(job: Job, *, device: str) -> Objective:
-    labels = job.prepared.index.labels[job.prepared.splits.train]
-    return objective(
-        job.config.class_weights,
-        labels,
-        job.network.classes,
-        smoothing=job.config.label_smoothing,
-        device=device,
-    )
-
-
-def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
+def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phase:
     """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
-    if not job.config.lr_adapt:
+    config = session.config
+    if not config.lr_adapt:
         return phase
-    lr = adapted_rate(job.config.lr, head.probe.rows[-1].val_loss, len(job.network.classes))
-    job.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
-    config = job.config.model_copy(update={"lr": lr})
-    return replace(phase, schedule=schedule(config, phase.steps_per_epoch))
+    lr = adapted_rate(config.lr, head.probe.rows[-1].val_loss, len(data.index.classes))
+    session.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
+    return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
 
 
-# ---------------------------------------------------------------- fine-tuning
+# ---------------------------------------------------------------- choice and results
 
 
-def _fine_tune(
-    job: Job, model: nn.Module, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
-) -> str:
-    """Fine-tune by the last phase of the plan, more slowly where the loss explodes; returns why it ended."""
-    make_room(job, model, planned[-1])
-    while True:
-        phase = slowed(job.run, planned[-1])
-        _write_plan(job, (*planned[:-1], phase))
-        try:
-            return _train(job, model, phase, head)
-        except DivergenceError as error:
-            retry(job, phase, error)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            halve(job, model, phase, error)
-        checkpoint.load_clone(model, pretrained)
+@dataclass(frozen=True)
+class Choice:
+    """Which model was kept, and the paired difference of log losses (fine-tuned minus probe) that decided it."""
 
+    chosen: Literal["finetune", "probe"]
+    mean_difference: float
+    standard_error: float
 
-def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
-    """Train, keeping the best weights and, after every epoch, a state to go on from."""
-    setting = _setting(job, model, phase)
-    state = start(model, job.config, step=phase.first_step)
-    history = resumed(job, state, phase, head.probe.rows if head else ())
-    reason = _reason_to_stop(job, history, phase)
-    if reason:
-        return reason
-    keeper = Keeper(job, phase)
-    with job.show.progress(phase.name) as told, job.work.stopping.held():
-        progress = across(told, phase, lambda: state.epoch)
-        if state.epoch == 0:
-            checked = len(job.prepared.splits.val)
-            progress = forecasting(
-                progress,
-                phase,
-                batch_size=job.config.batch_size,
-                checked=checked,
-                say=job.show.say,
-                settle=partial(settle, job.machine),
+    @property
+    def says(self) -> str:
+        """The decision in words."""
+        difference = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f}"
+        if self.chosen == "finetune":
+            return (
+                f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image, "
+                "better by more than one standard error"
             )
-        validate = partial(_validate, job)
-        for ended in fit(state, setting, validate=validate, progress=progress, due=keeper.due):
-            if ended is None:
-                keeper.pause(state, history)
-                continue
-            row, totals = ended
-            row = replace(row, best=is_best(history.of(phase.name), row, job.config.monitor))
-            history = keeper.epoch(state, history.adding(row), totals)
-            job.show.row(history, phase.epochs, totals.images / totals.seconds)
-            reason = _reason_to_stop(job, history, phase)
-            if reason:
-                break
-            job.work.stopping.obey()
-    return reason
+        return (
+            f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} an image, "
+            "not better by more than one standard error"
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {
+            "chosen": self.chosen,
+            "mean_difference": self.mean_difference,
+            "standard_error": self.standard_error,
+            "says": self.says,
+        }
 
 
-def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
-    config, prepared = job.config, job.prepared
-    return Setting(
-        config=config,
-        phase=phase,
-        batches=Batches(
-            prepared.frames,
-            prepared.index.labels,
-            prepared.splits.train,
-            preprocessing=job.network.preprocessing,
-            batch_size=config.batch_size,
-            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
-            seed=config.seed,
-            num_classes=len(job.network.classes),
-            device=job.machine.device,
-            workers=job.workers,
-        ),
-        objective=_objective(job, device=job.machine.device),
-        machine=job.machine,
-        frozen=groups.frozen_names(model, config.freeze),
-        at_once=at_once(job.run),
-    )
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Predictions of the kept model by split, "val" and, where there are test images, "test"; and of others by name."""
+
+    kept: dict[str, Predictions]
+    others: dict[str, Predictions] = field(default_factory=dict)
+    choice: Choice | None = None
 
 
-def _validate(job: Job, model: nn.Module) -> Scores:
-    labels = torch.from_numpy(job.prepared.index.labels[job.prepared.splits.val].astype(np.int64))
-    return score(torch.from_numpy(_logits(job, model, "val")), labels)
-
-
-def _logits(job: Job, model: nn.Module, split: str) -> npt.NDArray[np.float32]:
-    return predict(
-        model,
-        job.prepared.frames,
-        job.prepared.splits.of(split),
-        preprocessing=job.network.preprocessing,
-        machine=job.machine,
-        workers=job.workers,
-    )
-
-
-def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
-    """Why training is over, or "" while it is not."""
-    config, rows = job.config, history.of(phase.name)
-    if len(rows) >= phase.epochs:
-        return f"ran {'its one epoch' if phase.epochs == 1 else f'all {phase.epochs:,} epochs'}"
-    armed = _armed_from(config)
-    stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed)
-    return (
-        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {counted(config.patience or 0, 'epoch')}"
-        if stop
-        else ""
-    )
-
-
-def _armed_from(config: Config) -> int:
-    """The epoch from which patience counts: with one-cycle never before the rate's peak."""
-    rising = math.ceil(config.pct_start * config.epochs) if config.schedule == "one-cycle" else 0
-    return max(config.start_from_epoch, rising)
-
-
-# ---------------------------------------------------------------- choice and test
-
-
-def _load_best(job: Job, model: nn.Module) -> None:
-    checkpoint.load_clone(model, checkpoint.load_tensors(best_weights(job.run)))
-
-
-def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str, Tensor]) -> Results:
+def _choose(
+    session: Session,
+    data: Prepared,
+    model: nn.Module,
+    machine: Machine,
+    head: Head | None,
+    pretrained: dict[str, Tensor],
+) -> Results:
     """The model to keep and its held-out predictions.
 
     Fine-tuning is kept when its per-image log loss on the validation images beats the probe's by
     more than one standard error of the paired difference. The test images decide nothing.
     """
-    index, splits = job.prepared.index, job.prepared.splits
-    tuned = {name: predictions(index, splits.of(name), _logits(job, model, name)) for name in splits.held_out}
+    index, splits = data.index, data.splits
+    tuned = {
+        name: predictions(index, splits.of(name), held_out_logits(data, model, machine, name))
+        for name in splits.held_out
+    }
     if head is None:
         return Results(tuned)
     paired = paired_log_loss(tuned["val"], head.held_out["val"])
@@ -314,15 +211,53 @@ def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str,
         mean_difference=paired.mean_difference,
         standard_error=paired.standard_error,
     )
-    job.show.say(choice.says)
+    session.show.say(choice.says)
     others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
-        if job.run.fine_tuned.exists():  # a choice that was not finished fell on the probe
-            job.run.fine_tuned.replace(job.run.best)
+        session.keep_fine_tuned()
         return Results(tuned, others=others, choice=choice)
-    if not job.run.fine_tuned.exists():
-        job.run.best.replace(job.run.fine_tuned)
     checkpoint.load_clone(model, pretrained)
-    checkpoint.save_model(job.run.best, model, job.network)
+    session.keep_probe(model)
     others |= {f"finetune_{name}": made for name, made in tuned.items()}
     return Results(head.held_out, others=others, choice=choice)
+
+
+def write_results(session: Session, data: Prepared, results: Results) -> None:
+    """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
+    run, show = session.run, session.show
+    named = {**results.kept, **results.others}
+    for name, made in named.items():
+        made.save(run.predictions(name))
+    known: dict[str, Any] = {
+        name: evaluate(made, seed=session.config.seed, split="val" if name.endswith("val") else "test").to_dict()
+        for name, made in named.items()
+    }
+    if results.choice is not None:
+        known["choice"] = results.choice.to_dict()
+    write_json(run.evaluation, known)
+    _write_thumbnails(session, data, results.kept.get("test"))
+    split = "test" if "test" in known else "val"
+    if split == "val":
+        show.say("no test set: these are scores of the validation images, which chose the model, so they flatter it")
+    show.table(table(known[split]))
+    rivals = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
+    others = {label: known[name] for label, name in rivals.items() if name in known}
+    if others and results.choice is not None:
+        kept = {"finetune": "fine-tuned (kept)", "probe": "probe (kept)"}[results.choice.chosen]
+        rows = {kept: known[split], **{label: value for label, value in others.items() if label not in kept}}
+        show.table(comparison_table(rows))
+
+
+def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None) -> None:
+    """Keep a small picture of every misclassified test image, so the report needs no data folder."""
+    shutil.rmtree(session.run.thumbnails, ignore_errors=True)
+    if test is None:
+        return
+    wrong = (test.predicted() != test.labels).nonzero()[0]
+    positions = data.splits.test
+    for at in wrong:
+        try:
+            small = decode.thumbnail(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
+        except DecodeError:
+            continue  # the file went away since it was decoded; its row in the table remains
+        write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)

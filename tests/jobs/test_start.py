@@ -12,7 +12,7 @@ import pytest
 from upcycle.cli import app, main
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.begin import UPDATES, begin
+from upcycle.jobs.start import UPDATES, begin
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, write_json, write_text
 
@@ -69,7 +69,7 @@ def test_runs_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path, mo
 
 
 def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "from upcycle.jobs.begin import reserve; print(reserve('photos-scan'))"]
+    words = [sys.executable, "-c", "from upcycle.jobs.start import reserve; print(reserve('photos-scan'))"]
     started = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate()[0].strip() for process in started}
     assert {"runs/photos-scan-1", "runs/photos-scan-2", "runs/photos-scan-3"} == said
@@ -132,7 +132,7 @@ def test_options_given_again_must_agree_in_the_runs_own_recipe(tmp_path: Path) -
     run = begun(tmp_path / "out", tmp_path / "photos", **classic)
     start = begin(None, {"schedule": "ramp-sustain-decay", "epochs": 100}, out=run.root, resume=True)
     assert "upcycle train photos" == start.command
-    with pytest.raises(RunError, match="was begun with lr = 0.0001, not 0.01"):
+    with pytest.raises(RunError, match="was started with lr = 0.0001, not 0.01"):
         begin(None, {"lr": 0.01}, out=run.root, resume=True)
 
 
@@ -165,9 +165,7 @@ def test_a_run_of_another_version_is_not_resumed(tmp_path: Path) -> None:
 def test_a_run_without_its_configuration_is_told_apart(resume: bool, tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos")
     run.config.unlink()
-    with pytest.raises(
-        RunError, match=r"config.json is missing, so nothing can go on with the run: remove it, or give"
-    ):
+    with pytest.raises(RunError, match=r"config.json is missing, so the run cannot be resumed: remove it, or give"):
         begin(tmp_path / "photos", {}, out=run.root, resume=resume)
 
 
@@ -193,7 +191,7 @@ def test_class_weights_by_name_are_the_same_in_any_form_when_a_run_goes_on(tmp_p
     run = begun(tmp_path / "out", tmp_path / "photos", class_weights={"dog": 2.5, "cat": 1})
     for given in ({"cat": 1.0, "dog": 2.5}, "dog=2.5,cat=1"):
         assert "cat=1,dog=2.5" == begin(None, {"class_weights": given}, out=run.root, resume=True).config.class_weights
-    with pytest.raises(RunError, match="was begun with class_weights = cat=1,dog=2.5, not cat=2.5,dog=1"):
+    with pytest.raises(RunError, match="was started with class_weights = cat=1,dog=2.5, not cat=2.5,dog=1"):
         begin(None, {"class_weights": {"cat": 2.5, "dog": 1}}, out=run.root, resume=True)
 
 
