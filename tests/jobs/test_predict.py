@@ -47,6 +47,21 @@ def test_a_classifier_answers_many_threads_as_it_answers_one(classifier: Classif
     assert alone * 10 == together
 
 
+def test_a_run_loads_its_model_once(
+    trained: upcycle.Run, photos: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+
+    def load(path: Path) -> Classifier:
+        loaded.append(path)
+        return classifier
+
+    monkeypatch.setattr("upcycle.jobs.api.load", load)
+    run, file = upcycle.Run(trained.path), next(photos.glob("test/*/*.png"))
+    assert run.predict(file) == run.predict([file])[0]  # type: ignore[index]
+    assert [trained.path] == loaded
+
+
 def test_a_list_is_decoded_and_judged_in_parts(
     classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
