@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromiumX")
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
