@@ -13,7 +13,7 @@ from upcycle.recipes import RECIPES, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RECIPE_PAGE = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "recipes.md"
-PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "lab").rglob("*.md")])
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
 OTHERS = (
     "steps-per-epoch",

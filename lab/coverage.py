@@ -1,6 +1,6 @@
 """How often the two intervals of `upcycle compare` hold the truth, and its tests reject equal recipes: simulated.
 
-    python benchmarks/coverage.py --repeats 1000
+    python lab/coverage.py --repeats 1000
 
 Two recipes, S seeds each; a model's ability is its recipe's plus a normal seed effect, an image's hardness
 is normal, an answer is right with the logistic chance of their sum. The tests in tests/study run the same

@@ -1,12 +1,12 @@
 """Images a second of whole training epochs, upcycle beside its peers, from the same files in one run.
 
-    python benchmarks/throughput.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
+    python lab/throughput.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
         [--images 256] [--epochs 2] [--rounds 3] [--device cpu] [--cells "upcycle;fastai, guide;..."]
 
 DATA is a folder with CLASS/* or train/CLASS/*; without it photographs are made up, and without --weights they are
 random. Every cell (a tool in a setting) is a new process that trains all layers of ResNet-50, every image once an
 epoch, with BatchNorm's statistics of the batch or fixed; the cells follow one another, round by round, so that each
-meets the machine's moods. The peers' scripts are in benchmarks/peers; `guide` is the setting of the tool's own guide,
+meets the machine's moods. The peers' scripts are in lab/peers; `guide` is the setting of the tool's own guide,
 `best` the fastest found (peer_settings.py has what was tried), with freed memory kept as upcycle keeps it. upcycle runs
 its recipe `classic`, from the command line, with an empty cache: its first epoch includes the seconds that decoding the
 training images took; once with batch statistics as the recipe has them, once with fixed ones, which it folds into the

@@ -1,6 +1,6 @@
-"""One table of several series of benchmarks/throughput.py on the same images, batch, size and threads.
+"""One table of several series of lab/throughput.py on the same images, batch, size and threads.
 
-    python benchmarks/throughput_together.py FOLDER
+    python lab/throughput_together.py FOLDER
 
 FOLDER/*.json are the throughput.json of the series; FOLDER/throughput.md is the table of all their readings.
 """

@@ -1,6 +1,6 @@
 """How much of a frame, at which size, suits a frozen network: the probe's held-out loss, view by view.
 
-    python benchmarks/views.py FOLDER --weights FILE --data NAME=DATA [NAME=DATA ...] [--sizes 128,224]
+    python lab/views.py FOLDER --weights FILE --data NAME=DATA [NAME=DATA ...] [--sizes 128,224]
         [--crops 0.875,1] [--interpolations bilinear] [--heads probe,scikit-learn] [--folds 5]
         [--test-split NAME]
 

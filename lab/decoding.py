@@ -1,6 +1,6 @@
 """What decoding costs: the first reading of a folder's images and the later ones, upcycle beside torchvision's loader.
 
-    python benchmarks/decoding.py DATA --out FOLDER [--rounds 5] [--threads 2] [--side 256]
+    python lab/decoding.py DATA --out FOLDER [--rounds 5] [--threads 2] [--side 256]
 
 In turn, in one process: upcycle's decoding of every file into a new cache (processes that decode started anew, files
 already scanned), a whole pass over that cache in batches at 224 px, and torchvision's `ImageFolder` with Resize(side)

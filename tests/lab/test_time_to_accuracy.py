@@ -1,4 +1,4 @@
-"""benchmarks/time_to_accuracy.py: which setting answers for a tool, and what becomes of a reading."""
+"""lab/time_to_accuracy.py: which setting answers for a tool, and what becomes of a reading."""
 
 import argparse
 import json

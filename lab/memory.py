@@ -1,6 +1,6 @@
 """Private memory of a run against its number of images: how much each image costs once decoding is on disk.
 
-    python benchmarks/memory.py --out FOLDER [--counts 1000,10000,100000] [--recipe default]
+    python lab/memory.py --out FOLDER [--counts 1000,10000,100000] [--recipe default]
 
 Makes noise JPEGs of 64 px in two classes, once, runs `upcycle train` on each number of them with a tiny network for
 the same number of updates (an allocator needs some hundreds to reach its peak) and an empty cache, and samples RssAnon

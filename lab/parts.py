@@ -1,6 +1,6 @@
 """What single parts of upcycle bring, on and off in turn: folded BatchNorm, batches, the probe of an earlier checkout.
 
-    python benchmarks/parts.py --out FOLDER [--rounds 5] [--size 224] [--batch 32]
+    python lab/parts.py --out FOLDER [--rounds 5] [--size 224] [--batch 32]
         [--against CHECKOUT [--data DATA --weights FILE]]
 
 Folding: ResNet-50 with random statistics on one batch in memory, in one process: a forward pass, an update with the

@@ -1,6 +1,6 @@
 """Wall time from the command to a model that reaches a given test F1, upcycle beside its peers.
 
-    python benchmarks/time_to_accuracy.py FOLDER --data DATA --weights FILE --goals 0.97,0.985 --torch-python PYTHON
+    python lab/time_to_accuracy.py FOLDER --data DATA --weights FILE --goals 0.97,0.985 --torch-python PYTHON
         --keras-python PYTHON [--size 224] [--seeds 3] [--tools "upcycle probe;upcycle default;fastai 1;..."]
         [--test-split val]
 

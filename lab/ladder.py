@@ -1,6 +1,6 @@
 """Keep comparisons of `upcycle compare` in a dated folder: comparison.json, figures and page, and one table of all.
 
-    python benchmarks/ladder.py FOLDER NAME=COMPARISON [NAME=COMPARISON ...]
+    python lab/ladder.py FOLDER NAME=COMPARISON [NAME=COMPARISON ...]
 
 COMPARISON is the --out of `upcycle compare`. The pages are made anew from copies of the runs without their
 thumbnails: photographs of the data sets are not kept. FOLDER/results.md is written from the kept files.

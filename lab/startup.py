@@ -1,6 +1,6 @@
 """How long until something happens: --help, imports, and a warm run's first update above torch's own import.
 
-    python benchmarks/startup.py DATA --weights FILE [--out FOLDER] [--rounds 5] [--recipes classic,default]
+    python lab/startup.py DATA --weights FILE [--out FOLDER] [--rounds 5] [--recipes classic,default]
 
 Each reading is a new process; the kinds of process alternate, round by round. "To the first update" ends when an
 optimizer's first step has been made, with decoded images and features in the cache from a run before (not counted);

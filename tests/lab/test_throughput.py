@@ -1,4 +1,4 @@
-"""benchmarks/throughput.py: rates, ratios and which cells are read; and what the peers' scripts share."""
+"""lab/throughput.py: rates, ratios and which cells are read; and what the peers' scripts share."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,8 +1,8 @@
 """Test F1 against time, drawn: upcycle in colour, its peers in grey.
 
-    python benchmarks/time_to_accuracy_figure.py FOLDER
+    python lab/time_to_accuracy_figure.py FOLDER
 
-FOLDER/readings.jsonl are the readings of benchmarks/time_to_accuracy.py, which calls this at its end.
+FOLDER/readings.jsonl are the readings of lab/time_to_accuracy.py, which calls this at its end.
 FOLDER/time_to_accuracy.svg shows the mean of each setting, its lowest and highest seed, and its median seconds on a
 logarithmic axis; settings more than `BELOW` under the best are named below instead of drawn.
 """

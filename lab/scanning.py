@@ -1,6 +1,6 @@
 """What `upcycle scan` costs of many files, and again with what it remembers.
 
-    python benchmarks/scanning.py [--files 100000]
+    python lab/scanning.py [--files 100000]
 
 Makes that many JPEG of 64 px in ten classes, scans them twice in processes of their own, and prints a line of JSON
 each: seconds, seconds of processor time, the most private memory (RssAnon, MB) of the command and of one of the

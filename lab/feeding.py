@@ -1,6 +1,6 @@
 """How near training on images comes to the same loop on a batch that is on the device already, and to its arithmetic.
 
-    python benchmarks/feeding.py FOLDER [--data DATA] [--images 4096] [--device auto] [--precision auto]
+    python lab/feeding.py FOLDER [--data DATA] [--images 4096] [--device auto] [--precision auto]
         [--batches 32,128] [--size 224] [--bn train] [--rounds 5]
 
 DATA is a folder as upcycle takes it, of which all images are used; without it so many photographs are made up. All

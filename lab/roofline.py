@@ -1,6 +1,6 @@
 """What this machine's arithmetic and memory can do, and what part of it training ResNet-50 reaches.
 
-    python benchmarks/roofline.py [--out FOLDER] [--threads 2] [--batch 32] [--size 224]
+    python lab/roofline.py [--out FOLDER] [--threads 2] [--batch 32] [--size 224]
 
 Matrix products of 4096 x 4096 in fp32 and, where the processor has it, bf16; a copy between two arrays larger than any
 cache; training of ResNet-50 (batch statistics, Adam, channels_last) on one batch in memory, all in one process, in

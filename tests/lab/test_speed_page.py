@@ -1,4 +1,4 @@
-"""What docs/speed.md says was measured is what the readings kept beside the benchmarks come to."""
+"""What lab/speed.md says was measured is what the readings kept beside the scripts come to."""
 
 import json
 import statistics
@@ -14,9 +14,9 @@ import time_to_accuracy
 from upcycle.rundir import read_json, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-READINGS = sorted((ROOT / "benchmarks").glob("2026-11-26-peers/*/readings.jsonl"))
-SERIES = ROOT / "benchmarks" / "2026-11-26-peers" / "throughput_512_images"
+PAGE = (ROOT / "lab" / "speed.md").read_text(encoding="utf-8")
+READINGS = sorted((ROOT / "lab").glob("2026-11-26-peers/*/readings.jsonl"))
+SERIES = ROOT / "lab" / "2026-11-26-peers" / "throughput_512_images"
 README = {
     "`upcycle train --recipe probe --image-size 128`": "upcycle probe @128",
     "timm's features under scikit-learn, 128 px": "timm + scikit-learn, best @128",
@@ -28,7 +28,7 @@ README = {
     "the article's script in Keras, 20 epochs (n = 1)": "Keras article 20",
 }
 """Rows of its table, and whose readings they are."""
-STARTUPS = [ROOT / "benchmarks" / day / "startup.json" for day in ("2026-11-25-peers", "2026-11-26-peers")]
+STARTUPS = [ROOT / "lab" / day / "startup.json" for day in ("2026-11-25-peers", "2026-11-26-peers")]
 
 
 def rows(text: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_start_up_is_the_median_of_its_rounds_in_both_series() -> None:
 
 
 def test_what_was_tried_of_each_peer_is_on_the_page_as_it_was_read() -> None:
-    kept = read_json(ROOT / "benchmarks" / "2026-11-26-peers" / "peer_settings.json")
+    kept = read_json(ROOT / "lab" / "2026-11-26-peers" / "peer_settings.json")
     readings = {}
     for one in kept["variants"]:
         some = one.pop("readings")
@@ -90,7 +90,7 @@ def test_what_was_tried_of_each_peer_is_on_the_page_as_it_was_read() -> None:
 
 @pytest.mark.parametrize(("words", "tool"), README.items())
 def test_the_readme_has_the_medians_of_the_readings(words: str, tool: str) -> None:
-    readings = read_lines(ROOT / "benchmarks" / "2026-11-26-peers" / "cats_dogs" / "readings.jsonl")
+    readings = read_lines(ROOT / "lab" / "2026-11-26-peers" / "cats_dogs" / "readings.jsonl")
     found = time_to_accuracy.summary(readings, tool)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"| {words} | {found['f1']['test']:.3f} | {found['seconds']:,.0f} |" in text

@@ -1,6 +1,6 @@
 """Which setting of each peer is its quickest: what `best` in the other benchmarks stands on.
 
-    python benchmarks/peer_settings.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
+    python lab/peer_settings.py FOLDER --data DATA --weights FILE --torch-python PYTHON --keras-python PYTHON
         [--images 256] [--epochs 2] [--rounds 1] [--tools "fastai;Keras"]
 
 Every variant is a new process that trains all layers of ResNet-50 (channels_last and mixed precision, Keras in both

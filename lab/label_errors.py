@@ -1,6 +1,6 @@
 """How many labels made wrong `upcycle scan --label-errors` finds: photographs of two classes, some moved to the other.
 
-    python benchmarks/label_errors.py DATA --weights FILE [--share 0.05] [--seeds 0,1,2] [--image-size 128]
+    python lab/label_errors.py DATA --weights FILE [--share 0.05] [--seeds 0,1,2] [--image-size 128]
 
 DATA is laid out as CLASS/* or SPLIT/CLASS/*. For each seed a folder of links is made in which a share of the images
 stands under another class; prints a line of JSON a seed: images, wrong, suspected, precision, recall.

@@ -1,6 +1,6 @@
 """Test F1 of the recipes on the photo sets in ../shared/assets, seed by seed, beside the frozen probe's.
 
-    python benchmarks/accuracy.py --out benchmarks/2026-11-23-accuracy/runs \
+    python lab/accuracy.py --out lab/2026-11-23-accuracy/runs \
         cats_dogs:default:0,1,2 cats_dogs:classic:0 hymenoptera:default:0,1,2
 
 Runs that are finished are not repeated, unfinished ones go on. Beside --out it writes results.json and results.md.
