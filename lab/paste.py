@@ -3,8 +3,9 @@
     python lab/paste.py [PAGE ...]             all pages where none is named
     python lab/paste.py --no-commands          only what is read from the source; the tests hold that
 
-Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; OUT in a command is a new folder, shown as
-`runs/demo`. `<!-- options -->` stands for the table of options and `<!-- api -->` for the public Python names.
+Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run 5,20: COMMAND -->` keeps the first 5
+and the last 20 lines. `--out OUT` is a new folder, shown as `runs/first`; photos/ holds the demo's images. `<!-- options -->`
+stands for the table of options and `<!-- api -->` for the public Python names.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import upcycle
 from upcycle.config import Config
+from upcycle.data.samples import write_faces
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -32,7 +34,18 @@ OPTIONS = {
         *("path_column", "label_column", "split_column", "group_column"),
     ),
     "Training": (
-        *("epochs", "batch_size", "optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "freeze", "bn"),
+        *(
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "weight_decay",
+            "momentum",
+            "beta2",
+            "eps",
+            "layer_decay",
+            "freeze",
+            "bn",
+        ),
         *("augment", "mixup", "label_smoothing", "class_weights", "monitor", "patience", "start_from_epoch"),
         "on_divergence",
     ),
@@ -40,20 +53,33 @@ OPTIONS = {
         *("schedule", "lr", "lr_adapt", "pct_start", "div", "div_final", "anneal", "moms"),
         *("lr_start", "lr_min", "rampup", "sustain", "decay"),
     ),
-    "Machine": ("seed", "split_seed", "threads", "workers", "precision", "fold_bn", "device", "checkpoint_every", "cache"),
+    "Machine": (
+        "seed",
+        "split_seed",
+        "threads",
+        "workers",
+        "precision",
+        "fold_bn",
+        "device",
+        "checkpoint_every",
+        "cache",
+    ),
 }
 
 
-def command_output(command: str) -> str:
-    """The command and what it prints, as an indented block."""
+def command_output(command: str, ends: tuple[int, int] | None) -> str:
+    """The command and what it prints, or the first and last lines of that."""
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "demo")
+        out = str(Path(folder) / "first")
+        if "photos/" in command:
+            write_faces(Path(folder) / "photos")
         environment = os.environ | {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
         words = [sys.executable, "-m", "upcycle", *shlex.split(command.replace("OUT", out))[1:]]
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, check=True)
-    shown = command.replace(" --out OUT", "")
-    lines = [f"$ {shown}", *done.stdout.replace(out, "runs/demo").rstrip().splitlines()]
-    return "```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```"
+    lines = [line.rstrip() for line in done.stdout.replace(out, "runs/first").rstrip().splitlines()]
+    if ends and len(lines) > sum(ends):
+        lines = [*lines[: ends[0]], "...", *lines[len(lines) - ends[1] :]]
+    return "\n".join(["```text", f"$ {command.replace('OUT', 'runs/first')}", *lines, "```"])
 
 
 def options_table() -> str:
@@ -114,11 +140,12 @@ def pasted(text: str, *, commands: bool) -> str:
 
     def made(match: re.Match[str]) -> str:
         head, what = match[1], match[2]
-        if what.startswith("run: "):
-            return f"{head}\n{command_output(what[5:])}\n<!-- end -->" if commands else match[0]
+        if run := re.fullmatch(r"run(?: (\d+),(\d+))?: (.+)", what):
+            ends = (int(run[1]), int(run[2])) if run[1] else None
+            return f"{head}\n\n{command_output(run[3], ends)}\n\n<!-- end -->" if commands else match[0]
         return f"{head}\n\n{GENERATED[what]()}\n\n<!-- end -->"
 
-    return re.sub(r"(<!-- (run: .+?|options|api) -->)\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- (run.*?: .+?|options|api) -->)\n.*?<!-- end -->", made, text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -172,7 +172,9 @@ def test_options_and_public_names_are_pasted_from_the_source(monkeypatch: pytest
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "lab")])
     import paste
 
-    assert text_of(REFERENCE) == paste.pasted(text_of(REFERENCE), commands=False), "run: python lab/paste.py --no-commands"
+    assert text_of(REFERENCE) == paste.pasted(text_of(REFERENCE), commands=False), (
+        "run: python lab/paste.py --no-commands"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
