@@ -3,9 +3,9 @@
     python lab/paste.py [PAGE ...]             all pages where none is named
     python lab/paste.py --no-commands          only what is read from the source; the tests hold that
 
-Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run 5,20: COMMAND -->` keeps the first 5
-and the last 20 lines. `--out OUT` is a new folder, shown as `runs/first`; photos/ holds the demo's images. `<!-- options -->`
-stands for the table of options and `<!-- api -->` for the public Python names.
+Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run 5,20: COMMAND -->`
+keeps the first 5 and the last 20 lines. `--out OUT` is a new folder, shown as `runs/first`; photos/ holds the demo's
+images. `<!-- options -->` stands for the table of options and `<!-- api -->` for the public Python names.
 """
 
 import argparse
