@@ -123,7 +123,6 @@ def test_a_toml_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("workers", False),
         ("seed", True),
         ("moms", (0.9, True, 0.9)),
-        ("more_epochs", [True]),
         ("cache", True),
     ],
 )

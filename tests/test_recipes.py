@@ -81,19 +81,6 @@ def test_the_peak_is_lower_where_the_frozen_network_already_fits(probe_loss: flo
     assert rate == pytest.approx(adapted_rate(1e-3, probe_loss, classes), rel=1e-3)
 
 
-def test_more_epochs_are_a_cycle_of_their_own() -> None:
-    _, tuned = phases(resolve({"epochs": 3, "more_epochs": [2, 4]}), 320)
-    assert (9, 90, (3, 5)) == (tuned.epochs, tuned.steps, tuned.restarts)
-    assert [3, 3, 3] == [tuned.rate(tuned.first_step + at).lr / tuned.schedule(0).lr * 3 for at in (0, 30, 50)]
-    assert OneCycle(1e-3, 40, div_final=1e4)(39) == tuned.rate(tuned.first_step + 89)
-
-
-def test_a_rate_told_by_epoch_goes_on_through_more_epochs() -> None:
-    (phase,) = phases(resolve({"recipe": "classic", "epochs": 10, "more_epochs": [10]}), 320)
-    (whole,) = phases(resolve({"recipe": "classic", "epochs": 20}), 320)
-    assert [whole.rate(step) for step in range(200)] == [phase.rate(step) for step in range(200)]
-
-
 def test_a_slowed_phase_counts_its_steps_from_the_runs_first() -> None:
     _, tuned = phases(resolve({"epochs": 3}), 320)
     slowed = tuned.slowed(tuned.first_step + 10, 0.5)

@@ -15,9 +15,7 @@ from upcycle.errors import ConfigError
 from upcycle.schedules import (
     KINDS,
     Constant,
-    Cycles,
     OneCycle,
-    Ramp,
     RampSustainDecay,
     Rate,
     Scaled,
@@ -107,7 +105,6 @@ def test_one_cycle_is_defined_on_runs_too_short_for_torch(steps: int) -> None:
 RATES = st.floats(1e-8, 10)
 SCHEDULES = st.one_of(
     st.builds(Constant, RATES),
-    st.builds(Ramp, RATES, RATES, st.integers(1, 50), st.sampled_from(["linear", "exp"])),
     st.builds(
         RampSustainDecay,
         RATES,
@@ -175,19 +172,8 @@ def test_a_rate_depends_on_the_step_alone(schedule: object, step: int) -> None:
 
 @given(st.integers(1, 50), st.integers(0, 100))
 def test_past_its_end_a_schedule_keeps_its_last_rate(steps: int, more: int) -> None:
-    for schedule in (OneCycle(0.1, steps), Ramp(0.1, 0.2, steps)):
-        assert schedule(steps - 1) == schedule(steps - 1 + more)
-
-
-def test_a_ramp_goes_up_in_equal_ratios() -> None:
-    assert [1.0, 10.0, 100.0, 100.0] == [pytest.approx(Ramp(1.0, 100.0, 3)(step).lr) for step in range(4)]
-
-
-def test_cycles_follow_one_another_and_the_last_keeps_its_end() -> None:
-    first, second = OneCycle(1.0, 4), OneCycle(0.5, 3)
-    both = Cycles((first, second))
-    expected = [*(first(step) for step in range(4)), *(second(step) for step in range(3)), second(2)]
-    assert expected == [both(step) for step in range(8)]
+    schedule = OneCycle(0.1, steps)
+    assert schedule(steps - 1) == schedule(steps - 1 + more)
 
 
 def test_a_scaled_schedule_is_another_one_until_it_begins() -> None:
@@ -198,10 +184,8 @@ def test_a_scaled_schedule_is_another_one_until_it_begins() -> None:
     assert [plain(step).momentum for step in range(10)] == [slower(step).momentum for step in range(10)]
 
 
-@pytest.mark.parametrize(
-    "schedule", [Cycles((OneCycle(1.0, 4), OneCycle(0.5, 3))), Scaled(Scaled(RampSustainDecay(), 3, 0.5), 6, 0.5)]
-)
-def test_a_schedule_made_of_others_is_read_back_from_json(schedule: Cycles | Scaled) -> None:
+def test_a_schedule_made_of_others_is_read_back_from_json() -> None:
+    schedule = Scaled(Scaled(RampSustainDecay(), 3, 0.5), 6, 0.5)
     assert schedule == from_dict(json.loads(json.dumps(to_dict(schedule))))
 
 
@@ -222,8 +206,6 @@ def test_a_schedule_cannot_be_changed() -> None:
         (lambda: OneCycle(0.1, 10, moms=(0.9, 1.0, 0.9)), "momentum 1.0 is out of range"),
         (lambda: RampSustainDecay(rampup=-1), "rampup = -1 is out of range"),
         (lambda: RampSustainDecay(decay=1.1), "decay = 1.1 is out of range"),
-        (lambda: Ramp(0.0, 0.1, 5), "an exponential ramp needs rates above 0"),
-        (lambda: Cycles(()), "cycles = 0 is out of range"),
         (lambda: Scaled(Constant(0.1), -1, 0.5), "begin = -1 is out of range"),
         (lambda: Constant(0.1)(-1), "step -1 is negative"),
         (lambda: from_dict({"kind": "cosine"}), "unknown schedule 'cosine': choose one of constant"),
@@ -247,5 +229,5 @@ def test_schedules_need_nothing_but_the_standard_library() -> None:
 
 
 def test_every_kind_has_its_own_name() -> None:
-    assert ["constant", "cycles", "one-cycle", "ramp", "ramp-sustain-decay", "scaled"] == sorted(KINDS)
+    assert ["constant", "one-cycle", "ramp-sustain-decay", "scaled"] == sorted(KINDS)
     assert Rate(0.1, 0.9) == next(itertools.islice((Constant(0.1)(step) for step in range(1)), 1))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from upcycle.jobs.scan import scan as scan
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
-    from upcycle.schedules import Ramp as Ramp
     from upcycle.schedules import RampSustainDecay as RampSustainDecay
 
 __version__ = "0.1.0"
@@ -42,7 +41,6 @@ _HOMES = {
     "OneCycle": "upcycle.schedules",
     "RampSustainDecay": "upcycle.schedules",
     "Constant": "upcycle.schedules",
-    "Ramp": "upcycle.schedules",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -80,10 +80,6 @@ class Config(BaseModel):
 
     epochs: int = Field(
         3, ge=0, le=10_000, description="Epochs of fine-tuning, at most where a run stops early (0: the probe alone)."
-    )
-    more_epochs: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
-        (),
-        description="Epochs after those, from the best weights so far; given again for each one-cycle more.",
     )
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
@@ -213,11 +209,6 @@ class Config(BaseModel):
         return folds
 
     @property
-    def all_epochs(self) -> int:
-        """Epochs of fine-tuning, those after a restart included."""
-        return self.epochs + sum(self.more_epochs)
-
-    @property
     def seed_of_split(self) -> int:
         """The seed that decides which images are split off."""
         return self.seed if self.split_seed is None else self.split_seed
@@ -233,8 +224,6 @@ def check(config: Config) -> Config:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
     if config.epochs == 0 and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
-    if config.epochs == 0 and config.more_epochs:
-        raise ConfigError("epochs = 0 trains the probe alone, and more_epochs more than that: give 1 or more epochs")
     if config.epochs == 0 and config.head_epochs == 0:
         raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
     ramp = config.rampup + config.sustain
@@ -332,5 +321,14 @@ def read_json(path: Path) -> Config:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"configuration {path} does not hold options")
-    facts = ("data", "weights_sha256")  # what a run records beside its options
-    return build({key: value for key, value in values.items() if key not in facts}, f" in {path}")
+    return build(_options(values), f" in {path}")
+
+
+def _options(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run's record, older ones under the names that they have now."""
+    facts = ("data", "weights_sha256", "updates")  # what a run records beside its options
+    options = {key: value for key, value in recorded.items() if key not in facts}
+    restarted = options.pop("more_epochs", ())
+    if isinstance(restarted, list) and all(isinstance(epochs, int) for epochs in (*restarted, options.get("epochs"))):
+        options["epochs"] += sum(restarted)
+    return options

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 from upcycle.config import Config, build, canonical
 from upcycle.errors import ConfigError
-from upcycle.schedules import Constant, Cycles, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
+from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Config's own defaults.
@@ -96,34 +95,26 @@ def schedule(config: Config, steps_per_epoch: int) -> Schedule:
             steps_per_epoch=steps_per_epoch,
             momentum=config.momentum,
         )
-    cycles = tuple(
-        OneCycle(
-            config.lr,
-            epochs * steps_per_epoch,
-            pct_start=config.pct_start,
-            div=config.div,
-            div_final=config.div_final,
-            anneal=config.anneal,
-            moms=config.moms,
-        )
-        for epochs in (config.epochs, *config.more_epochs)
+    return OneCycle(
+        config.lr,
+        config.epochs * steps_per_epoch,
+        pct_start=config.pct_start,
+        div=config.div,
+        div_final=config.div_final,
+        anneal=config.anneal,
+        moms=config.moms,
     )
-    return Cycles(cycles) if len(cycles) > 1 else cycles[0]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it.
-
-    After the epochs of `restarts` training goes on from the best weights so far, with fresh moments.
-    """
+    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it."""
 
     name: str
     epochs: int
     steps_per_epoch: int
     schedule: Schedule
     first_step: int = 0
-    restarts: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -153,7 +144,6 @@ class Phase:
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
             "first_step": self.first_step,
-            "restarts": list(self.restarts),
             "per": "epoch" if per_epoch else "step",
             "schedule": to_dict(self.schedule),
             "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
@@ -203,6 +193,5 @@ def phases(config: Config, images: int) -> tuple[Phase, ...]:
         return tuple(planned)
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"
-    *restarts, epochs = accumulate((config.epochs, *config.more_epochs))
-    planned.append(Phase(name, epochs, steps, schedule(config, steps), first, tuple(restarts)))
+    planned.append(Phase(name, config.epochs, steps, schedule(config, steps), first))
     return tuple(planned)

@@ -88,34 +88,6 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Ramp:
-    """From `lr_start` at step 0 to `lr_end` at step `total_steps - 1`, in equal steps or equal ratios."""
-
-    kind: ClassVar[str] = "ramp"
-    lr_start: float
-    lr_end: float
-    total_steps: int
-    curve: Literal["linear", "exp"] = "exp"
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        _rates(lr_start=self.lr_start, lr_end=self.lr_end)
-        _momenta([self.momentum])
-        _steps("total_steps", self.total_steps, 1)
-        _require(self.curve in ("linear", "exp"), f"curve {self.curve!r} is neither linear nor exp")
-        positive = self.lr_start > 0 and self.lr_end > 0
-        _require(self.curve == "linear" or positive, "an exponential ramp needs rates above 0")
-
-    def __call__(self, step: int) -> Rate:
-        """The rate between the two ends; past the end, `lr_end`."""
-        last = self.total_steps - 1
-        fraction = min(_step(step), last) / max(1, last)
-        if self.curve == "linear":
-            return Rate(_linear(self.lr_start, self.lr_end, fraction), self.momentum)
-        return Rate(self.lr_start ** (1 - fraction) * self.lr_end**fraction, self.momentum)
-
-
-@dataclass(frozen=True)
 class RampSustainDecay:
     """Linear ramp, plateau, exponential decay, by epoch: Martin Gorner's form of the one-cycle policy.
 
@@ -202,26 +174,6 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
-class Cycles:
-    """One-cycle after one-cycle: each begins where the one before has ended (arXiv 1608.03983, warm restarts)."""
-
-    kind: ClassVar[str] = "cycles"
-    cycles: tuple[OneCycle, ...]
-
-    def __post_init__(self) -> None:
-        _steps("cycles", len(self.cycles), 1)
-
-    def __call__(self, step: int) -> Rate:
-        """The rate of the cycle that `step` belongs to; past the end the last one."""
-        at = _step(step)
-        for cycle in self.cycles[:-1]:
-            if at < cycle.total_steps:
-                return cycle(at)
-            at -= cycle.total_steps
-        return self.cycles[-1](at)
-
-
-@dataclass(frozen=True)
 class Scaled:
     """Another schedule, its learning rate times `factor` from step `begin` on."""
 
@@ -240,7 +192,7 @@ class Scaled:
         return rate if step < self.begin else Rate(rate.lr * self.factor, rate.momentum)
 
 
-KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, Ramp, RampSustainDecay, OneCycle, Cycles, Scaled)}
+KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, RampSustainDecay, OneCycle, Scaled)}
 
 
 def by_epoch(schedule: Schedule) -> bool:
@@ -253,8 +205,6 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     values = {"kind": schedule.kind, **asdict(schedule)}  # type: ignore[call-overload]
     if isinstance(schedule, Scaled):
         values["schedule"] = to_dict(schedule.schedule)
-    if isinstance(schedule, Cycles):
-        values["cycles"] = [to_dict(cycle) for cycle in schedule.cycles]
     return values
 
 
@@ -269,7 +219,5 @@ def from_dict(values: dict[str, Any]) -> Schedule:
         plain["moms"] = tuple(plain["moms"])
     if "schedule" in plain:
         plain["schedule"] = from_dict(plain["schedule"])
-    if "cycles" in plain:
-        plain["cycles"] = tuple(from_dict(cycle) for cycle in plain["cycles"])
     schedule: Schedule = KINDS[kind](**plain)
     return schedule

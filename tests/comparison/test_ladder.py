@@ -37,11 +37,6 @@ def test_common_options_reach_every_rung_but_never_undo_what_makes_it() -> None:
     assert {"probe": 0} == {name: config.epochs for name, config in made.items() if config.epochs != 7}
 
 
-def test_more_epochs_are_none_of_the_probes() -> None:
-    made = [resolve(rung.over({"more_epochs": [2]}, seed=0, split_seed=None)) for rung in rungs(["probe", "default"])]
-    assert [(), (2,)] == [config.more_epochs for config in made]
-
-
 def test_a_toml_file_is_a_rung_by_its_own_name_and_wins_over_common_options(tmp_path: Path) -> None:
     file = tmp_path / "gentle.toml"
     file.write_text('recipe = "default"\nlr_max = 1e-4\n')

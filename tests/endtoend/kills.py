@@ -6,8 +6,8 @@ Everything heavy is imported once, then every session is a forked process of its
 also counts how often each phase's function is called. Then each trial takes a fresh cache and run directory, is killed
 at a call drawn at random, before it, after it, or at a random moment within it, and goes on; every other trial is
 killed once more. A trial passes when weights, history, predictions, metrics and the other results are those of the
-first run, byte for byte (of safetensors files the tensors and metadata: the library writes metadata in any order). The
-network has dropout, drop path and BatchNorm that learns. Prints a line a trial, and at the end JSON: kills by phase.
+first run, byte for byte. The network has dropout, drop path and BatchNorm that learns. Prints one line per trial, and
+at the end JSON: kills by phase.
 """
 
 import argparse
@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 import upcycle
 import upcycle.jobs.api
@@ -67,17 +65,7 @@ OPTIONS: dict[str, Any] = {
 def results(run: Path) -> dict[str, bytes]:
     """Every file of a run that a kill may not change."""
     files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name not in CLOCKS)
-    return {str(path.relative_to(run)): content(path) for path in files}
-
-
-def content(file: Path) -> bytes:
-    """A file's bytes; those of the tensors and metadata of a safetensors file."""
-    if file.suffix != ".safetensors":
-        return file.read_bytes()
-    with safe_open(file, framework="np") as opened:
-        metadata = json.dumps(opened.metadata(), sort_keys=True).encode()
-    tensors = load_file(file)
-    return metadata + b"".join(name.encode() + tensors[name].tobytes() for name in sorted(tensors))
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
 def session(work: Callable[[], None]) -> int:

@@ -106,14 +106,6 @@ def test_the_probe_alone_and_a_run_without_one_need_no_test_set(
     assert "No test set" in Page(run.directory.report).text
 
 
-def test_more_epochs_need_no_test_set(data: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    given = {**FAST, "weights": str(tiny_weights), "out": tmp_path / "run", "show": Silent()}
-    upcycle.train(data, test_fraction=0, **given)
-    run = upcycle.train(resume=True, **{**given, "epochs": 2})
-    assert "val" in run.evaluation
-    assert not [name for name in run.evaluation if "test" in name]
-
-
 def test_a_scan_warns_of_no_test_split_of_no_images(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

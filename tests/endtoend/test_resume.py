@@ -1,13 +1,11 @@
 """A run that was stopped, or whose files were damaged, and what comes of going on with it."""
 
-import contextlib
 import importlib
 import os
-import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ from safetensors.torch import load_file, save_file
 import upcycle
 from tests.conftest import TINY
 from tests.endtoend.kills import results
-from upcycle.cli import app, main
+from upcycle.cli import main
 from upcycle.comparison.runs import read_run
-from upcycle.errors import ConfigError, DivergenceError, NoRoomError, RunError, UpcycleError
+from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.manifest import write_sealed
-from upcycle.model import checkpoint, zoo
+from upcycle.model import zoo
 from upcycle.reporting.report import write_report
 from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
@@ -299,60 +297,16 @@ def test_files_dated_in_the_future_or_long_ago_change_no_result(
     assert results(whole) == results(tmp_path / "run")
 
 
-# ---------------------------------------------------------------- more epochs
-
-
-@pytest.fixture(scope="module")
-def longer(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was begun with 2 epochs more."""
-    out = tmp_path_factory.mktemp("longer") / "run"
-    upcycle.train(photos, out=out, weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS)
-    return out
-
-
-def test_more_epochs_for_a_finished_run_come_to_what_they_would_have_from_the_start(
-    whole: Path, longer: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    show = Said()
-    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=show)
-    assert "2 more epochs, from the best weights so far" in show.told
-    assert any(text.startswith("finetune: 5 epochs of 3 updates, cycles, first rate") for text in show.told)
-    assert results(longer) == results(tmp_path / "run")
-    assert ((2,), 5) == (run.config.more_epochs, len(run.history.of("finetune")))
-    assert read_json(run.directory.environment)["command"].endswith("--more-epochs 2")
-
-
-def test_more_epochs_that_are_refused_leave_a_finished_run_as_it_was(
-    photos: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(photos, tmp_path / "photos")
-    upcycle.train(
-        tmp_path / "photos", out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **{**OPTIONS, "epochs": 1}
-    )
-
-    def files() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-
-    before = files()
-    (tmp_path / "photos" / "train" / "across" / "000.png").rename(tmp_path / "000.png")
-    with pytest.raises(RunError, match="the images or their split are not those"):
-        upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
-    assert before == files()
-    (tmp_path / "000.png").rename(tmp_path / "photos" / "train" / "across" / "000.png")
-    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
-    assert 3 == len(run.history.of("finetune"))
-
-
 def test_another_input_than_before_is_refused(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     seen = tmp_path / "input.json"
     seen.write_text('{"mean": [0.5, 0.5, 0.5]}', encoding="utf-8")
-    options = {**OPTIONS, "epochs": 1, "input": str(seen), "weights": str(tiny_weights)}
-    upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        at_update(5, die, patch)
+        options = {**OPTIONS, "input": str(seen), "weights": str(tiny_weights)}
+        upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
     seen.write_text('{"mean": [0.1, 0.1, 0.1]}', encoding="utf-8")
     with pytest.raises(RunError, match=r"was begun with mean = \[0.5, 0.5, 0.5\], not \[0.1"):
-        upcycle.train(out=tmp_path / "run", resume=True, epochs=3, show=Silent())
-    assert "finished" == RunDir(tmp_path / "run").status()["state"]
+        upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
 
 
 def test_a_new_run_takes_no_other_ones_place(whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -367,62 +321,7 @@ def test_a_new_run_takes_no_other_ones_place(whole: Path, photos: Path, tiny_wei
     assert results(whole) == results(tmp_path / "run")
 
 
-def test_a_run_extended_twice_says_so_in_words_that_the_command_line_takes(whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    upcycle.train(out=tmp_path / "run", resume=True, epochs=4, show=Silent())
-    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
-    command = read_json(run.directory.environment)["command"]
-    assert command.endswith("--more-epochs 1 --more-epochs 1")
-    _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False)
-    assert (1, 1) == bound.kwargs["options"].more_epochs
-
-
-def test_a_run_cut_off_between_best_weights_and_state_restarts_from_what_it_did(
-    longer: Path, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    """In the first epoch after the restart, which is the best so far."""
-    save = checkpoint.save_state
-    made: list[int] = []
-
-    def full(*given: Any, facts: dict[str, Any], **more: Any) -> None:
-        if facts["epoch"] == 4:
-            made.append(4)
-            raise NoRoomError("the disk is full")
-        save(*given, facts=facts, **more)
-
-    shutil.copytree(whole, tmp_path / "extended")
-    for out in ("extended", "begun"):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(NoRoomError):
-            patch.setattr(checkpoint, "save_state", full)
-            if out == "extended":
-                upcycle.train(out=tmp_path / out, resume=True, epochs=5, show=Silent())
-            else:
-                upcycle.train(
-                    photos, out=tmp_path / out, weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS
-                )
-        upcycle.train(out=tmp_path / out, resume=True, show=Silent())
-        assert results(longer) == results(tmp_path / out)
-    assert [4, 4] == made
-    assert upcycle.Run(longer).history.of("finetune").rows[3].best
-
-
-def test_predictions_of_an_earlier_choice_do_not_stay(whole: Path, longer: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    shutil.copy(tmp_path / "run" / "predictions" / "val.csv", tmp_path / "run" / "predictions" / "earlier_val.csv")
-    upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
-    assert results(longer) == results(tmp_path / "run")
-
-
-def test_only_restarts_that_a_kept_state_begins_at_are_kept(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    options = {**OPTIONS, "epochs": 1, "more_epochs": [1, 1, 1], "weights": str(tiny_weights)}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        at_update(10, die, patch)  # the first of the fourth epoch
-        upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
-    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints" / "last").glob("restart-*"))
-    assert ["restart-2.safetensors", "restart-3.safetensors"] == kept
-
-
-def test_a_run_whose_network_was_computed_otherwise_is_told(whole: Path, tmp_path: Path) -> None:
+def test_a_run_whose_network_was_computed_otherwise_is_told(whole: Path, stopped_run: Path, tmp_path: Path) -> None:
     run = RunDir(shutil.copytree(whole, tmp_path / "run"))
     run.manifest.unlink()
     write_json(run.model, {name: value for name, value in read_json(run.model).items() if name != "linear_head"})
@@ -431,40 +330,10 @@ def test_a_run_whose_network_was_computed_otherwise_is_told(whole: Path, tmp_pat
         patch.setattr(zoo, "is_linear_in_name_alone", lambda _: True)
         with pytest.raises(RunError, match="is of an upcycle that computed test_resnet.* otherwise: train it again"):
             upcycle.load(run.root)
+        run = RunDir(shutil.copytree(stopped_run, tmp_path / "stopped"))
+        write_json(run.model, {name: value for name, value in read_json(run.model).items() if name != "linear_head"})
         with pytest.raises(RunError, match="is of an upcycle that computed test_resnet.* otherwise: give another"):
-            upcycle.train(out=run.root, resume=True, epochs=5, show=Silent())
-
-
-def test_a_damaged_copy_of_where_it_restarts_is_told_and_the_result_is_the_same(
-    longer: Path, photos: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        at_update(10, die, patch)  # the first one after the restart
-        upcycle.train(
-            photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), more_epochs=[2], **OPTIONS
-        )
-    flip(tmp_path / "run" / "checkpoints" / "last" / "restart-3.safetensors")
-    show = Said()
-    upcycle.train(out=tmp_path / "run", resume=True, show=show)
-    assert any("restart-3.safetensors is damaged" in text and "begins again" in text for text in show.told)
-    assert results(longer) == results(tmp_path / "run")
-
-
-def test_more_epochs_for_a_run_under_way_come_to_the_same(
-    longer: Path, photos: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    stopped(photos, tiny_weights, tmp_path / "run")
-    upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=Silent())
-    assert results(longer) == results(tmp_path / "run")
-
-
-def test_a_run_stopped_after_it_was_extended_goes_on_to_the_same(whole: Path, longer: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        at_update(1, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
-        assert 143 == main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "5"])
-    upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
-    assert results(longer) == results(tmp_path / "run")
+            upcycle.train(out=run.root, resume=True, show=Silent())
 
 
 # ---------------------------------------------------------------- a loss that explodes
@@ -594,7 +463,9 @@ def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying
 
 def tight(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Let there be room for so many images at a time."""
-    monkeypatch.setattr("upcycle.jobs.room.most_at_once", lambda *_, batch, **__: (min(batch, images), 5 * 10**9))
+    monkeypatch.setattr(
+        "upcycle.jobs.room.largest_micro_batch", lambda *_, batch, **__: (min(batch, images), 5 * 10**9)
+    )
 
 
 def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
@@ -611,9 +482,6 @@ def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
     ours, theirs = ([row.val_loss for row in made.history.rows] for made in (run, plain))
     assert theirs == pytest.approx(ours, rel=1e-3)
     assert "3 images at a time" in run.directory.report.read_text()
-    monkeypatch.undo()
-    again = upcycle.train(out=tmp_path / "run", resume=True, epochs=4, show=Silent())
-    assert [3] == [event["images"] for event in read_lines(again.directory.events)]
 
 
 @pytest.mark.parametrize(
@@ -689,44 +557,20 @@ def test_a_run_is_not_gone_on_with_with_other_weights(photos: Path, tiny_weights
         upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
 
 
-def test_a_state_of_an_upcycle_that_makes_other_updates_is_refused_and_other_threads_are_told(
-    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped(photos, tiny_weights, tmp_path / "run")
-    run = RunDir(tmp_path / "run")
+def test_other_threads_than_before_are_told(stopped_run: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(stopped_run, tmp_path / "run"))
     write_sealed(run, run.environment, {**read_json(run.environment), "threads": 7})
-    monkeypatch.setattr("upcycle.jobs.keep.UPDATES", 99)
     show = Said()
-    with pytest.raises(RunError, match="another version of upcycle: remove it, or give another --out"):
-        upcycle.train(out=tmp_path / "run", resume=True, show=show)
+    upcycle.train(out=run.root, resume=True, show=show)
     assert any("was begun with threads 7, now it is 1: bits may differ" in text for text in show.told)
 
 
-def test_a_run_without_later_options_is_gone_on_with(whole: Path, tmp_path: Path) -> None:
-    run = RunDir(Path(shutil.copytree(whole, tmp_path / "run")))
-    before = {name: value for name, value in read_json(run.config).items() if name != "on_divergence"}  # as in 0.1.0
-    write_sealed(run, run.config, before)
-    upcycle.train(out=run.root, resume=True, epochs=4, show=Silent())
-    assert 4 == len(upcycle.Run(run.root).history.of("finetune").rows)
-
-
-def test_more_epochs_that_are_interrupted_name_the_command_that_goes_on(whole: Path, tmp_path: Path) -> None:
-    class Interrupting(Said):
-        @contextlib.contextmanager
-        def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-            if what == "scanning":
-                raise KeyboardInterrupt
-            yield lambda _done, _total: None
-
-    shutil.copytree(whole, tmp_path / "run")
-    show = Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        upcycle.train(out=tmp_path / "run", resume=True, epochs=5, show=show)
-    assert f"to go on: upcycle train --out {tmp_path / 'run'} --resume --epochs 5" == show.told[-1]
-
-
-def test_a_retry_asked_for_with_more_epochs_is_written_down(whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    run = upcycle.train(out=tmp_path / "run", resume=True, epochs=4, on_divergence="retry", show=Silent())
-    assert "retry" == run.config.on_divergence
-    assert "--on-divergence retry" in read_json(run.directory.environment)["command"]
+def test_a_run_of_an_earlier_version_with_a_restart_can_be_read(whole: Path, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(whole, tmp_path / "run"))
+    before = {name: value for name, value in read_json(run.config).items() if name not in ("on_divergence", "updates")}
+    write_sealed(run, run.config, {**before, "epochs": 2, "more_epochs": [1]})
+    assert 3 == upcycle.Run(run.root).config.epochs
+    assert 3 == read_run(run.root).config["epochs"]
+    assert upcycle.load(run.root)
+    assert write_report(run)
+    assert 0 == main(["evaluate", str(run.root)])

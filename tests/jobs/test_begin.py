@@ -12,9 +12,9 @@ import pytest
 from upcycle.cli import app, main
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.begin import begin
+from upcycle.jobs.begin import UPDATES, begin
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir, write_json, write_lines, write_text
+from upcycle.rundir import RunDir, read_json, write_json, write_text
 
 
 def begun(folder: Path, data: Path, state: str = "interrupted", **options: object) -> RunDir:
@@ -22,7 +22,10 @@ def begun(folder: Path, data: Path, state: str = "interrupted", **options: objec
     run = RunDir(folder)
     run.set_status(state, seconds=1.0)  # type: ignore[arg-type]
     write_json(run.environment, {"command": "upcycle train photos"})
-    write_json(run.config, {**Config(**options).to_dict(), "data": str(data.resolve()), "weights_sha256": "ab"})
+    write_json(
+        run.config,
+        {**Config(**options).to_dict(), "data": str(data.resolve()), "weights_sha256": "ab", "updates": UPDATES},
+    )
     write_json(run.plan, {"phases": []})
     return run
 
@@ -129,8 +132,8 @@ def test_options_given_again_must_agree_in_the_runs_own_recipe(tmp_path: Path) -
     run = begun(tmp_path / "out", tmp_path / "photos", **classic)
     start = begin(None, {"schedule": "ramp-sustain-decay", "epochs": 100}, out=run.root, resume=True)
     assert "upcycle train photos" == start.command
-    with pytest.raises(RunError, match="was begun with epochs = 100, not 50"):
-        begin(None, {"epochs": 50}, out=run.root, resume=True)
+    with pytest.raises(RunError, match="was begun with lr = 0.0001, not 0.01"):
+        begin(None, {"lr": 0.01}, out=run.root, resume=True)
 
 
 def test_the_cache_folder_may_change(tmp_path: Path) -> None:
@@ -139,42 +142,23 @@ def test_the_cache_folder_may_change(tmp_path: Path) -> None:
     assert str(tmp_path / "other") == start.config.cache
 
 
-def epochs(run: RunDir, count: int) -> None:
-    write_lines(run.history, [{"phase": "head"}, *({"phase": "finetune"} for _ in range(count))])
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_another_number_of_epochs_is_refused_with_what_trains_a_model_further(state: str, tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", state)
+    assert 3 == begin(None, {"epochs": 3}, out=run.root, resume=True).config.epochs
+    for epochs in (2, 5):
+        with pytest.raises(RunError, match="was started with epochs = 3, .* start another run with --weights .*out$"):
+            begin(None, {"epochs": epochs}, out=run.root, resume=True)
 
 
-def test_more_epochs_than_before_extend_a_run(tmp_path: Path) -> None:
-    run = begun(tmp_path / "out", tmp_path / "photos", "finished")
-    epochs(run, 3)
-    start = begin(None, {"epochs": 5}, out=run.root, resume=True)
-    assert (True, False, 3, (2,)) == (start.extended, start.finished, start.config.epochs, start.config.more_epochs)
-
-
-def test_an_extended_run_goes_on_by_either_way_of_saying_its_epochs(tmp_path: Path) -> None:
-    run = begun(tmp_path / "out", tmp_path / "photos", epochs=3, more_epochs=(2,))
-    for same in ({}, {"epochs": 5}, {"epochs": 3}, {"epochs": 3, "more_epochs": [2]}):
-        start = begin(None, same, out=run.root, resume=True)
-        assert (False, 3, (2,)) == (start.extended, start.config.epochs, start.config.more_epochs)
-    assert (2, 4) == begin(None, {"epochs": 9}, out=run.root, resume=True).config.more_epochs
-    with pytest.raises(RunError, match="was begun with epochs = 3, not 4"):
-        begin(None, {"epochs": 4}, out=run.root, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"folds": 3}, "is a cross-validation, which gets no more epochs"),
-        ({"epochs": 0}, "trained the probe alone"),
-        ({"recipe": "classic", "epochs": 9, "patience": 2}, "stopped early after 2 of 9 epochs"),
-    ],
-)
-def test_more_epochs_that_would_change_nothing_are_refused(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    run = begun(tmp_path / "out", tmp_path / "photos", "finished", **options)
-    epochs(run, 2)
-    with pytest.raises(RunError, match=message):
-        begin(None, {"epochs": 20}, out=run.root, resume=True)
+def test_a_run_of_another_version_is_not_resumed(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos")
+    write_json(run.config, {**read_json(run.config), "updates": 3, "more_epochs": [2]})
+    with pytest.raises(RunError, match="out was started by another version of upcycle, so it cannot be resumed"):
+        begin(None, {}, out=run.root, resume=True)
+    run.set_status("finished")
+    start = begin(None, {}, out=run.root, resume=True)
+    assert (True, 5) == (start.finished, start.config.epochs)
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -187,18 +171,9 @@ def test_a_run_without_its_configuration_is_told_apart(resume: bool, tmp_path: P
         begin(tmp_path / "photos", {}, out=run.root, resume=resume)
 
 
-def test_one_fold_alone_gets_no_more_epochs(tmp_path: Path) -> None:
-    begun(tmp_path / "out", tmp_path / "photos", "finished", folds=2)
-    fold = begun(tmp_path / "out" / "fold-1", tmp_path / "photos", "finished")
-    epochs(fold, 3)
-    with pytest.raises(RunError, match="is a fold of .*out, which gets no more epochs"):
-        begin(None, {"epochs": 20}, out=fold.root, resume=True)
-
-
 @pytest.mark.parametrize(
     "options",
     [
-        {"more_epochs": [2, 3]},
         {"class_weights": [1, 2.5]},
         {"class_weights": {"dog": 2.5, "cat": 1}},
         {"class_weights": {"a=b": 1, "c,d e": 2.5, "'": 3}},

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.conftest import small_files
 from upcycle.errors import NoRoomError, RunError, StorageError, WeightsError
@@ -22,6 +23,17 @@ def test_a_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 64, 64)
     again = checkpoint.load_model(tmp_path / "m.safetensors", network())
     assert torch.equal(model(images), again(images))
+
+
+def test_equal_tensors_give_equal_files_byte_for_byte(tmp_path: Path) -> None:
+    tensors = {"a|é": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
+    metadata = {name: f'"{name}"\n\x1f é' for name in ("format", "upcycle", "facts", "task", "c", "b", "a")}
+    for number in range(20):
+        checkpoint.save_tensors(tmp_path / f"{number}.safetensors", tensors, metadata)
+    assert 1 == len({path.read_bytes() for path in tmp_path.iterdir()})
+    with safe_open(tmp_path / "0.safetensors", framework="pt") as file:
+        assert metadata.items() <= file.metadata().items()
+    assert torch.equal(tensors["a|é"], checkpoint.load_tensors(tmp_path / "0.safetensors")["a|é"])
 
 
 def test_a_model_of_other_classes_does_not_load(tmp_path: Path) -> None:

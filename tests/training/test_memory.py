@@ -1,4 +1,4 @@
-"""How much memory training takes, told beforehand."""
+"""How much memory training takes, estimated beforehand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Machine, autocast
 from upcycle.model import zoo
-from upcycle.training.memory import activations, fixed, most_at_once
+from upcycle.training.memory import MARGIN, activations, fixed, largest_micro_batch
 
 NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=64), "test", "")
 
@@ -32,25 +32,26 @@ def really_kept(model: nn.Module, images: Tensor, here: Machine) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_a_pass_keeps_is_told_to_a_hundredth_without_running_it(precision: str) -> None:
+def test_what_a_whole_batch_keeps_is_estimated_to_a_hundredth_from_one_and_two_images(precision: str) -> None:
     model, here = zoo.create(NETWORK).train(), machine(precision)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    told = activations(model, here, batch=8, size=64)
+    _, needed = largest_micro_batch(model, here, batch=8, size=64, free=0.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     images = torch.zeros(8, 3, 64, 64).to(memory_format=torch.channels_last)
-    assert told == pytest.approx(really_kept(model, images, here), rel=0.01)
+    assert (needed - fixed(model)) / MARGIN == pytest.approx(really_kept(model, images, here), rel=0.01)
+    assert model.training
 
 
 def test_as_many_halvings_as_it_takes_fit() -> None:
     model, here = zoo.create(NETWORK).train(), machine("fp32")
-    whole = activations(model, here, batch=32, size=64)
+    whole = activations(model, here, images=32, size=64)
     free = fixed(model) + 1.1 * whole
     batches = [
-        most_at_once(model, here, batch=32, size=64, free=fixed(model) + share * 1.1 * whole)[0]
+        largest_micro_batch(model, here, batch=32, size=64, free=fixed(model) + share * 1.1 * whole)[0]
         for share in (1.01, 0.6, 0.3, 0.0)
     ]
     assert [32, 16, 8, 0] == batches
-    assert free == pytest.approx(most_at_once(model, here, batch=32, size=64, free=free - 1)[1], rel=1e-6)
+    assert free == pytest.approx(largest_micro_batch(model, here, batch=32, size=64, free=free - 1)[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("free", [np.inf, np.nan, 1e12])
@@ -59,4 +60,4 @@ def test_where_there_is_plenty_or_nothing_is_known_nothing_is_looked_at(free: fl
         def forward(self, images: Tensor) -> Tensor:
             raise AssertionError
 
-    assert (32, 0) == most_at_once(Untouchable(), machine("fp32"), batch=32, size=224, free=free)
+    assert (32, 0) == largest_micro_batch(Untouchable(), machine("fp32"), batch=32, size=224, free=free)

@@ -76,7 +76,6 @@ RUNGS = {
             "Frozen probe",
             "a linear classifier on the frozen pretrained network's features",
             {"recipe": "probe", "epochs": 0},
-            ignores=("more_epochs",),
         ),
         Rung(
             "constant", "Constant rate", "all layers fine-tuned at a constant rate of 1e-4", {**_CONSTANT, "lr": 1e-4}

@@ -133,8 +133,7 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.anew):
             words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
-            more = recorded.more_epochs != start.config.more_epochs
-            show.say(f"to go on: {shlex.join([*words, *(['--epochs', str(start.config.all_epochs)] if more else [])])}")
+            show.say(f"to go on: {shlex.join(words)}")
         raise
     return Run(start.run.root)
 

@@ -11,13 +11,14 @@ from upcycle.class_weights import class_weights_text
 from upcycle.comparison.options import FREE_TO_CHANGE
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.extend import is_fold
 from upcycle.manifest import check
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir, read_lines
+from upcycle.rundir import RunDir
 from upcycle.rundir import read_json as read_plain
 
 RUNS = Path("runs")
+UPDATES = 4
+"""Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 MOST_AT_ONCE = 1000
 """Tries to get a folder that no other process has."""
 
@@ -26,8 +27,8 @@ MOST_AT_ONCE = 1000
 class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
-    `extended`: the run is there and gets epochs it was not begun with; `anew`: there is none, or none
-    that holds anything to lose; `moved`: DATA is another place than the run has recorded.
+    `anew`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
+    recorded.
     """
 
     data: Path
@@ -35,7 +36,6 @@ class Start:
     run: RunDir
     command: str
     finished: bool = False
-    extended: bool = False
     anew: bool = False
     moved: bool = False
 
@@ -99,10 +99,7 @@ def spelled(given: Mapping[str, Any]) -> list[str]:
             continue  # as every recipe has it
         value = class_weights_text(value) if name == "class_weights" else value
         items = ["none" if item is None else str(item) for item in _listed(value)]
-        if name == "more_epochs":
-            words += [word for item in items for word in (f"--{option}", item)]
-        else:
-            words += [f"--{option}", *items]
+        words += [f"--{option}", *items]
     return words
 
 
@@ -161,43 +158,25 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
         raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
     recorded = config.to_dict()
     now = resolve({**recorded, **given}).to_dict()
-    more = now["epochs"] - config.all_epochs if "epochs" in given and "more_epochs" not in given else 0
-    if more > 0:
-        _check_extendable(run, config)
-        now |= {"epochs": config.epochs, "more_epochs": [*config.more_epochs, more]}
-    elif now["epochs"] == config.all_epochs:
-        now["epochs"] = config.epochs
-    free = (*FREE_TO_CHANGE, *(["more_epochs"] if more > 0 else []))
-    other = [name for name in given if now[name] != recorded[name] and name not in free]
+    other = [name for name in given if now[name] != recorded[name] and name not in FREE_TO_CHANGE]
+    if "epochs" in other:
+        raise RunError(
+            f"{run.root} was started with epochs = {recorded['epochs']}, which stays: to train its model for more "
+            f"epochs, start another run with --weights {run.root}"
+        )
     if other:
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
         raise RunError(f"{run.root} was begun with {told}: give another --out")
-    changed = (*FREE_TO_CHANGE, "more_epochs")
-    config = resolve({**recorded, **{name: now[name] for name in changed}})
+    config = resolve({**recorded, **{name: now[name] for name in FREE_TO_CHANGE}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
-    finished = run.status()["state"] == "finished" and more <= 0
+    finished = run.status()["state"] == "finished"
+    if not finished and read_plain(run.config).get("updates") != UPDATES:
+        raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
     place = data.resolve() if data is not None else begun
-    return Start(place, config, run, said, finished=finished, extended=more > 0, moved=moved)
+    return Start(place, config, run, said, finished=finished, moved=moved)
 
 
 def _can_be_told_by_content(run: RunDir, data: Path) -> bool:
     """Whether images at another place may be the run's: it has written down which it has, and does not lie there."""
     known = run.splits.exists() or any(run.root.glob("fold-*/splits.csv"))
     return known and not run.root.resolve().is_relative_to(data.resolve())
-
-
-def _check_extendable(run: RunDir, config: Config) -> None:
-    """RunError for a run that more epochs would not change."""
-    if config.folds:
-        raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
-    if not config.epochs:
-        raise RunError(f"{run.root} trained the probe alone, without epochs to add to: give another --out")
-    if is_fold(run):
-        whole = run.root.absolute().parent
-        raise RunError(f"{run.root} is a fold of {whole}, which gets no more epochs: give another --out")
-    done = sum(row.get("phase") != "head" for row in read_lines(run.history))
-    if run.status()["state"] == "finished" and done < config.all_epochs:
-        raise RunError(
-            f"{run.root} stopped early after {done} of {config.all_epochs} epochs, more of them change nothing: "
-            "give another --out, and more --patience"
-        )

@@ -59,8 +59,6 @@ def write_results(job: Job, results: Results) -> None:
     named = {**results.kept, **results.others}
     for name, made in named.items():
         made.save(job.run.predictions(name))
-    for path in set(job.run.root.glob("predictions/*.csv")) - {job.run.predictions(name) for name in named}:
-        path.unlink()  # of a choice before more epochs
     known: dict[str, Any] = {
         name: evaluate(made, seed=job.config.seed, split="val" if name.endswith("val") else "test").to_dict()
         for name, made in named.items()

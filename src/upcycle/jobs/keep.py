@@ -7,20 +7,20 @@ about the result: from any state the run goes on to the same bits.
 import shutil
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from upcycle.errors import DivergenceError, RunError
 from upcycle.history import History, Row
-from upcycle.jobs.extend import UPDATES, best_weights, events, is_fold, restart, retries
 from upcycle.jobs.prepare import Job
 from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.recipes import Phase
 from upcycle.rundir import RunDir, append_line, read_lines, write_lines
 from upcycle.training import optim
-from upcycle.training.loop import State, Sums, Totals, start
+from upcycle.training.loop import State, Sums, Totals
 
 MOST_OF_THE_TIME = 0.05
 """The part of a run's time that keeping states within epochs may take."""
@@ -57,15 +57,10 @@ class Keeper:
         history = History((*history.rows[:-1], row))
         if row.best:
             checkpoint.save_model(run.best, state.model, self._job.network)
-        if state.epoch in self._phase.restarts:
-            checkpoint.copy(run.best, restart(run, state.epoch))
         append_line(run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
         self._save(state, history)
-        for epoch in self._phase.restarts:
-            if epoch < state.epoch - 1:  # no state that is kept begins there
-                restart(run, epoch).unlink(missing_ok=True)
         self._rests_until = time.monotonic() + self._job.config.checkpoint_every
         return history
 
@@ -82,7 +77,7 @@ class Keeper:
 
 def _facts(state: State, rows: list[dict[str, Any]], retried: int) -> dict[str, Any]:
     place = {"step": state.step, "updates": state.sums.updates, "retries": retried}
-    return {"epoch": state.epoch, **place, "sums": asdict(state.sums), "rows": rows, "version": UPDATES}
+    return {"epoch": state.epoch, **place, "sums": asdict(state.sums), "rows": rows}
 
 
 def _is_finite(state: State) -> bool:
@@ -92,16 +87,12 @@ def _is_finite(state: State) -> bool:
 def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> History:
     """Put the last state that was kept into `state`; the history file then holds just what is known.
 
-    Where what was kept is damaged, says so, and the phase begins anew: it comes to the same result. RunError
-    where it was kept by an upcycle that makes other updates.
+    Where what was kept is damaged, says so, and the phase starts again: it comes to the same result.
     """
     rows = head
-    kept = _whole(job, phase)
+    kept = _whole(job)
     if kept is not None:
         weights, moments, facts = kept
-        if facts["version"] != UPDATES:
-            whole = "" if is_fold(job.run) else "remove it, or "
-            raise RunError(f"{job.run.root} was begun by another version of upcycle: {whole}give another --out")
         checkpoint.load_clone(state.model, weights)
         optim.load_state_tensors(state.optimizer, state.names, moments)
         state.epoch, state.step, state.sums = int(facts["epoch"]), int(facts["step"]), Sums(**facts["sums"])
@@ -114,17 +105,22 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
     return known
 
 
-def renew(job: Job, state: State, phase: Phase) -> None:
-    """Begin again from the best weights, with fresh moments, where the phase restarts after the epoch just done.
+def events(run: RunDir) -> list[dict[str, Any]]:
+    """What has changed the plan since it was made, in order; RunError for a file that is damaged."""
+    return read_lines(run.events, whole=True)
 
-    The best until then: the next epoch may have been better, and been cut off before its state was kept.
-    """
-    if state.epoch in phase.restarts and not state.sums.updates:
-        checkpoint.load_clone(state.model, checkpoint.load_tensors(restart(job.run, state.epoch)))
-        state.optimizer = start(state.model, job.config).optimizer
+
+def best_weights(run: RunDir) -> Path:
+    """The best weights of fine-tuning: moved aside once the probe was kept instead."""
+    return run.fine_tuned if run.fine_tuned.exists() else run.best
 
 
 # ---------------------------------------------------------------- when the loss explodes
+
+
+def retries(run: RunDir) -> list[dict[str, Any]]:
+    """Every time that training went on at a lower rate: `step`, `factor` and `reason`."""
+    return [event for event in events(run) if event.get("event") == "retry"]
 
 
 def slowed(run: RunDir, phase: Phase) -> Phase:
@@ -155,14 +151,12 @@ def usable(run: RunDir, facts: dict[str, Any]) -> bool:
     return facts["retries"] == len(known) or bool(known and facts["step"] <= known[-1]["step"])
 
 
-def _whole(job: Job, phase: Phase) -> checkpoint.Kept | None:
+def _whole(job: Job) -> checkpoint.Kept | None:
     """The state to go on from, if it and the best weights so far are whole; says what is not."""
     kept, damaged = checkpoint.load_state(job.run.last, usable=lambda facts: usable(job.run, facts))
     try:
         if kept is not None and kept[2]["epoch"]:
             checkpoint.load_tensors(best_weights(job.run))
-        if kept is not None and kept[2]["epoch"] in phase.restarts and not kept[2]["updates"]:
-            checkpoint.load_tensors(restart(job.run, kept[2]["epoch"]))
     except RunError as error:
         kept, damaged = None, [*damaged, str(error)]
     for text in damaged:

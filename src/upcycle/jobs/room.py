@@ -7,14 +7,13 @@ from torch import nn
 
 from upcycle import hardware
 from upcycle.errors import ConfigError, UpcycleError
-from upcycle.jobs.extend import events
-from upcycle.jobs.keep import usable
+from upcycle.jobs.keep import events, usable
 from upcycle.jobs.prepare import Job
 from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint, groups
 from upcycle.recipes import Phase
 from upcycle.rundir import RunDir
-from upcycle.training.memory import most_at_once
+from upcycle.training.memory import largest_micro_batch
 
 Steps = tuple[tuple[int, int], ...]
 
@@ -34,7 +33,7 @@ def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
         return
     free = hardware.free_memory(Path("/"))
     batch, size = _batch(job.run, job.config.batch_size), job.network.preprocessing.size
-    images, needed = most_at_once(model, job.machine, batch=batch, size=size, free=free)
+    images, needed = largest_micro_batch(model, job.machine, batch=batch, size=size, free=free)
     if images == batch:
         return
     amounts = f"takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"

@@ -21,9 +21,8 @@ from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.estimate import across, forecasting
-from upcycle.jobs.extend import best_weights
 from upcycle.jobs.finish import Choice, Results, write_results
-from upcycle.jobs.keep import Keeper, renew, resumed, retry, slowed
+from upcycle.jobs.keep import Keeper, best_weights, resumed, retry, slowed
 from upcycle.jobs.prepare import Job, cache_root
 from upcycle.jobs.room import at_once, halve, make_room
 from upcycle.model import checkpoint, groups, zoo
@@ -203,7 +202,6 @@ def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
     reason = _reason_to_stop(job, history, phase)
     if reason:
         return reason
-    renew(job, state, phase)
     keeper = Keeper(job, phase)
     with job.show.progress(phase.name) as told, job.work.stopping.held():
         progress = across(told, phase, lambda: state.epoch)
@@ -229,7 +227,6 @@ def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
             reason = _reason_to_stop(job, history, phase)
             if reason:
                 break
-            renew(job, state, phase)
             job.work.stopping.obey()
     return reason
 
@@ -279,7 +276,7 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     config, rows = job.config, history.of(phase.name)
     if len(rows) >= phase.epochs:
         return f"ran {'its one epoch' if phase.epochs == 1 else f'all {phase.epochs:,} epochs'}"
-    armed = _armed_from(config, len(rows))
+    armed = _armed_from(config)
     stop = should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed)
     return (
         f"stopped early after epoch {len(rows)}: no better {config.monitor} in {counted(config.patience or 0, 'epoch')}"
@@ -288,13 +285,10 @@ def _reason_to_stop(job: Job, history: History, phase: Phase) -> str:
     )
 
 
-def _armed_from(config: Config, epoch: int) -> int:
-    """The epoch from which patience counts: never before a restart, nor, with one-cycle, before its cycle's peak."""
-    begin, cycles = 0, [config.epochs, *config.more_epochs]
-    while len(cycles) > 1 and epoch >= begin + cycles[0]:
-        begin += cycles.pop(0)
-    rising = math.ceil(config.pct_start * cycles[0]) if config.schedule == "one-cycle" else 0
-    return max(config.start_from_epoch, begin + rising)
+def _armed_from(config: Config) -> int:
+    """The epoch from which patience counts: with one-cycle never before the rate's peak."""
+    rising = math.ceil(config.pct_start * config.epochs) if config.schedule == "one-cycle" else 0
+    return max(config.start_from_epoch, rising)
 
 
 # ---------------------------------------------------------------- choice and test

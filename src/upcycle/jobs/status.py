@@ -10,7 +10,7 @@ from typing import Any
 from upcycle import device as machines
 from upcycle.device import Machine
 from upcycle.errors import RunError, StorageError, UpcycleError
-from upcycle.jobs.begin import Start
+from upcycle.jobs.begin import UPDATES, Start
 from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed
 from upcycle.reporting.show import Show
@@ -20,31 +20,26 @@ DIFFERENCES = ("device", "precision", "threads", "processor")
 
 
 def record_start(start: Start, weights_sha256: str, machine: Machine, show: Show) -> None:
-    """Write status, environment and, last, the configuration: until that is there the run has not begun.
-
-    A finished run that is to be extended stays as it is for now: its data may not be what they were.
-    """
+    """Write status, environment and, last, the configuration: until that is there the run has not begun."""
     run = start.run
     facts = machines.environment(machine)
     if start.anew:
         if run.has_work():  # another process has begun it since
             raise RunError(f"{run.root} is not empty: give another --out")
         run.config.unlink(missing_ok=True)
-    if not run.config.exists() or run.status()["state"] != "finished":
-        unseal(run)
+    unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)
-        if run.status()["state"] != "finished":
-            record_retrying(run, start.config.on_divergence)
+        _record_retrying(run, start.config.on_divergence)
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
-    recorded = {**start.config.to_dict(), "data": str(start.data), "weights_sha256": weights_sha256}
+    recorded = {**start.config.to_dict(), "data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
     write_sealed(run, run.config, recorded)
 
 
-def record_retrying(run: RunDir, on_divergence: str) -> None:
+def _record_retrying(run: RunDir, on_divergence: str) -> None:
     """Write down that the run goes on with another answer to a loss that explodes: its result may depend on that."""
     recorded, environment = read_json(run.config), read_json(run.environment)
     said = str(environment.get("command", ""))
@@ -103,8 +98,7 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
         before = run.status()
         kept = {name: value for name, value in before.items() if name.endswith("_seconds")}
         work = Work(run, time.monotonic(), float(before.get("seconds") or 0.0), asked, kept)
-        if before["state"] != "finished":
-            work.tick()
+        work.tick()
         try:
             yield work
         except KeyboardInterrupt:
@@ -127,7 +121,6 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
 
 
 def _record_end(work: Work, state: State, **why: str) -> None:
-    """Write down how work ended that did not finish; a finished run that it has not changed stays one."""
+    """Write down how work ended that did not finish."""
     with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
-        if work.run.status()["state"] != "finished":
-            work.run.set_status(state, **why, seconds=work.seconds(), **work.details)
+        work.run.set_status(state, **why, seconds=work.seconds(), **work.details)

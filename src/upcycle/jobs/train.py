@@ -11,7 +11,6 @@ from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
 from upcycle.errors import ConfigError
 from upcycle.jobs.begin import Start
-from upcycle.jobs.extend import extend
 from upcycle.jobs.moved import check_place, record_place
 from upcycle.jobs.prepare import (
     Job,
@@ -28,10 +27,9 @@ from upcycle.jobs.prepare import (
     same_weights,
 )
 from upcycle.jobs.stages import run_stages
-from upcycle.jobs.status import record_retrying, working
+from upcycle.jobs.status import working
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
-from upcycle.reporting.names import counted
 from upcycle.reporting.show import Show
 from upcycle.rundir import RunDir, write_json
 
@@ -65,11 +63,6 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
             same_network(start.run, network)
             if start.moved:
                 record_place(start.run, start.data)
-        if start.extended:
-            extend(start.run, config)
-            record_retrying(start.run, config.on_divergence)
-            work.tick()
-            show.say(f"{counted(config.more_epochs[-1], 'more epoch')}, from the best weights so far")
         _record_data(start.run, prepared, show)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor

@@ -6,7 +6,6 @@ A file holds the checksum of its own tensors: damage that leaves it readable is 
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,15 +41,20 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     with replacing(path) as temporary, storage_errors(path):
         try:
             save_file(plain, temporary, metadata)
+            _sort_metadata(temporary)
         except SafetensorError as error:  # how the library reports a full disk
             number = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
-def copy(file: Path, to: Path) -> None:
-    """Copy a file of tensors, atomically."""
-    with replacing(to) as temporary, storage_errors(to):
-        shutil.copyfile(file, temporary)
+def _sort_metadata(path: Path) -> None:
+    """Order the metadata in a file's header by name, in place: the library orders it at random."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
