@@ -117,8 +117,19 @@ def test_names_do_not_matter_to_the_cache(index: Index, tmp_path: Path) -> None:
 def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp_path: Path) -> None:
     built, failures = build(damaged, tmp_path / "cache")
     assert [damaged.path(i) for i in failures] == ["a/0cut.jpg", "b/9cut.png"]
-    assert all(reason.startswith("damaged or cut short (") for reason in failures.values())
+    assert all(failure.reason.startswith("damaged or cut short (") for failure in failures.values())
+    assert {failure.kind for failure in failures.values()} == {"truncated"}
     assert not built[next(iter(failures))].any()
+    again, remembered = build(damaged, tmp_path / "cache")
+    assert remembered == failures
+    np.testing.assert_array_equal(again.images, built.images)
+
+
+def test_a_cache_whose_failures_have_no_code_is_rebuilt(damaged: Index, tmp_path: Path) -> None:
+    built, failures = build(damaged, tmp_path / "cache")
+    layout = cache._Layout(built.shapes, built.sums, {i: failure.reason for i, failure in failures.items()})
+    content = built.images.tobytes() + layout.to_bytes()
+    built.path.write_bytes(content)
     again, remembered = build(damaged, tmp_path / "cache")
     assert remembered == failures
     np.testing.assert_array_equal(again.images, built.images)

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.data.made import made
 from upcycle.data import decode
 from upcycle.data.folder import Index, Layout, Quarantined, in_order, scan
+from upcycle.data.listing import Failure
 from upcycle.errors import DataError, UpcycleError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
@@ -175,8 +176,8 @@ def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
     index = scan(written(tmp_path, files))
     assert {"ants": 6, "bees": 2} == index.class_counts()  # by their content
     assert {
-        "ants/phone.HEIC": "pictures ending in .heic are not read: convert it to JPEG or PNG",
-        "ants/scan.dcm": "files ending in .dcm are not read: convert it to JPEG or PNG",
+        "ants/phone.HEIC": "unsupported image format .heic: convert it to JPEG or PNG",
+        "ants/scan.dcm": "unsupported file extension .dcm: convert it to JPEG or PNG",
     } == {file.path: file.reason for file in index.quarantined}
 
 
@@ -214,7 +215,7 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path) -> N
         "its header cannot be read: damaged, cut short or of an unknown kind",
         "empty file (zero bytes)",
         "not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
-        "lies in no class folder",
+        "is not in a class folder",
     ]
 
 
@@ -261,16 +262,17 @@ def test_duplicates_are_the_images_of_equal_bytes(contents: list[int]) -> None:
 
 def test_images_that_fail_later_move_to_the_quarantine(tmp_path: Path) -> None:
     index = scan(written(tmp_path, FLAT | numbered("ants/0.png", "bees/0.png")))
-    left = index.without({4: "damaged", 0: "torn"})
+    left = index.without({4: Failure("damaged"), 0: Failure("torn", "truncated")})
     assert paths(left) == ["ants/1.png", "ants/2.png", "bees/0.png", "bees/2.png"]
     assert left.labels.tolist() == [0, 0, 1, 1]
     assert left.quarantined == (Quarantined("ants/0.png", "torn"), Quarantined("bees/1.png", "damaged"))
+    assert [file.kind for file in left.quarantined] == ["truncated", "unreadable"]
 
 
 def test_a_class_that_loses_its_images_later_is_an_error(tmp_path: Path) -> None:
     index = scan(written(tmp_path, FLAT))
     with pytest.raises(DataError, match=r"class 'ants' in .* has one usable image"):
-        index.without({0: "torn"})
+        index.without({0: Failure("torn")})
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
     message = problem(written(tmp_path, {"a/1.csv": b"", "a/2.csv": b"", "README": b""}))
     assert message.startswith("no images in DATA (1 without an ending, 2 .csv); expected")
     message = problem(written(tmp_path, {"a/1.heic": b"", "a/2.heic": b""}))
-    assert message.endswith("a/1.heic: pictures ending in .heic are not read: convert it to JPEG or PNG")
+    assert message.endswith("a/1.heic: unsupported image format .heic: convert it to JPEG or PNG")
 
 
 def test_a_folder_of_bad_images_says_why(tmp_path: Path) -> None:
@@ -310,7 +312,7 @@ def test_a_folder_of_bad_images_says_why(tmp_path: Path) -> None:
 
 def test_images_outside_class_folders_are_not_used(tmp_path: Path) -> None:
     message = problem(written(tmp_path, numbered("1.png", "2.png")))
-    assert message == "none of the 2 images in DATA can be used; the first, 1.png: lies in no class folder"
+    assert message == "none of the 2 images in DATA can be used; the first, 1.png: is not in a class folder"
 
 
 def test_one_class_is_an_error(tmp_path: Path) -> None:

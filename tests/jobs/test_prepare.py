@@ -69,7 +69,7 @@ def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
 
     def short_of_memory(data: bytes, **options: Any) -> Any:
         if len(data) == size:
-            raise DecodeError("decoding it takes more than 5 GiB of memory")
+            raise DecodeError("decoding it takes more than 5 GiB of memory", "limit")
         return real(data, **options)
 
     monkeypatch.setattr(decoders.SHARED, "load", short_of_memory)

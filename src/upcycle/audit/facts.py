@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from upcycle.data import decode, decoders
 from upcycle.data.folder import USUAL, Index, Layout, Progress, Read, attempt, in_order, listed
+from upcycle.data.listing import Failure
 from upcycle.data.look import SMALL, Look
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
@@ -84,7 +85,7 @@ def inspect(
     def look(data: bytes) -> tuple[str, Look]:
         return hashlib.sha256(data).hexdigest(), decoders.SHARED.look(data, scale)
 
-    def one(at: int) -> str | None:
+    def one(at: int) -> Failure | None:
         """Why a file cannot be used; None where its facts are there, remembered or new."""
         file = listing.root / paths[at]
         stamp, place = _stamp(file), known.places.get(paths[at])
@@ -92,12 +93,12 @@ def inspect(
             facts[at] = known.facts[place]
             return None
         seen = attempt(file, look)
-        if isinstance(seen, str):
+        if isinstance(seen, Failure):
             return seen
         facts[at] = _record(*seen, stamp or _Stamp(-1, -1, -1))
         return None
 
-    def results() -> Iterator[Read | str]:
+    def results() -> Iterator[Read | Failure]:
         try:
             reasons = in_order(one, range(len(paths)), threads=threads, progress=progress)
             with contextlib.closing(reasons):

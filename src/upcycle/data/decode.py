@@ -26,7 +26,7 @@ from PIL import (
 from upcycle.data import depth, kinds
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DecodeError, UpcycleError
+from upcycle.errors import DecodeError, FileProblem, UpcycleError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 _KINDS = {"DIB": "BMP", "MPO": "JPEG"}
@@ -67,10 +67,11 @@ _ORIENTATION = 0x0112
 _process_settings = threading.Lock()
 
 
-def _reason(error: Exception) -> str:
-    """Say in one line why Pillow gave up."""
+def _damaged(error: Exception) -> tuple[str, FileProblem]:
+    """In one line and as a code why Pillow gave up: its own words alone tell a file that ends early."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged or cut short ({text})"
+    short = any(words in text.lower() for words in ("truncated", "unexpected end"))
+    return f"damaged or cut short ({text})", "truncated" if short else "unreadable"
 
 
 @contextlib.contextmanager
@@ -80,11 +81,12 @@ def decoding(source: Source) -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        raise DecodeError(f"{prefix}{error}") from error
+        raise DecodeError(f"{prefix}{error}", error.kind) from error
     except UpcycleError:  # not this file's fault
         raise
     except Exception as error:  # plugins raise nearly anything on damaged bytes
-        raise DecodeError(f"{prefix}{_reason(error)}") from error
+        reason, kind = _damaged(error)
+        raise DecodeError(f"{prefix}{reason}", kind) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -114,7 +116,7 @@ def _identified(data: bytes) -> tuple[Image.Image, int]:
 def _open(data: bytes) -> tuple[Image.Image, int]:
     """Read the header: the image, its pixels not decoded yet, and its orientation; DecodeError otherwise."""
     if not data:
-        raise DecodeError("empty file (zero bytes)")
+        raise DecodeError("empty file (zero bytes)", "empty")
     with _process_settings, warnings.catch_warnings(), decoding(data):
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -123,8 +125,9 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
         except UnidentifiedImageError:
             if data.startswith(_BEGINNINGS):
                 raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
-            known = kinds.named(data)
-            raise DecodeError(known or "not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+            if known := kinds.named(data):
+                raise DecodeError(known, "unsupported") from None
+            raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -133,7 +136,8 @@ def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise DecodeError(f"an image of {width} x {height} pixels has no content")
     if width * height > MAX_PIXELS:
-        raise DecodeError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
+        limit = f"the limit of {MAX_PIXELS // 10**6} million"
+        raise DecodeError(f"{width} x {height} pixels are more than {limit}", "too-large")
 
 
 def _from_array(array: npt.NDArray[Any], scale: float | None) -> Image.Image:
@@ -157,7 +161,7 @@ def read_file(path: Path) -> bytes:
     if not path.is_file():
         raise DecodeError("is no regular file")
     if size > MAX_BYTES:
-        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB")
+        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB", "too-large")
     return path.read_bytes()
 
 

@@ -24,8 +24,6 @@ from upcycle.errors import DecodeError, UpcycleError
 
 MOST = 64
 """Processes at once."""
-LIMITED = ("decoding it takes more than", "decoding it ends the process", "decoding it had not ended")
-"""How the reasons begin that may be the machine's and not the file's."""
 _IDLE = 20.0
 _PARENTS: list[Process] = []
 """Processes of the one this was forked from: never closed here, as that would end them there."""
@@ -95,7 +93,7 @@ class Decoders:
             except DiedError as died:
                 # whatever else ends processes (a scarcity of memory, a person) may have ended this one: once
                 if died.reason is not None or again:
-                    raise DecodeError(died.reason or "decoding it ends the process that decodes it") from None
+                    raise DecodeError(died.reason or "decoding it ends the process that decodes it", "limit") from None
         raise AssertionError
 
     @contextlib.contextmanager

@@ -88,7 +88,7 @@ class Process:
         finally:
             self.deadline = None
         if "failed" in reply:
-            raise DecodeError(str(reply["failed"]))
+            raise DecodeError(str(reply["failed"]), reply["kind"])
         return reply["values"], content
 
     def await_ready(self) -> None:

@@ -1,7 +1,7 @@
 """The inside of a process that decodes images for `decoders`: requests on standard input, replies on standard output.
 
 A request is a line of JSON, {"task", "options", "bytes", "seconds"}, and that many bytes of an image file. A reply is a
-line of JSON, {"values"} or {"failed"} with the reason, and "bytes", and that many bytes. Nothing is unpickled.
+line of JSON, {"values"} or {"failed", "kind"} with the reason, and "bytes", and that many bytes. Nothing is unpickled.
 """
 
 import contextlib
@@ -88,8 +88,8 @@ def _do(request: Mapping[str, Any], data: bytes, memory: int) -> tuple[dict[str,
     except (DecodeError, MemoryError) as error:
         # decoding turns what Pillow raises into a DecodeError
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-            return {"failed": f"decoding it takes more than {memory / 2**30:.2g} GiB of memory"}, b""
-        return {"failed": str(error)}, b""
+            return {"failed": f"decoding it takes more than {memory / 2**30:.2g} GiB of memory", "kind": "limit"}, b""
+        return {"failed": str(error), "kind": error.kind}, b""
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, memory: int) -> None:
