@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import numpy as np
 import PIL
@@ -273,7 +272,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_user_without_a_home_has_a_folder_of_their_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UPCYCLE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    monkeypatch.setattr(os.path, "expanduser", str)
     root = cache.default_root()
     assert temporary == root.parent
     assert root == cache.spare_root()

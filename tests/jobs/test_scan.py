@@ -3,6 +3,8 @@ import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import upcycle
 from tests.conftest import TINY, draw, write_classes
 from tests.reporting.pages import Page
 from upcycle.cli import main
-from upcycle.data import decode
+from upcycle.data import isolation
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.reporting.show import Silent
 
@@ -239,7 +241,7 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
 def test_label_errors_need_weights_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_classes(tmp_path / "data", {"across": 8, "down": 8})
     read: list[Path] = []
-    monkeypatch.setattr(decode, "read_file", read.append)
+    monkeypatch.setattr(isolation.SHARED, "_ask", lambda task, source, *rest, **options: read.append(source))
     with pytest.raises(ConfigError, match="label-errors needs pretrained weights"):
         upcycle.scan(data, out=tmp_path / "scan", label_errors=True, arch=TINY, weights="none", show=Silent())
     assert [] == read
@@ -275,3 +277,10 @@ def test_images_excluded_by_a_list_are_not_called_unusable(tmp_path: Path) -> No
     mine.write_text("path\ndown/000.png\ndown/001.png\n", encoding="utf-8")
     upcycle.scan(data, out=tmp_path / "scan", quarantine=str(mine), show=Silent())
     assert "0 files not usable, 2 excluded" in Page(tmp_path / "scan" / "scan.html").text
+
+
+def test_a_scan_needs_no_torch(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 4, "down": 4})
+    code = "import sys; from upcycle.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, "scan", data, "--out", tmp_path / "scan"], check=True)
+    assert (tmp_path / "scan" / "scan.html").exists()

@@ -25,12 +25,13 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import PIL
+import platformdirs
 
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.folder import Index, Progress, in_order
-from upcycle.data.listing import Failure, shown
+from upcycle.data.listing import Failure
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
+from upcycle.errors import DecodeError, NoRoomError, StorageError
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 FORMAT = 2
@@ -122,16 +123,11 @@ def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def default_root() -> Path:
-    """The folder that runs share: $UPCYCLE_CACHE, else upcycle in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder that runs share: $UPCYCLE_CACHE, else the user's own by the system's rules (~/.cache/upcycle)."""
     if os.environ.get("UPCYCLE_CACHE"):
         return Path(os.environ["UPCYCLE_CACHE"])
-    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if caches.is_absolute():  # its specification has any other left out
-        return caches / "upcycle"
-    try:
-        return Path.home() / ".cache" / "upcycle"
-    except RuntimeError:  # a container's user may have none
-        return spare_root()
+    root = platformdirs.user_cache_path("upcycle", appauthor=False)
+    return root if root.is_absolute() else spare_root()  # a container's user may have no home
 
 
 def spare_root() -> Path:
@@ -246,22 +242,13 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def decoded(
     index: Index, i: int, *, side: int, interpolation: Interpolation, scale: float | None = None
 ) -> npt.NDArray[np.uint8] | Failure:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
+    file, sha256 = index.file(i), index.hash(i)
     try:
-        data = decode.read_file(index.file(i))
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{shown(index.file(i))} cannot be read any more ({_why(error)}): run again") from error
-    if hashlib.sha256(data).hexdigest() != index.hash(i):
-        raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
-    try:
-        return decoders.SHARED.load(data, side=side, interpolation=interpolation, scale=scale)
+        return isolation.SHARED.load(file, side=side, interpolation=interpolation, scale=scale, sha256=sha256)
     except DecodeError as error:
         return Failure(str(error), error.kind)
 

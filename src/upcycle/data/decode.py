@@ -23,15 +23,11 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from upcycle.data import depth, kinds
+from upcycle.data import depth, formats
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DecodeError, FileProblem, UpcycleError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
-_KINDS = {"DIB": "BMP", "MPO": "JPEG"}
-"""Pillow's names for kinds of these: a JPEG that holds several pictures is one."""
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 MAX_BYTES = 2**30
 """Bytes of the largest file that is read."""
 MAX_PIXELS = 200_000_000
@@ -101,7 +97,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _identified(data: bytes) -> tuple[Image.Image, int]:
     """The image, its pixels not decoded yet, and its orientation; may raise anything Pillow does."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=formats.openers(data))
     _check_size(*image.size)
     if image.format == "TIFF":
         depth.in_order(image)
@@ -123,11 +119,7 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
         try:
             return _identified(data)
         except UnidentifiedImageError:
-            if data.startswith(_BEGINNINGS):
-                raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
-            if known := kinds.named(data):
-                raise DecodeError(known, "unsupported") from None
-            raise DecodeError("not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+            raise formats.unidentified(data) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -283,7 +275,7 @@ def peak(data: bytes) -> float:
 
 
 class Header(NamedTuple):
-    """Width and height in pixels of the upright image, and its format: JPEG, PNG, WEBP, BMP, TIFF or GIF."""
+    """Width and height in pixels of the upright image, and its format by the name in `formats.FORMATS`."""
 
     width: int
     height: int
@@ -293,7 +285,7 @@ class Header(NamedTuple):
 def opened(data: bytes) -> tuple[Image.Image, Header]:
     """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
     image, orientation = _open(data)
-    return image, Header(*_turned(image.size, orientation), _KINDS.get(str(image.format), str(image.format)))
+    return image, Header(*_turned(image.size, orientation), formats.of_pillow(image.format))
 
 
 def header(data: bytes) -> Header:

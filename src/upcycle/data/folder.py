@@ -1,7 +1,6 @@
 """What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
 
 import errno
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.layout import Layout
-from upcycle.data.listing import ENDINGS, Failure, Found, Quarantined, Row, list_folder, shown
+from upcycle.data.listing import Failure, Found, Quarantined, Row, list_folder, shown
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
 
@@ -35,7 +34,7 @@ class Index:
 
     `labels`: int32 positions in `classes`; `declared`: "train", "val", "test" or "" where the data
     does not say; `groups`: "" where none; `hashes`: sha256 of each file's bytes in hex, as ASCII;
-    `widths`, `heights`: int32 pixels of the upright image; `formats`: JPEG, PNG, WEBP, BMP, TIFF or GIF, as
+    `widths`, `heights`: int32 pixels of the upright image; `formats`: names of `formats.FORMATS`, as
     ASCII, by content; `paths`: relative to `root`, with "/". `splits`: those that the data declares, with usable images
     or without; `notes`: how it was read, where that is not plain; `drop_empty`: a class without images is left out.
     """
@@ -188,10 +187,10 @@ class Read(NamedTuple):
     header: decode.Header
 
 
-def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | Failure:
-    """What `look` makes of the bytes of an image file, or the reason it cannot be used."""
+def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Failure:
+    """What `read` makes of an image file, or the reason it cannot be used."""
     try:
-        return look(decode.read_file(file))
+        return read(file)
     except DecodeError as error:
         return Failure(str(error), error.kind)
     except FileNotFoundError:
@@ -204,8 +203,8 @@ def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | Failure:
         return Failure(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def _read(data: bytes) -> Read:
-    return Read(hashlib.sha256(data).hexdigest(), decoders.SHARED.header(data))
+def _read(file: Path) -> Read:
+    return Read(*isolation.SHARED.header(file))
 
 
 def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
@@ -268,7 +267,7 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
             f"the first, {shown(first.path)}: {first.reason}"
         )
     there = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in sorted(others.items()))
-    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected CLASS/*{'|'.join(ENDINGS)}")
+    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected {where}/CLASS/*.jpg and the like")
 
 
 def _check(index: Index, others: Mapping[str, int]) -> None:

@@ -9,20 +9,18 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from upcycle.data.doubts import is_text
+from upcycle.data.formats import ENDINGS, begins
 from upcycle.data.layout import Layout, Places, places
 from upcycle.data.walk import clean, shown, walk
 from upcycle.errors import FileProblem
 
 __all__ = ["ENDINGS", "Failure", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jpe", ".jif", ".jfif")
 OTHER_PICTURES = (
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".ppm", ".pgm", ".pbm", ".tga", ".psd", ".xcf"),
+    *(".jxl", ".svg", ".ico", ".tga", ".psd", ".xcf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
 )
 """Endings of pictures that are not read."""
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
-"""The first bytes of the formats that are read, WebP's and BMP's aside."""
 _NEEDLESS = ("thumbs.db", "desktop.ini", "license", "readme")
 
 
@@ -173,11 +171,9 @@ def _is_picture(file: Path) -> bool:
     """Whether a file begins as the formats that are read do."""
     try:
         with file.open("rb") as opened:
-            begins = opened.read(12)
+            return bool(begins(opened.read(16)))
     except OSError:
         return False
-    webp = begins.startswith(b"RIFF") and begins.endswith(b"WEBP")
-    return begins.startswith(BEGINNINGS) or webp or (begins[:2] == b"BM" and begins[6:10] == bytes(4))
 
 
 def _is_utf8(path: str) -> bool:

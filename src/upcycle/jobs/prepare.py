@@ -17,9 +17,8 @@ from upcycle.audit.checks import CHEAP, check, too_dark
 from upcycle.audit.findings import Audited, Finding
 from upcycle.config import Config
 from upcycle.data import cache as images
-from upcycle.data import decoders
+from upcycle.data import isolation
 from upcycle.data.cache import Cache
-from upcycle.data.decode import contents
 from upcycle.data.depth import bits_of
 from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
@@ -316,8 +315,8 @@ def _peaks(index: Index) -> list[float]:
 
 def _peak(file: Path) -> float:
     try:
-        return decoders.SHARED.peak(contents(file))
-    except DecodeError:  # of a file that was read before: then it is not this that is wrong
+        return isolation.SHARED.peak(file)
+    except (DecodeError, OSError):  # of a file that was read before: then it is not this that is wrong
         return 0.0
 
 
