@@ -22,7 +22,7 @@ import torch
 from torchvision import datasets, transforms
 
 from upcycle import device
-from upcycle.data import cache, decoders
+from upcycle.data import cache, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, scan
 from upcycle.data.preprocessing import Preprocessing
@@ -33,7 +33,7 @@ CROP = 224
 
 def first(index: Index, side: int, threads: int, root: Path) -> tuple[float, cache.Cache]:
     """Seconds to decode every image into a new file, and that file."""
-    decoders.SHARED.close()
+    isolation.SHARED.close()
     began = time.perf_counter()
     built, failures = cache.build(index, side=side, interpolation="bilinear", root=root, threads=threads)
     if failures:

@@ -19,7 +19,7 @@ from torch import nn
 from upcycle import device as machines
 from upcycle.config import Config, expanded
 from upcycle.config import read_json as read_config
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index, listed, scan
 from upcycle.data.layout import Layout
@@ -83,13 +83,14 @@ class Classifier:
         return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
 
     def isolated(self, source: Path | bytes) -> Frame:
-        """The same of a file, decoded in another process within bounds of time and memory."""
+        """The same of a file, read and decoded in another process within bounds; OSError for one that cannot be read.
+
+        The error does not name the file.
+        """
         expected = self.network.preprocessing
-        with decode.decoding(source):
-            data = decode.contents(source) if isinstance(source, Path) else source
-            return decoders.SHARED.load(
-                data, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
-            )
+        return isolation.SHARED.load(
+            source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
+        )
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""

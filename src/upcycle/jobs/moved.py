@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from upcycle.data.folder import Index, check_there
-from upcycle.data.listing import shown
+from upcycle.data.listing import Failure, shown
 from upcycle.data.splits import folds, split
 from upcycle.errors import DataError, RunError
 from upcycle.jobs.begin import Start
@@ -44,7 +44,7 @@ def _differs(start: Start, index: Index) -> str:
         parts = [RunDir(start.run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
     number, run = next((number, run) for number, run in enumerate(parts) if run.splits.exists())
     unusable = _unusable(run)
-    kept = index.without({at: "" for at in range(len(index)) if index.path(at) in unusable})
+    kept = index.without({at: Failure("") for at in range(len(index)) if index.path(at) in unusable})
     if config.folds:
         drawn = folds(kept, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)[number]
     else:

@@ -1,4 +1,4 @@
-"""From DATA to decoded images and splits: what is used, what is set aside, and what to know about it."""
+"""From DATA to decoded images and splits: what is used, what is excluded, and what to know about it."""
 
 import json
 import os
@@ -17,14 +17,12 @@ from upcycle.audit.checks import CHEAP, check, too_dark
 from upcycle.audit.findings import Audited, Finding
 from upcycle.config import Config
 from upcycle.data import cache as images
-from upcycle.data import decoders
+from upcycle.data import isolation
 from upcycle.data.cache import Cache
-from upcycle.data.decode import contents
-from upcycle.data.decoders import LIMITED
 from upcycle.data.depth import bits_of
 from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
-from upcycle.data.listing import Quarantined, shown
+from upcycle.data.listing import Failure, Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
 from upcycle.data.splits import Splits, split
@@ -101,7 +99,7 @@ def cache_root(config: Config) -> Path:
 
 
 def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Index:
-    """What DATA holds, without what `--quarantine` sets aside; DataError when it cannot be trained on."""
+    """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     with show.progress("scanning") as progress:
         index = scan(data, Layout.of(config), progress=progress, threads=machine.threads)
@@ -164,7 +162,7 @@ def decode(
             )
     if not failures:
         return index, frames
-    limited = sum(reason.startswith(LIMITED) for reason in failures.values())
+    limited = sum(failure.kind == "limit" for failure in failures.values())
     if limited and isinstance(frames, Cache):
         # never by itself: the runs that were begun without them would have other images
         show.warn(
@@ -175,8 +173,8 @@ def decode(
 
 
 def _kept(
-    build: Callable[..., tuple[Cache, dict[int, str]]], config: Config, show: Show
-) -> tuple[Cache, dict[int, str]]:
+    build: Callable[..., tuple[Cache, dict[int, Failure]]], config: Config, show: Show
+) -> tuple[Cache, dict[int, Failure]]:
     """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
     root = cache_root(config)
     try:
@@ -317,8 +315,8 @@ def _peaks(index: Index) -> list[float]:
 
 def _peak(file: Path) -> float:
     try:
-        return decoders.SHARED.peak(contents(file))
-    except DecodeError:  # of a file that was read before: then it is not this that is wrong
+        return isolation.SHARED.peak(file)
+    except (DecodeError, OSError):  # of a file that was read before: then it is not this that is wrong
         return 0.0
 
 

@@ -1,5 +1,6 @@
 """Files that would take a process down take one of their own, and are reported; the others are decoded."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,12 +16,11 @@ import numpy as np
 import pytest
 
 from tests.data.malformed import FORMATS, chunk, picture, stored
-from upcycle.data import cache, decode, decoders
-from upcycle.data.decoders import Decoders, Limits
+from upcycle.data import cache, decode, isolation
 from upcycle.data.folder import scan
-from upcycle.data.look import look
-from upcycle.data.process import Process
-from upcycle.errors import DecodeError, UpcycleError
+from upcycle.data.isolation import Decoders, Limits, Process
+from upcycle.data.worker import image_statistics
+from upcycle.errors import DataError, DecodeError, UpcycleError
 from upcycle.jobs.files import files_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,10 +53,38 @@ def load(pool: Decoders, data: bytes) -> np.ndarray:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_other_processes_see_what_this_one_sees(pool: Decoders, kind: str) -> None:
     data = stored(picture(70, 50), kind)
-    assert decode.header(data) == pool.header(data)
-    assert look(data) == pool.look(data)
+    assert ("", decode.header(data)) == pool.header(data)
+    assert ("", image_statistics(data)) == pool.statistics(data)
     assert (decode.load(data, side=24, interpolation="bilinear") == load(pool, data)).all()
     assert 1 == len(pool._workers)
+
+
+def test_a_file_is_read_by_the_process_and_not_sent(pool: Decoders, tmp_path: Path) -> None:
+    file, digest = tmp_path / "x.png", hashlib.sha256(SMALL).hexdigest()
+    file.write_bytes(SMALL)
+    sent: list[bytes] = []
+    load(pool, SMALL)
+    plain = pool._workers[0].ask
+    pool._workers[0].ask = lambda head, data: (sent.append(data), plain(head, data))[1]  # type: ignore[method-assign]
+    assert (digest, decode.header(SMALL)) == pool.header(file)
+    assert (digest, image_statistics(SMALL)) == pool.statistics(file)
+    same = pool.load(file, side=24, interpolation="bilinear", sha256=digest)
+    assert (decode.load(SMALL, side=24, interpolation="bilinear") == same).all()
+    assert {b""} == set(sent)
+
+
+def test_a_file_that_cannot_be_read_or_is_another_is_not_the_images_fault(pool: Decoders, tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    with pytest.raises(FileNotFoundError):
+        pool.header(file)
+    with pytest.raises(
+        DataError, match=r"x\.png cannot be read any more \(No such file or directory\): run again"
+    ) as gone:
+        pool.load(file, side=24, interpolation="bilinear", sha256="0" * 64)
+    file.write_bytes(SMALL)
+    with pytest.raises(DataError, match=r"x\.png changed since it was scanned: run again") as other:
+        pool.load(file, side=24, interpolation="bilinear", sha256="0" * 64)
+    assert [DataError, DataError] == [gone.type, other.type]
 
 
 def test_what_is_wrong_with_a_file_is_said_as_in_this_process(pool: Decoders) -> None:
@@ -123,8 +151,8 @@ def test_a_file_that_ends_every_process_is_reported(pool: Decoders, monkeypatch:
 
 def test_the_time_in_which_all_of_it_is_stopped_does_not_count(tmp_path: Path) -> None:
     code = """
-from upcycle.data.decoders import Decoders, Limits
-from tests.data.test_decoders import LARGE, SMALL, load
+from upcycle.data.isolation import Decoders, Limits
+from tests.data.test_isolation import LARGE, SMALL, load
 pool = Decoders(Limits(patience=8))
 load(pool, SMALL)
 print("ready", flush=True)
@@ -157,7 +185,7 @@ def test_idle_processes_that_were_killed_are_not_asked(pool: Decoders) -> None:
 
 @needs_limits
 def test_a_folder_with_such_files_is_used_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "SHARED", Decoders(Limits(memory=700 * 2**20)))
+    monkeypatch.setattr(isolation, "SHARED", Decoders(Limits(memory=700 * 2**20)))
     for label in ("ants", "bees"):
         (tmp_path / label).mkdir()
         for number in range(4):
@@ -167,9 +195,9 @@ def test_a_folder_with_such_files_is_used_without_them(tmp_path: Path, monkeypat
     assert 9 == len(index)
     images, failures = cache.build(index, side=24, interpolation="bilinear", root=tmp_path / "cache")
     assert ["bees/large.png"] == [index.path(at) for at in failures]
-    assert "decoding it takes more than 0.68 GiB of memory" in failures.popitem()[1]
+    assert ("decoding it takes more than 0.68 GiB of memory", "limit") == failures.popitem()[1]
     assert 8 == len(images.without([8]))
-    decoders.SHARED.close()
+    isolation.SHARED.close()
 
 
 @needs_limits
@@ -196,7 +224,7 @@ def test_processes_end_when_idle_and_when_closed(monkeypatch: pytest.MonkeyPatch
     closed = pool._workers[0].process
     pool.close()
     assert closed.returncode is not None
-    monkeypatch.setattr(decoders, "_IDLE", 0.1)
+    monkeypatch.setattr(isolation, "_IDLE", 0.1)
     load(pool, SMALL)
     idle = pool._workers[0].process
     for _ in range(100):
@@ -220,7 +248,7 @@ def together(pool: Decoders, count: int) -> None:
 def test_threads_have_a_process_each_up_to_a_number(pool: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     together(pool, 2)
     assert 2 == len(pool._workers)
-    monkeypatch.setattr(decoders, "MOST", 1)
+    monkeypatch.setattr(isolation, "MOST", 1)
     few = Decoders()
     together(few, 3)
     assert 1 == len(few._workers)
@@ -231,17 +259,17 @@ def test_threads_have_a_process_each_up_to_a_number(pool: Decoders, monkeypatch:
 def test_a_forked_process_has_its_own() -> None:
     code = """
 import os, sys
-from upcycle.data import decoders
-from tests.data.test_decoders import SMALL, load
-load(decoders.SHARED, SMALL)
-parents = decoders.SHARED._workers[0].process.pid
+from upcycle.data import isolation
+from tests.data.test_isolation import SMALL, load
+load(isolation.SHARED, SMALL)
+parents = isolation.SHARED._workers[0].process.pid
 child = os.fork()
 if not child:
-    load(decoders.SHARED, SMALL)
-    os._exit(decoders.SHARED._workers[0].process.pid == parents)
+    load(isolation.SHARED, SMALL)
+    os._exit(isolation.SHARED._workers[0].process.pid == parents)
 assert os.waitpid(child, 0)[1] == 0
-load(decoders.SHARED, SMALL)
-assert decoders.SHARED._workers[0].process.pid == parents
+load(isolation.SHARED, SMALL)
+assert isolation.SHARED._workers[0].process.pid == parents
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
 
@@ -250,12 +278,12 @@ assert decoders.SHARED._workers[0].process.pid == parents
 def test_under_a_limit_of_the_system_each_file_has_a_process_of_its_own() -> None:
     code = """
 import resource
-from upcycle.data import decoders
-from tests.data.test_decoders import SMALL, load
+from upcycle.data import isolation
+from tests.data.test_isolation import SMALL, load
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
 for _ in range(3):
-    assert load(decoders.SHARED, SMALL).shape == (24, 32, 3)
-assert decoders.SHARED._workers[0].process.wait(20) == 0
+    assert load(isolation.SHARED, SMALL).shape == (24, 32, 3)
+assert isolation.SHARED._workers[0].process.wait(20) == 0
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
 
@@ -309,5 +337,9 @@ def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:
 
 
 def test_the_bounds_are_those_that_are_promised() -> None:
-    assert decoders.Limits() == decoders.SHARED.limits
-    assert (60, 600.0, 5 * 2**30) == (decoders.Limits().seconds, decoders.Limits().patience, decoders.Limits().memory)
+    assert isolation.Limits() == isolation.SHARED.limits
+    assert (60, 600.0, 5 * 2**30) == (
+        isolation.Limits().seconds,
+        isolation.Limits().patience,
+        isolation.Limits().memory,
+    )
