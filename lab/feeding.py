@@ -34,7 +34,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.model import zoo
 from upcycle.recipes import phases, resolve
 from upcycle.training.loop import Setting, State, Totals, start, train_epoch
-from upcycle.training.objective import objective
+from upcycle.training.loss import Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +71,15 @@ def settings(
         batch_size=batch,
         augmentation=Augmentation.of("light"),
         seed=0,
-        num_classes=len(index.classes),
+        task=network.task,
         device=machine.device,
         workers=machine.feeders,
     )
     resident = Resident(next(iter(batches.epoch(0))), len(batches))
-    goal = objective("none", index.labels, index.classes, smoothing=0.0, device=machine.device)
     (phase,) = phases(config, len(index))
     made = [
-        Setting(config, phase, some, goal, machine, frozen=frozenset()) for some in (batches, cast(Batches, resident))
+        Setting(config, phase, some, network.task, Loss(network.task), machine, frozen=frozenset())
+        for some in (batches, cast(Batches, resident))
     ]
     return start(model, config), made[0], made[1]
 

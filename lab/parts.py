@@ -37,6 +37,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.evaluation.predict import forward as forward_pass
 from upcycle.model.folding import Kept, folded
 from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
+from upcycle.task import Task
 
 PASS = 10
 """Batches of a pass."""
@@ -46,7 +47,8 @@ import sys, time
 import numpy as np, torch
 from upcycle import device
 from upcycle.recipes import phases, resolve
-from upcycle.training.objective import Objective
+from upcycle.task import Task
+from upcycle.training.loss import Loss
 from upcycle.training.probe import Split, train_probe
 device.apply(device.detect(device="cpu"), seed=0)
 images, held, classes = map(int, sys.argv[1:])
@@ -55,9 +57,9 @@ hidden = random.normal(0, 1, (classes, 16))[labels] + 1.2 * random.normal(0, 1, 
 mixing = random.normal(0, 1, (16, 2048)) * np.exp(random.normal(0, 0.7, 2048))
 features = np.maximum(hidden @ mixing + random.normal(0, 0.5, (images + held, 2048)), 0).astype(np.float32)
 train, val = (Split(features, at, labels[at]) for at in np.split(np.arange(images + held), [images]))
-goal = Objective(1 if classes == 2 else classes)
+loss = Loss(Task.of([str(number) for number in range(classes)]))
 began = time.perf_counter()
-train_probe(train, val, phase=phases(resolve({}), images)[0], objective=goal, seed=0)
+train_probe(train, val, phase=phases(resolve({}), images)[0], loss=loss, seed=0)
 print(time.perf_counter() - began)
 """
 
@@ -139,7 +141,7 @@ def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool],
             batch_size=batch,
             augmentation=Augmentation.of("light"),
             seed=0,
-            num_classes=2,
+            task=Task.of("ab"),
             workers=0 if on else 1,
         )
         for on in (False, True)

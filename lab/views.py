@@ -31,8 +31,9 @@ from upcycle.data.splits import Splits, folds, split
 from upcycle.model import zoo
 from upcycle.recipes import phases
 from upcycle.rundir import read_json, write_json
+from upcycle.task import Task
 from upcycle.training.features import extract
-from upcycle.training.objective import objective
+from upcycle.training.loss import Loss
 from upcycle.training.probe import Features, Split, train_probe
 
 
@@ -72,14 +73,10 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
 def probed(features: Features, index: Index, fold: Splits) -> npt.NDArray[np.float64]:
     """Log probabilities of the fold's test images by the probe of its other images, [n, K]."""
     sides = [Split(features, part, index.labels[part]) for part in (fold.train, fold.val)]
-    goal = objective("none", index.labels[fold.train], index.classes, smoothing=0.0, device="cpu")
+    task = Task.of(index.classes)
     plan = phases(Config(recipe="probe", epochs=0), len(fold.train))
-    probe = train_probe(*sides, phase=plan[0], objective=goal, seed=0)
-    logits = (features[fold.test] @ probe.weight.numpy().T + probe.bias.numpy()).astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    logits -= logits.max(1, keepdims=True)
-    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    probe = train_probe(*sides, phase=plan[0], loss=Loss(task), seed=0)
+    return -task.costs(features[fold.test] @ probe.weight.numpy().T + probe.bias.numpy())
 
 
 def by_scikit_learn(features: Features, index: Index, fold: Splits) -> npt.NDArray[np.float64]:

@@ -29,7 +29,7 @@ from upcycle.data.walk import clean
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
-from upcycle.evaluation.predictions import Predictions, probabilities
+from upcycle.evaluation.predictions import Predictions
 from upcycle.hardware import usable_cores
 from upcycle.jobs.prepare import darkness
 from upcycle.manifest import check
@@ -135,7 +135,7 @@ class Classifier:
         classes = self.network.classes
         return [
             Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
-            for row in probabilities(self.logits(frames))
+            for row in self.network.task.probabilities(self.logits(frames))
         ]
 
 

@@ -32,7 +32,7 @@ from upcycle.reporting.names import counted
 from upcycle.rundir import write_json, write_lines
 from upcycle.training.features import extract, head_logits
 from upcycle.training.loop import Setting, fit, start
-from upcycle.training.objective import Objective, objective
+from upcycle.training.loss import Loss, weighted_loss
 from upcycle.training.probe import Probe, Split, train_probe
 from upcycle.training.scores import Scores, score
 
@@ -48,7 +48,7 @@ class Head:
 
 def run_stages(job: Job, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
-    _objective(job, device="cpu")  # says what is wrong with class weights before anything long
+    _loss(job, device="cpu")  # says what is wrong with class weights before anything long
     model = zoo.create(job.network, seed=job.config.seed)
     if weights is not None:
         for note in zoo.load_body(model, weights, job.network.arch):
@@ -123,9 +123,10 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         )
     tied = components(index)
     train, val = (Split(features, side, index.labels[side], tied[side]) for side in (splits.train, splits.val))
-    goal = _objective(job, device="cpu")
     with job.show.progress("probe") as progress:
-        probe = train_probe(train, val, phase=phase, objective=goal, seed=job.config.seed, progress=progress)
+        probe = train_probe(
+            train, val, phase=phase, loss=_loss(job, device="cpu"), seed=job.config.seed, progress=progress
+        )
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
@@ -151,12 +152,12 @@ def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
     return "trained the probe alone"
 
 
-def _objective(job: Job, *, device: str) -> Objective:
+def _loss(job: Job, *, device: str) -> Loss:
     labels = job.prepared.index.labels[job.prepared.splits.train]
-    return objective(
+    return weighted_loss(
         job.config.class_weights,
         labels,
-        job.network.classes,
+        job.network.task,
         smoothing=job.config.label_smoothing,
         device=device,
     )
@@ -244,11 +245,12 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
             batch_size=config.batch_size,
             augmentation=Augmentation.of(config.augment, mixup=config.mixup),
             seed=config.seed,
-            num_classes=len(job.network.classes),
+            task=job.network.task,
             device=job.machine.device,
             workers=job.workers,
         ),
-        objective=_objective(job, device=job.machine.device),
+        task=job.network.task,
+        loss=_loss(job, device=job.machine.device),
         machine=job.machine,
         frozen=groups.frozen_names(model, config.freeze),
         at_once=at_once(job.run),
@@ -257,7 +259,7 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
 
 def _validate(job: Job, model: nn.Module) -> Scores:
     labels = torch.from_numpy(job.prepared.index.labels[job.prepared.splits.val].astype(np.int64))
-    return score(torch.from_numpy(_logits(job, model, "val")), labels)
+    return score(torch.from_numpy(_logits(job, model, "val")), labels, job.network.task)
 
 
 def _logits(job: Job, model: nn.Module, split: str) -> npt.NDArray[np.float32]:

@@ -6,30 +6,32 @@ import torch
 from torch.nn import functional
 
 from upcycle.errors import ConfigError
-from upcycle.training.objective import Objective, class_weights, objective, one_hot
+from upcycle.task import Task
+from upcycle.training.loss import Loss, class_weights, targets_of, weighted_loss
 from upcycle.training.scores import Scores, score
 
 LABELS = np.array([0, 0, 0, 1], np.int32)
+TWO, THREE, FOUR, FIVE = (Task.of("abcde"[:count]) for count in (2, 3, 4, 5))
 
 
 def test_two_classes_are_binary_cross_entropy() -> None:
     logits, labels = torch.tensor([[0.3], [-2.0]]), torch.tensor([1, 0])
     expected = functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-    assert torch.allclose(expected, Objective(1)(logits, one_hot(labels, 1)))
+    assert torch.allclose(expected, Loss(TWO)(logits, targets_of(TWO, labels)).mean())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_more_classes_are_torchs_cross_entropy(smoothing: float) -> None:
     logits, labels = torch.randn(8, 4), torch.arange(8) % 4
     expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-    assert torch.allclose(expected, Objective(4, smoothing=smoothing)(logits, one_hot(labels, 4)))
+    assert torch.allclose(expected, Loss(FOUR, smoothing=smoothing)(logits, targets_of(FOUR, labels)).mean())
 
 
 def test_smoothing_two_classes_is_smoothing_a_softmax_over_them() -> None:
     logits, labels = torch.tensor([[0.7], [-1.5]]), torch.tensor([1, 0])
     wide = torch.cat([torch.zeros_like(logits), logits], dim=1)
     expected = functional.cross_entropy(wide, labels, label_smoothing=0.2)
-    assert torch.allclose(expected, Objective(1, smoothing=0.2)(logits, one_hot(labels, 1)))
+    assert torch.allclose(expected, Loss(TWO, smoothing=0.2)(logits, targets_of(TWO, labels)).mean())
 
 
 def test_balanced_weights_give_every_class_the_same_total_and_a_mean_of_one() -> None:
@@ -51,15 +53,15 @@ def test_a_list_of_another_length_names_the_classes() -> None:
 
 
 def test_weights_by_name_reach_their_class_in_whatever_order_they_are_given() -> None:
-    weighted = objective("c=9,a=1,b=4", np.array([0, 1, 2], np.int32), ("a", "b", "c"), smoothing=0, device="cpu")
-    logits, plain = torch.zeros(1, 3), Objective(3)
+    weighted = weighted_loss("c=9,a=1,b=4", np.array([0, 1, 2], np.int32), THREE, smoothing=0, device="cpu")
+    logits, plain = torch.zeros(1, 3), Loss(THREE)
     losses = [
-        weighted(logits, one_hot(torch.tensor([at]), 3)) / plain(logits, one_hot(torch.tensor([at]), 3))
+        weighted(logits, targets_of(THREE, torch.tensor([at]))) / plain(logits, targets_of(THREE, torch.tensor([at])))
         for at in range(3)
     ]
     assert [1.0, 4.0, 9.0] == pytest.approx([float(loss / losses[0]) for loss in losses])
     assert weighted.weights is not None
-    expected = objective("1,4,9", np.array([0, 1, 2], np.int32), ("a", "b", "c"), smoothing=0, device="cpu").weights
+    expected = weighted_loss("1,4,9", np.array([0, 1, 2], np.int32), THREE, smoothing=0, device="cpu").weights
     assert torch.equal(weighted.weights, expected)  # type: ignore[arg-type]
 
 
@@ -95,27 +97,28 @@ def test_names_that_are_not_those_of_the_classes_are_listed(text: str, message: 
 def test_a_weight_multiplies_its_classs_loss(classes: tuple[str, ...]) -> None:
     labels = np.arange(6, dtype=np.int32) % len(classes)
     listed = ",".join(str(1 + at) for at in range(len(classes)))
-    weighted = objective(listed, labels, classes, smoothing=0, device="cpu")
-    plain = Objective(weighted.outputs)
-    logits = torch.randn(1, weighted.outputs)
+    task = Task.of(classes)
+    weighted = weighted_loss(listed, labels, task, smoothing=0, device="cpu")
+    plain = Loss(task)
+    logits = torch.randn(1, task.outputs)
     for label in range(len(classes)):
-        target = one_hot(torch.tensor([label]), weighted.outputs)
+        target = targets_of(task, torch.tensor([label]))
         assert weighted.weights is not None
         assert torch.allclose(plain(logits, target) * weighted.weights[label], weighted(logits, target))
 
 
 def test_scores_are_the_textbooks() -> None:
     labels = torch.tensor([0, 0, 1, 1])
-    found = score(torch.tensor([[-1.0], [1.0], [1.0], [1.0]]), labels)
+    found = score(torch.tensor([[-1.0], [1.0], [1.0], [1.0]]), labels, TWO)
     assert Scores(pytest.approx(0.5632617, abs=1e-6), 0.75, pytest.approx((2 / 3 + 0.8) / 2)) == found
 
 
 def test_a_class_that_is_neither_there_nor_claimed_counts_for_nothing() -> None:
     logits = torch.eye(5)[[0, 1, 2, 1]] * 9
-    assert 1.0 == pytest.approx(score(logits, torch.tensor([0, 1, 2, 1])).f1_macro)
-    assert score(logits, torch.tensor([0, 1, 2, 3])).f1_macro == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
+    assert 1.0 == pytest.approx(score(logits, torch.tensor([0, 1, 2, 1]), FIVE).f1_macro)
+    assert score(logits, torch.tensor([0, 1, 2, 3]), FIVE).f1_macro == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
 
 
 def test_scores_of_a_class_nobody_predicts_count_as_zero() -> None:
-    found = score(torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0]]), torch.tensor([0, 1, 2]))
+    found = score(torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0]]), torch.tensor([0, 1, 2]), THREE)
     assert (1 / 3, 1 / 6) == (pytest.approx(found.accuracy), pytest.approx(found.f1_macro))

@@ -1,7 +1,10 @@
-"""The training loss: binary cross-entropy for two classes, softmax cross-entropy for more."""
+"""The loss of each image, and the class that logits predict: what `upcycle.task` has, in torch.
+
+A loss is any function of (logits [B, outputs], targets as `Task.targets` has them) that gives one loss per image, [B].
+"""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,48 +16,64 @@ from torch.nn import functional
 from upcycle.class_weights import parse_class_weights
 from upcycle.data.listing import shown
 from upcycle.errors import ConfigError
+from upcycle.task import Task
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """The mean loss of a batch.
+class Loss:
+    """The cross-entropy of a task in nats, with class weights and label smoothing.
 
     `weights` [K] multiply each image's loss by its class's weight (None: all 1); `smoothing` is the
     probability taken from the target and spread evenly over all classes (arXiv 1512.00567).
     """
 
-    outputs: int
+    task: Task
     weights: Tensor | None = None
     smoothing: float = 0.0
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """`logits` [B, outputs]; `targets` [B] in 0..1 for one output, else [B, K] rows that sum to 1."""
-        return self.losses(logits, targets).mean()
-
-    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of each image [B], its class's weight included."""
-        logits = logits.float()
         targets = targets.float()
-        if self.outputs == 1:
-            smooth = targets * (1 - self.smoothing) + self.smoothing / 2
-            losses = functional.binary_cross_entropy_with_logits(logits[:, 0], smooth, reduction="none")
-        else:
-            smooth = targets * (1 - self.smoothing) + self.smoothing / self.outputs
-            losses = -(smooth * functional.log_softmax(logits, dim=1)).sum(dim=1)
+        smooth = targets * (1 - self.smoothing) + self.smoothing / len(self.task.classes)
+        losses = _LOSSES[self.task.loss](logits.float(), smooth)
         if self.weights is None:
             return losses
-        return losses * self._image_weights(targets)
-
-    def _image_weights(self, targets: Tensor) -> Tensor:
-        assert self.weights is not None
-        if self.outputs == 1:
-            return self.weights[0] * (1 - targets) + self.weights[1] * targets
-        return targets @ self.weights
+        return losses * _LOSS_WEIGHTS[self.task.loss](self.weights, targets)
 
 
-def one_hot(labels: Tensor, outputs: int) -> Tensor:
-    """Targets of labels [n]: [n] in 0..1 for one output, else [n, outputs]."""
-    return labels.float() if outputs == 1 else functional.one_hot(labels, outputs).float()
+def _binary(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
+
+
+def _softmax(logits: Tensor, targets: Tensor) -> Tensor:
+    return -(targets * functional.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def _of_two(weights: Tensor, targets: Tensor) -> Tensor:
+    return weights[0] * (1 - targets) + weights[1] * targets
+
+
+_LOSSES: dict[str, LossFunction] = {"binary-cross-entropy": _binary, "cross-entropy": _softmax}
+_LOSS_WEIGHTS: dict[str, LossFunction] = {
+    "binary-cross-entropy": _of_two,
+    "cross-entropy": lambda weights, targets: targets @ weights,
+}
+_PREDICTED: dict[str, Callable[[Tensor], Tensor]] = {
+    "binary": lambda logits: (logits[:, 0] > 0).long(),
+    "multiclass": lambda logits: logits.argmax(dim=1),
+}
+
+
+def predicted_classes(task: Task, logits: Tensor) -> Tensor:
+    """The most probable class of each image [B], on the device of the logits; as `Task.predictions`."""
+    return _PREDICTED[task.kind](logits)
+
+
+def targets_of(task: Task, labels: Tensor) -> Tensor:
+    """The targets of labels [B], which are on the CPU."""
+    return torch.from_numpy(task.targets(labels.numpy()))
 
 
 def class_weights(text: str, labels: npt.NDArray[np.int32], classes: tuple[str, ...]) -> npt.NDArray[np.float64] | None:
@@ -100,15 +119,15 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(repr(shown(name)) for name in names[:20]) + more
 
 
-def objective(
+def weighted_loss(
     text: str,
     labels: npt.NDArray[np.int32],
-    classes: tuple[str, ...],
+    task: Task,
     *,
     smoothing: float,
     device: torch.device | str,
-) -> Objective:
-    """The objective for these training labels."""
-    weights = class_weights(text, labels, classes)
+) -> Loss:
+    """The loss for these training labels, with the class weights that `text` names."""
+    weights = class_weights(text, labels, task.classes)
     tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
-    return Objective(1 if len(classes) == 2 else len(classes), tensor, smoothing)
+    return Loss(task, tensor, smoothing)
