@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Versions and sha256 of every package are those of requirements/, and no package runs code as it is installed.
 PINNED := $(PIP) --require-hashes --only-binary :all:
 OWN := $(PIP) --no-deps --no-build-isolation -e .
-SOURCES := src tests benchmarks
+SOURCES := src tests lab
 
 .PHONY: demo test test-slow check format lock audit clean
 

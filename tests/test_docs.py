@@ -1,6 +1,9 @@
-"""The documentation agrees with the code: commands, options, recipes, exit codes, links, the file tree."""
+"""The documentation agrees with the code: commands, options, recipes, exit codes, links, examples, size."""
 
+import ast
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,11 @@ from upcycle.errors import HUNG_UP, INTERRUPTED, TERMINATED, UpcycleError
 from upcycle.recipes import RECIPES, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
-README, GUIDE, RECIPE_PAGE = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "recipes.md"
-PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+README, REFERENCE, TRAINING = ROOT / "README.md", ROOT / "docs" / "reference.md", ROOT / "docs" / "training.md"
+MANUAL = sorted([README, *(ROOT / "docs").rglob("*.md")])
+"""What a user reads."""
+PAGES = sorted([*MANUAL, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *(ROOT / "lab").rglob("*.md")])
+GUIDES = sorted([README, *(ROOT / "docs").glob("*.md")])
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
 OTHERS = (
     "steps-per-epoch",
@@ -26,7 +32,7 @@ OTHERS = (
     "json",
     "list",
     "data",
-    "rungs",
+    "variants",
     "seeds",
     "smallest-difference",
     "html",
@@ -35,23 +41,44 @@ OTHERS = (
 """Options of the other commands."""
 JOB_OPTIONS = ("out", "resume", "config")
 """Options of `upcycle train` that are no part of a configuration."""
+LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 14_000
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def prose() -> str:
     """What a reader of the command line's documentation has."""
-    return "\n".join(page.read_text(encoding="utf-8") for page in (README, GUIDE, RECIPE_PAGE))
+    return "\n".join(map(text_of, GUIDES))
 
 
 def table_rows(page: Path) -> list[list[str]]:
     """The cells of every table row, without backquotes."""
-    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    lines = [line for line in text_of(page).splitlines() if line.startswith("|")]
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
 
 
 def anchors(page: Path) -> set[str]:
     """The names by which GitHub links to a page's headings."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def commands_on(page: Path) -> list[str]:
+    """Every `upcycle ...` line of the page's code, and every whole command in backquotes."""
+    text = re.sub(r"```python.*?```", "", text_of(page), flags=re.DOTALL)
+    lines = re.findall(r"^(?:    |\$ )(?:.*\| )?(upcycle .+)$", text, re.MULTILINE)
+    inline = [" ".join(one.split()).split(" | ")[0] for one in re.findall(r"`(upcycle (?:\w+)[^`]*)`", text)]
+    return [line.split(" #")[0].split(" | ")[0].strip() for line in lines] + inline
+
+
+def python_on(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+
+
+COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
+EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
 def test_there_are_nine_commands() -> None:
@@ -65,7 +92,7 @@ def test_every_command_is_documented(command: str) -> None:
 
 @pytest.mark.parametrize("option", [*Config.model_fields, *JOB_OPTIONS])
 def test_every_option_of_train_is_documented(option: str) -> None:
-    assert re.search(rf"--{option.replace('_', '-')}(?![\w-])", prose())
+    assert re.search(rf"--{option.replace('_', '-')}(?![\w-])", text_of(REFERENCE))
 
 
 @pytest.mark.parametrize("option", OTHERS)
@@ -74,21 +101,52 @@ def test_the_options_of_the_other_commands_are_documented(option: str) -> None:
 
 
 def test_no_option_is_documented_that_does_not_exist() -> None:
-    others = {*OTHERS, "help", "no-lr-adapt", "no-fold-bn"}
+    others = {*OTHERS, "help", "no-lr-adapt", "no-fold-bn", "no-probe"}
     known = {name.replace("_", "-") for name in (*Config.model_fields, *JOB_OPTIONS)} | others
-    assert set() == set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", prose())) - known
+    assert set() == set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", re.sub(r"<!--.*?-->", "", prose()))) - known
 
 
-def test_every_exit_code_is_in_the_guide() -> None:
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_line_of_the_manual_can_be_given(line: str) -> None:
+    words = [word for word in shlex.split(line)[1:] if word not in ("...", "[DATA]")]
+    if words and words[0] in COMMANDS and words[1:] != ["--help"]:
+        app.parse_args([*words, *needed_by(words)], exit_on_error=False, print_error=False)
+
+
+def needed_by(words: list[str]) -> list[str]:
+    """Arguments that a command named by its name alone lacks."""
+    needed = {"predict": ["RUN", "FILE"], "scan": ["DATA"], "evaluate": ["RUN"], "report": ["RUN"]}
+    return needed.get(words[0], []) if len(words) == 1 else []
+
+
+@pytest.mark.parametrize(("page", "code"), EXAMPLES, ids=lambda value: getattr(value, "name", ""))
+def test_every_example_in_python_compiles(page: Path, code: str) -> None:
+    compile(code, str(page), "exec")
+
+
+@pytest.mark.parametrize(("page", "code"), EXAMPLES, ids=lambda value: getattr(value, "name", ""))
+def test_every_name_of_upcycle_in_an_example_is_public(page: Path, code: str) -> None:
+    import upcycle
+
+    named = {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "upcycle"
+    }
+    assert named <= set(upcycle.__all__)
+
+
+def test_every_exit_code_is_in_the_reference() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpcycleError)]
     codes = {0, HUNG_UP, INTERRUPTED, TERMINATED, *(kind.exit_code for kind in kinds)}
-    section = GUIDE.read_text(encoding="utf-8").split("\n## Exit codes\n")[1].split("\n## ")[0]
+    section = text_of(REFERENCE).split("\n## Exit codes\n")[1].split("\n## ")[0]
     assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    assert {kind.__name__ for kind in kinds} == set(re.findall(r"`(\w+Error)`", section))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipes_table_says_what_the_recipes_are(recipe: str) -> None:
-    head, *rows = (row for row in table_rows(RECIPE_PAGE) if len(row) == 1 + len(RECIPES) and row[1].strip("-"))
+    head, *rows = (row for row in table_rows(TRAINING) if len(row) == 1 + len(RECIPES) and row[1].strip("-"))
     said = {row[0]: row[head.index(recipe)] for row in rows}
     config = resolve({"recipe": recipe})
     assert set(RECIPES["classic"]) - {"lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"} <= set(said)
@@ -110,9 +168,18 @@ def number(text: str) -> object:
         return text
 
 
+def test_options_and_public_names_are_pasted_from_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "lab")])
+    import paste
+
+    assert text_of(REFERENCE) == paste.pasted(text_of(REFERENCE), commands=False), (
+        "run: python lab/paste.py --no-commands"
+    )
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_resolves(page: Path) -> None:
-    prose_alone = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose_alone = re.sub(r"```.*?```|`[^`\n]*`", "", text_of(page), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_alone):
         if re.match(r"[a-z]+:", target):
             continue
@@ -122,28 +189,50 @@ def test_every_relative_link_resolves(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
 
 
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    source = ROOT / "src" / "upcycle"
+    modules = {
+        ".".join(file.relative_to(source).with_suffix("").parts)
+        for file in source.rglob("*.py")
+        if not file.name.startswith("__")
+    }
+    section = text_of(ROOT / "docs" / "architecture.md").split("\n## Modules\n")[1].split("\n## ")[0]
+    named: set[str] = set()
+    for package, row in re.findall(r"^\| (?:`(\w+)/`|top) \| (.+) \|$", section, re.MULTILINE):
+        named |= {f"{package}.{name}" if package else name for name in re.findall(r"`(\w+)`", row)}
+    assert (modules - named, named - modules) == (set(), set())
+
+
 def test_every_decision_has_its_three_parts_in_few_lines() -> None:
     for page in sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")):
-        text = page.read_text(encoding="utf-8")
+        text = text_of(page)
         assert text.startswith(f"# {page.name[:4]} "), page.name
         assert all(f"**{part}.**" in text for part in ("Context", "Decision", "Consequence")), page.name
-        assert len(text.splitlines()) < 25, page.name
+        assert len(text.splitlines()) < 30, page.name
 
 
 def test_every_promise_stands_beside_a_test_that_is_there() -> None:
-    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8").split("\n## How often")[0]
+    page = text_of(ROOT / "docs" / "promises.md").split("\n## How often")[0]
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "|---"))]
     assert len(rows) > 20
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
         assert named, row
         for file, test in named:
-            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+            assert f"def {test}(" in text_of(ROOT / file), f"{file}::{test}"
 
 
 def test_every_runtime_dependency_has_a_reason() -> None:
     listed = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
     assert listed is not None
-    reasons = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text(encoding="utf-8")
+    reasons = text_of(ROOT / "docs" / "decisions" / "0002-dependencies.md")
     for name in re.findall(r'"([\w-]+)', listed[1]):
         assert f"`{name}`" in reasons, name
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= LINES_OF_THE_README
+
+
+def test_the_manual_is_short() -> None:
+    assert sum(len(text_of(page).split()) for page in MANUAL) <= WORDS_OF_THE_MANUAL

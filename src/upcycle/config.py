@@ -68,7 +68,7 @@ class Config(BaseModel):
     split_column: str | None = Field(None, description="The manifest's column of splits; none: it has none.")
     group_column: str | None = Field(None, description="The manifest's column of groups; none: it has none.")
     quarantine: str | None = Field(
-        None, description="CSV file of images to leave out, as upcycle scan writes it: set_aside,path,reason."
+        None, description="CSV file of images to leave out, as upcycle scan writes it: excluded,path,reason."
     )
     val_fraction: float = Field(
         0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."

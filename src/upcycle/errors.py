@@ -14,6 +14,12 @@ Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells 
 wrong, where, and what to do about it.
 """
 
+from typing import Literal
+
+FileProblem = Literal["excluded", "empty", "too-large", "truncated", "misplaced", "unsupported", "limit", "unreadable"]
+"""Why a file is not used. `excluded`: a list says so; `misplaced`: not in a class folder, or its path cannot be opened;
+`limit`: decoding it met a limit of time or memory, which may have been the machine's."""
+
 
 class UpcycleError(Exception):
     """Base of every error a user can meet; `exit_code` is what the command returns."""
@@ -34,7 +40,11 @@ class DataError(UpcycleError):
 
 
 class DecodeError(DataError):
-    """One image cannot be decoded; callers quarantine the file and go on."""
+    """One image cannot be decoded; callers quarantine the file, by its `kind`, and go on."""
+
+    def __init__(self, message: str, kind: FileProblem = "unreadable") -> None:
+        super().__init__(message)
+        self.kind: FileProblem = kind
 
 
 class WeightsError(UpcycleError):

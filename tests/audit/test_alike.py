@@ -9,7 +9,7 @@ from tests.conftest import draw
 from upcycle.audit import alike
 from upcycle.audit.alike import blank, near, same_pixels
 from upcycle.audit.facts import RECORD, Facts, inspect
-from upcycle.data.look import Look, look
+from upcycle.data.worker import ImageStatistics, image_statistics
 
 
 def photo(seed: int, side: int = 160) -> Image.Image:
@@ -22,13 +22,13 @@ def photo(seed: int, side: int = 160) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def seen(image: Image.Image, kind: str = "PNG", **settings: object) -> Look:
+def seen(image: Image.Image, kind: str = "PNG", **settings: object) -> ImageStatistics:
     buffer = io.BytesIO()
     image.save(buffer, kind, **settings)
-    return look(buffer.getvalue())
+    return image_statistics(buffer.getvalue())
 
 
-def facts_of(*looks: Look) -> Facts:
+def facts_of(*looks: ImageStatistics) -> Facts:
     facts = np.zeros(len(looks), RECORD)
     for at, one in enumerate(looks):
         for name in ("perceptual", "contrast", "color"):

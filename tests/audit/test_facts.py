@@ -8,8 +8,8 @@ from PIL import Image
 from tests.conftest import draw, write_classes
 from upcycle.audit import facts
 from upcycle.audit.facts import inspect
-from upcycle.data import decoders
-from upcycle.data.look import look
+from upcycle.data import isolation
+from upcycle.data.worker import ImageStatistics, image_statistics
 from upcycle.errors import DataError, DecodeError
 
 
@@ -21,7 +21,7 @@ def stored(image: Image.Image, kind: str, **settings: object) -> bytes:
 
 def test_the_same_pixels_in_other_files_have_the_same_hash() -> None:
     image = draw(0, 1)
-    png, bmp = look(stored(image, "PNG")), look(stored(image, "BMP"))
+    png, bmp = image_statistics(stored(image, "PNG")), image_statistics(stored(image, "BMP"))
     assert png.pixels == bmp.pixels
     assert ("PNG", "BMP") == (png.header.format, bmp.header.format)
 
@@ -30,15 +30,17 @@ def test_pixels_are_hashed_upright() -> None:
     image = draw(0, 1).crop((0, 0, 48, 32))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    turned = look(stored(image, "PNG", exif=exif))
-    assert look(stored(image.transpose(Image.Transpose.ROTATE_270), "PNG")).pixels == turned.pixels
+    turned = image_statistics(stored(image, "PNG", exif=exif))
+    assert image_statistics(stored(image.transpose(Image.Transpose.ROTATE_270), "PNG")).pixels == turned.pixels
     assert (32, 48) == turned.header[:2]
 
 
 def test_a_blank_image_has_no_contrast_and_a_grey_one_no_color() -> None:
-    blank = look(stored(Image.new("RGB", (40, 40), (90, 90, 90)), "PNG"))
-    grey = look(stored(draw(1, 2).convert("L"), "JPEG"))
-    color = look(stored(Image.merge("RGB", [draw(0, 1).convert("L"), *2 * [draw(1, 1).convert("L")]]), "JPEG"))
+    blank = image_statistics(stored(Image.new("RGB", (40, 40), (90, 90, 90)), "PNG"))
+    grey = image_statistics(stored(draw(1, 2).convert("L"), "JPEG"))
+    color = image_statistics(
+        stored(Image.merge("RGB", [draw(0, 1).convert("L"), *2 * [draw(1, 1).convert("L")]]), "JPEG")
+    )
     assert (0.0, 0.0) == (blank.contrast, blank.color)
     assert grey.contrast > 20
     assert grey.color <= 2
@@ -48,7 +50,7 @@ def test_a_blank_image_has_no_contrast_and_a_grey_one_no_color() -> None:
 def test_an_image_cut_short_is_an_error_though_its_header_is_whole() -> None:
     whole = stored(draw(0, 1), "PNG")
     with pytest.raises(DecodeError, match="damaged or cut short"):
-        look(whole[: len(whole) // 2])
+        image_statistics(whole[: len(whole) // 2])
 
 
 @pytest.fixture
@@ -60,8 +62,13 @@ def data(tmp_path: Path) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of every file that is looked at."""
     sizes: list[int] = []
-    real = decoders.SHARED.look
-    monkeypatch.setattr(decoders.SHARED, "look", lambda data, scale: (sizes.append(len(data)), real(data, scale))[1])
+    real = isolation.SHARED.statistics
+
+    def counted(file: Path, scale: float | None) -> tuple[str, ImageStatistics]:
+        sizes.append(file.stat().st_size)
+        return real(file, scale)
+
+    monkeypatch.setattr(isolation.SHARED, "statistics", counted)
     return sizes
 
 

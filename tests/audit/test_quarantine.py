@@ -11,7 +11,7 @@ from upcycle.errors import DataError
 ROOT = Path("data")
 
 
-def test_a_list_is_read_back_with_what_is_to_be_set_aside_first(tmp_path: Path) -> None:
+def test_a_list_is_read_back_with_what_is_to_be_excluded_first(tmp_path: Path) -> None:
     entries = [Entry("b/1.jpg", "to, decide", False), Entry('a/"odd"\r\n.jpg', "blank"), Entry("a/0.jpg", "blank")]
     write(tmp_path / "q.csv", entries)
     assert [entries[1], entries[2], entries[0]] == read(tmp_path / "q.csv")
@@ -27,10 +27,10 @@ def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
     [
         ("file\nx.jpg\n", "has no column 'path'"),
         ("", "has no column 'path'"),
-        ("set_aside,path\nmaybe,x.jpg\n", "line 2: set_aside 'maybe' is neither yes nor no"),
-        ("set_aside,path\nyes,x.jpg,more\n", "line 2: not as many values as columns"),
-        ("set_aside,path\nyes\n", "line 2: not as many values as columns"),
-        ("set_aside,path\nyes,\n", "line 2: path must not be empty"),
+        ("excluded,path\nmaybe,x.jpg\n", "line 2: excluded 'maybe' is neither yes nor no"),
+        ("excluded,path\nyes,x.jpg,more\n", "line 2: not as many values as columns"),
+        ("excluded,path\nyes\n", "line 2: not as many values as columns"),
+        ("excluded,path\nyes,\n", "line 2: path must not be empty"),
         (",path\n0,x.jpg,more\n", "line 2: not as many values as columns"),
         ('path\n"a\n', "is not a readable CSV file"),
         ("path\n\xff", "is not a readable CSV file"),
@@ -47,12 +47,18 @@ def test_a_list_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         read(tmp_path / "none.csv")
 
 
-def test_only_rows_marked_yes_are_set_aside_with_their_reason() -> None:
+def test_only_rows_marked_yes_are_excluded_with_their_reason() -> None:
     index = made("ab" * 10)
     left, unknown = apply(index, [Entry("a/0000.jpg", "blank"), Entry("b/0001.jpg", "odd", False)], "q.csv")
     assert 19 == len(left)
-    assert [("a/0000.jpg", "set aside by q.csv: blank")] == [(file.path, file.reason) for file in left.quarantined]
+    assert [("a/0000.jpg", "excluded by q.csv: blank")] == [(file.path, file.reason) for file in left.quarantined]
+    assert ["excluded"] == [file.kind for file in left.quarantined]
     assert [] == unknown
+
+
+def test_a_list_with_the_column_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("set_aside,path\nno,a/0000.jpg\n", encoding="utf-8")
+    assert [Entry("a/0000.jpg", "", False)] == read(tmp_path / "q.csv")
 
 
 def test_a_column_without_a_name_is_left_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def finding(kind: str, *groups: tuple[Image, ...]) -> Finding:
 ROSE, TULIP = Image("rose/1.jpg", "rose", "train"), Image("tulip/1.jpg", "tulip", "test")
 
 
-def test_conflicting_copies_are_all_set_aside_and_near_ones_left_to_decide() -> None:
+def test_conflicting_copies_are_all_excluded_and_near_ones_left_to_decide() -> None:
     other = Image("rose/2.jpg", "rose", "val")
     found = [finding("near", (ROSE, other)), finding("conflicts", (ROSE, TULIP))]
     assert [
@@ -27,7 +27,7 @@ def test_conflicting_copies_are_all_set_aside_and_near_ones_left_to_decide() -> 
     ] == entries(found)
 
 
-def test_files_that_cannot_be_used_and_blank_ones_are_set_aside() -> None:
+def test_files_that_cannot_be_used_and_blank_ones_are_excluded() -> None:
     found = [
         finding("empty", (Image("a/0.jpg", note="empty file (zero bytes)"),)),
         finding("blank", (Image("a/1.jpg", "a"),)),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 MODES = (
     ("CMYK", "JPEG"),
     ("L", "JPEG"),
@@ -20,6 +20,13 @@ MODES = (
     ("CMYK", "TIFF"),
     ("F", "TIFF"),
     ("RGBA", "WEBP"),
+    ("RGBA", "AVIF"),
+    ("L", "AVIF"),
+    ("RGBA", "JPEG2000"),
+    ("I;16", "JPEG2000"),
+    ("1", "PPM"),
+    ("L", "PPM"),
+    ("I;16", "PPM"),
 )
 
 
@@ -74,6 +81,17 @@ def lying() -> Iterator[tuple[str, bytes]]:
         gif = bytearray(stored(picture(), "GIF"))
         gif[6:10] = struct.pack("<HH", width % 65536, height % 65536)
         yield f"GIF says {width % 65536} x {height % 65536}", bytes(gif)
+        yield f"PPM says {width} x {height}", b"P6\n%d %d\n255\n" % (width, height)
+        jp2 = bytearray(stored(picture(), "JPEG2000"))
+        at = jp2.index(b"ihdr") + 4
+        jp2[at : at + 8] = struct.pack(">II", height, width)
+        at = jp2.index(b"\xff\x51") + 6
+        jp2[at : at + 8] = struct.pack(">II", width, height)
+        yield f"JPEG2000 says {width} x {height}", bytes(jp2)
+        avif = bytearray(stored(picture(), "AVIF"))
+        at = avif.index(b"ispe") + 8
+        avif[at : at + 8] = struct.pack(">II", width, height)
+        yield f"AVIF says {width} x {height}", bytes(avif)
         jpeg = bytearray(stored(picture(), "JPEG"))
         at = jpeg.index(b"\xff\xc0") + 5
         jpeg[at : at + 4] = struct.pack(">HH", height % 65536, width % 65536)
@@ -104,6 +122,13 @@ def odd() -> Iterator[tuple[str, bytes]]:
     yield "JPEG with a thumbnail in its EXIF", stored(picture(), "JPEG", exif=thumbnail_exif(embedded))
     yield "JPEG with half a thumbnail in its EXIF", stored(picture(), "JPEG", exif=thumbnail_exif(embedded)[:-200])
     yield "JPEG with a JPEG inside its comment", stored(picture(), "JPEG", comment=embedded)
+    yield (
+        "AVIF, EXIF orientation 6",
+        stored(picture(), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"),
+    )
+    yield "JPEG2000, lossless and tiled", stored(picture(), "JPEG2000", irreversible=False, tile_size=(16, 16))
+    for plain in (b"P1\n4 2\n1 0 1 0 0 1 0 1\n", b"P2 # gray\n2 2\n9\n0 3 6 9\n", b"Pf\n1 1\n-1.0\n\0\0\0\x3f"):
+        yield f"PPM in plain text or floats ({plain[:2].decode()})", plain
     yield "text", b"no picture at all\n" * 100
     yield "HTML of an error page", b"<!DOCTYPE html><html><title>404</title></html>"
     yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"

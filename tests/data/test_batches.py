@@ -13,6 +13,7 @@ from upcycle.data.batches import Batches, eval_batches
 from upcycle.data.decode import load
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, DecodeError
+from upcycle.task import Task
 
 SMALL = Preprocessing(size=8, crop_pct=1.0)
 LIGHT = Augmentation.of("light", mixup=0.3)
@@ -29,7 +30,7 @@ def frames(count, side=8, seed=0):
 def batches(count, *, classes=3, **settings):
     defaults = {"preprocessing": SMALL, "batch_size": 4, "augmentation": LIGHT, "seed": 7}
     labels = np.arange(count, dtype=np.int32) % classes
-    return Batches(frames(count), labels, np.arange(count), num_classes=classes, **(defaults | settings))
+    return Batches(frames(count), labels, np.arange(count), task=Task.of("abcdefgh"[:classes]), **(defaults | settings))
 
 
 def tensors(batch):
@@ -85,7 +86,7 @@ def test_labels_are_those_of_the_positions_used():
         batch_size=2,
         augmentation=Augmentation(),
         seed=0,
-        num_classes=3,
+        task=Task.of("abc"),
         shuffle=False,
     )
     batch = next(made.epoch(0))
@@ -118,7 +119,7 @@ def test_an_image_is_augmented_anew_each_batch():
         batch_size=2,
         augmentation=Augmentation.of("light"),
         seed=0,
-        num_classes=2,
+        task=Task.of("ab"),
     )
     first, second = made.epoch(0)
     assert not torch.equal(first.images, second.images)
@@ -139,7 +140,7 @@ def test_the_number_of_threads_changes_no_bit(threads):
         batch_size=4,
         augmentation=LIGHT,
         seed=0,
-        num_classes=4,
+        task=Task.of("abcd"),
     )
     before = torch.get_num_threads()
     expected = list(made.epoch(0))
@@ -186,7 +187,7 @@ def test_an_error_in_the_background_reaches_the_loop_and_ends_the_thread():
         batch_size=4,
         augmentation=LIGHT,
         seed=0,
-        num_classes=2,
+        task=Task.of("ab"),
         workers=1,
     )
     with pytest.raises(DecodeError, match=r"position \d cannot be read"):
@@ -204,7 +205,7 @@ def test_mixup_blends_images_and_targets_alike():
         batch_size=32,
         augmentation=Augmentation(mixup=1.0),
         seed=0,
-        num_classes=2,
+        task=Task.of("ab"),
     )
     batch = next(made.epoch(0))
     assert torch.equal(batch.targets, batch.images[:, 0, 3, 3])

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import numpy as np
 import PIL
@@ -117,8 +116,19 @@ def test_names_do_not_matter_to_the_cache(index: Index, tmp_path: Path) -> None:
 def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp_path: Path) -> None:
     built, failures = build(damaged, tmp_path / "cache")
     assert [damaged.path(i) for i in failures] == ["a/0cut.jpg", "b/9cut.png"]
-    assert all(reason.startswith("damaged or cut short (") for reason in failures.values())
+    assert all(failure.reason.startswith("damaged or cut short (") for failure in failures.values())
+    assert {failure.kind for failure in failures.values()} == {"truncated"}
     assert not built[next(iter(failures))].any()
+    again, remembered = build(damaged, tmp_path / "cache")
+    assert remembered == failures
+    np.testing.assert_array_equal(again.images, built.images)
+
+
+def test_a_cache_whose_failures_have_no_code_is_rebuilt(damaged: Index, tmp_path: Path) -> None:
+    built, failures = build(damaged, tmp_path / "cache")
+    layout = cache._Layout(built.shapes, built.sums, {i: failure.reason for i, failure in failures.items()})
+    content = built.images.tobytes() + layout.to_bytes()
+    built.path.write_bytes(content)
     again, remembered = build(damaged, tmp_path / "cache")
     assert remembered == failures
     np.testing.assert_array_equal(again.images, built.images)
@@ -262,7 +272,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_user_without_a_home_has_a_folder_of_their_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UPCYCLE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    monkeypatch.setattr(os.path, "expanduser", str)
     root = cache.default_root()
     assert temporary == root.parent
     assert root == cache.spare_root()

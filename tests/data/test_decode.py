@@ -319,7 +319,9 @@ def test_an_empty_file_is_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"not an image\n", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<x/>", b"\0"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
-    with pytest.raises(DecodeError, match=r"^not a JPEG, PNG, WebP, BMP, TIFF or GIF image$"):
+    with pytest.raises(
+        DecodeError, match=r"^not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC image$"
+    ):
         load(data)
 
 
@@ -334,7 +336,10 @@ def test_the_message_names_the_file_on_one_line(tmp_path: Path) -> None:
     file.write_bytes(b"text")
     with pytest.raises(DecodeError) as caught:
         load(file)
-    assert str(caught.value) == rf"{tmp_path}/a\nb.jpg: not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+    assert (
+        str(caught.value)
+        == rf"{tmp_path}/a\nb.jpg: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC image"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.data.test_folder import FLAT, numbered, paths, problem, written
 from upcycle.data.folder import Index, Layout, scan
+from upcycle.data.listing import Failure
 from upcycle.errors import ConfigError, DataError
 
 CLASSES = ("a", "b")
@@ -147,10 +148,10 @@ def test_a_declared_split_of_empty_class_folders_is_an_error(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("c/1.heic", "its one file: pictures ending in .heic are not read"),
-        ("c/1.npy", "its one file: files ending in .npy are not read"),
-        ("c/sub/1", "its one file: files without an ending are not read"),
-        ("c/1.jpg", "its one file: not a JPEG, PNG, WebP, BMP, TIFF or GIF image"),
+        ("c/1.jxl", "its one file: unsupported image format .jxl"),
+        ("c/1.npy", "its one file: unsupported file extension .npy"),
+        ("c/sub/1", "its one file: no file extension, and its content is no supported image format"),
+        ("c/1.jpg", "its one file: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC image"),
     ],
 )
 def test_a_class_that_loses_all_its_files_is_an_error(tmp_path: Path, name: str, said: str) -> None:
@@ -172,14 +173,14 @@ def test_an_empty_class_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_class_that_is_dropped_first_keeps_the_others_labels(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT | {"a/1.heic": b"x"}), Layout(drop_empty_classes=True))
+    index = scan(written(tmp_path, FLAT | {"a/1.jxl": b"x"}), Layout(drop_empty_classes=True))
     assert [index.label(at) for at in range(4)] == ["ants", "ants", "bees", "bees"]
-    assert index.without({0: "damaged", 1: "damaged"}, trainable=False).class_counts() == {"bees": 2}
+    assert index.without({0: Failure("damaged"), 1: Failure("damaged")}, trainable=False).class_counts() == {"bees": 2}
 
 
 def test_one_class_that_is_left_says_where_the_others_went(tmp_path: Path) -> None:
-    root = written(tmp_path, numbered("a/1.png", "a/2.png") | {"b/1.heic": b"x"})
-    with pytest.raises(DataError, match=r"only one class, 'a', .* class 'b' is dropped: its one file: pictures ending"):
+    root = written(tmp_path, numbered("a/1.png", "a/2.png") | {"b/1.jxl": b"x"})
+    with pytest.raises(DataError, match=r"only one class, 'a', .* class 'b' is dropped: its one file: unsupported"):
         scan(root, Layout(drop_empty_classes=True))
 
 

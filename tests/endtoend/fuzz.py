@@ -4,8 +4,8 @@
 
 hypothesis makes each: one of the well-formed files of every kind, changed in up to eight places (bits, numbers, parts
 cut out, repeated or taken from another file; half of the changes in its first bytes, PNG's checksums mended half of
-the time, so that what lies behind them is reached). `header`, `load` and `look` must give an image of the right shape
-or one line that says why not; none may crash, take 10 s of processor time, or 5 GiB of memory. What fails is made
+the time, so that what lies behind them is reached). `header`, `load` and `statistics` must give an image of the right
+shape or one line that says why not; none may crash, take 10 s of processor time, or 5 GiB of memory. What fails is made
 smaller and printed. Ends with JSON: inputs by kind and outcome, the slowest, the most memory a process held.
 """
 
@@ -24,9 +24,9 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.data.malformed import odd, picture, stored
+from tests.data.malformed import FORMATS, odd, picture, stored
 from upcycle.data import decode
-from upcycle.data.decoders import Decoders, Limits
+from upcycle.data.isolation import Decoders, Limits
 from upcycle.errors import DecodeError
 
 FATAL = ("ends the process", "takes more than", "had not ended", "died")
@@ -44,7 +44,9 @@ def seeds() -> list[tuple[str, bytes]]:
         ("TIFF", stored(image, "TIFF", compression=how)) for how in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")
     ]
     found += [("BMP", stored(picture(33, 9, mode), "BMP")) for mode in ("1", "L", "P", "RGB")]
-    return sorted((kind, data) for kind, data in found if kind in {"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"})
+    found.append(("AVIF", stored(image, "AVIF", subsampling="4:4:4")))
+    found.append(("JPEG2000", stored(image, "JPEG2000", no_jp2=True)))
+    return sorted((kind, data) for kind, data in found if kind in FORMATS)
 
 
 SEEDS = seeds()
@@ -124,13 +126,13 @@ def check(pool: Decoders, data: bytes) -> str:
     """AssertionError for anything but an image or a reason; what `load` said."""
 
     def whole() -> None:
-        width, height, _ = pool.header(data)
+        _, (width, height, _) = pool.header(data)
         pixels = pool.load(data, side=32, interpolation="bilinear")
         assert (*decode.target_size(width, height, 32)[::-1], 3) == pixels.shape
         assert pixels.dtype == np.uint8
 
     found = attempt(whole)
-    attempt(lambda: pool.look(data))
+    attempt(lambda: pool.statistics(data))
     return found
 
 

@@ -143,7 +143,7 @@ HEADER = "path,label,predicted,sha256,group,logit:a,logit:b\n"
         (HEADER + "x,a,a,,,0.0,1.0\ny,c,a,,,0.0,1.0\n", "image 2 has missing values or an unknown class"),
         (HEADER + "x,a,a,,,0.0,one\n", "could not convert"),
         (HEADER + "x,a,a,,,0.0,nan\n", "not finite"),
-        (HEADER + "x,a,a,,,1.0,1.0\n", "the column logit:a of two classes must be 0"),
+        (HEADER + "x,a,a,,,1.0,1.0\n", "the logits of a must be 0, as those of the first of two classes are"),
         (HEADER + '"x,a,a,,,0.0,1.0\n', "unexpected end of data"),
     ],
 )

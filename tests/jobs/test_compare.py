@@ -211,9 +211,7 @@ def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
 
 def test_what_a_list_sets_aside_no_rung_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/across/*"))[::7]]
-    (tmp_path / "list.csv").write_text(
-        "set_aside,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names)
-    )
+    (tmp_path / "list.csv").write_text("excluded,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names))
     (tmp_path / "short.toml").write_text("epochs = 0\nhead_epochs = 5\n")
     compared = upcycle.compare(
         photos,

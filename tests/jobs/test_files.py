@@ -70,9 +70,9 @@ def test_odd_names_are_predicted_and_everything_else_is_an_error_line(
         Path(line.split("\t")[0]).name for line in said.out.splitlines()
     ]
     assert [
-        f"{tmp_path}/IMG_1.HEIC: a HEIC picture, which is not read: convert it to JPEG or PNG",
+        f"{tmp_path}/IMG_1.HEIC: a HEIC image: install what reads it with pip install 'upcycle[heif]'",
         f"{tmp_path}/broken.png: a broken link",
-        f"{tmp_path}/notes.txt: not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        f"{tmp_path}/notes.txt: not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC image",
         f"{tmp_path}/pipe.png: is no regular file",
         f"{tmp_path}/gone.png: does not exist",
         "/dev/zero: is no regular file",

@@ -13,7 +13,7 @@ import torch
 import upcycle
 from tests.data.made import made
 from upcycle.config import Config
-from upcycle.data import batches, decoders
+from upcycle.data import batches, isolation
 from upcycle.data.cache import Cache
 from upcycle.data.folder import scan
 from upcycle.data.listing import Quarantined
@@ -58,15 +58,14 @@ def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
             said.append(text)
 
     said: list[str] = []
-    index, real = scan(photos), decoders.SHARED.load
-    size = index.file(0).stat().st_size
+    index, real = scan(photos), isolation.SHARED.load
 
-    def short_of_memory(data: bytes, **options: Any) -> Any:
-        if len(data) == size:
-            raise DecodeError("decoding it takes more than 5 GiB of memory")
-        return real(data, **options)
+    def short_of_memory(file: Path, **options: Any) -> Any:
+        if file == index.file(0):
+            raise DecodeError("decoding it takes more than 5 GiB of memory", "limit")
+        return real(file, **options)
 
-    monkeypatch.setattr(decoders.SHARED, "load", short_of_memory)
+    monkeypatch.setattr(isolation.SHARED, "load", short_of_memory)
     config = resolve({"cache": str(tmp_path), "threads": 1})
     left, frames = decode(index, Preprocessing(size=32), config, machine_of(config), Warned())
     assert isinstance(frames, Cache)

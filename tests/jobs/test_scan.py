@@ -3,6 +3,8 @@ import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import upcycle
 from tests.conftest import TINY, draw, write_classes
 from tests.reporting.pages import Page
 from upcycle.cli import main
-from upcycle.data import decode
+from upcycle.data import isolation
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.reporting.show import Silent
 
@@ -51,7 +53,7 @@ def kinds(scan: upcycle.Scan) -> dict[str, list[str]]:
 
 def listed(scan: upcycle.Scan) -> dict[str, str]:
     rows = csv.DictReader(io.StringIO(scan.quarantine.read_text(encoding="utf-8")))
-    return {row["path"]: row["set_aside"] for row in rows}
+    return {row["path"]: row["excluded"] for row in rows}
 
 
 def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble: Path, tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
         "empty": ["across/empty.png"],
         "truncated": ["across/cut.png"],
         "unreadable": ["across/text.jpg"],
-        "bomb": ["down/bomb.png"],
+        "too-large": ["down/bomb.png"],
     }
     assert expected == {kind: found.get(kind) for kind in expected}
     rows = listed(scan)
@@ -116,7 +118,7 @@ def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: 
     )
     audit = json.loads(run.directory.audit.read_text(encoding="utf-8"))
     reasons = {file["path"]: file["reason"] for file in audit["quarantined"]}
-    assert "set aside by quarantine.csv: tiny: 10 x 10" == reasons["down/icon.png"]
+    assert "excluded by quarantine.csv: tiny: 10 x 10" == reasons["down/icon.png"]
     assert "down/white.png" not in reasons
     assert "empty file (zero bytes)" == reasons["across/empty.png"]
     splits = run.directory.splits.read_text(encoding="utf-8")
@@ -124,7 +126,7 @@ def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: 
     assert "down/twin.png" not in splits
     assert "down/white.png" in splits
     assert any("lists files that are not there: down/gone.png" in text for text in told)
-    assert {"wrong-ending", "odd-aspect", "set-aside"} <= {finding["kind"] for finding in audit["findings"]}
+    assert {"wrong-ending", "odd-aspect", "excluded"} <= {finding["kind"] for finding in audit["findings"]}
     assert any("1 file has the ending of another format: down/named.png (is JPEG)" == text for text in told)
 
 
@@ -139,14 +141,14 @@ def test_a_scan_with_a_list_looks_at_what_is_left(trouble: Path, tmp_path: Path)
     first = upcycle.scan(trouble, out=tmp_path / "scan", show=Silent())
     second = upcycle.scan(trouble, out=tmp_path / "again", quarantine=str(first.quarantine), show=Silent())
     assert not {"conflicts", "blank"} & set(kinds(second))
-    assert "set-aside" in kinds(second)
+    assert "excluded" in kinds(second)
     assert listed(first) == listed(second)
 
 
 def test_what_a_person_has_decided_stands_in_the_next_list(trouble: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     rows = (
-        "set_aside,path,reason",
+        "excluded,path,reason",
         "no,./down/white.png,snow",
         f"yes,{trouble}/across/005.png,mine",
         "yes,./gone.png,",
@@ -239,7 +241,7 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
 def test_label_errors_need_weights_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_classes(tmp_path / "data", {"across": 8, "down": 8})
     read: list[Path] = []
-    monkeypatch.setattr(decode, "read_file", read.append)
+    monkeypatch.setattr(isolation.SHARED, "_ask", lambda task, source, *rest, **options: read.append(source))
     with pytest.raises(ConfigError, match="label-errors needs pretrained weights"):
         upcycle.scan(data, out=tmp_path / "scan", label_errors=True, arch=TINY, weights="none", show=Silent())
     assert [] == read
@@ -269,9 +271,16 @@ def test_the_proposed_commands_keep_what_shaped_the_split(trouble: Path, tmp_pat
         assert "--threads 1 --" not in text.split("Repeat it")[0]
 
 
-def test_images_set_aside_by_a_list_are_not_called_unusable(tmp_path: Path) -> None:
+def test_images_excluded_by_a_list_are_not_called_unusable(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "data", {"across": 20, "down": 20})
     mine = tmp_path / "mine.csv"
     mine.write_text("path\ndown/000.png\ndown/001.png\n", encoding="utf-8")
     upcycle.scan(data, out=tmp_path / "scan", quarantine=str(mine), show=Silent())
-    assert "0 files not usable, 2 set aside" in Page(tmp_path / "scan" / "scan.html").text
+    assert "0 files not usable, 2 excluded" in Page(tmp_path / "scan" / "scan.html").text
+
+
+def test_a_scan_needs_no_torch(tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 4, "down": 4})
+    code = "import sys; from upcycle.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, "scan", data, "--out", tmp_path / "scan"], check=True)
+    assert (tmp_path / "scan" / "scan.html").exists()

@@ -109,7 +109,7 @@ def test_long_findings_are_cut_with_a_count(tmp_path: Path) -> None:
 def test_a_page_without_findings_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, [])
     assert "Nothing was found" in page.text
-    assert "No file is proposed to be set aside." in page.text
+    assert "No file is proposed for exclusion." in page.text
 
 
 @pytest.mark.parametrize("width", [1280, 360])

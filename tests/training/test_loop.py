@@ -20,7 +20,7 @@ from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
-from upcycle.training.objective import Objective
+from upcycle.training.loss import Loss
 from upcycle.training.scores import Scores
 
 NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=32), "test", "")
@@ -46,9 +46,10 @@ def setting(options: dict[str, Any] | None = None, images: int = 12) -> Setting:
             batch_size=4,
             augmentation=Augmentation.of(config.augment, mixup=config.mixup),
             seed=config.seed,
-            num_classes=2,
+            task=NETWORK.task,
         ),
-        objective=Objective(1),
+        task=NETWORK.task,
+        loss=Loss(NETWORK.task),
         machine=detect(precision="fp32", threads=1, device="cpu"),
         frozen=frozen_names(model, config.freeze),
     )
@@ -248,7 +249,7 @@ def test_the_optimizer_is_the_one_that_was_named() -> None:
 
 def test_class_weights_change_the_training_loss() -> None:
     here = setting()
-    weighted = replace(here, objective=Objective(1, weights=torch.tensor([0.1, 1.9])))
+    weighted = replace(here, loss=Loss(NETWORK.task, weights=torch.tensor([0.1, 1.9])))
     assert whole_epoch(begin(here.config), here).loss != whole_epoch(begin(here.config), weighted).loss
 
 

@@ -5,6 +5,7 @@ from tests.data.made import made
 from upcycle.comparison.label_errors import suspects
 from upcycle.data.splits import folds
 from upcycle.recipes import resolve
+from upcycle.task import Task
 from upcycle.training.out_of_fold import out_of_fold
 
 
@@ -21,7 +22,7 @@ def test_wrong_labels_are_found_by_probes_that_did_not_learn_them(classes: int) 
     chances = out_of_fold(
         features,
         index.labels,
-        classes,
+        Task.of("abc"[:classes]),
         folds(index, k=3, seed=0),
         tied=np.arange(240, dtype=np.int32),
         config=resolve({"head_epochs": 1}),

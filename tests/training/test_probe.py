@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from upcycle.device import seed_for
 from upcycle.recipes import phases, resolve
 from upcycle.schedules import OneCycle
+from upcycle.task import Task
 from upcycle.training import probe
-from upcycle.training.objective import Objective, one_hot
+from upcycle.training.loss import Loss, targets_of
 from upcycle.training.probe import Probe, _epoch_batches, train_probe
 from upcycle.training.probe import Split as Rows
 from upcycle.training.scores import score
@@ -36,11 +37,11 @@ def problem(images: int, classes: int, width: int, *, seed: int = 0) -> tuple[Sp
     return draw(images), draw(400)
 
 
-def fit(train: Split, val: Split, classes: int, objective: Objective | None = None) -> Probe:
+def fit(train: Split, val: Split, classes: int, loss: Loss | None = None) -> Probe:
     phase = phases(resolve({}), len(train[1]))[0]
     sides = [Rows(features, np.arange(len(labels)), labels) for features, labels in (train, val)]
-    objective = objective or Objective(1 if classes == 2 else classes)
-    return train_probe(*sides, phase=phase, objective=objective, seed=0)
+    loss = loss or Loss(Task.of("abcdefgh"[:classes]))
+    return train_probe(*sides, phase=phase, loss=loss, seed=0)
 
 
 def sklearns_best(train: Split, val: Split) -> float:
@@ -62,7 +63,7 @@ def test_copies_and_groups_are_held_out_together_where_the_strength_is_chosen() 
     held = Rows(random.normal(size=(20, 64)).astype(np.float32), own[:20], (own[:20] % 2).astype(np.int32))
     found = [
         train_probe(
-            Rows(features, own, labels, tied), held, phase=phases(resolve({}), 160)[0], objective=Objective(1), seed=0
+            Rows(features, own, labels, tied), held, phase=phases(resolve({}), 160)[0], loss=Loss(Task.of("ab")), seed=0
         ).strength
         for tied in (None, (own // 4).astype(np.int32))
     ]
@@ -79,7 +80,11 @@ def test_the_probe_is_at_least_as_good_as_scikit_learn(images: int, classes: int
 def test_the_folded_head_scores_on_raw_features_what_its_last_row_says(classes: int) -> None:
     train, val = problem(100, classes, 32)
     probe = fit(train, val, classes)
-    found = score(torch.from_numpy(val[0]) @ probe.weight.T + probe.bias, torch.from_numpy(val[1]).long())
+    found = score(
+        torch.from_numpy(val[0]) @ probe.weight.T + probe.bias,
+        torch.from_numpy(val[1]).long(),
+        Task.of("abc"[:classes]),
+    )
     last = probe.rows[-1]
     assert (last.val_loss, last.val_accuracy) == (pytest.approx(found.loss, abs=1e-5), found.accuracy)
 
@@ -98,7 +103,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert torch.equal(fit(train, val, 2).weight, fit(train, val, 2).weight)
 
 
-def plain_loop(train: Split, probe: Probe, objective: Objective) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_loop(train: Split, probe: Probe, loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
     """One head by autograd alone: scaled features, the penalty in the loss, the probe's own rate and batches."""
     phase = phases(resolve({}), len(train[1]))[0]
     assert isinstance(phase.schedule, OneCycle)
@@ -106,8 +111,8 @@ def plain_loop(train: Split, probe: Probe, objective: Objective) -> tuple[torch.
     mean, each = features.mean(dim=0), features.std(dim=0, correction=0)
     scale = each if probe.scaling == "each" else each.square().mean().sqrt().expand_as(each)
     inputs = (features - mean) / scale
-    weight = torch.zeros(objective.outputs, inputs.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(objective.outputs, dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(loss.task.outputs, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(loss.task.outputs, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias])
     for step in range(phase.steps):
         epoch, at = divmod(step, phase.steps_per_epoch)
@@ -116,8 +121,8 @@ def plain_loop(train: Split, probe: Probe, objective: Objective) -> tuple[torch.
         group = optimizer.param_groups[0]
         group["lr"], group["betas"] = rate.lr * probe.lr_max / phase.schedule.lr_max, (rate.momentum, 0.99)
         optimizer.zero_grad()
-        loss = objective(inputs[chosen] @ weight.T + bias, one_hot(labels[chosen], objective.outputs))
-        (loss + probe.strength / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
+        made = loss(inputs[chosen] @ weight.T + bias, targets_of(loss.task, labels[chosen])).mean()
+        (made + probe.strength / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     folded = (weight / scale).detach()
     return folded, bias.detach() - folded @ mean
@@ -128,9 +133,9 @@ def plain_loop(train: Split, probe: Probe, objective: Objective) -> tuple[torch.
 def test_the_head_is_the_one_that_a_plain_loop_trains(classes: int, weighted: bool) -> None:
     train, val = problem(90, classes, 12)
     weights = torch.tensor([2.0, 0.5, 1.0][:classes]) if weighted else None
-    objective = Objective(1 if classes == 2 else classes, weights, smoothing=0.1 if weighted else 0.0)
-    probe = fit(train, val, classes, objective)
-    weight, bias = plain_loop(train, probe, objective)
+    loss = Loss(Task.of("abcdefgh"[:classes]), weights, smoothing=0.1 if weighted else 0.0)
+    probe = fit(train, val, classes, loss)
+    weight, bias = plain_loop(train, probe, loss)
     if classes > 2:  # what all classes share changes no probability, and wanders by rounding
         bias += (probe.bias - bias).mean()
     torch.testing.assert_close(probe.weight.double(), weight, rtol=1e-3, atol=1e-4)
@@ -151,6 +156,6 @@ def test_updates_are_told_to_the_end() -> None:
     phase = phases(resolve({}), 60)[0]
     told: list[tuple[int, int]] = []
     sides = [Rows(features, np.arange(len(labels)), labels) for features, labels in (train, val)]
-    train_probe(*sides, phase=phase, objective=Objective(3), seed=0, progress=lambda *at: told.append(at))
+    train_probe(*sides, phase=phase, loss=Loss(Task.of("abc")), seed=0, progress=lambda *at: told.append(at))
     total = 2 * phase.epochs * phase.steps_per_epoch
     assert [(at, total) for at in range(1, total + 1)] == told

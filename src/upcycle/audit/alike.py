@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from upcycle.audit.facts import Facts
 from upcycle.data.folder import equal
-from upcycle.data.look import SMALL
+from upcycle.data.worker import SMALL
 
 BITS = 4
 """Perceptual hashes at most this many of 64 bits apart may be of the same picture (decision 0009 has the evidence)."""

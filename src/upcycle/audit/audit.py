@@ -28,7 +28,7 @@ def audit(index: Index, splits: Splits | None, findings: Sequence[Finding]) -> d
         "images": len(index),
         "classes": index.class_counts(),
         "splits": parts,
-        "quarantined": [{"path": file.path, "reason": file.reason} for file in index.quarantined],
+        "quarantined": [{"path": file.path, "reason": file.reason, "kind": file.kind} for file in index.quarantined],
         "duplicates": [[index.path(at) for at in run] for run in index.duplicates()],
         "conflicts": [[{"path": index.path(at), "label": index.label(at)} for at in run] for run in index.conflicts()],
         "leaks": [[index.path(at) for at in run] for run in (leaks(index, splits) if splits is not None else ())],

@@ -10,6 +10,7 @@ from upcycle.audit.findings import Audited, Finding
 from upcycle.audit.unusable import unusable
 from upcycle.data import depth
 from upcycle.data.decode import MAX_ASPECT
+from upcycle.data.formats import FORMATS
 from upcycle.data.listing import shown
 from upcycle.data.name_groups import NameGroups, name_groups
 
@@ -21,14 +22,6 @@ FEW_GREY = 0.2
 """Grey images are pointed out up to this fraction; with more, grey is what these images are."""
 UNEVEN = 5
 """Classes whose image counts differ by more than this factor are pointed out."""
-ENDINGS = {
-    b"JPEG": (".jpg", ".jpeg", ".jpe", ".jif", ".jfif"),
-    b"PNG": (".png",),
-    b"WEBP": (".webp",),
-    b"BMP": (".bmp",),
-    b"TIFF": (".tif", ".tiff"),
-    b"GIF": (".gif",),
-}
 
 Check = Callable[[Audited], Finding | None]
 
@@ -40,11 +33,11 @@ def misnamed(data: Audited) -> Finding | None:
     """Files whose ending names another format than their content has."""
     paths = np.array([path.lower() for path in data.index.paths.to_pylist()], "T")
     wrong = np.zeros(len(paths), bool)
-    for kind, endings in ENDINGS.items():
+    for format in FORMATS:
         right = np.zeros(len(paths), bool)
-        for ending in endings:
+        for ending in format.endings:
             right |= np.strings.endswith(paths, ending)
-        wrong |= (data.index.formats == kind) & ~right
+        wrong |= (data.index.formats == format.name.encode()) & ~right
     groups = tuple((data.image(at, f"is {data.index.formats[at].decode()}"),) for at in np.flatnonzero(wrong).tolist())
     if not groups:
         return None

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import imagehash
 import numpy as np
 import numpy.typing as npt
 import PIL
 import pyarrow as pa
 
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.folder import USUAL, Index, Layout, Progress, Read, attempt, in_order, listed
-from upcycle.data.look import SMALL, Look
+from upcycle.data.listing import Failure
+from upcycle.data.worker import SMALL, ImageStatistics
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
 
-VERSION = 2
+VERSION = 3
 
 RECORD = np.dtype(
     [
@@ -41,7 +41,7 @@ RECORD = np.dtype(
         ("peak", "<f4"),
     ]
 )
-"""One image: size in bytes and times in ns of the file, and the fields of `Look`."""
+"""One image: size in bytes and times in ns of the file, and the fields of `ImageStatistics`."""
 Facts = npt.NDArray[np.void]
 """Records [n] of `RECORD`."""
 
@@ -81,23 +81,20 @@ def inspect(
     memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.parquet"
     known, facts = _recall(memory, scale), np.zeros(len(paths), RECORD)
 
-    def look(data: bytes) -> tuple[str, Look]:
-        return hashlib.sha256(data).hexdigest(), decoders.SHARED.look(data, scale)
-
-    def one(at: int) -> str | None:
+    def one(at: int) -> Failure | None:
         """Why a file cannot be used; None where its facts are there, remembered or new."""
         file = listing.root / paths[at]
         stamp, place = _stamp(file), known.places.get(paths[at])
         if stamp is not None and place is not None and tuple(known.facts[place].tolist()[:3]) == stamp:
             facts[at] = known.facts[place]
             return None
-        seen = attempt(file, look)
-        if isinstance(seen, str):
+        seen = attempt(file, lambda path: isolation.SHARED.statistics(path, scale))
+        if isinstance(seen, Failure):
             return seen
         facts[at] = _record(*seen, stamp or _Stamp(-1, -1, -1))
         return None
 
-    def results() -> Iterator[Read | str]:
+    def results() -> Iterator[Read | Failure]:
         try:
             reasons = in_order(one, range(len(paths)), threads=threads, progress=progress)
             with contextlib.closing(reasons):
@@ -110,7 +107,7 @@ def inspect(
     return index, facts[facts["sha256"] != b""]
 
 
-def _record(sha256: str, seen: Look, stamp: _Stamp) -> Any:
+def _record(sha256: str, seen: ImageStatistics, stamp: _Stamp) -> Any:
     width, height, kind = seen.header
     return (*stamp, sha256.encode(), width, height, kind.encode(), seen.pixels.encode(), *seen[2:])
 
@@ -133,7 +130,7 @@ class _Known(NamedTuple):
 def _key(scale: float | None) -> bytes:
     """What the facts depend on beside the files."""
     white = "" if scale is None else f" white {scale!r}"
-    return f"{VERSION} {PIL.__version__} {imagehash.__version__} {np.__version__}{white}".encode()
+    return f"{VERSION} {PIL.__version__} {np.__version__}{white}".encode()
 
 
 def _recall(memory: Path, scale: float | None) -> _Known:

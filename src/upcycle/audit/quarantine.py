@@ -1,6 +1,6 @@
-"""The list of files to set aside: a scan suggests it, a person edits it, training honours it.
+"""The list of files to exclude: a scan suggests it, a person edits it, training honours it.
 
-A CSV file `set_aside,path,reason`; rows whose `set_aside` is `no` are for the person to decide. A path is relative to
+A CSV file `excluded,path,reason`; rows whose `excluded` is `no` are for the person to decide. A path is relative to
 DATA, or to the folder of the manifest. Paths are only compared with those that DATA holds: none is opened.
 """
 
@@ -11,37 +11,37 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upcycle.data.folder import Index
-from upcycle.data.listing import shown
+from upcycle.data.listing import Failure, shown
 from upcycle.errors import DataError
 from upcycle.rundir import replacing
 
 _ANSWERS = {"yes": True, "no": False}
-_ASIDE = "set aside by "
+_COLUMN, _OLD_COLUMN = "excluded", "set_aside"
 
 
 class Entry(NamedTuple):
-    """A file, why it is listed, and whether it is to be set aside."""
+    """A file, why it is listed, and whether it is to be excluded."""
 
     path: str
     reason: str
-    set_aside: bool = True
+    excluded: bool = True
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the list, what is to be set aside first; StorageError when that fails."""
-    rows = sorted(entries, key=lambda entry: (not entry.set_aside, entry.path))
+    """Write the list, what is to be excluded first; StorageError when that fails."""
+    rows = sorted(entries, key=lambda entry: (not entry.excluded, entry.path))
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         # all quoted: the csv module leaves a lone carriage return unquoted and then cannot read it back
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(("set_aside", "path", "reason"))
-        writer.writerows(("yes" if row.set_aside else "no", row.path, row.reason) for row in rows)
+        writer.writerow((_COLUMN, "path", "reason"))
+        writer.writerows(("yes" if row.excluded else "no", row.path, row.reason) for row in rows)
 
 
 def read(path: Path) -> list[Entry]:
-    """The list in a CSV file with a column `path`, and perhaps `reason` and `set_aside`; DataError where it is none."""
+    """The list in a CSV file with a column `path`, and perhaps `reason` and `excluded`; DataError where it is none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(_entries(path, csv.DictReader(file, strict=True)))
@@ -53,40 +53,37 @@ def read(path: Path) -> list[Entry]:
 
 def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
     if "path" not in (rows.fieldnames or ()):
-        raise DataError(f"{shown(path)} has no column 'path': it needs set_aside,path,reason")
+        raise DataError(f"{shown(path)} has no column 'path': it needs excluded,path,reason")
+    answers = _OLD_COLUMN if _OLD_COLUMN in (rows.fieldnames or ()) else _COLUMN
     for row in rows:
         where = f"{shown(path)}, line {rows.line_num}"
         if None in (*row, *row.values()):
             raise DataError(f"{where}: not as many values as columns")
-        answer = row.get("set_aside", "yes").strip().lower()
+        answer = row.get(answers, "yes").strip().lower()
         if answer not in _ANSWERS:
-            raise DataError(f"{where}: set_aside {shown(answer)!r} is neither yes nor no")
+            raise DataError(f"{where}: {answers} {shown(answer)!r} is neither yes nor no")
         if not row["path"]:
             raise DataError(f"{where}: path must not be empty")
         yield Entry(row["path"], row.get("reason", ""), _ANSWERS[answer])
 
 
 def apply(index: Index, entries: Iterable[Entry], source: str, *, trainable: bool = True) -> tuple[Index, list[str]]:
-    """`index` without the files to be set aside, and the listed paths that DATA does not hold.
+    """`index` without the files to be excluded, and the listed paths that DATA does not hold.
 
     Each goes to the index's own quarantine with its reason and `source`, where the list is from. DataError for a path
     that leads out of DATA, or, with `trainable`, when too little is left to train on.
     """
     places = {path: at for at, path in enumerate(index.paths.to_pylist())}
     known = {file.path for file in index.quarantined}
-    reasons: dict[int, str] = {}
+    reasons: dict[int, Failure] = {}
     unknown = []
     for entry in resolved(index, entries):
-        if entry.path in places and entry.set_aside:
-            reasons[places[entry.path]] = f"{_ASIDE}{source}" + (f": {entry.reason}" if entry.reason else "")
+        if entry.path in places and entry.excluded:
+            why = f"excluded by {source}" + (f": {entry.reason}" if entry.reason else "")
+            reasons[places[entry.path]] = Failure(why, "excluded")
         elif entry.path not in places and entry.path not in known:
             unknown.append(entry.path)
     return index.without(reasons, trainable=trainable), unknown
-
-
-def is_set_aside(reason: str) -> bool:
-    """Whether an image in an index's quarantine is one that a list set aside, and could be used."""
-    return reason.startswith(_ASIDE)
 
 
 def resolved(index: Index, entries: Iterable[Entry]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""What a scan proposes: which files to set aside, and which images belong in one group."""
+"""What a scan proposes: which files to exclude, and which images belong in one group."""
 
 import csv
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from upcycle.data.folder import Index, equal
 from upcycle.data.units import components
 from upcycle.rundir import replacing
 
-SET_ASIDE = ("conflicts", "blank", "empty", "bomb", "truncated", "unplaced", "unreadable")
+EXCLUDED = ("conflicts", "blank", "empty", "too-large", "truncated", "misplaced", "limit", "unreadable")
 """Kinds whose images no training should see."""
 TO_DECIDE = ("label-errors", "leaks", "near", "tiny", "odd-aspect", "copies")
 """Kinds that a person has to look at first."""
@@ -32,12 +32,12 @@ _REASONS = {
 
 
 def entries(findings: Sequence[Finding]) -> list[Entry]:
-    """A row for each file, those to be set aside marked; the most pressing reason where there are several."""
+    """A row for each file, those to exclude marked; the most pressing reason where there are several."""
     rows: dict[str, Entry] = {}
-    for kind in (*SET_ASIDE, *TO_DECIDE):
+    for kind in (*EXCLUDED, *TO_DECIDE):
         for group in (group for finding in findings if finding.kind == kind for group in finding.groups):
             for image in group[1:] if kind == "copies" else group:
-                rows.setdefault(image.path, Entry(image.path, _reason(kind, image, group), kind in SET_ASIDE))
+                rows.setdefault(image.path, Entry(image.path, _reason(kind, image, group), kind in EXCLUDED))
     return list(rows.values())
 
 

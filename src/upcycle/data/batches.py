@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from upcycle.data.augment import (
     Augmentation,
@@ -30,6 +29,7 @@ from upcycle.data.augment import (
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import seed_for
 from upcycle.errors import ConfigError
+from upcycle.task import Task
 
 Item = TypeVar("Item")
 Positions = npt.NDArray[np.integer]
@@ -39,8 +39,8 @@ Positions = npt.NDArray[np.integer]
 class Batch:
     """Images and what they show, on the device.
 
-    `images`: float [B, 3, S, S], normalised, channels_last; `targets`: float32, [B] in 0..1 with two
-    classes, else [B, K] with rows that add up to 1; `labels`, `positions`: int64 [B], before mixup.
+    `images`: float [B, 3, S, S], normalised, channels_last; `targets`: float32, as `Task.targets` has them;
+    `labels`, `positions`: int64 [B], before mixup.
     """
 
     images: Tensor
@@ -74,7 +74,7 @@ class Batches:
     batch_size: int
     augmentation: Augmentation
     seed: int
-    num_classes: int
+    task: Task
     device: torch.device | str = "cpu"
     shuffle: bool = True
     dtype: torch.dtype = torch.float32
@@ -110,8 +110,10 @@ class Batches:
         stop = len(order) if index == len(self) - 1 else start + self.batch_size
         chosen = order[start:stop]
         generator = _generator(self.seed, "batch", epoch, index)
-        labels = on_device(torch.from_numpy(np.asarray(self.labels)[chosen].astype(np.int64)), self.device)
-        images, targets = self._images(chosen, generator), self._targets(labels)
+        own = np.asarray(self.labels)[chosen].astype(np.int64)
+        labels = on_device(torch.from_numpy(own), self.device)
+        targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
+        images = self._images(chosen, generator)
         if self.augmentation.mixup > 0:
             images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
         return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))
@@ -124,11 +126,6 @@ class Batches:
         if self.augmentation.colour > 0:
             pixels = colour(pixels.float(), strength=self.augmentation.colour, generator=generator)
         return normalise(pixels, self.preprocessing)
-
-    def _targets(self, labels: Tensor) -> Tensor:
-        if self.num_classes == 2:
-            return labels.float()
-        return one_hot(labels, self.num_classes).float()
 
 
 def eval_batches(

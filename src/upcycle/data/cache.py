@@ -25,12 +25,13 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import PIL
+import platformdirs
 
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.folder import Index, Progress, in_order
-from upcycle.data.listing import shown
+from upcycle.data.listing import Failure
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
+from upcycle.errors import DecodeError, NoRoomError, StorageError
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 FORMAT = 2
@@ -94,7 +95,7 @@ class _Layout:
 
     shapes: npt.NDArray[np.int32]
     sums: npt.NDArray[np.uint32]
-    failures: dict[int, str]
+    failures: dict[int, Failure]
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -111,7 +112,8 @@ class _Layout:
         (count,) = struct.unpack_from("<Q", layout)
         shapes = np.frombuffer(layout, "<i4", 2 * count, 8).reshape(count, 2).astype(np.int32)
         sums = np.frombuffer(layout, "<u4", count, 8 + 8 * count).astype(np.uint32)
-        return cls(shapes, sums, {int(i): reason for i, reason in json.loads(layout[8 + 12 * count :]).items()})
+        failures = json.loads(layout[8 + 12 * count :])
+        return cls(shapes, sums, {int(i): Failure(*failure) for i, failure in failures.items()})
 
 
 def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
@@ -121,16 +123,11 @@ def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def default_root() -> Path:
-    """The folder that runs share: $UPCYCLE_CACHE, else upcycle in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder that runs share: $UPCYCLE_CACHE, else the user's own by the system's rules (~/.cache/upcycle)."""
     if os.environ.get("UPCYCLE_CACHE"):
         return Path(os.environ["UPCYCLE_CACHE"])
-    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if caches.is_absolute():  # its specification has any other left out
-        return caches / "upcycle"
-    try:
-        return Path.home() / ".cache" / "upcycle"
-    except RuntimeError:  # a container's user may have none
-        return spare_root()
+    root = platformdirs.user_cache_path("upcycle", appauthor=False)
+    return root if root.is_absolute() else spare_root()  # a container's user may have no home
 
 
 def spare_root() -> Path:
@@ -193,11 +190,14 @@ def _read_layout(file: BinaryIO) -> _Layout | None:
     layout = file.read(length)
     if hashlib.sha256(layout).digest() != digest:
         return None
-    read = _Layout.from_bytes(layout)
+    try:
+        read = _Layout.from_bytes(layout)
+    except TypeError:  # an earlier version's: failures without a code
+        return None
     return read if read.offsets[-1] == pixels else None
 
 
-def _opened(path: Path) -> tuple[Cache, dict[int, str]] | None:
+def _opened(path: Path) -> tuple[Cache, dict[int, Failure]] | None:
     """The cache in `path`; None when there is no valid one."""
     try:
         with path.open("rb") as file:
@@ -242,34 +242,25 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def decoded(
     index: Index, i: int, *, side: int, interpolation: Interpolation, scale: float | None = None
-) -> npt.NDArray[np.uint8] | str:
+) -> npt.NDArray[np.uint8] | Failure:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
+    file, sha256 = index.file(i), index.hash(i)
     try:
-        data = decode.read_file(index.file(i))
-    except (OSError, DecodeError) as error:
-        raise DataError(f"{shown(index.file(i))} cannot be read any more ({_why(error)}): run again") from error
-    if hashlib.sha256(data).hexdigest() != index.hash(i):
-        raise DataError(f"{shown(index.file(i))} changed since it was scanned: run again")
-    try:
-        return decoders.SHARED.load(data, side=side, interpolation=interpolation, scale=scale)
+        return isolation.SHARED.load(file, side=side, interpolation=interpolation, scale=scale, sha256=sha256)
     except DecodeError as error:
-        return str(error)
+        return Failure(str(error), error.kind)
 
 
-def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | str], shapes: npt.NDArray[np.int32]) -> None:
+def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | Failure], shapes: npt.NDArray[np.int32]) -> None:
     """Write the frames in order, zeros for those that failed, and the layout behind them."""
-    failures: dict[int, str] = {}
+    failures: dict[int, Failure] = {}
     sums = np.zeros(len(shapes), np.uint32)
     for i, frame in enumerate(frames):
-        if isinstance(frame, str):
+        if isinstance(frame, Failure):
             failures[i] = frame
-        pixels = bytes(3 * int(shapes[i].prod())) if isinstance(frame, str) else frame.data
+        pixels = bytes(3 * int(shapes[i].prod())) if isinstance(frame, Failure) else frame.data
         sums[i] = zlib.crc32(pixels)
         file.write(pixels)
     file.write(_Layout(shapes, sums, failures).to_bytes())
@@ -284,8 +275,8 @@ def build(
     root: Path | None = None,
     threads: int = 2,
     progress: Progress | None = None,
-) -> tuple[Cache, dict[int, str]]:
-    """All images of `index` decoded as `decode.load` does, and position -> reason for those that failed.
+) -> tuple[Cache, dict[int, Failure]]:
+    """All images of `index` decoded as `decode.load` does, and position -> why for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.

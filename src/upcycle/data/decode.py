@@ -23,15 +23,11 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from upcycle.data import depth, kinds
+from upcycle.data import depth, formats
 from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DecodeError, UpcycleError
+from upcycle.errors import DecodeError, FileProblem, UpcycleError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
-_KINDS = {"DIB": "BMP", "MPO": "JPEG"}
-"""Pillow's names for kinds of these: a JPEG that holds several pictures is one."""
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 MAX_BYTES = 2**30
 """Bytes of the largest file that is read."""
 MAX_PIXELS = 200_000_000
@@ -67,10 +63,11 @@ _ORIENTATION = 0x0112
 _process_settings = threading.Lock()
 
 
-def _reason(error: Exception) -> str:
-    """Say in one line why Pillow gave up."""
+def _damaged(error: Exception) -> tuple[str, FileProblem]:
+    """In one line and as a code why Pillow gave up: its own words alone tell a file that ends early."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged or cut short ({text})"
+    short = any(words in text.lower() for words in ("truncated", "unexpected end"))
+    return f"damaged or cut short ({text})", "truncated" if short else "unreadable"
 
 
 @contextlib.contextmanager
@@ -80,11 +77,12 @@ def decoding(source: Source) -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        raise DecodeError(f"{prefix}{error}") from error
+        raise DecodeError(f"{prefix}{error}", error.kind) from error
     except UpcycleError:  # not this file's fault
         raise
     except Exception as error:  # plugins raise nearly anything on damaged bytes
-        raise DecodeError(f"{prefix}{_reason(error)}") from error
+        reason, kind = _damaged(error)
+        raise DecodeError(f"{prefix}{reason}", kind) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -99,7 +97,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _identified(data: bytes) -> tuple[Image.Image, int]:
     """The image, its pixels not decoded yet, and its orientation; may raise anything Pillow does."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=formats.openers(data))
     _check_size(*image.size)
     if image.format == "TIFF":
         depth.in_order(image)
@@ -114,17 +112,14 @@ def _identified(data: bytes) -> tuple[Image.Image, int]:
 def _open(data: bytes) -> tuple[Image.Image, int]:
     """Read the header: the image, its pixels not decoded yet, and its orientation; DecodeError otherwise."""
     if not data:
-        raise DecodeError("empty file (zero bytes)")
+        raise DecodeError("empty file (zero bytes)", "empty")
     with _process_settings, warnings.catch_warnings(), decoding(data):
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return _identified(data)
         except UnidentifiedImageError:
-            if data.startswith(_BEGINNINGS):
-                raise DecodeError("its header cannot be read: damaged, cut short or of an unknown kind") from None
-            known = kinds.named(data)
-            raise DecodeError(known or "not a JPEG, PNG, WebP, BMP, TIFF or GIF image") from None
+            raise formats.unidentified(data) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -133,7 +128,8 @@ def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise DecodeError(f"an image of {width} x {height} pixels has no content")
     if width * height > MAX_PIXELS:
-        raise DecodeError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS // 10**6} million")
+        limit = f"the limit of {MAX_PIXELS // 10**6} million"
+        raise DecodeError(f"{width} x {height} pixels are more than {limit}", "too-large")
 
 
 def _from_array(array: npt.NDArray[Any], scale: float | None) -> Image.Image:
@@ -157,7 +153,7 @@ def read_file(path: Path) -> bytes:
     if not path.is_file():
         raise DecodeError("is no regular file")
     if size > MAX_BYTES:
-        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB")
+        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB", "too-large")
     return path.read_bytes()
 
 
@@ -279,7 +275,7 @@ def peak(data: bytes) -> float:
 
 
 class Header(NamedTuple):
-    """Width and height in pixels of the upright image, and its format: JPEG, PNG, WEBP, BMP, TIFF or GIF."""
+    """Width and height in pixels of the upright image, and its format by the name in `formats.FORMATS`."""
 
     width: int
     height: int
@@ -289,7 +285,7 @@ class Header(NamedTuple):
 def opened(data: bytes) -> tuple[Image.Image, Header]:
     """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
     image, orientation = _open(data)
-    return image, Header(*_turned(image.size, orientation), _KINDS.get(str(image.format), str(image.format)))
+    return image, Header(*_turned(image.size, orientation), formats.of_pillow(image.format))
 
 
 def header(data: bytes) -> Header:

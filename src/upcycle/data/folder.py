@@ -1,7 +1,6 @@
 """What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
 
 import errno
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.layout import Layout
-from upcycle.data.listing import ENDINGS, Found, Quarantined, Row, list_folder, shown
+from upcycle.data.listing import Failure, Found, Quarantined, Row, list_folder, shown
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
 
@@ -35,7 +34,7 @@ class Index:
 
     `labels`: int32 positions in `classes`; `declared`: "train", "val", "test" or "" where the data
     does not say; `groups`: "" where none; `hashes`: sha256 of each file's bytes in hex, as ASCII;
-    `widths`, `heights`: int32 pixels of the upright image; `formats`: JPEG, PNG, WEBP, BMP, TIFF or GIF, as
+    `widths`, `heights`: int32 pixels of the upright image; `formats`: names of `formats.FORMATS`, as
     ASCII, by content; `paths`: relative to `root`, with "/". `splits`: those that the data declares, with usable images
     or without; `notes`: how it was read, where that is not plain; `drop_empty`: a class without images is left out.
     """
@@ -88,7 +87,7 @@ class Index:
             **{name: getattr(self, name)[positions] for name in columns},
         )
 
-    def without(self, reasons: Mapping[int, str], *, trainable: bool = True) -> "Index":
+    def without(self, reasons: Mapping[int, Failure], *, trainable: bool = True) -> "Index":
         """Move the images at the keys of `reasons` to the quarantine; DataError when too few are left to train on.
 
         With `trainable` False that is looked at by nobody.
@@ -96,7 +95,8 @@ class Index:
         if not reasons:
             return self
         moved = tuple(
-            Quarantined(self.path(i), reasons[i], self.label(i), str(self.declared[i])) for i in sorted(reasons)
+            Quarantined(self.path(i), why.reason, self.label(i), str(self.declared[i]), why.kind)
+            for i, why in sorted(reasons.items())
         )
         kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
@@ -187,28 +187,28 @@ class Read(NamedTuple):
     header: decode.Header
 
 
-def attempt(file: Path, look: Callable[[bytes], _Result]) -> _Result | str:
-    """What `look` makes of the bytes of an image file, or the reason it cannot be used."""
+def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Failure:
+    """What `read` makes of an image file, or the reason it cannot be used."""
     try:
-        return look(decode.read_file(file))
+        return read(file)
     except DecodeError as error:
-        return str(error)
+        return Failure(str(error), error.kind)
     except FileNotFoundError:
-        return "no such file"
+        return Failure("no such file", "misplaced")
     except (OSError, ValueError, MemoryError) as error:
         if getattr(error, "errno", None) in _SHORTAGES:
             raise UpcycleError(
                 f"{shown(file)} cannot be read now ({error}): run again, with fewer --threads"
             ) from error
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        return Failure(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def _read(data: bytes) -> Read:
-    return Read(hashlib.sha256(data).hexdigest(), decoders.SHARED.header(data))
+def _read(file: Path) -> Read:
+    return Read(*isolation.SHARED.header(file))
 
 
-def _index(listing: "Listing", results: Iterable[Read | str]) -> Index:
-    """Columns from the rows that could be read; the rest joins those set aside."""
+def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
+    """Columns from the rows that could be read; the rest is quarantined."""
     rows, found = listing.rows, listing.found
     classes = tuple(sorted(found.classes))
     number = {name: i for i, name in enumerate(classes)}
@@ -216,8 +216,8 @@ def _index(listing: "Listing", results: Iterable[Read | str]) -> Index:
     formats = np.zeros(len(rows), "S4")
     bad: list[Quarantined] = []
     for i, result in enumerate(results):
-        if isinstance(result, str):
-            bad.append(Quarantined(rows[i].path, result, rows[i].label, rows[i].split))
+        if isinstance(result, Failure):
+            bad.append(Quarantined(rows[i].path, result.reason, rows[i].label, rows[i].split, result.kind))
         else:
             hashes[i], sizes[i] = result.hash.encode(), result.header[:2]
             formats[i] = result.header.format.encode()
@@ -267,7 +267,7 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
             f"the first, {shown(first.path)}: {first.reason}"
         )
     there = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in sorted(others.items()))
-    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected CLASS/*{'|'.join(ENDINGS)}")
+    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected {where}/CLASS/*.jpg and the like")
 
 
 def _check(index: Index, others: Mapping[str, int]) -> None:
@@ -310,7 +310,7 @@ class Listing:
     found: Found
     layout: Layout
 
-    def index(self, results: Iterable[Read | str], *, trainable: bool = True) -> Index:
+    def index(self, results: Iterable[Read | Failure], *, trainable: bool = True) -> Index:
         """The index from what reading each of `rows` gave; DataError as for `scan`."""
         index = _index(self, results)
         (_check if trainable else _check_some)(index, self.found.others)

@@ -9,33 +9,43 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from upcycle.data.doubts import is_text
+from upcycle.data.formats import ENDINGS, begins
 from upcycle.data.layout import Layout, Places, places
 from upcycle.data.walk import clean, shown, walk
+from upcycle.errors import FileProblem
 
-__all__ = ["ENDINGS", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]
+__all__ = ["ENDINGS", "Failure", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jpe", ".jif", ".jfif")
 OTHER_PICTURES = (
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".ppm", ".pgm", ".pbm", ".tga", ".psd", ".xcf"),
+    *(".jxl", ".svg", ".ico", ".tga", ".psd", ".xcf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
 )
 """Endings of pictures that are not read."""
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
-"""The first bytes of the formats that are read, WebP's and BMP's aside."""
 _NEEDLESS = ("thumbs.db", "desktop.ini", "license", "readme")
+
+
+class Failure(NamedTuple):
+    """Why a file cannot be used: in words, and as a code."""
+
+    reason: str
+    kind: FileProblem = "unreadable"
 
 
 @dataclass(frozen=True)
 class Quarantined:
     """A file that is listed but never used; `path` is relative to the data's root.
 
-    `label` and `split`: what it would have been, "" where it has none.
+    `label` and `split`: what it would have been, "" where it has none; `kind`: the code of its `reason`.
     """
 
     path: str
     reason: str
     label: str = field(default="", compare=False)
     split: str = field(default="", compare=False)
+    kind: FileProblem = field(default="unreadable", compare=False)
+
+
+_NO_IMAGE = Failure("")
 
 
 class Row(NamedTuple):
@@ -79,8 +89,8 @@ def list_folder(root: Path, layout: Layout) -> Found:
             found.rows.append(Row(path, label, split, ""))
             if not path.lower().endswith(ENDINGS):
                 by_content[label] += 1
-        elif reason:
-            found.aside.append(Quarantined(shown(path), reason, label, split))
+        elif reason.reason:
+            found.aside.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
         else:
             found.others[PurePosixPath(path).suffix.lower()] += 1
             if label:
@@ -127,45 +137,43 @@ def _no_class(label: str, counts: Counter[str]) -> str:
     return f"the folder {shown(label)} holds no images ({kinds}) and is no class"
 
 
-def _unusable(root: Path, path: str, label: str, *, irregular: bool) -> str | None:
-    """Why a file is not used; "" for one that is no picture and means to be none, None for one to read."""
+def _unusable(root: Path, path: str, label: str, *, irregular: bool) -> Failure | None:
+    """Why a file is not used; no reason for one that is no image and means to be none, None for one to read."""
     named = path.lower().endswith(ENDINGS)
     if not named and not label:
-        return ""
+        return _NO_IMAGE
     if not named:
-        reason = "" if irregular and is_text(path) else _unread(root / path, path, irregular=irregular)
+        reason = _NO_IMAGE if irregular and is_text(path) else _unread(root / path, path, irregular=irregular)
         if reason is not None:
             return reason
     if not _is_utf8(path):
-        return "its name is not UTF-8: rename it"
+        return Failure("its name is not UTF-8: rename it", "misplaced")
     if irregular:
-        return "a broken link, or not a regular file"
-    return None if label else "lies in no class folder"
+        return Failure("a broken link, or not a regular file", "misplaced")
+    return None if label else Failure("is not in a class folder", "misplaced")
 
 
-def _unread(file: Path, path: str, *, irregular: bool) -> str | None:
+def _unread(file: Path, path: str, *, irregular: bool) -> Failure | None:
     """Why a file whose name does not end as those that are read do is not read; None where its content is a picture."""
     ending = shown(PurePosixPath(path).suffix.lower())
     if not irregular and _is_picture(file):
         return None
     if ending in OTHER_PICTURES:
-        return f"pictures ending in {ending} are not read: convert it to JPEG or PNG"
+        return Failure(f"unsupported image format {ending}: convert it to JPEG or PNG", "unsupported")
     if is_text(path) or PurePosixPath(path).name.lower() in _NEEDLESS:
-        return ""
+        return _NO_IMAGE
     if ending:
-        return f"files ending in {ending} are not read: convert it to JPEG or PNG"
-    return "files without an ending are not read: its content is none of the formats that are"
+        return Failure(f"unsupported file extension {ending}: convert it to JPEG or PNG", "unsupported")
+    return Failure("no file extension, and its content is no supported image format", "unsupported")
 
 
 def _is_picture(file: Path) -> bool:
     """Whether a file begins as the formats that are read do."""
     try:
         with file.open("rb") as opened:
-            begins = opened.read(12)
+            return bool(begins(opened.read(16)))
     except OSError:
         return False
-    webp = begins.startswith(b"RIFF") and begins.endswith(b"WEBP")
-    return begins.startswith(BEGINNINGS) or webp or (begins[:2] == b"BM" and begins[6:10] == bytes(4))
 
 
 def _is_utf8(path: str) -> bool:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from upcycle.data.cache import decoded
 from upcycle.data.folder import Index, Progress, in_order
+from upcycle.data.listing import Failure
 from upcycle.data.preprocessing import Interpolation
 from upcycle.errors import DataError
 
@@ -29,8 +30,9 @@ class Stream:
 
     def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
         frame = decoded(self.index, i, side=self.side, interpolation=self.interpolation, scale=self.scale)
-        if isinstance(frame, str):
-            raise DataError(f"{self.index.path(i)} could be decoded before and cannot be now ({frame}): run again")
+        if isinstance(frame, Failure):
+            path = self.index.path(i)
+            raise DataError(f"{path} could be decoded before and cannot be now ({frame.reason}): run again")
         return frame
 
     def without(self, positions: Iterable[int]) -> "Stream":
@@ -47,15 +49,15 @@ def open_stream(
     scale: float | None = None,
     threads: int = 2,
     progress: Progress | None = None,
-) -> tuple[Stream, dict[int, str]]:
+) -> tuple[Stream, dict[int, Failure]]:
     """All images of `index`, and position -> reason for those that cannot be decoded, as `cache.build` gives them.
 
     Each is decoded once, to know which those are.
     """
 
-    def attempt(i: int) -> str | None:
+    def attempt(i: int) -> Failure | None:
         frame = decoded(index, i, side=side, interpolation=interpolation, scale=scale)
-        return frame if isinstance(frame, str) else None
+        return frame if isinstance(frame, Failure) else None
 
     reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
     failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}

@@ -117,7 +117,7 @@ class _Rows:
         self._check()
         labels = {row.label for row in self.rows.values()}
         aside = [
-            Quarantined(row.path, MISSING, row.label, row.split)
+            Quarantined(row.path, MISSING, row.label, row.split, "misplaced")
             for row in self.rows.values()
             if row.path in self.missing
         ]

@@ -1,18 +1,25 @@
-"""The inside of a process that decodes images for `decoders`: requests on standard input, replies on standard output.
+"""The inside of a process that reads and decodes images for `isolation`: requests on standard input, replies on output.
 
-A request is a line of JSON, {"task", "options", "bytes", "seconds"}, and that many bytes of an image file. A reply is a
-line of JSON, {"values"} or {"failed"} with the reason, and "bytes", and that many bytes. Nothing is unpickled.
+A request is a line of JSON, {"task", "options", "seconds"}, and either the "path" of a file, with the "sha256" it must
+have where there is one, or "bytes" and that many bytes of it. A reply is a line of JSON and "bytes" bytes: {"values",
+"sha256"}; {"failed", "kind"} with the reason; {"errno", "reason"} where the system cannot read the file; or {"changed"}
+where it is not the one with that sha256. Nothing is unpickled.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from upcycle.data import decode
+import numpy as np
+from PIL import Image, ImageStat
+
+from upcycle.data import decode, depth
 from upcycle.errors import DecodeError
 
 try:
@@ -23,37 +30,124 @@ except ImportError:  # not on Windows: there the time limit is the only one
 
 READY = "ready to decode"
 """The first reply. What Python prints as it starts may come before it."""
+SMALL = 16
+"""Side of the small gray image that near duplicates are compared by."""
+_CELLS = 32
+_HASHED = 8
+"""Frequencies of each axis in a perceptual hash, of an image of four times as many pixels."""
 
 
-class Result(NamedTuple):
+class ImageStatistics(NamedTuple):
+    """What one image file holds.
+
+    `pixels`: hash in hex of the upright 8-bit RGB pixels and their shape; `perceptual`: 64-bit perceptual hash (DCT);
+    `contrast`: standard deviation of its gray levels, 0 to 127.5; `color`: largest difference between two channels in
+    any cell of 1/32 of the sides, 0 to 255; `small`: 16 x 16 gray levels; `peak`: the greatest value of an image of
+    more than 8 bits whose white is not known, else 0.
+    """
+
+    header: decode.Header
+    pixels: str
+    perceptual: int
+    contrast: float
+    color: float
+    small: bytes
+    peak: float = 0.0
+
+
+def image_statistics(data: bytes, scale: float | None = None) -> ImageStatistics:
+    """What the bytes of an image file hold, `scale` being white in more than 8 bits; DecodeError with the reason."""
+    image, header, peak = decode.whole(data, scale)
+    gray = image.convert("L")
+    cells = np.asarray(image.resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.int16)
+    digest = hashlib.blake2b(b"%d %d " % image.size, digest_size=16)
+    digest.update(image.tobytes())
+    bits = depth.bits_of(peak)
+    if bits is not None:  # dark as they are, different images have equal pixels
+        digest.update(decode.whole(data, 2**bits - 1)[0].tobytes())
+    return ImageStatistics(
+        header=header,
+        pixels=digest.hexdigest(),
+        perceptual=perceptual_hash(gray),
+        contrast=ImageStat.Stat(gray).stddev[0],
+        color=float((cells.max(axis=2) - cells.min(axis=2)).max()),
+        small=gray.resize((SMALL, SMALL), Image.Resampling.BOX).tobytes(),
+        peak=peak,
+    )
+
+
+def perceptual_hash(gray: Image.Image) -> int:
+    """The 64 lowest frequencies of the cosine transform, each a bit: whether it is above their median."""
+    from scipy.fft import dct  # takes a tenth of a second to import, and few tasks need it
+
+    side = 4 * _HASHED
+    pixels = np.asarray(gray.resize((side, side), Image.Resampling.LANCZOS), np.float64)
+    lowest = dct(dct(pixels, axis=0), axis=1)[:_HASHED, :_HASHED]
+    return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes())
+
+
+# ------------------------------------------------------------------------------------------- tasks
+
+
+class _Result(NamedTuple):
     """What a task found: plain values, and bytes."""
 
-    values: Any
+    values: object
     content: bytes | memoryview = b""
 
 
-def _header(data: bytes) -> Result:
-    return Result(list(decode.header(data)))
+def _header(data: bytes) -> _Result:
+    return _Result(list(decode.header(data)))
 
 
-def _load(data: bytes, **options: Any) -> Result:
+def _load(data: bytes, **options: Any) -> _Result:
     pixels = decode.load(data, **options)
-    return Result(list(pixels.shape), pixels.data.cast("B"))
+    return _Result(list(pixels.shape), pixels.data.cast("B"))
 
 
-def _peak(data: bytes) -> Result:
-    return Result(decode.peak(data))
+def _peak(data: bytes) -> _Result:
+    return _Result(decode.peak(data))
 
 
-def _look(data: bytes, **options: Any) -> Result:
-    from upcycle.data.look import look  # its hashing takes half a second to import, and few need it
-
-    seen = look(data, **options)
-    values = [list(seen.header), seen.pixels, seen.perceptual, seen.contrast, seen.color, seen.peak]
-    return Result(values, seen.small)
+def _statistics(data: bytes, scale: float | None = None) -> _Result:
+    found = image_statistics(data, scale)
+    values = [list(found.header), found.pixels, found.perceptual, found.contrast, found.color, found.peak]
+    return _Result(values, found.small)
 
 
-TASKS: Mapping[str, Callable[..., Result]] = {"header": _header, "load": _load, "look": _look, "peak": _peak}
+_TASKS: Mapping[str, Callable[..., _Result]] = {
+    "header": _header,
+    "load": _load,
+    "peak": _peak,
+    "statistics": _statistics,
+}
+Reply = tuple[dict[str, object], bytes | memoryview]
+
+
+def _do(request: Mapping[str, Any], data: bytes, memory: int) -> Reply:
+    expected, digest = request.get("sha256"), ""
+    try:
+        if "path" in request:
+            data = decode.read_file(Path(os.fsdecode(bytes.fromhex(request["path"]))))
+            digest = hashlib.sha256(data).hexdigest()
+            if expected and expected != digest:
+                return {"changed": "changed since it was scanned"}, b""
+        values, content = _TASKS[request["task"]](data, **request["options"])
+        return {"values": values, "sha256": digest}, content
+    except (OSError, ValueError) as error:  # of reading: decoding turns what Pillow raises into a DecodeError
+        reason = getattr(error, "strerror", None) or str(error)
+        if expected:
+            return {"changed": f"cannot be read any more ({reason})"}, b""
+        return {"errno": getattr(error, "errno", None), "reason": reason}, b""
+    except (DecodeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            return {"failed": f"decoding it takes more than {memory / 2**30:.2g} GiB of memory", "kind": "limit"}, b""
+        if expected and not digest:
+            return {"changed": f"cannot be read any more ({error})"}, b""
+        return {"failed": str(error), "kind": error.kind}, b""
+
+
+# ----------------------------------------------------------------------------------------- process
 
 
 def _confine(memory: int) -> None:
@@ -61,7 +155,7 @@ def _confine(memory: int) -> None:
     if resource is None:
         return
     for name, bound in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a system that has not this one
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a system that does not have it
             limit = getattr(resource, name)
             hard = resource.getrlimit(limit)[1]
             bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
@@ -81,21 +175,10 @@ def _allow(seconds: int) -> bool:
     return not bounded
 
 
-def _do(request: Mapping[str, Any], data: bytes, memory: int) -> tuple[dict[str, Any], bytes | memoryview]:
-    try:
-        values, content = TASKS[request["task"]](data, **request["options"])
-        return {"values": values}, content
-    except (DecodeError, MemoryError) as error:
-        # decoding turns what Pillow raises into a DecodeError
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-            return {"failed": f"decoding it takes more than {memory / 2**30:.2g} GiB of memory"}, b""
-        return {"failed": str(error)}, b""
-
-
 def serve(requests: BinaryIO, replies: BinaryIO, memory: int) -> None:
     """Answer requests until there are no more, within `memory` bytes of address space."""
 
-    def send(reply: dict[str, Any], content: bytes | memoryview = b"") -> None:
+    def send(reply: dict[str, object], content: bytes | memoryview = b"") -> None:
         replies.write(json.dumps({**reply, "bytes": len(content)}).encode() + b"\n")
         replies.write(content)
         replies.flush()
@@ -104,7 +187,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory: int) -> None:
     more = True
     while more and (line := requests.readline()):
         request = json.loads(line)
-        data = requests.read(request["bytes"])
+        data = requests.read(request.get("bytes", 0))
         more = _allow(request["seconds"])  # else the next file has a process of its own
         reply, content = _do(request, data, memory)
         del data

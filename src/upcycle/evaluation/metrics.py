@@ -140,7 +140,7 @@ def _bootstrapped(
 def _statistics(predictions: Predictions) -> list[Statistic]:
     labels, classes = predictions.labels, len(predictions.classes)
     found = [averages(labels, predictions.predicted(), classes), _mean(predictions.log_losses())]
-    if classes == 2 and 0 < labels.sum() < len(labels):
+    if "roc_auc" in predictions.task.metrics and 0 < labels.sum() < len(labels):
         found.append(_auc(predictions.logits[:, 0], labels == 1))
     return found
 

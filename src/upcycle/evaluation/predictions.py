@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logsumexp, softmax
 
 from upcycle.errors import RunError, UpcycleError
 from upcycle.rundir import replacing
+from upcycle.task import Task
 
 FIXED = ("path", "label", "predicted", "sha256", "group")
 LOGIT = "logit:"
@@ -31,9 +31,8 @@ def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[np.generic]:
 class Predictions:
     """The logits of n labelled images, with where each image came from.
 
-    `labels`: positions in `classes`, [n]. `logits`: float32, [n, 1] for two classes (one sigmoid
-    output, class 1 is the positive one), else [n, K]. `hashes` are sha256 hex digests of the files,
-    `groups` names of what belongs together (a patient, a place); both are '' where unknown.
+    `labels`: positions in `classes`, [n]. `logits`: float32, [n, outputs] of the task. `hashes` are sha256 hex
+    digests of the files, `groups` names of what belongs together (a patient, a place); both are '' where unknown.
     Raises UpcycleError for no images or logits that are not finite, ValueError for shapes that do not fit.
     """
 
@@ -57,7 +56,7 @@ class Predictions:
             raise UpcycleError("no images to evaluate: the split is empty")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"needs two or more different classes, got {self.classes}")
-        n, outputs = len(self.paths), 1 if len(self.classes) == 2 else len(self.classes)
+        n, outputs = len(self.paths), self.task.outputs
         lengths = {len(self.hashes), len(self.groups), len(self.labels)}
         if lengths != {n} or self.logits.shape != (n, outputs):
             raise ValueError(f"{n} paths, but lengths {lengths} and logits of shape {self.logits.shape}")
@@ -75,6 +74,11 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def task(self) -> Task:
+        """What the classifier was asked."""
+        return Task.of(self.classes)
+
     def identities(self) -> list[tuple[str, str, int]]:
         """What each image is known by in any run: content (its path where unknown), class, number among copies."""
         counts: dict[tuple[str, str], int] = defaultdict(int)
@@ -87,16 +91,11 @@ class Predictions:
 
     def probabilities(self) -> Reals:
         """The probability of each class, float64 [n, K], rows summing to 1."""
-        return probabilities(self.logits)
+        return self.task.probabilities(self.logits)
 
     def predicted(self) -> Integers:
-        """The most probable class of each image, [n]; the first one where several are equal.
-
-        For two classes that is the threshold 0.5: class 1 from a positive logit on.
-        """
-        if len(self.classes) == 2:
-            return (self.logits[:, 0] > 0).astype(np.int64)
-        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+        """The most probable class of each image, [n]; the first one where several are equal."""
+        return self.task.predictions(self.logits)
 
     def log_losses(self) -> Reals:
         """The negative log likelihood of each image's label in nats, float64 [n]; finite, never clipped."""
@@ -104,16 +103,7 @@ class Predictions:
 
     def costs(self) -> Reals:
         """What each image would cost in nats if its label were each of the classes, float64 [n, K]."""
-        wide = self.logits.astype(np.float64)
-        if len(self.classes) == 2:
-            return np.logaddexp(0.0, np.hstack([wide, -wide]))
-        return np.asarray(logsumexp(wide, axis=1, keepdims=True) - wide)
-
-    def _softmax_logits(self) -> NDArray[np.float32]:
-        """Logits for one column a class; a sigmoid output is a softmax whose first logit is 0."""
-        if len(self.classes) == 2:
-            return np.hstack([np.zeros_like(self.logits), self.logits])
-        return self.logits
+        return self.task.costs(self.logits)
 
     def save(self, path: Path) -> None:
         """Write a CSV: path, label, predicted, sha256, group, and a logit for each class, bit-exact.
@@ -130,19 +120,10 @@ class Predictions:
             # text is always quoted, so that any character may be in a name; numbers never are
             writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
             writer.writerow([*FIXED, *(LOGIT + name for name in self.classes)])
-            for i, logits in enumerate(self._softmax_logits()):
+            for i, logits in enumerate(self.task.to_columns(self.logits)):
                 names = self.classes[self.labels[i]], self.classes[predicted[i]]
                 # a numpy float32 is written with the fewest digits that give the same bits again
                 writer.writerow([self.paths[i], *names, self.hashes[i], self.groups[i], *logits])
-
-
-def probabilities(logits: NDArray[np.float32]) -> Reals:
-    """The probability of each class, float64 [n, K], from logits [n, 1] (sigmoid) or [n, K] (softmax)."""
-    wide = logits.astype(np.float64)
-    if wide.shape[1] == 1:
-        # expit of the negative, not 1 - p: small probabilities keep their digits
-        return np.hstack([expit(-wide), expit(wide)])
-    return np.asarray(softmax(wide, axis=1))
 
 
 def read(path: Path) -> Predictions:
@@ -176,9 +157,6 @@ def _from_rows(classes: tuple[str, ...], rows: Iterable[list[str]]) -> Predictio
         hashes.append(row[3])
         groups.append(row[4])
         logits.append([np.float32(value) for value in row[len(FIXED) :]])
-    array = np.array(logits, dtype=np.float32).reshape(len(paths), len(classes))
-    if len(classes) == 2:
-        if array[:, 0].any():
-            raise ValueError(f"the column {LOGIT}{classes[0]} of two classes must be 0")
-        array = array[:, 1:]
+    columns = np.array(logits, dtype=np.float32).reshape(len(paths), len(classes))
+    array = Task.of(classes).from_columns(columns)
     return Predictions(classes, tuple(paths), tuple(hashes), tuple(groups), np.array(labels, dtype=np.int64), array)

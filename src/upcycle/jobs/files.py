@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from upcycle.data import decode
 from upcycle.data.listing import shown
 from upcycle.errors import DataError, DecodeError
 from upcycle.evaluation.predict import chunks
@@ -55,19 +54,13 @@ def _attempt(classifier: Classifier, one: Path | Unlisted) -> Frame | str:
     if isinstance(one, Unlisted):
         return one.reason
     try:
-        return classifier.isolated(_content(one))
+        return classifier.isolated(one)
     except DecodeError as error:
         return str(error)
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a file; DecodeError, which does not name it, where they cannot be had."""
-    try:
-        return decode.read_file(path)
     except FileNotFoundError:
-        raise DecodeError("a broken link" if path.is_symlink() else "does not exist") from None
+        return "a broken link" if one.is_symlink() else "does not exist"
     except (OSError, ValueError) as error:
-        raise DecodeError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def files_of(paths: Iterable[Path]) -> Iterator[Path | Unlisted]:

@@ -27,8 +27,8 @@ from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import Phase
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
+from upcycle.training.loss import Loss, weighted_loss
 from upcycle.training.memory import largest_micro_batch
-from upcycle.training.objective import Objective, objective
 from upcycle.training.scores import Scores, score
 
 MOST_RETRIES = 2
@@ -81,7 +81,7 @@ def _train(session: Session, data: Prepared, model: nn.Module, machine: Machine,
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
     def validate(model: nn.Module) -> Scores:
-        return score(torch.from_numpy(held_out_logits(data, model, machine, "val")), labels)
+        return score(torch.from_numpy(held_out_logits(data, model, machine, "val")), labels, data.task)
 
     with show.progress(phase.name) as told, session.stopping.held():
         progress = across(told, phase, lambda: state.epoch)
@@ -122,11 +122,12 @@ def _setting(session: Session, data: Prepared, model: nn.Module, machine: Machin
             batch_size=config.batch_size,
             augmentation=Augmentation.of(config.augment, mixup=config.mixup),
             seed=config.seed,
-            num_classes=len(data.index.classes),
+            task=data.task,
             device=machine.device,
             workers=workers_for(data.frames, machine),
         ),
-        objective=class_objective(config, data, device=machine.device),
+        task=data.task,
+        loss=class_loss(config, data, device=machine.device),
         machine=machine,
         frozen=groups.frozen_names(model, config.freeze),
         changes=session.plan.micro_batches,
@@ -151,11 +152,10 @@ def armed_from(config: Config) -> int:
     return max(config.start_from_epoch, rising)
 
 
-def class_objective(config: Config, data: Prepared, *, device: str) -> Objective:
+def class_loss(config: Config, data: Prepared, *, device: str) -> Loss:
     """The training loss, with the class weights that the training images ask for."""
     labels = data.index.labels[data.splits.train]
-    smoothing = config.label_smoothing
-    return objective(config.class_weights, labels, data.index.classes, smoothing=smoothing, device=device)
+    return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
 def held_out_logits(data: Prepared, model: nn.Module, machine: Machine, split: str) -> npt.NDArray[np.float32]:

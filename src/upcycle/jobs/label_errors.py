@@ -75,9 +75,7 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
         )
     with show.progress("probes") as progress:
         tied = components(index)
-        return out_of_fold(
-            features, index.labels, len(index.classes), split, tied=tied, config=config, progress=progress
-        )
+        return out_of_fold(features, index.labels, network.task, split, tied=tied, config=config, progress=progress)
 
 
 def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:

@@ -17,13 +17,12 @@ from torch import nn
 
 from upcycle import device as machines
 from upcycle.config import expanded
-from upcycle.data import decode, decoders
+from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.listing import shown
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
-from upcycle.evaluation.predictions import probabilities
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
@@ -76,13 +75,14 @@ class Classifier:
         return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
 
     def isolated(self, source: Path | bytes) -> Frame:
-        """The same of a file, decoded in another process within bounds of time and memory."""
+        """The same of a file, read and decoded in another process within bounds; OSError for one that cannot be read.
+
+        The error does not name the file.
+        """
         expected = self.network.preprocessing
-        with decode.decoding(source):
-            data = decode.contents(source) if isinstance(source, Path) else source
-            return decoders.SHARED.load(
-                data, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
-            )
+        return isolation.SHARED.load(
+            source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
+        )
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
@@ -127,7 +127,7 @@ class Classifier:
         classes = self.network.classes
         return [
             Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
-            for row in probabilities(self.logits(frames))
+            for row in self.network.task.probabilities(self.logits(frames))
         ]
 
 

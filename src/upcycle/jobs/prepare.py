@@ -11,16 +11,16 @@ from upcycle.audit import quarantine
 from upcycle.config import Config
 from upcycle.data import cache as images
 from upcycle.data.cache import Cache
-from upcycle.data.decoders import LIMITED
 from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
-from upcycle.data.listing import shown
+from upcycle.data.listing import Failure, shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
 from upcycle.device import Machine, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
 from upcycle.reporting.show import Show
+from upcycle.task import Task
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
@@ -45,6 +45,11 @@ class Prepared:
     frames: Cache | Stream
     splits: Splits
     preprocessing: Preprocessing
+
+    @property
+    def task(self) -> Task:
+        """What tells the classes apart."""
+        return Task.of(self.index.classes)
 
 
 def workers_for(frames: Cache | Stream, machine: Machine) -> int:
@@ -122,7 +127,7 @@ def decode(
             )
     if not failures:
         return index, frames
-    limited = sum(reason.startswith(LIMITED) for reason in failures.values())
+    limited = sum(failure.kind == "limit" for failure in failures.values())
     if limited and isinstance(frames, Cache):
         # never by itself: the runs that were started without them would have other images
         show.warn(
@@ -133,8 +138,8 @@ def decode(
 
 
 def _kept(
-    build: Callable[..., tuple[Cache, dict[int, str]]], config: Config, show: Show
-) -> tuple[Cache, dict[int, str]]:
+    build: Callable[..., tuple[Cache, dict[int, Failure]]], config: Config, show: Show
+) -> tuple[Cache, dict[int, Failure]]:
     """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
     root = cache_root(config)
     try:

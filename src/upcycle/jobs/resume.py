@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from upcycle.config import Config
 from upcycle.data.folder import Index, check_there
-from upcycle.data.listing import shown
+from upcycle.data.listing import Failure, shown
 from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
 from upcycle.data.splits import Splits, folds, split
 from upcycle.errors import DataError, RunError
@@ -55,7 +55,7 @@ def _differs(start: Start, index: Index) -> str:
         parts = [RunDir(start.run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
     number, run = next((number, run) for number, run in enumerate(parts) if run.splits.exists())
     unusable = _unusable(run)
-    kept = index.without({at: "" for at in range(len(index)) if index.path(at) in unusable})
+    kept = index.without({at: Failure("") for at in range(len(index)) if index.path(at) in unusable})
     if config.folds:
         drawn = folds(kept, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)[number]
     else:

@@ -9,8 +9,7 @@ import numpy as np
 from upcycle.audit.audit import audit as audited
 from upcycle.audit.checks import CHEAP, check, too_dark
 from upcycle.audit.findings import Audited, Finding
-from upcycle.data import decoders
-from upcycle.data.decode import contents
+from upcycle.data import isolation
 from upcycle.data.depth import bits_of
 from upcycle.data.folder import Index
 from upcycle.data.listing import Quarantined, shown
@@ -58,8 +57,8 @@ def _peaks(index: Index) -> list[float]:
 
 def _peak(file: Path) -> float:
     try:
-        return decoders.SHARED.peak(contents(file))
-    except DecodeError:  # of a file that was read before: then it is not this that is wrong
+        return isolation.SHARED.peak(file)
+    except (DecodeError, OSError):  # of a file that was read before: then it is not this that is wrong
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""The scan job: look at every image, say what is wrong and what it would do, and propose what to set aside."""
+"""The scan job: look at every image, say what is wrong and what it would do, and propose what to exclude."""
 
 import shlex
 import time
@@ -59,7 +59,7 @@ class Scan:
 
     @property
     def quarantine(self) -> Path:
-        """The list of files to set aside, for you to look through: `upcycle.train(..., quarantine=scan.quarantine)`."""
+        """The list of files to exclude, for you to look through: `upcycle.train(..., quarantine=scan.quarantine)`."""
         return self.path / QUARANTINE
 
 
@@ -161,7 +161,7 @@ def run_scan(asked: Asked, show: Show) -> Path:
 
 
 def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
-    """Every image, decoded once or remembered, without those that --quarantine sets aside, and what of it is there."""
+    """Every image, decoded once or remembered, without those that --quarantine excludes, and what of it is there."""
     config = asked.config
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     folder = written_in(Path(config.cache) if config.cache else default_root(), "facts")
@@ -230,13 +230,13 @@ def _label_errors(data: Audited, config: Config, show: Show) -> list[Finding]:
 
 
 def _write_grouped(path: Path, data: Audited, entries: list[quarantine.Entry]) -> bool:
-    """A manifest with groups, without what is to be set aside, where images belong together."""
+    """A manifest with groups, without what is to be excluded, where images belong together."""
     assert data.facts is not None
     tied = [*alike.same_pixels(data.facts), *(alike.near(data.facts) or [])]
     names = name_groups(data.index)
     if names is None and not tied:
         return False
-    aside = {entry.path for entry in entries if entry.set_aside}
+    aside = {entry.path for entry in entries if entry.excluded}
     suggested.write_grouped(path, data.index, tied, names.codes if names is not None else None, without=aside)
     return True
 
@@ -256,11 +256,11 @@ def _tell(
 ) -> None:
     """The findings, three lines each, and where everything is."""
     serious = sum(finding.serious for finding in findings)
-    listed = sum(quarantine.is_set_aside(file.reason) for file in data.index.quarantined)
+    listed = sum(file.kind == "excluded" for file in data.index.quarantined)
     show.say(
         f"{counted(len(data.index), 'image')} of {counted(len(data.index.classes), 'class', 'classes')}, "
         f"{counted(len(data.index.quarantined) - listed, 'file')} that cannot be used"
-        f"{f', {listed:,} set aside' if listed else ''}: "
+        f"{f', {listed:,} excluded' if listed else ''}: "
         f"{counted(len(findings), 'finding')}, {serious} of which {'changes' if serious == 1 else 'change'} the result"
     )
     for finding in findings:
@@ -268,8 +268,8 @@ def _tell(
         for line in (finding.named(), finding.effect, finding.advice and f"-> {finding.advice}"):
             if line:
                 show.say(f"    {line}")
-    aside = sum(entry.set_aside for entry in entries)
-    show.say(f"\nto set aside: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {train}")
+    aside = sum(entry.excluded for entry in entries)
+    show.say(f"\nto exclude: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {train}")
     if grouped:
         show.say(f"with what belongs together on one side: {grouped}")
     show.say(f"page: {asked.page}")

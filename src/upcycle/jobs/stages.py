@@ -13,7 +13,7 @@ from upcycle.errors import ConfigError, DecodeError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predict import predictions
 from upcycle.evaluation.predictions import Predictions
-from upcycle.jobs.finetune import class_objective, fine_tune, held_out_logits
+from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.prepare import Prepared, cache_root, workers_for
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups, zoo
@@ -39,7 +39,7 @@ def run_stages(
     session: Session, data: Prepared, network: zoo.Network, machine: Machine, weights: Weights | None
 ) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
-    class_objective(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
+    class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
     model = zoo.create(network, seed=session.config.seed)
     if weights is not None:
         for note in zoo.load_body(model, weights, network.arch):
@@ -111,9 +111,9 @@ def _train_head(session: Session, data: Prepared, network: zoo.Network, model: n
         )
     group = components(index)
     train, val = (Split(features, side, index.labels[side], group[side]) for side in (splits.train, splits.val))
-    goal = class_objective(config, data, device="cpu")
+    loss = class_loss(config, data, device="cpu")
     with show.progress("probe") as progress:
-        probe = train_probe(train, val, phase=phase, objective=goal, seed=config.seed, progress=progress)
+        probe = train_probe(train, val, phase=phase, loss=loss, seed=config.seed, progress=progress)
     zoo.set_head(model, probe.weight, probe.bias)
     row = probe.rows[-1]
     show.say(

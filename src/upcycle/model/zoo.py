@@ -20,6 +20,7 @@ from upcycle.errors import WeightsError
 from upcycle.model import baseline
 from upcycle.model.names import Shapes, fit, misfit, resemblance
 from upcycle.model.weights import Weights, input_values, obtain, read_input
+from upcycle.task import Task
 
 TAGS = {"resnet50": "tv_in1k"}
 """The tag an architecture's bare name stands for, where it is not timm's own default.
@@ -39,16 +40,15 @@ class Network:
     weights_sha256: str
 
     @property
-    def outputs(self) -> int:
-        """One sigmoid output for two classes, one output a class for more."""
-        return 1 if len(self.classes) == 2 else len(self.classes)
+    def task(self) -> Task:
+        """What the network is asked."""
+        return Task.of(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "arch": self.arch,
-            "classes": list(self.classes),
-            "outputs": self.outputs,
+            **self.task.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "weights": {"source": self.weights_source, "sha256": self.weights_sha256},
         }
@@ -58,7 +58,7 @@ class Network:
         """The inverse of `to_dict`."""
         return cls(
             arch=resolve_arch(str(values["arch"])),
-            classes=tuple(str(name) for name in values["classes"]),
+            classes=Task.from_dict(values).classes,
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             weights_source=str(values["weights"]["source"]),
             weights_sha256=str(values["weights"]["sha256"]),
@@ -148,8 +148,8 @@ def create(network: Network, *, seed: int = 0) -> nn.Module:
     """The untrained network with its new head, its random weights drawn from `seed`."""
     torch.manual_seed(seed)
     if network.arch == baseline.NAME:
-        return baseline.SimpleCnn(network.outputs).to(memory_format=torch.channels_last)
-    options: dict[str, Any] = {"num_classes": network.outputs}
+        return baseline.SimpleCnn(network.task.outputs).to(memory_format=torch.channels_last)
+    options: dict[str, Any] = {"num_classes": network.task.outputs}
     if has_fixed_size(network.arch):
         options["img_size"] = network.preprocessing.size
     model: nn.Module = timm.create_model(network.arch, pretrained=False, **options)

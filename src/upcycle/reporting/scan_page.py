@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle.audit.quarantine import Entry, is_set_aside
+from upcycle.audit.quarantine import Entry
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html, page
@@ -36,7 +36,7 @@ def write_scan(
 
     `scale` is white in images of more than 8 bits.
 
-    `train` is the command that trains without what is set aside, `grouped` the one that keeps together what belongs
+    `train` is the command that trains without what is excluded, `grouped` the one that keeps together what belongs
     together, where anything does. StorageError when the page cannot be written. An image that cannot be read any more
     has no picture.
     """
@@ -92,11 +92,11 @@ def _picture(file: Path, scale: float | None) -> str | None:
 def _tiles(values: Values, entries: Sequence[Entry]) -> list[Values]:
     """The headline numbers."""
     serious = sum(finding["serious"] for finding in values["findings"])
-    aside = sum(entry.set_aside for entry in entries)
+    aside = sum(entry.excluded for entry in entries)
     classes = counted(len(values["classes"]), "class", "classes")
-    listed = sum(is_set_aside(file["reason"]) for file in values["quarantined"])
+    listed = sum(file["kind"] == "excluded" for file in values["quarantined"])
     unusable = counted(len(values["quarantined"]) - listed, "file")
-    left = f", {listed:,} set aside" if listed else ""
+    left = f", {listed:,} excluded" if listed else ""
     return [
         {"name": "Images", "value": f"{values['images']:,}", "note": f"{classes}, {unusable} not usable{left}"},
         {
@@ -104,11 +104,11 @@ def _tiles(values: Values, entries: Sequence[Entry]) -> list[Values]:
             "value": f"{serious}",
             "note": f"of {counted(len(values['findings']), 'finding')}",
         },
-        {"name": "To set aside", "value": f"{aside:,}", "note": "proposed in quarantine.csv"},
+        {"name": "To exclude", "value": f"{aside:,}", "note": "proposed in quarantine.csv"},
         {"name": "To decide", "value": f"{len(entries) - aside:,}", "note": "listed there as well, marked no"},
     ]
 
 
 def _entries(entries: Sequence[Entry]) -> Cut:
-    """The list of what is to be set aside, cut."""
-    return cut([entry for entry in entries if entry.set_aside])
+    """The list of what is to be excluded, cut."""
+    return cut([entry for entry in entries if entry.excluded])

@@ -23,8 +23,9 @@ from upcycle.model.folding import folded
 from upcycle.model.groups import parameter_groups, set_training_mode
 from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
+from upcycle.task import Task
 from upcycle.training import optim
-from upcycle.training.objective import Objective
+from upcycle.training.loss import LossFunction, predicted_classes
 from upcycle.training.scores import Scores
 
 Progress = Callable[[int, int], None]
@@ -87,16 +88,12 @@ class Setting:
     config: Config
     phase: Phase
     batches: Batches
-    objective: Objective
+    task: Task
+    loss: LossFunction
     machine: Machine
     frozen: frozenset[str]
     changes: tuple[MicroBatch, ...] = ()
     """From which update on how many images of a batch go through the network at a time, where not all do."""
-
-    @property
-    def guessing(self) -> float:
-        """The loss of guessing, in nats."""
-        return math.log(max(2, self.objective.outputs))
 
     def micro_batches(self, batch: Batch, step: int) -> tuple[Batch, ...]:
         """The batch of update `step` in the parts that go through the network one after the other."""
@@ -130,19 +127,13 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
         torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step, number))
         with folded(state.model, setting.machine):
             logits = zoo.logits(state.model, part.images, setting.machine)
-        loss = setting.objective(logits, part.targets) * (len(part.labels) / len(batch.labels))
+        loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
-        right.append(right_answers(logits.detach(), part.labels))
+        right.append((predicted_classes(setting.task, logits.detach()) == part.labels).sum())
     state.optimizer.step()
     state.step += 1
     return torch.stack(losses).sum(), torch.stack(right).sum()
-
-
-def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of `labels` [B] the logits [B, 1] (sigmoid, threshold 0.5) or [B, K] predict."""
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-    return (predicted == labels).sum()
 
 
 def train_epoch(
@@ -194,7 +185,7 @@ def train_epoch(
 
 def _judge(loss: float, updates: int, setting: Setting, step: int) -> None:
     """DivergenceError where the mean loss of the last `updates` has exploded."""
-    guessing = setting.guessing
+    guessing = setting.task.guessing
     if loss > EXPLODED * guessing:
         wrong = f"is {loss:.3g}, and guessing has {guessing:.2g},"
         raise DivergenceError(_diverged(wrong, setting, step - updates, step))
@@ -225,7 +216,7 @@ def fit(
         totals = yield from train_epoch(state, setting, progress, due)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)
-        if not scores.loss <= HOPELESS * setting.guessing:  # NaN as well
+        if not scores.loss <= HOPELESS * setting.task.guessing:  # NaN as well
             wrong = f"is {scores.loss:.3g}" if math.isfinite(scores.loss) else "is not finite"
             wrong += " on validation images"
             raise DivergenceError(_diverged(wrong, setting, state.step - len(setting.batches), state.step))

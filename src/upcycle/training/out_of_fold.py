@@ -7,16 +7,16 @@ import numpy.typing as npt
 
 from upcycle.config import Config
 from upcycle.data.splits import Splits
-from upcycle.evaluation.predictions import probabilities as chances
 from upcycle.recipes import phases
-from upcycle.training.objective import Objective
+from upcycle.task import Task
+from upcycle.training.loss import Loss
 from upcycle.training.probe import Split, train_probe
 
 
 def out_of_fold(
     features: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
-    classes: int,
+    task: Task,
     folds: Sequence[Splits],
     *,
     tied: npt.NDArray[np.int32],
@@ -28,14 +28,13 @@ def out_of_fold(
     `features` [n, D] are those of the frozen network. `folds` keep copies and groups on one side, so no probe has
     learnt an image's label from its copy; `tied` [n] numbers them alike, for the folds within.
     """
-    probabilities = np.full((len(labels), classes), np.nan)
-    goal = Objective(1 if classes == 2 else classes)
+    probabilities = np.full((len(labels), len(task.classes)), np.nan)
     for number, fold in enumerate(folds):
         train, val = (Split(features, side, labels[side], tied[side]) for side in (fold.train, fold.val))
-        probe = train_probe(train, val, phase=phases(config, len(train))[0], objective=goal, seed=config.seed)
+        probe = train_probe(train, val, phase=phases(config, len(train))[0], loss=Loss(task), seed=config.seed)
         held = Split(features, fold.test, labels[fold.test])
         logits = [some.numpy() @ probe.weight.numpy().T + probe.bias.numpy() for some in held.chunks()]
-        probabilities[fold.test] = chances(np.concatenate(logits))
+        probabilities[fold.test] = task.probabilities(np.concatenate(logits))
         if progress is not None:
             progress(number + 1, len(folds))
     return probabilities

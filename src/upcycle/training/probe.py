@@ -17,7 +17,8 @@ from upcycle.device import seed_for
 from upcycle.history import Row
 from upcycle.recipes import HEAD_BATCH, HEAD_RATES, Phase
 from upcycle.schedules import OneCycle
-from upcycle.training.objective import Objective, one_hot
+from upcycle.task import Task
+from upcycle.training.loss import Loss, targets_of
 from upcycle.training.scores import score
 
 STRENGTHS = tuple(10.0**power for power in np.arange(-5.0, 2.5, 0.5))
@@ -122,7 +123,7 @@ def train_probe(
     val: Split,
     *,
     phase: Phase,
-    objective: Objective,
+    loss: Loss,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
@@ -135,7 +136,7 @@ def train_probe(
     updates.
     """
     parts = [(train, val), *(_folds(train, seed) if len(val) < FEW else [])]
-    together = _together(train.features.shape[1], objective.outputs)
+    together = _together(train.features.shape[1], loss.task.outputs)
     updates = phase.epochs * phase.steps_per_epoch
     count = itertools.count(1)
     total = updates * (len(parts) * len(together) + 1)
@@ -144,14 +145,14 @@ def train_probe(
         if progress is not None:
             progress(next(count), total)
 
-    losses = _held_out(parts, together, phase, objective, seed, made)
+    losses = _held_out(parts, together, phase, loss, seed, made)
     best = CANDIDATES[min(range(len(CANDIDATES)), key=losses.__getitem__)]
     scale = _scale(train)
     learn, check = _side(train, scale), _side(val, scale)
     rows: list[Row] = []
-    trained = _train(learn, (best,), scale, phase=phase, objective=objective, seed=seed, made=made)
+    trained = _train(learn, (best,), scale, phase=phase, loss=loss, seed=seed, made=made)
     for epoch, (weight, bias) in enumerate(trained, 1):
-        rows.append(_row(_peaked(phase, best.lr_max), epoch, (learn, check), (weight, bias)))
+        rows.append(_row(_peaked(phase, best.lr_max), epoch, (learn, check), (weight, bias), loss.task))
     folded = weight[0].T.contiguous()
     shifted = bias[0, 0] - folded @ scale.mean
     return Probe(folded, shifted, best.strength, best.scaling, best.lr_max, tuple(rows))
@@ -167,7 +168,7 @@ def _held_out(
     parts: Sequence[tuple[Split, Split]],
     together: Sequence[tuple[_Candidate, ...]],
     phase: Phase,
-    objective: Objective,
+    loss: Loss,
     seed: int,
     made: Callable[[], None],
 ) -> list[float]:
@@ -178,11 +179,11 @@ def _held_out(
         learn, check = (_side(part, scale) for part in (learned, held))
         found = []
         for some in together:
-            *_, heads = _train(learn, some, scale, phase=phase, objective=objective, seed=seed, made=made)
-            rows = max(1, MOST_BYTES // (4 * COPIES * len(some) * objective.outputs))
+            *_, heads = _train(learn, some, scale, phase=phase, loss=loss, seed=seed, made=made)
+            rows = max(1, MOST_BYTES // (4 * COPIES * len(some) * loss.task.outputs))
             losses = torch.zeros(len(some))
             for piece in itertools.chain.from_iterable(torch.split(part, rows) for part in check.parts()):
-                losses += _losses(check, piece, heads, Objective(objective.outputs)) * len(piece)
+                losses += _losses(check, piece, heads, Loss(loss.task)) * len(piece)
             found.append(losses)
         sums += torch.cat(found)
         images += len(held)
@@ -241,7 +242,7 @@ def _train(
     scale: _Scale,
     *,
     phase: Phase,
-    objective: Objective,
+    loss: Loss,
     seed: int,
     made: Callable[[], None],
 ) -> Iterator[Heads]:
@@ -250,7 +251,7 @@ def _train(
     Their weights are for scaled features. Dividing the weights instead lets all share one product.
     """
     divisors = scale.divisors(candidates)
-    width, outputs = learn.split.features.shape[1], objective.outputs
+    width, outputs = learn.split.features.shape[1], loss.task.outputs
     parameters, groups = [], []
     for lr_max in dict.fromkeys(candidate.lr_max for candidate in candidates):
         penalty = torch.tensor([one.strength for one in candidates if one.lr_max == lr_max])[:, None, None]
@@ -265,7 +266,7 @@ def _train(
                 rate = group["phase"].rate(phase.first_step + step)
                 group["lr"], group["betas"] = rate.lr, (rate.momentum, 0.99)
             weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
-            losses = _losses(learn, chosen, (weight / divisors, bias), objective)
+            losses = _losses(learn, chosen, (weight / divisors, bias), loss)
             optimizer.zero_grad()
             losses.sum().backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:
@@ -301,12 +302,12 @@ def _logits(inputs: Tensor, heads: Heads) -> Tensor:
     return wide.view(len(inputs), count, outputs).permute(1, 0, 2) + bias
 
 
-def _losses(side: _Side, chosen: Tensor, heads: Heads, objective: Objective) -> Tensor:
+def _losses(side: _Side, chosen: Tensor, heads: Heads, loss: Loss) -> Tensor:
     """The mean loss of each head on the chosen images, [heads]."""
     logits = _logits(side.inputs(chosen), heads)
-    targets = one_hot(side.labels[chosen], objective.outputs)
+    targets = targets_of(loss.task, side.labels[chosen])
     repeated = targets.expand(len(logits), *targets.shape).flatten(0, 1)
-    return objective.losses(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
+    return loss(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
 
 
 def _all_logits(side: _Side, head: Heads) -> Tensor:
@@ -314,11 +315,11 @@ def _all_logits(side: _Side, head: Heads) -> Tensor:
     return torch.cat([_logits(side.inputs(part), head)[0] for part in side.parts()])
 
 
-def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: Heads) -> Row:
+def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: Heads, task: Task) -> Row:
     """One epoch's row of one head."""
     step = phase.first_step + epoch * phase.steps_per_epoch
     rate = phase.rate(step - 1)
-    fit, held = (score(_all_logits(side, head), side.labels) for side in sides)
+    fit, held = (score(_all_logits(side, head), side.labels, task) for side in sides)
     return Row(
         phase=phase.name,
         epoch=epoch,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upcycle.training.objective import Objective, one_hot
+from upcycle.task import Task
+from upcycle.training.loss import Loss, predicted_classes, targets_of
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,11 @@ class Scores:
     f1_macro: float
 
 
-def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Scores of logits [n, 1] (sigmoid, threshold 0.5) or [n, K] against labels [n]."""
-    outputs = logits.shape[1]
-    classes = max(2, outputs)
-    loss = Objective(outputs)(logits, one_hot(labels, outputs)).item()
-    predicted = (logits[:, 0] > 0).long() if outputs == 1 else logits.argmax(dim=1)
+def score(logits: Tensor, labels: Tensor, task: Task) -> Scores:
+    """Scores of logits [n, outputs] against labels [n], both on the CPU."""
+    classes = len(task.classes)
+    loss = Loss(task)(logits, targets_of(task, labels)).mean().item()
+    predicted = predicted_classes(task, logits)
     table = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).double()
     right = table.diagonal()
     support_and_claims = table.sum(dim=0) + table.sum(dim=1)

@@ -1,0 +1,164 @@
+"""Pastes what commands print, and what the source declares, into the pages.
+
+    python lab/paste.py [PAGE ...]             all pages where none is named
+    python lab/paste.py --no-commands          only what is read from the source; the tests hold that
+
+Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run 5,20: COMMAND -->`
+keeps the first 5 and the last 20 lines. `--out OUT` is a new folder, shown as `runs/first`; photos/ holds the demo's
+images. `<!-- options -->` stands for the table of options and `<!-- api -->` for the public Python names.
+"""
+
+import argparse
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import upcycle
+from upcycle.config import Config
+from upcycle.data.samples import write_faces
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+WIDTH = 100
+OPTIONS = {
+    "Recipe and model": ("recipe", "arch", "weights", "input", "probe", "image_size", "crop_pct", "scale"),
+    "Data": (
+        *("train_split", "val_split", "test_split", "val_fraction", "test_fraction", "folds", "classes_at"),
+        *("drop_empty_classes", "regroup", "quarantine", "image_root", "image_suffix"),
+        *("path_column", "label_column", "split_column", "group_column"),
+    ),
+    "Training": (
+        *(
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "weight_decay",
+            "momentum",
+            "beta2",
+            "eps",
+            "layer_decay",
+            "freeze",
+            "bn",
+        ),
+        *("augment", "mixup", "label_smoothing", "class_weights", "monitor", "patience", "start_from_epoch"),
+        "on_divergence",
+    ),
+    "Schedule": (
+        *("schedule", "lr", "lr_adapt", "pct_start", "div", "div_final", "anneal", "moms"),
+        *("lr_start", "lr_min", "rampup", "sustain", "decay"),
+    ),
+    "Machine": (
+        "seed",
+        "split_seed",
+        "threads",
+        "workers",
+        "precision",
+        "fold_bn",
+        "device",
+        "checkpoint_every",
+        "cache",
+    ),
+}
+
+
+def command_output(command: str, ends: tuple[int, int] | None) -> str:
+    """The command and what it prints, or the first and last lines of that."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "first")
+        if "photos/" in command:
+            write_faces(Path(folder) / "photos")
+        environment = os.environ | {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+        words = [sys.executable, "-m", "upcycle", *shlex.split(command.replace("OUT", out))[1:]]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, check=True)
+    lines = [line.rstrip() for line in done.stdout.replace(out, "runs/first").rstrip().splitlines()]
+    if ends and len(lines) > sum(ends):
+        lines = [*lines[: ends[0]], "...", *lines[len(lines) - ends[1] :]]
+    return "\n".join(["```text", f"$ {command.replace('OUT', 'runs/first')}", *lines, "```"])
+
+
+def options_table() -> str:
+    """Every option of `upcycle train` by group, with its default and meaning."""
+    named = [name for names in OPTIONS.values() for name in names]
+    if sorted(named) != sorted(Config.model_fields):
+        raise SystemExit(f"OPTIONS of {__file__} and Config differ: {set(named) ^ set(Config.model_fields)}")
+    parts = []
+    for title, names in OPTIONS.items():
+        rows = [f"**{title}**\n\n| option | default | meaning |\n|---|---|---|"]
+        for name in names:
+            field = Config.model_fields[name]
+            meaning = (field.description or "").replace("|", "\\|")
+            rows.append(f"| `--{name.replace('_', '-')}` | {default_of(field.default)} | {meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def default_of(value: object) -> str:
+    """A default as a person types it."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def api_list() -> str:
+    """Every public name with its first sentence, and the public members of the main classes."""
+    lines = []
+    for name in sorted(upcycle.__all__, key=lambda name: (not name[0].islower(), name.lower())):
+        if name.startswith("__"):
+            continue
+        value = getattr(upcycle, name)
+        lines.append(f"- `{name}`: {first_sentence(value)}")
+        if name in ("Run", "Classifier", "Prediction", "Comparison", "Scan"):
+            members = [member for member in vars(value) if not member.startswith("_")]
+            named = [f"`.{member}`: {first_sentence(inspect.getattr_static(value, member))}" for member in members]
+            lines += [f"  - {line}" for line in named if not line.endswith(": ")]
+    return "\n".join(lines)
+
+
+def first_sentence(value: object) -> str:
+    """The first sentence of a docstring."""
+    text = inspect.getdoc(value) or ""
+    if not text or type(value).__doc__ == value.__doc__:
+        return ""
+    return re.split(r"(?<=[.:])\s", " ".join(text.split("\n\n")[0].split()))[0].rstrip(":") + ""
+
+
+GENERATED: dict[str, Callable[[], str]] = {"options": options_table, "api": api_list}
+
+
+def pasted(text: str, *, commands: bool) -> str:
+    """The page with every marked part made again."""
+
+    def made(match: re.Match[str]) -> str:
+        head, what = match[1], match[2]
+        if run := re.fullmatch(r"run(?: (\d+),(\d+))?: (.+)", what):
+            ends = (int(run[1]), int(run[2])) if run[1] else None
+            return f"{head}\n\n{command_output(run[3], ends)}\n\n<!-- end -->" if commands else match[0]
+        return f"{head}\n\n{GENERATED[what]()}\n\n<!-- end -->"
+
+    return re.sub(r"(<!-- (run.*?: .+?|options|api) -->)\n.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES)
+    parser.add_argument("--no-commands", action="store_true")
+    asked = parser.parse_args()
+    for page in asked.pages:
+        text = page.read_text(encoding="utf-8")
+        if (new := pasted(text, commands=not asked.no_commands)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What lab/speed.md says was measured is what the readings kept beside the scripts come to."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import peer_settings
+import pytest
+import throughput
+import throughput_together
+import time_to_accuracy
+
+from upcycle.rundir import read_json, read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "lab" / "speed.md").read_text(encoding="utf-8")
+READINGS = sorted((ROOT / "lab").glob("2026-11-26-peers/*/readings.jsonl"))
+SERIES = ROOT / "lab" / "2026-11-26-peers" / "throughput_512_images"
+README = {
+    "`upcycle train --recipe probe --image-size 128`": "upcycle probe @128",
+    "timm's features under scikit-learn, 128 px": "timm + scikit-learn, best @128",
+    "`upcycle train --recipe probe`": "upcycle probe",
+    "`upcycle train`, which fine-tunes as well and here keeps the probe": "upcycle default",
+    "timm's features under scikit-learn": "timm + scikit-learn, best",
+    "fastai's `fine_tune(1)` in its quickest setting (n = 1)": "fastai 1, best",
+    "fastai's `fine_tune(1)` as its guide has it": "fastai 1",
+    "the article's script in Keras, 20 epochs (n = 1)": "Keras article 20",
+}
+"""Rows of its table, and whose readings they are."""
+STARTUPS = [ROOT / "lab" / day / "startup.json" for day in ("2026-11-25-peers", "2026-11-26-peers")]
+
+
+def rows(text: str) -> list[str]:
+    """The rows of the first Markdown table, without its head."""
+    lines = [line for line in text.split("\n\n")[0].splitlines() if line.startswith("|")]
+    return lines[2:]
+
+
+def test_there_are_four_sets_of_readings() -> None:
+    assert {file.parent.name for file in READINGS} == {"cats_dogs", "flowers5", "hymenoptera", "malaria_cells"}
+
+
+@pytest.mark.parametrize("file", READINGS, ids=lambda file: file.parent.name)
+def test_every_setting_is_on_the_page_as_its_readings_come_to(file: Path) -> None:
+    readings = read_lines(file)
+    found = [time_to_accuracy.summary(readings, tool) for tool in dict.fromkeys(one["tool"] for one in readings)]
+    made = rows(time_to_accuracy.tables(found, [0.9]))
+    assert len(made) == len(found)
+    assert [row for row in made if row not in PAGE] == []
+
+
+@pytest.mark.parametrize("file", READINGS, ids=lambda file: file.parent.name)
+def test_a_tool_has_one_reading_a_seed(file: Path) -> None:
+    kept = [(one["tool"], one["seed"]) for one in read_lines(file)]
+    assert len(kept) == len(set(kept))
+
+
+def test_the_rates_on_the_page_are_those_of_all_series() -> None:
+    readings = throughput_together.together([read_json(file) for file in sorted(SERIES.glob("*.json"))])
+    made = rows(throughput.table([throughput.summary(cell, some) for cell, some in readings.items()]))
+    assert len(made) == 16
+    assert [row for row in made if row not in PAGE] == []
+
+
+def test_start_up_is_the_median_of_its_rounds_in_both_series() -> None:
+    shown = {
+        "`upcycle --help` has answered": "upcycle --help",
+        "`import torch` is done": "import torch",
+        "a program that imports timm has made one optimizer step": "timm, one optimizer step",
+        "`classic` begins its first update": "classic, to its beginning",
+        "`classic` has made its first update, 32 images at 224 px": "classic, to the first update",
+    }
+    series: list[dict[str, Any]] = [json.loads(file.read_text()) for file in STARTUPS]
+    for words, name in shown.items():
+        medians = ", ".join(f"{statistics.median(one[name]['readings_s']):.2f}" for one in series)
+        assert f"| {words} | {medians} |" in PAGE
+
+
+def test_what_was_tried_of_each_peer_is_on_the_page_as_it_was_read() -> None:
+    kept = read_json(ROOT / "lab" / "2026-11-26-peers" / "peer_settings.json")
+    readings = {}
+    for one in kept["variants"]:
+        some = one.pop("readings")
+        readings[peer_settings.Variant(**{**one, "words": tuple(one["words"])})] = some
+    made = rows(peer_settings.table(readings))
+    assert len(made) == 23
+    assert [row for row in made if row not in PAGE] == []
+
+
+@pytest.mark.parametrize(("words", "tool"), README.items())
+def test_the_readme_has_the_medians_of_the_readings(words: str, tool: str) -> None:
+    readings = read_lines(ROOT / "lab" / "2026-11-26-peers" / "cats_dogs" / "readings.jsonl")
+    found = time_to_accuracy.summary(readings, tool)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {words} | {found['f1']['test']:.3f} | {found['seconds']:,.0f} |" in text
