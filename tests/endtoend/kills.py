@@ -44,7 +44,7 @@ PHASES = {
     "evaluation": [
         "upcycle.jobs.finetune:predict",
         "upcycle.jobs.stages:write_results",
-        "upcycle.jobs.stages:evaluate",
+        "upcycle.jobs.results:evaluate",
     ],
     "report": [
         "upcycle.reporting.report:_draw",

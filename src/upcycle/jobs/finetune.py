@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from upcycle import hardware
 from upcycle.config import Config
-from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches
 from upcycle.device import Machine, out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.predict import predict
@@ -114,18 +112,7 @@ def _setting(session: Session, data: Prepared, model: nn.Module, machine: Machin
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=Batches(
-            data.frames,
-            data.index.labels,
-            data.splits.train,
-            preprocessing=data.preprocessing,
-            batch_size=config.batch_size,
-            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
-            seed=config.seed,
-            task=data.task,
-            device=machine.device,
-            workers=workers_for(data.frames, machine),
-        ),
+        batches=data.batches(config, machine),
         task=data.task,
         loss=class_loss(config, data, device=machine.device),
         machine=machine,

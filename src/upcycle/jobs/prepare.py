@@ -10,6 +10,8 @@ import numpy as np
 from upcycle.audit import quarantine
 from upcycle.config import Config
 from upcycle.data import cache as images
+from upcycle.data.augment import Augmentation
+from upcycle.data.batches import Batches
 from upcycle.data.cache import Cache
 from upcycle.data.folder import Index, scan
 from upcycle.data.layout import Layout
@@ -50,6 +52,21 @@ class Prepared:
     def task(self) -> Task:
         """What tells the classes apart."""
         return Task.of(self.index.classes)
+
+    def batches(self, config: Config, machine: Machine) -> Batches:
+        """The training split's batches, augmented as a whole before they are divided."""
+        return Batches(
+            self.frames,
+            self.index.labels,
+            self.splits.train,
+            preprocessing=self.preprocessing,
+            batch_size=config.batch_size,
+            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
+            seed=config.seed,
+            task=self.task,
+            device=machine.device,
+            workers=workers_for(self.frames, machine),
+        )
 
 
 def workers_for(frames: Cache | Stream, machine: Machine) -> int:

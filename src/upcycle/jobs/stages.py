@@ -1,27 +1,22 @@
 """The stages of a run once its data is ready: plan, probe, fine-tuning, choice, results."""
 
-import shutil
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from upcycle.data import decode
 from upcycle.data.units import components
 from upcycle.device import Machine
-from upcycle.errors import ConfigError, DecodeError
-from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.errors import ConfigError
 from upcycle.evaluation.predict import predictions
 from upcycle.evaluation.predictions import Predictions
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.prepare import Prepared, cache_root, workers_for
+from upcycle.jobs.results import Choice, Results, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
-from upcycle.reporting.terminal import comparison_table, table
-from upcycle.rundir import write_bytes, write_json
 from upcycle.training.features import extract, head_logits
 from upcycle.training.probe import Probe, Split, train_probe
 
@@ -141,48 +136,7 @@ def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phas
     return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
 
 
-# ---------------------------------------------------------------- choice and results
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which model was kept, and the paired difference of log losses (fine-tuned minus probe) that decided it."""
-
-    chosen: Literal["finetune", "probe"]
-    mean_difference: float
-    standard_error: float
-
-    @property
-    def says(self) -> str:
-        """The decision in words."""
-        difference = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f}"
-        if self.chosen == "finetune":
-            return (
-                f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image, "
-                "better by more than one standard error"
-            )
-        return (
-            f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} an image, "
-            "not better by more than one standard error"
-        )
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return {
-            "chosen": self.chosen,
-            "mean_difference": self.mean_difference,
-            "standard_error": self.standard_error,
-            "says": self.says,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """Predictions of the kept model by split, "val" and, where there are test images, "test"; and of others by name."""
-
-    kept: dict[str, Predictions]
-    others: dict[str, Predictions] = field(default_factory=dict)
-    choice: Choice | None = None
+# ---------------------------------------------------------------- choice
 
 
 def _choose(
@@ -193,11 +147,7 @@ def _choose(
     head: Head | None,
     pretrained: dict[str, Tensor],
 ) -> Results:
-    """The model to keep and its held-out predictions.
-
-    Fine-tuning is kept when its per-image log loss on the validation images beats the probe's by
-    more than one standard error of the paired difference. The test images decide nothing.
-    """
+    """The model to keep and its held-out predictions; the test images decide nothing."""
     index, splits = data.index, data.splits
     tuned = {
         name: predictions(index, splits.of(name), held_out_logits(data, model, machine, name))
@@ -205,12 +155,7 @@ def _choose(
     }
     if head is None:
         return Results(tuned)
-    paired = paired_log_loss(tuned["val"], head.held_out["val"])
-    choice = Choice(
-        chosen="finetune" if paired.mean_difference < -paired.standard_error else "probe",
-        mean_difference=paired.mean_difference,
-        standard_error=paired.standard_error,
-    )
+    choice = Choice.between(tuned["val"], head.held_out["val"])
     session.show.say(choice.says)
     others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
@@ -220,44 +165,3 @@ def _choose(
     session.keep_probe(model)
     others |= {f"finetune_{name}": made for name, made in tuned.items()}
     return Results(head.held_out, others=others, choice=choice)
-
-
-def write_results(session: Session, data: Prepared, results: Results) -> None:
-    """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
-    run, show = session.run, session.show
-    named = {**results.kept, **results.others}
-    for name, made in named.items():
-        made.save(run.predictions(name))
-    known: dict[str, Any] = {
-        name: evaluate(made, seed=session.config.seed, split="val" if name.endswith("val") else "test").to_dict()
-        for name, made in named.items()
-    }
-    if results.choice is not None:
-        known["choice"] = results.choice.to_dict()
-    write_json(run.evaluation, known)
-    _write_thumbnails(session, data, results.kept.get("test"))
-    split = "test" if "test" in known else "val"
-    if split == "val":
-        show.say("no test set: these are scores of the validation images, which chose the model, so they flatter it")
-    show.table(table(known[split]))
-    rivals = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
-    others = {label: known[name] for label, name in rivals.items() if name in known}
-    if others and results.choice is not None:
-        kept = {"finetune": "fine-tuned (kept)", "probe": "probe (kept)"}[results.choice.chosen]
-        rows = {kept: known[split], **{label: value for label, value in others.items() if label not in kept}}
-        show.table(comparison_table(rows))
-
-
-def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None) -> None:
-    """Keep a small picture of every misclassified test image, so the report needs no data folder."""
-    shutil.rmtree(session.run.thumbnails, ignore_errors=True)
-    if test is None:
-        return
-    wrong = (test.predicted() != test.labels).nonzero()[0]
-    positions = data.splits.test
-    for at in wrong:
-        try:
-            small = decode.thumbnail(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
-        except DecodeError:
-            continue  # the file went away since it was decoded; its row in the table remains
-        write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)

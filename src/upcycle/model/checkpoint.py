@@ -138,7 +138,7 @@ class Facts:
         try:
             counts = {name: int(values[name]) for name in ("epoch", "step", "updates", "retries")}
             return cls(**counts, sums=dict(values["sums"]), rows=list(values["rows"]))
-        except (LookupError, TypeError) as error:
+        except (ArithmeticError, LookupError, TypeError) as error:
             raise ValueError(f"no facts of a checkpoint: {error}") from None
 
 
