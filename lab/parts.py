@@ -79,7 +79,7 @@ def network() -> nn.Module:
     return model
 
 
-def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+def forward(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with folding on or off."""
     model = network().eval()
 
@@ -91,7 +91,7 @@ def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], N
     return once
 
 
-def keeping(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+def keeping(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with weights folded for it, or for all passes."""
     model, kept = network().eval(), Kept()
 
@@ -108,7 +108,7 @@ def frames() -> list[np.ndarray]:
     return [random.integers(0, 256, (256, 341, 3), dtype=np.uint8) for _ in range(64)]
 
 
-def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+def evaluating(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
     """Forward passes of ten batches; made ahead by a thread, or on demand."""
     model, decoded, positions = network(), frames(), np.arange(PASS * batch) % 64
 
@@ -122,14 +122,14 @@ def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool
     return once
 
 
-def logits(model: nn.Module, images: torch.Tensor, machine: device.Machine) -> torch.Tensor:
+def logits(model: nn.Module, images: torch.Tensor, machine: device.Hardware) -> torch.Tensor:
     """[B, classes] of images [B, 3, size, size]."""
     with device.autocast(machine):
         made: torch.Tensor = model(images)
     return made
 
 
-def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+def training(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
     """Ten updates, lower half frozen, with augmented batches; made ahead by a thread, or on demand."""
     positions, step = np.arange(PASS * batch) % 64, update(machine, torch.empty(batch), "auto")
     made = {
@@ -154,7 +154,7 @@ def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool],
     return once
 
 
-def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callable[..., None]:
+def update(machine: device.Hardware, images: torch.Tensor, freeze: str) -> Callable[..., None]:
     """An update with fixed statistics, folding on or off."""
     model = network()
     frozen = frozen_names(model, freeze)

@@ -37,7 +37,7 @@ from upcycle.training.loss import Loss
 from upcycle.training.probe import Features, Split, train_probe
 
 
-def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Machine) -> dict[str, Any]:
+def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Hardware) -> dict[str, Any]:
     """Cross-validated losses and hits of heads that see `data` by a view, by head."""
     arch = zoo.resolve_arch(asked.arch)
     weights = zoo.get_weights(arch, str(asked.weights))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from upcycle.device import (
-    Machine,
+    Hardware,
     apply,
     autocast,
     choose_precision,
@@ -29,7 +29,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's system
 
 def machine(**changed):
     facts = {"device": "cpu", "precision": "fp32", "threads": 1, "cores": 2, "processor": "A", "flags": ()}
-    return Machine(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
+    return Hardware(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
 
 
 @pytest.mark.parametrize(

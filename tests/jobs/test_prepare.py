@@ -20,7 +20,7 @@ from upcycle.data.listing import Quarantined
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split
 from upcycle.data.stream import Stream
-from upcycle.device import Machine, detect
+from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
 from upcycle.jobs import predict
 from upcycle.jobs.prepare import Prepared, decode, fit_size, machine_of, workers_for
@@ -107,7 +107,7 @@ def test_all_stages_of_a_run_have_the_machines_feeders(
         return plain(*given, workers=workers)
 
     monkeypatch.setattr(batches, "_ahead", watched)
-    monkeypatch.setattr(Machine, "feeders", property(lambda _: 3))
+    monkeypatch.setattr(Hardware, "feeders", property(lambda _: 3))
     options: dict[str, Any] = {"arch": "test_resnet", "image_size": 32, "epochs": 1, "device": "cpu"}
     upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **options)
     assert len(asked) >= 4  # features, training, validation, choice

@@ -24,7 +24,7 @@ from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
 from upcycle.recipes import resolve
-from upcycle.reporting.show import Show, default_show
+from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    show: Show | None = None,
+    show: Observer | None = None,
     **options: Any,
 ) -> Run:
     """Do the whole job and return the run.
@@ -112,7 +112,7 @@ def train(
         return _train(start, given, show)
 
 
-def _train(start: Start, given: Mapping[str, Any], show: Show) -> Run:
+def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
     """Start the run or resume it."""
     if start.fresh:
         for line in without_effect(given, start.config):
@@ -183,7 +183,7 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    show: Show | None = None,
+    show: Observer | None = None,
     **options: Any,
 ) -> Comparison:
     """Train rungs on one split and compare them, or compare runs that exist.

@@ -15,12 +15,12 @@ from upcycle.jobs.start import Start
 from upcycle.jobs.train import run_training
 from upcycle.manifest import check
 from upcycle.model import zoo
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.reporting.terminal import table
 from upcycle.rundir import RunDir, read_json, write_json
 
 
-def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> None:
+def cross_validate(start: Start, show: Observer, *, index: Index | None = None) -> None:
     """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
@@ -62,7 +62,7 @@ def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> N
         _write_pooled(run, config.folds, config.seed, show)
 
 
-def _write_pooled(run: RunDir, count: int, seed: int, show: Show) -> None:
+def _write_pooled(run: RunDir, count: int, seed: int, show: Observer) -> None:
     parts = [RunDir(run.root / f"fold-{number}") for number in range(1, count + 1)]
     for part in parts:
         check(part)

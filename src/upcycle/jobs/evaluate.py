@@ -20,11 +20,11 @@ from upcycle.evaluation.predict import chunks
 from upcycle.evaluation.predictions import Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
 from upcycle.jobs.review import darkness
-from upcycle.reporting.show import Show, Silent
+from upcycle.reporting.show import Observer, Silent
 from upcycle.rundir import read_json
 
 
-def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
+def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Observer | None = None) -> Predictions:
     """Predictions of the run's own `split`, or of the images of another folder `data`.
 
     Where `data` holds all images of the run's `split`, as when its folder has moved, those alone are predicted. Images
@@ -124,7 +124,9 @@ def _recorded_as(index: Index, positions: Sequence[int], split: str) -> list[Rec
     return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
 
 
-def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Show | None = None) -> Predictions:
+def _predictions(
+    classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Observer | None = None
+) -> Predictions:
     """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
     logits, used = [], []
     with ThreadPoolExecutor(classifier.machine.threads) as pool:

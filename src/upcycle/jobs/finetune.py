@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upcycle import hardware
 from upcycle.config import Config
-from upcycle.device import Machine, out_of_memory, settle
+from upcycle.device import Hardware, out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.predict import predict
 from upcycle.history import History, Row, is_best, should_stop
@@ -44,7 +44,7 @@ def fine_tune(
     session: Session,
     data: Prepared,
     model: nn.Module,
-    machine: Machine,
+    machine: Hardware,
     *,
     pretrained: dict[str, Tensor],
     head: tuple[Row, ...] = (),
@@ -67,7 +67,7 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Prepared, model: nn.Module, machine: Machine, head: tuple[Row, ...]) -> str:
+def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware, head: tuple[Row, ...]) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model, machine)
@@ -107,7 +107,7 @@ def _train(session: Session, data: Prepared, model: nn.Module, machine: Machine,
     return reason
 
 
-def _setting(session: Session, data: Prepared, model: nn.Module, machine: Machine) -> Setting:
+def _setting(session: Session, data: Prepared, model: nn.Module, machine: Hardware) -> Setting:
     config = session.config
     return Setting(
         config=config,
@@ -145,7 +145,7 @@ def class_loss(config: Config, data: Prepared, *, device: str) -> Loss:
     return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
-def held_out_logits(data: Prepared, model: nn.Module, machine: Machine, split: str) -> npt.NDArray[np.float32]:
+def held_out_logits(data: Prepared, model: nn.Module, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images."""
     return predict(
         model,
@@ -177,7 +177,7 @@ def _retry(session: Session, error: DivergenceError) -> None:
 # ---------------------------------------------------------------- when memory is short
 
 
-def _fit_into_memory(session: Session, model: nn.Module, machine: Machine, size: int) -> None:
+def _fit_into_memory(session: Session, model: nn.Module, machine: Hardware, size: int) -> None:
     """On a processor, where running out of memory is a kill without a word: take micro-batches that fit.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.

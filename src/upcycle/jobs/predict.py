@@ -20,14 +20,14 @@ from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.listing import shown
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
-from upcycle.reporting.show import Show, default_show
+from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source
@@ -67,7 +67,7 @@ class Classifier:
     run: RunDir
     network: Network
     model: nn.Module
-    machine: Machine
+    machine: Hardware
 
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
@@ -158,7 +158,7 @@ def _content(file: BinaryIO) -> bytes:
     return content
 
 
-def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
+def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Observer | None = None) -> Classifier:
     """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
     With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
@@ -175,7 +175,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
         return _load(expanded(run), threads, device, show or default_show())
 
 
-def _load(run: Path, threads: int, device: str, show: Show) -> Classifier:
+def _load(run: Path, threads: int, device: str, show: Observer) -> Classifier:
     directory = RunDir(run)
     if any(directory.root.glob("fold-*")):
         raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
@@ -216,7 +216,7 @@ def _setting(environment: Any) -> _Setting:
     return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine:
+def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> Hardware:
     """This machine as the run used its own, or, where it lacks that device or precision, at its best.
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.

@@ -19,16 +19,16 @@ from upcycle.data.listing import Failure, shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits, split
 from upcycle.data.stream import Stream, open_stream
-from upcycle.device import Machine, detect
+from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.task import Task
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
 
 
-def machine_of(config: Config) -> Machine:
+def machine_of(config: Config) -> Hardware:
     """What this configuration computes on here; ConfigError for what this machine does not have."""
     return detect(
         precision=config.precision,
@@ -53,7 +53,7 @@ class Prepared:
         """What tells the classes apart."""
         return Task.of(self.index.classes)
 
-    def batches(self, config: Config, machine: Machine) -> Batches:
+    def batches(self, config: Config, machine: Hardware) -> Batches:
         """The training split's batches, augmented as a whole before they are divided."""
         return Batches(
             self.frames,
@@ -69,7 +69,7 @@ class Prepared:
         )
 
 
-def workers_for(frames: Cache | Stream, machine: Machine) -> int:
+def workers_for(frames: Cache | Stream, machine: Hardware) -> int:
     """Threads that make batches of `frames` ahead: those asked for; else decoding files keeps all of them busy."""
     decoding = isinstance(frames, Stream) and machine.workers is None
     return machine.threads if decoding else machine.feeders
@@ -80,7 +80,7 @@ def cache_root(config: Config) -> Path:
     return Path(config.cache) if config.cache else images.default_root()
 
 
-def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Index:
+def read_index(data: Path, config: Config, machine: Hardware, show: Observer) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
     with show.progress("scanning") as progress:
@@ -88,7 +88,7 @@ def read_index(data: Path, config: Config, machine: Machine, show: Show) -> Inde
     return without_listed(index, listed, config, show)
 
 
-def without_listed(index: Index, listed: list[quarantine.Entry], config: Config, show: Show) -> Index:
+def without_listed(index: Index, listed: list[quarantine.Entry], config: Config, show: Observer) -> Index:
     """`index` without the images of the list; those that DATA does not hold are told."""
     index, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name)
     if unknown:
@@ -113,7 +113,7 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
 
 
 def decode(
-    index: Index, preprocessing: Preprocessing, config: Config, machine: Machine, show: Show
+    index: Index, preprocessing: Preprocessing, config: Config, machine: Hardware, show: Observer
 ) -> tuple[Index, Cache | Stream]:
     """Decoded images, those that cannot be decoded moved to the index's quarantine.
 
@@ -155,7 +155,7 @@ def decode(
 
 
 def _kept(
-    build: Callable[..., tuple[Cache, dict[int, Failure]]], config: Config, show: Show
+    build: Callable[..., tuple[Cache, dict[int, Failure]]], config: Config, show: Observer
 ) -> tuple[Cache, dict[int, Failure]]:
     """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
     root = cache_root(config)
@@ -172,7 +172,7 @@ def _kept(
         return build(root=spare / "images")
 
 
-def decodable(index: Index, config: Config, machine: Machine, show: Show) -> Index:
+def decodable(index: Index, config: Config, machine: Hardware, show: Observer) -> Index:
     """`index` without the images that cannot be decoded, found out at a small size."""
     return decode(index, Preprocessing(size=32, scale=config.scale), config, machine, show)[0]
 
@@ -181,8 +181,8 @@ def prepare(
     index: Index,
     preprocessing: Preprocessing,
     config: Config,
-    machine: Machine,
-    show: Show,
+    machine: Hardware,
+    show: Observer,
     splits: Splits | None = None,
 ) -> Prepared:
     """Decode and split, unless the caller has split already."""

@@ -21,7 +21,7 @@ from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed
 from upcycle.model import zoo
 from upcycle.model.zoo import Network
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.rundir import RunDir, read_json
 
 
@@ -34,7 +34,7 @@ def check_place(start: Start) -> None:
     raise DataError(f"{shown(start.data)} does not exist: say where the images of the run are now: {again}")
 
 
-def find_moved(start: Start, show: Show) -> Index:
+def find_moved(start: Start, show: Observer) -> Index:
     """The images at the run's new place; RunError where they are others than those it has recorded."""
     check_there(start.data)
     refused = f"{start.run.root} was started with {shown(read_json(start.run.config)['data'])}, not {shown(start.data)}"

@@ -18,7 +18,7 @@ from upcycle.data.units import components
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import resolution
 from upcycle.jobs.prepare import Prepared
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 
 LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to say what the test images will tell apart."""
@@ -83,7 +83,7 @@ def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
         yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
 
 
-def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
+def describe(prepared: Prepared, audit: dict[str, Any], show: Observer) -> None:
     """Say how the images were split and what is wrong with them."""
     counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
     named = ", ".join(shown(name) for name in prepared.index.classes[:8]) + (

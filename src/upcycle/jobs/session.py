@@ -20,7 +20,7 @@ from torch import nn
 
 from upcycle import device as machines
 from upcycle.config import Config
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.errors import RunError, StorageError, UpcycleError
 from upcycle.history import History, Row
 from upcycle.jobs.start import UPDATES, Start
@@ -30,7 +30,7 @@ from upcycle.model import checkpoint
 from upcycle.model.zoo import Network
 from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.recipes import Phase
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.rundir import (
     RunDir,
     append_line,
@@ -52,7 +52,7 @@ MOST_OF_THE_TIME = 0.05
 class Session:
     """The work on one run, from its start or its last checkpoint until it ends or is stopped."""
 
-    def __init__(self, run: RunDir, config: Config, show: Show, stopping: Stopping) -> None:
+    def __init__(self, run: RunDir, config: Config, show: Observer, stopping: Stopping) -> None:
         self.run, self.config, self.show, self.stopping = run, config, show, stopping
         self.plan = Plan(changes=changes_from_dicts(read_lines(run.events, whole=True)))
         status = run.status()
@@ -243,7 +243,7 @@ def _is_finite(state: State) -> bool:
 
 
 @contextlib.contextmanager
-def open_session(start: Start, weights_sha256: str, machine: Machine, show: Show) -> Iterator[Session]:
+def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> Iterator[Session]:
     """The session of a run, which no other process may write meanwhile.
 
     Once the work inside is done the run gets its report; whatever stops it is recorded and raised again. Running out
@@ -272,7 +272,7 @@ def open_session(start: Start, weights_sha256: str, machine: Machine, show: Show
         session.finish()
 
 
-def _record_start(start: Start, weights_sha256: str, machine: Machine, show: Show) -> None:
+def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> None:
     """Write status, environment and, last, the configuration: until that is there the run has not started."""
     run = start.run
     facts = machines.environment(machine)
@@ -304,7 +304,7 @@ def _record_retrying(run: RunDir, on_divergence: str) -> None:
     write_sealed(run, run.environment, {**environment, "command": re.sub(r" --on-divergence \w+", "", command) + words})
 
 
-def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Show) -> None:
+def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Observer) -> None:
     then, this = ({**facts, **facts.get("versions", {})} for facts in (before, now))
     for name in (*DIFFERENCES, *this.get("versions", {})):
         if name in then and then[name] != this.get(name):

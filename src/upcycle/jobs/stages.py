@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from upcycle.data.units import components
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.errors import ConfigError
 from upcycle.evaluation.predict import predictions
 from upcycle.evaluation.predictions import Predictions
@@ -31,7 +31,7 @@ class Head:
 
 
 def run_stages(
-    session: Session, data: Prepared, network: zoo.Network, machine: Machine, weights: Weights | None
+    session: Session, data: Prepared, network: zoo.Network, machine: Hardware, weights: Weights | None
 ) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
@@ -89,7 +89,7 @@ def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: i
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(session: Session, data: Prepared, network: zoo.Network, model: nn.Module, machine: Machine) -> Head:
+def _train_head(session: Session, data: Prepared, network: zoo.Network, model: nn.Module, machine: Hardware) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     config, show, phase = session.config, session.show, session.plan.phases[0]
     index, splits = data.index, data.splits
@@ -143,7 +143,7 @@ def _choose(
     session: Session,
     data: Prepared,
     model: nn.Module,
-    machine: Machine,
+    machine: Hardware,
     head: Head | None,
     pretrained: dict[str, Tensor],
 ) -> Results:

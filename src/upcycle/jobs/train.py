@@ -18,12 +18,12 @@ from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.rundir import write_json
 
 
 @machines.restored()
-def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
+def run_training(start: Start, show: Observer, *, index: Index | None = None, splits: Splits | None = None) -> None:
     """Do the whole job in `start.run`, from the start or from its last checkpoint.
 
     What is wrong with the request is found out before the run directory is made. `index` and `splits`

@@ -24,7 +24,7 @@ from upcycle.reporting.names import printable
 Told = Callable[[int, int], None]
 
 
-class Show(Protocol):
+class Observer(Protocol):
     """What a job reports, as it happens: messages, progress, rows, and when it starts, resumes and ends."""
 
     def started(self, run: Path) -> None:
@@ -216,7 +216,7 @@ class Notebook(Terminal):
 class Several:
     """Several observers as one: each gets everything, in order."""
 
-    def __init__(self, *observers: Show) -> None:
+    def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
     def started(self, run: Path) -> None:
@@ -267,7 +267,7 @@ class Several:
             observer.row(history, epochs, images_per_second)
 
 
-def default_show() -> Show:
+def default_show() -> Observer:
     """Live curves in a notebook, lines elsewhere."""
     kernel = sys.modules.get("IPython")
     shell = kernel.get_ipython() if kernel is not None else None

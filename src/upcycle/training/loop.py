@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upcycle.config import Config
 from upcycle.data.batches import Batch, Batches
-from upcycle.device import Machine, seed_for
+from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model import zoo
@@ -90,7 +90,7 @@ class Setting:
     batches: Batches
     task: Task
     loss: LossFunction
-    machine: Machine
+    machine: Hardware
     frozen: frozenset[str]
     changes: tuple[MicroBatch, ...] = ()
     """From which update on how many images of a batch go through the network at a time, where not all do."""
