@@ -32,6 +32,8 @@ ALIASES = {
 
 IMAGES = "one folder or a manifest"
 """What DATA is."""
+FACTS = ("data", "weights_sha256", "updates")
+"""What a run records beside its options."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""
 
@@ -326,8 +328,7 @@ def read_json(path: Path) -> Config:
 
 def _options(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run's record, older ones under the names that they have now."""
-    facts = ("data", "weights_sha256", "updates")  # what a run records beside its options
-    options = {key: value for key, value in recorded.items() if key not in facts}
+    options = {key: value for key, value in recorded.items() if key not in FACTS}
     restarted = options.pop("more_epochs", ())
     if isinstance(restarted, list) and all(isinstance(epochs, int) for epochs in (*restarted, options.get("epochs"))):
         options["epochs"] += sum(restarted)

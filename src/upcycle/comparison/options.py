@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from upcycle.config import Config, canonical
+from upcycle.config import FACTS, Config, canonical
 
 Values = dict[str, Any]
 
@@ -11,7 +11,7 @@ FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
 """Options that may differ when a run or a grid goes on: they change no result, or only that of a run without one."""
 OF_THE_MACHINE = ("seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one recipe."""
-_ELSEWHERE = ("recipe", *OF_THE_MACHINE, "data", "weights_sha256")
+_ELSEWHERE = ("recipe", *OF_THE_MACHINE, *FACTS, "more_epochs")
 _SHAPES = {
     "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
     "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
