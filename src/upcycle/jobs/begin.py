@@ -66,8 +66,8 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
-    if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
-        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
+    if config.probe and config.weights == "none":  # not in resolve: runs were made with it
+        raise ConfigError("a probe needs pretrained weights, and weights = none: leave probe out")
     for split in ("train_split", "val_split", "test_split"):
         if config.folds and getattr(config, split) is not None:  # the same
             raise ConfigError(
@@ -195,7 +195,9 @@ def _check_extendable(run: RunDir, config: Config) -> None:
     if is_fold(run):
         whole = run.root.absolute().parent
         raise RunError(f"{run.root} is a fold of {whole}, which gets no more epochs: give another --out")
-    done = sum(row.get("phase") != "head" for row in read_lines(run.history))
+    if "head_epochs" in read_plain(run.config):
+        raise RunError(f"{run.root} was trained by an earlier version of upcycle: give another --out")
+    done = len(read_lines(run.history))
     if run.status()["state"] == "finished" and done < config.all_epochs:
         raise RunError(
             f"{run.root} stopped early after {done} of {config.all_epochs} epochs, more of them change nothing: "

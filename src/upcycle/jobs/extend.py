@@ -12,7 +12,7 @@ from upcycle.model import checkpoint
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.training.loop import Sums
 
-UPDATES = 3
+UPDATES = 4
 """Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 
 
@@ -23,7 +23,7 @@ def extend(run: RunDir, config: Config) -> None:
 
     Whenever this is cut off, the run is as it was, or one that has its test still to come.
     """
-    rows = [row for row in read_lines(run.history) if row.get("phase") != "head"]
+    rows = read_lines(run.history)
     if run.status()["state"] == "finished":
         facts = {"epoch": len(rows), "step": rows[-1]["step"], "updates": 0, "retries": len(retries(run))}
         facts |= {"sums": asdict(Sums()), "rows": rows, "version": UPDATES}

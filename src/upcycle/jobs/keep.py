@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from upcycle.errors import DivergenceError, RunError
-from upcycle.history import History, Row
+from upcycle.history import History
 from upcycle.jobs.extend import UPDATES, best_weights, events, is_fold, restart, retries
 from upcycle.jobs.prepare import Job
 from upcycle.manifest import write_sealed_lines
@@ -89,13 +89,13 @@ def _is_finite(state: State) -> bool:
     return all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters())
 
 
-def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> History:
+def resumed(job: Job, state: State, phase: Phase) -> History:
     """Put the last state that was kept into `state`; the history file then holds just what is known.
 
     Where what was kept is damaged, says so, and the phase begins anew: it comes to the same result. RunError
     where it was kept by an upcycle that makes other updates.
     """
-    rows = head
+    known = History()
     kept = _whole(job, phase)
     if kept is not None:
         weights, moments, facts = kept
@@ -105,10 +105,9 @@ def resumed(job: Job, state: State, phase: Phase, head: tuple[Row, ...]) -> Hist
         checkpoint.load_clone(state.model, weights)
         optim.load_state_tensors(state.optimizer, state.names, moments)
         state.epoch, state.step, state.sums = int(facts["epoch"]), int(facts["step"]), Sums(**facts["sums"])
-        rows += History.from_dicts(facts["rows"]).rows
+        known = History.from_dicts(facts["rows"])
         part = f" and {state.sums.updates} of {phase.steps_per_epoch} updates" if state.sums.updates else ""
         job.show.say(f"going on after epoch {state.epoch} of {phase.epochs}{part}")
-    known = History(rows)
     write_lines(job.run.history, known.to_dicts())
     write_lines(job.run.timings, [row for row in _clocks(job) if row["epoch"] <= state.epoch])
     return known

@@ -40,9 +40,8 @@ from upcycle.training.scores import Scores, score
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head phase's outcome: the probe, its phase, and its predictions of the held-out splits by name."""
+    """The probe, and its predictions of the held-out splits by name."""
 
-    phase: Phase
     probe: Probe
     held_out: dict[str, Predictions]
 
@@ -56,14 +55,15 @@ def run_stages(job: Job, weights: Weights | None) -> str:
             job.show.warn(note)
     model = model.to(job.machine.device)
     planned = _plan(job, model)
-    head = _train_head(job, model, planned[0]) if planned[0].name == "head" else None
+    head = _train_head(job, model) if job.config.probe and zoo.has_linear_head(model) else None
     if head is not None:
-        planned = (head.phase, *(_adapted(job, phase, head) for phase in planned[1:]))
-        _write_plan(job, planned)
-        if len(planned) == 1:
+        if not planned:
             return _keep_probe(job, model, head)
+        planned = tuple(_adapted(job, phase, head) for phase in planned)
+        _write_plan(job, planned)
     pretrained = checkpoint.clone_weights(model)
-    stopped = _fine_tune(job, model, planned, head, pretrained)
+    (phase,) = planned
+    stopped = _fine_tune(job, model, phase, pretrained)
     _load_best(job, model)
     results = _choose(job, model, head, pretrained)
     write_results(job, results)
@@ -74,11 +74,10 @@ def run_stages(job: Job, weights: Weights | None) -> str:
 def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
     config, linear = job.config, zoo.has_linear_head(model)  # asked for here, where the network is real
-    if config.head_epochs and not linear:
+    if config.probe and not linear:
         if not config.epochs:
             raise ConfigError(f"{job.network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
-        config = config.model_copy(update={"head_epochs": 0})
     planned = phases(config, len(job.prepared.splits.train))
     frozen = groups.frozen_names(model, config.freeze)
     groups.freeze_parameters(model, frozen)
@@ -108,7 +107,7 @@ def _write_plan(job: Job, planned: tuple[Phase, ...]) -> None:
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
+def _train_head(job: Job, model: nn.Module) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     index, splits = job.prepared.index, job.prepared.splits
     with job.work.timed("features_seconds"), job.show.progress("features") as progress:
@@ -122,32 +121,26 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
             workers=job.workers,
             progress=progress,
         )
-    tied = components(index)
-    train, val = (Split(features, side, index.labels[side], tied[side]) for side in (splits.train, splits.val))
+    same = components(index)
+    train, val = (Split(features, side, index.labels[side], same[side]) for side in (splits.train, splits.val))
     with job.show.progress("probe") as progress:
-        probe = train_probe(
-            train, val, phase=phase, loss=_loss(job, device="cpu"), seed=job.config.seed, progress=progress
-        )
+        probe = train_probe(train, val, loss=_loss(job, device="cpu"), seed=job.config.seed, progress=progress)
     zoo.set_head(model, probe.weight, probe.bias)
-    row = probe.rows[-1]
+    write_json(job.run.probe, probe.result.to_dict())
     job.show.say(
-        f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
-        f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
+        f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
+        f"val accuracy {probe.result.val_accuracy:.4f}"
     )
     held = {
         name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), job.machine))
         for name in splits.held_out
     }
-    return Head(
-        replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
-        probe,
-        held,
-    )
+    return Head(probe, held)
 
 
 def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
     """The probe is all that was asked for: write it down as the run's model."""
-    write_lines(job.run.history, [row.to_dict() for row in head.probe.rows])
+    write_lines(job.run.history, [])
     checkpoint.save_model(job.run.best, model, job.network)
     write_results(job, Results(head.held_out))
     return "trained the probe alone"
@@ -168,7 +161,7 @@ def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
     """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
     if not job.config.lr_adapt:
         return phase
-    lr = adapted_rate(job.config.lr, head.probe.rows[-1].val_loss, len(job.network.classes))
+    lr = adapted_rate(job.config.lr, head.probe.result.val_loss, len(job.network.classes))
     job.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
     config = job.config.model_copy(update={"lr": lr})
     return replace(phase, schedule=schedule(config, phase.steps_per_epoch))
@@ -177,16 +170,14 @@ def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
 # ---------------------------------------------------------------- fine-tuning
 
 
-def _fine_tune(
-    job: Job, model: nn.Module, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
-) -> str:
-    """Fine-tune by the last phase of the plan, more slowly where the loss explodes; returns why it ended."""
-    make_room(job, model, planned[-1])
+def _fine_tune(job: Job, model: nn.Module, planned: Phase, pretrained: dict[str, Tensor]) -> str:
+    """Fine-tune as planned, more slowly where the loss explodes; returns why it ended."""
+    make_room(job, model, planned)
     while True:
-        phase = slowed(job.run, planned[-1])
-        _write_plan(job, (*planned[:-1], phase))
+        phase = slowed(job.run, planned)
+        _write_plan(job, (phase,))
         try:
-            return _train(job, model, phase, head)
+            return _train(job, model, phase)
         except DivergenceError as error:
             retry(job, phase, error)
         except RuntimeError as error:
@@ -196,11 +187,11 @@ def _fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
+def _train(job: Job, model: nn.Module, phase: Phase) -> str:
     """Train, keeping the best weights and, after every epoch, a state to go on from."""
     setting = _setting(job, model, phase)
     state = start(model, job.config, step=phase.first_step)
-    history = resumed(job, state, phase, head.probe.rows if head else ())
+    history = resumed(job, state, phase)
     reason = _reason_to_stop(job, history, phase)
     if reason:
         return reason
