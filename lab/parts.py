@@ -46,7 +46,6 @@ PROBE = """
 import sys, time
 import numpy as np, torch
 from upcycle import device
-from upcycle.recipes import phases, resolve
 from upcycle.task import Task
 from upcycle.training.loss import Loss
 from upcycle.training.probe import Split, train_probe
@@ -59,7 +58,7 @@ features = np.maximum(hidden @ mixing + random.normal(0, 0.5, (images + held, 20
 train, val = (Split(features, at, labels[at]) for at in np.split(np.arange(images + held), [images]))
 loss = Loss(Task.of([str(number) for number in range(classes)]))
 began = time.perf_counter()
-train_probe(train, val, phase=phases(resolve({}), images)[0], loss=loss, seed=0)
+train_probe(train, val, loss=loss, seed=0)
 print(time.perf_counter() - began)
 """
 

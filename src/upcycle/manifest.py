@@ -15,6 +15,7 @@ RESULTS = (
     "model.json",
     "plan.json",
     "plan.jsonl",
+    "probe.json",
     "audit.json",
     "splits.csv",
     "history.jsonl",

@@ -246,6 +246,11 @@ class RunDir:
         return self.root / "plan.json"
 
     @property
+    def probe(self) -> Path:
+        """How the probe came out (JSON)."""
+        return self.root / "probe.json"
+
+    @property
     def events(self) -> Path:
         """What changed the plan under way, each written before it took effect (JSON lines)."""
         return self.root / "plan.jsonl"

@@ -37,7 +37,7 @@ PHASES = {
     "decoding": ["upcycle.data.cache:decoded"],
     "cache": ["upcycle.data.cache:_write"],
     "features": ["upcycle.training.features:_features", "upcycle.training.features:_write"],
-    "head": ["upcycle.training.probe:_epoch_batches"],
+    "probe": ["upcycle.training.probe:minimize"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
     "record": ["upcycle.rundir:write_json", "upcycle.jobs.session:append_line", "upcycle.jobs.session:write_lines"],

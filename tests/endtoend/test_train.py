@@ -28,6 +28,7 @@ from tests.reporting.pages import Page
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
 from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
+from upcycle.history import ProbeResult
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.recipes import adapted_rate
@@ -65,6 +66,7 @@ def test_a_run_leaves_everything_that_later_stages_read(trained: upcycle.Run) ->
         "history.jsonl",
         "model.json",
         "plan.json",
+        "probe.json",
         "predictions/probe_test.csv",
         "predictions/probe_val.csv",
         "predictions/test.csv",
@@ -78,12 +80,20 @@ def test_a_run_leaves_everything_that_later_stages_read(trained: upcycle.Run) ->
     assert "finished" == trained.directory.status()["state"]
 
 
-def test_the_default_recipe_logs_both_phases(trained: upcycle.Run) -> None:
+def test_the_history_holds_fine_tuning_alone(trained: upcycle.Run) -> None:
     rows = trained.history.rows
-    assert ["head"] * 20 + ["finetune"] * 3 == [row.phase for row in rows]
-    assert [1, 2, 3] == [row.epoch for row in rows[20:]]
-    assert 400 == rows[19].step
-    assert 400 + 3 == rows[-1].step
+    assert [("finetune", 1, 1), ("finetune", 2, 2), ("finetune", 3, 3)] == [
+        (row.phase, row.epoch, row.step) for row in rows
+    ]
+
+
+def test_the_probes_recorded_scores_are_those_of_its_predictions(trained: upcycle.Run) -> None:
+    result = ProbeResult.from_dict(json.loads(trained.directory.probe.read_text()))
+    values = json.loads(trained.directory.evaluation.read_text())
+    found = values.get("probe_val") or values["val"]
+    assert found["log_loss"]["value"] == pytest.approx(result.val_loss, abs=1e-4)
+    assert found["accuracy"]["value"] == result.val_accuracy
+    assert ["common", "between", "each"] == list(result.strengths)
 
 
 def test_splits_record_every_file_with_its_content_hash(trained: upcycle.Run) -> None:
@@ -746,8 +756,8 @@ def test_early_stopping_stops_a_run(
 
 
 def test_the_peak_of_fine_tuning_is_fitted_to_the_probe(trained: upcycle.Run) -> None:
-    _, tuned = json.loads(trained.directory.plan.read_text())["phases"]
-    loss = trained.history.of("head").rows[-1].val_loss
+    (tuned,) = json.loads(trained.directory.plan.read_text())["phases"]
+    loss = json.loads(trained.directory.probe.read_text())["val_loss"]
     assert adapted_rate(trained.config.lr, loss, 2) == pytest.approx(tuned["schedule"]["lr_max"])
     assert tuned["schedule"]["lr_max"] < trained.config.lr
 

@@ -82,7 +82,7 @@ def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Pat
         ["scan", "photos"],
         ["compare", "photos", "--rungs", "simple-cnn"],
         ["demo", "--seed", "-1"],
-        ["train", "photos", "--weights", "none", "--head-epochs", "3"],
+        ["train", "photos", "--weights", "none", "--probe"],
     ],
     ids=lambda words: words[0],
 )
@@ -195,11 +195,23 @@ def test_class_weights_by_name_are_the_same_in_any_form_when_a_run_goes_on(tmp_p
         begin(None, {"class_weights": {"cat": 2.5, "dog": 1}}, out=run.root, resume=True)
 
 
-def test_random_weights_have_no_head_phase(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="head_epochs trains a head on pretrained features, and weights = none"):
-        begin(tmp_path / "photos", {"weights": "none", "head_epochs": 5}, out=None, resume=False)
-    begun(tmp_path / "out", tmp_path / "photos", weights="none", head_epochs=5)  # of an earlier version
-    assert 5 == begin(None, {}, out=tmp_path / "out", resume=True).config.head_epochs
+def test_random_weights_have_no_probe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a probe needs pretrained weights, and weights = none: leave probe out"):
+        begin(tmp_path / "photos", {"weights": "none", "probe": True}, out=None, resume=False)
+    begun(tmp_path / "out", tmp_path / "photos", weights="none", probe=True)  # of an earlier version
+    assert begin(None, {}, out=tmp_path / "out", resume=True).config.probe
+
+
+@pytest.mark.parametrize(("epochs", "probe"), [(0, False), (20, True)])
+def test_a_run_of_earlier_versions_tells_by_its_head_epochs_whether_it_has_a_probe(
+    epochs: int, probe: bool, tmp_path: Path
+) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", "finished")
+    values = {name: value for name, value in read_json(run.config).items() if name != "probe"}
+    write_json(run.config, {**values, "head_epochs": epochs})
+    assert probe == begin(None, {}, out=run.root, resume=True).config.probe
+    with pytest.raises(RunError, match="was trained by an earlier version of upcycle: give another --out"):
+        begin(None, {"epochs": 9}, out=run.root, resume=True)
 
 
 def test_a_finished_run_says_so(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
-    here = setting({"recipe": "default", "epochs": 4, "head_epochs": 0, "freeze": "none", "bn": "train"})
+    here = setting({"recipe": "default", "epochs": 4, "probe": False, "freeze": "none", "bn": "train"})
     whole = begin(here.config)
     list(fit(whole, here, validate=lambda _: NOTHING))
     first = begin(here.config)
@@ -114,7 +114,7 @@ def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
 
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_a_state_kept_between_two_updates_goes_on_to_the_same_bits_and_rows(stop: int) -> None:
-    here = setting({"recipe": "default", "epochs": 3, "head_epochs": 0, "freeze": "none", "bn": "train", "mixup": 0.3})
+    here = setting({"recipe": "default", "epochs": 3, "probe": False, "freeze": "none", "bn": "train", "mixup": 0.3})
     whole = begin(here.config)
     rows = [row for row, _ in fit(whole, here, validate=lambda _: NOTHING)]
     first = begin(here.config)
@@ -226,13 +226,6 @@ def test_a_validation_loss_beyond_all_measure_is_no_finished_epoch() -> None:
     assert 2 == len(list(fit(begin(here.config), here, validate=lambda _: Scores(50.0, 0.5, 0.5))))
 
 
-def test_a_phases_steps_go_on_from_those_before_it() -> None:
-    here = setting({"recipe": "default", "epochs": 1, "head_epochs": 2, "freeze": "none"})
-    state = begin(here.config, step=here.phase.first_step)
-    rows = [row for row, _ in fit(state, here, validate=lambda _: NOTHING)]
-    assert [40 + 3] == [row.step for row in rows]
-
-
 def test_progress_is_told_batch_by_batch() -> None:
     here = setting()
     told: list[tuple[int, int]] = []
@@ -242,7 +235,7 @@ def test_progress_is_told_batch_by_batch() -> None:
 
 def test_the_optimizer_is_the_one_that_was_named() -> None:
     assert isinstance(begin(setting().config).optimizer, torch.optim.Adam)
-    adamw = setting({"recipe": "default", "head_epochs": 0}).config
+    adamw = setting({"recipe": "default", "probe": False}).config
     assert isinstance(begin(adamw).optimizer, torch.optim.AdamW)
     assert 1e-7 == begin(setting().config).optimizer.param_groups[0]["eps"]
 
@@ -273,7 +266,7 @@ def test_moments_put_back_have_the_memory_layout_of_their_weights() -> None:
 def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_rounding() -> None:
     losses = {}
     for fold in (True, False):
-        here = setting({"recipe": "default", "head_epochs": 0, "epochs": 3, "lr": 1e-2})
+        here = setting({"recipe": "default", "probe": False, "epochs": 3, "lr": 1e-2})
         here = replace(here, machine=replace(here.machine, fold_bn=fold))
         losses[fold] = [row.loss for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
     assert losses[True] != losses[False]
@@ -282,7 +275,7 @@ def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_
 
 
 def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
-    here = setting({"recipe": "default", "head_epochs": 0, "freeze": "none", "bn": "frozen"})
+    here = setting({"recipe": "default", "probe": False, "freeze": "none", "bn": "frozen"})
     batch, found = next(here.batches.epoch(0)), []
     for changes in ((), (MicroBatch(0, 3, ""),)):  # four images: three and one
         state = begin(here.config)

@@ -45,7 +45,7 @@ OF_THE_TASK = (
     "device",
 )
 """Options that say what is learned, on what and from where; a recipe stays what it is under any of them."""
-_ALWAYS = (*OF_THE_TASK, "label_smoothing", "head_epochs", "epochs")
+_ALWAYS = (*OF_THE_TASK, "label_smoothing", "probe", "epochs")
 """Options that count for the probe alone as well."""
 
 
@@ -56,7 +56,7 @@ def effective(config: Mapping[str, Any], resolved: Mapping[str, Any] | None = No
     unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
     if not options.get("epochs"):  # the probe alone
         unused = set(options) - set(_ALWAYS)
-    if not options.get("head_epochs"):
+    if not options.get("probe"):
         unused |= {"lr_adapt"}
     kept = {name: value for name, value in options.items() if name not in unused and value is not None}
     return {**kept, **(resolved or {})}

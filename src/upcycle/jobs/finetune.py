@@ -17,7 +17,7 @@ from upcycle.config import Config
 from upcycle.device import Hardware, out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.predict import predict
-from upcycle.history import History, Row, is_best, should_stop
+from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
@@ -47,17 +47,16 @@ def fine_tune(
     machine: Hardware,
     *,
     pretrained: dict[str, Tensor],
-    head: tuple[Row, ...] = (),
 ) -> str:
     """Fine-tune `model` by the last phase of the plan; returns why it ended.
 
-    `head` are the rows of the phase before. After a loss that explodes, or too little memory, training resumes from
+    After a loss that explodes, or too little memory, training resumes from
     the last checkpoint, or without one from the weights `pretrained`.
     """
     _fit_into_memory(session, model, machine, data.preprocessing.size)
     while True:
         try:
-            return _train(session, data, model, machine, head)
+            return _train(session, data, model, machine)
         except DivergenceError as error:
             _retry(session, error)
         except RuntimeError as error:
@@ -67,12 +66,12 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware, head: tuple[Row, ...]) -> str:
+def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model, machine)
     state = start(model, config, step=phase.first_step)
-    history = session.resume(state, phase, head)
+    history = session.resume(state, phase)
     reason = reason_to_stop(config, history.of(phase.name), phase)
     if reason:
         return reason

@@ -16,7 +16,7 @@ from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.reporting.show import Observer
 from upcycle.training.features import extract
-from upcycle.training.out_of_fold import out_of_fold
+from upcycle.training.probe import out_of_fold
 
 FOLDS = 5
 
@@ -74,8 +74,10 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
             progress=progress,
         )
     with show.progress("probes") as progress:
-        tied = components(index)
-        return out_of_fold(features, index.labels, network.task, split, tied=tied, config=config, progress=progress)
+        same = components(index)
+        return out_of_fold(
+            features, index.labels, network.task, split, groups=same, seed=config.seed, progress=progress
+        )
 
 
 def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:

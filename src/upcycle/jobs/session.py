@@ -22,7 +22,7 @@ from upcycle import device as machines
 from upcycle.config import Config
 from upcycle.device import Hardware
 from upcycle.errors import RunError, StorageError, UpcycleError
-from upcycle.history import History, Row
+from upcycle.history import History, ProbeResult, Row
 from upcycle.jobs.start import UPDATES, Start
 from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
@@ -122,6 +122,10 @@ class Session:
             self.run.best.replace(self.run.fine_tuned)
         self.save_best(model)
 
+    def record_probe(self, result: ProbeResult) -> None:
+        """Write down how good the probe is."""
+        write_json(self.run.probe, result.to_dict())
+
     def record_rows(self, rows: Sequence[Row]) -> None:
         """Write the whole history."""
         write_lines(self.run.history, History(tuple(rows)).to_dicts())
@@ -164,18 +168,18 @@ class Session:
         checkpoint.save_state(self.run.last, state.to_tensors(), facts)
         self.tick()
 
-    def resume(self, state: State, phase: Phase, head: tuple[Row, ...]) -> History:
+    def resume(self, state: State, phase: Phase) -> History:
         """Put the last checkpoint into `state`; the history file then holds just what is known.
 
         Where what was kept is damaged, says so, and the phase starts again: it comes to the same result.
         """
-        rows = head
+        rows: tuple[Row, ...] = ()
         found = self._last_whole()
         if found is not None:
             facts = found.facts
             state.from_tensors(found.tensors)
             state.epoch, state.step, state.sums = facts.epoch, facts.step, Sums(**facts.sums)  # type: ignore[arg-type]
-            rows += History.from_dicts(facts.rows).rows
+            rows = History.from_dicts(facts.rows).rows
             part = f" and {facts.updates} of {phase.steps_per_epoch} updates" if facts.updates else ""
             self.show.say(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
             self.show.resumed(self.run.root, state.epoch)

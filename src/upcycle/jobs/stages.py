@@ -23,9 +23,8 @@ from upcycle.training.probe import Probe, Split, train_probe
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head phase's outcome: the probe, its phase, and its predictions of the held-out splits by name."""
+    """The probe, and its predictions of the held-out splits by name."""
 
-    phase: Phase
     probe: Probe
     held_out: dict[str, Predictions]
 
@@ -41,18 +40,18 @@ def run_stages(
             session.show.warn(note)
     model = model.to(machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
-    head = _train_head(session, data, network, model, machine) if planned[0].name == "head" else None
+    asked = session.config.probe and zoo.has_linear_head(model)
+    head = _train_head(session, data, network, model, machine) if asked else None
     if head is not None:
-        planned = (head.phase, *(_adapted(session, phase, head, data) for phase in planned[1:]))
-        session.follow(replace(session.plan, phases=planned))
-        if len(planned) == 1:
-            session.record_rows(head.probe.rows)
+        if not planned:
+            session.record_rows(())
             session.save_best(model)
             write_results(session, data, Results(head.held_out))
             return "trained the probe alone"
+        planned = tuple(_adapted(session, phase, head, data) for phase in planned)
+        session.follow(replace(session.plan, phases=planned))
     pretrained = checkpoint.clone_weights(model)
-    rows = head.probe.rows if head else ()
-    stopped = fine_tune(session, data, model, machine, pretrained=pretrained, head=rows)
+    stopped = fine_tune(session, data, model, machine, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
     write_results(session, data, _choose(session, data, model, machine, head, pretrained))
     session.discard_checkpoints()
@@ -62,11 +61,10 @@ def run_stages(
 def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: int) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
     config, show, linear = session.config, session.show, zoo.has_linear_head(model)
-    if config.head_epochs and not linear:
+    if config.probe and not linear:
         if not config.epochs:
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
-        config = config.model_copy(update={"head_epochs": 0})
     planned = phases(config, images)
     frozen = groups.frozen_names(model, config.freeze)
     groups.freeze_parameters(model, frozen)
@@ -91,7 +89,7 @@ def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: i
 
 def _train_head(session: Session, data: Prepared, network: zoo.Network, model: nn.Module, machine: Hardware) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
-    config, show, phase = session.config, session.show, session.plan.phases[0]
+    config, show = session.config, session.show
     index, splits = data.index, data.splits
     with session.timed("features_seconds"), show.progress("features") as progress:
         features = extract(
@@ -104,26 +102,22 @@ def _train_head(session: Session, data: Prepared, network: zoo.Network, model: n
             workers=workers_for(data.frames, machine),
             progress=progress,
         )
-    group = components(index)
-    train, val = (Split(features, side, index.labels[side], group[side]) for side in (splits.train, splits.val))
+    same = components(index)
+    train, val = (Split(features, side, index.labels[side], same[side]) for side in (splits.train, splits.val))
     loss = class_loss(config, data, device="cpu")
     with show.progress("probe") as progress:
-        probe = train_probe(train, val, phase=phase, loss=loss, seed=config.seed, progress=progress)
+        probe = train_probe(train, val, loss=loss, seed=config.seed, progress=progress)
     zoo.set_head(model, probe.weight, probe.bias)
-    row = probe.rows[-1]
+    session.record_probe(probe.result)
     show.say(
-        f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
-        f"val loss {row.val_loss:.4f}, val accuracy {row.val_accuracy:.4f}"
+        f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
+        f"val accuracy {probe.result.val_accuracy:.4f}"
     )
     held = {
         name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), machine))
         for name in splits.held_out
     }
-    return Head(
-        replace(phase, schedule=replace(phase.schedule, lr_max=probe.lr_max)),  # type: ignore[type-var]
-        probe,
-        held,
-    )
+    return Head(probe, held)
 
 
 def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phase:
@@ -131,7 +125,7 @@ def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phas
     config = session.config
     if not config.lr_adapt:
         return phase
-    lr = adapted_rate(config.lr, head.probe.rows[-1].val_loss, len(data.index.classes))
+    lr = adapted_rate(config.lr, head.probe.result.val_loss, len(data.index.classes))
     session.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
     return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
 

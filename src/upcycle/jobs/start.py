@@ -64,8 +64,8 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
-    if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
-        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
+    if config.probe and config.weights == "none":  # not in resolve: runs were made with it
+        raise ConfigError("a probe needs pretrained weights, and weights = none: leave probe out")
     for split in ("train_split", "val_split", "test_split"):
         if config.folds and getattr(config, split) is not None:  # the same
             raise ConfigError(

@@ -204,8 +204,6 @@ class Notebook(Terminal):
         from upcycle.reporting.plots import curves_figure
 
         super().row(history, epochs, images_per_second)
-        if history.rows[-1].phase == "head":
-            return
         figure = curves_figure(history.to_dicts())
         if self._handle is None:
             self._handle = display(figure, display_id=True)  # type: ignore[no-untyped-call]
