@@ -19,7 +19,7 @@ from typing import Any
 
 from upcycle.reporting import gains
 from upcycle.reporting.comparison import write_comparison
-from upcycle.reporting.page import clock
+from upcycle.reporting.names import clock
 from upcycle.rundir import read_json, write_json, write_text
 
 READ = ("history.jsonl", "status.json", "predictions")

@@ -10,9 +10,9 @@ from matplotlib.text import Text
 
 from tests.reporting.comparisons import read_example, without_results, write_example
 from upcycle.reporting.cost import time_ticks
-from upcycle.reporting.drawing import NARROW, PALETTE, WIDE, png, stroke, svg
 from upcycle.reporting.ladder import cost_figure, ladder_figure, overlay_figure
 from upcycle.reporting.overlay import curve
+from upcycle.reporting.style import PALETTE, WIDE, png, stroke, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ["<script>alert(1)</script>", "quo\"te's & $x^2$\nnext\u202eline", "猫" * 60, "\udcff", "x" * 300, "a " * 90]
@@ -56,6 +56,9 @@ def rows(*losses: float | None, accuracy: float = 0.9) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------ ladder
+
+
+NARROW = 3.9
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.errors import RunError
-from upcycle.reporting import gains, html, page
+from upcycle.reporting import gains, html
 from upcycle.reporting.disagreements import opinion, sides
-from upcycle.reporting.html import Draw
 from upcycle.reporting.ladder import cost_figure, ladder_figure, overlay_figure
-from upcycle.reporting.names import counted, short
+from upcycle.reporting.names import clock, counted, cut, short, three
+from upcycle.reporting.style import Drawing
 from upcycle.rundir import RunDir, read_json, read_lines, write_text
 
 NAME = 60
@@ -32,20 +32,20 @@ def write_comparison(folder: Path) -> Path:
     if not isinstance(values, dict) or not {"rungs", "pairs", "test", "classes"} <= values.keys():
         raise RunError(f"{folder / FILE} does not hold a comparison")
     drawings = _draw(values, folder)
-    html.save(drawings, folder / "figures")
+    html.save_figures(drawings, folder / "figures")
     write_text(folder / PAGE, _render(values, drawings, folder))
     return folder / PAGE
 
 
-def _draw(values: Values, folder: Path) -> dict[str, Draw]:
-    drawings = {"ladder": html.drawn(ladder_figure, values)}
+def _draw(values: Values, folder: Path) -> dict[str, Drawing]:
+    drawings = {"ladder": ladder_figure(values)}
     curves = [
         {"title": rung["title"], "runs": [_rows(run, folder) for run in rung["runs"]]} for rung in values["rungs"]
     ]
     if any(any(rung["runs"]) for rung in curves):
-        drawings["curves"] = html.drawn(overlay_figure, curves)
+        drawings["curves"] = overlay_figure(curves)
     if any(gains.finished(rung) and gains.duration(rung) is not None for rung in values["rungs"]):
-        drawings["cost"] = html.drawn(cost_figure, values)
+        drawings["cost"] = cost_figure(values)
     return drawings
 
 
@@ -65,7 +65,7 @@ def _is_whole(row: Values) -> bool:
 # --------------------------------------------------------------------------------------------- page
 
 
-def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
+def _render(values: Values, drawings: dict[str, Drawing], folder: Path) -> str:
     steps = [pair for pair in values["pairs"] if "step" in pair["kinds"]]
     disagreements = _disagreements(steps, values, folder)
     differ, partial = _options(values)
@@ -75,7 +75,7 @@ def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
         title=_title(values),
         gains=gains,
         tiles=_tiles(values, steps),
-        figures=html.figures(drawings),
+        figures=html.inlined(drawings),
         rows=[_row(rung, values) for rung in values["rungs"]],
         steps=steps,
         others=[pair for pair in values["pairs"] if "step" not in pair["kinds"]],
@@ -84,11 +84,11 @@ def _render(values: Values, drawings: dict[str, Draw], folder: Path) -> str:
         thumbnails=_thumbnails(disagreements),
         tuned=[rung for rung in values["rungs"] if rung.get("tuned")],
         failed=[rung for rung in values["rungs"] if rung["failed"]],
-        gone=page.cut(_gone(values, folder), NAMED),
+        gone=cut(_gone(values, folder), NAMED),
         differ=differ,
         partial=partial,
-        machine=page.settings({k: v for k, v in (values.get("environment") or {}).items() if k != "versions"}),
-        versions=page.settings((values.get("environment") or {}).get("versions") or {}),
+        machine=html.settings({k: v for k, v in (values.get("environment") or {}).items() if k != "versions"}),
+        versions=html.settings((values.get("environment") or {}).get("versions") or {}),
         command=html.command(values.get("command")),
     )
 
@@ -113,12 +113,12 @@ def _tiles(values: Values, steps: Sequence[Values]) -> list[Values]:
     gained, lost = (sum(step["verdict"] == kind for step in steps) for kind in ("gain", "loss"))
     tiles = []
     if best is not None:
-        value = page.three(best["f1_macro"]["value"])
+        value = three(best["f1_macro"]["value"])
         tiles.append({"name": "Best test F1", "value": value, "note": short(best["title"], NAME)})
     chosen = next((rung for rung in there if rung["name"] == advice.get("rung")), None)
     if chosen is not None:
-        note = f"{short(chosen['title'], NAME)}, F1 {page.three(chosen['f1_macro']['value'])}"
-        tiles.append({"name": "Recommended takes", "value": page.clock(gains.duration(chosen)), "note": note})
+        note = f"{short(chosen['title'], NAME)}, F1 {three(chosen['f1_macro']['value'])}"
+        tiles.append({"name": "Recommended takes", "value": clock(gains.duration(chosen)), "note": note})
     note = f"{counted(gained, 'gain')}, {counted(lost, 'loss').replace('losss', 'losses')}"
     tiles.append({"name": "Steps that are real", "value": f"{gained + lost} of {len(steps)}", "note": note})
     tiles.append({"name": "Test images", "value": f"{values['test']['images']:,}", "note": _units(values["test"])})
@@ -143,7 +143,7 @@ def _options(values: Values) -> tuple[list[Values], list[Values]]:
     differ: list[Values] = []
     partial: list[Values] = []
     for option, by_rung in (values.get("options") or {}).items():
-        texts = [page.setting(by_rung[name]) if name in by_rung else "–" for name in names]
+        texts = [html.setting(by_rung[name]) if name in by_rung else "–" for name in names]
         kinds = differ if len(set(texts) - {"–"}) > 1 else partial
         kinds.append({"option": option, "texts": texts})
     return differ, partial

@@ -8,10 +8,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from upcycle.reporting.drawing import PALETTE, STYLE, WIDE, Drawing, stroke
 from upcycle.reporting.gains import duration, finished, time_words
 from upcycle.reporting.labels import Box, beside, folded, nearest, width, write
 from upcycle.reporting.names import short
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, stroke
 
 Row = dict[str, Any]
 

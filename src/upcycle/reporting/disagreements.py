@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from upcycle.errors import UpcycleError
 from upcycle.evaluation.predictions import Predictions, read
-from upcycle.reporting.page import Cut, cut
+from upcycle.reporting.names import Cut, cut
 from upcycle.rundir import RunDir
 
 SHOWN = 8
@@ -47,8 +48,8 @@ class Opinion:
 class Sides:
     """Images that only the first rung gets right, and those that only the second does."""
 
-    only_first: Cut
-    only_second: Cut
+    only_first: Cut[Any]
+    only_second: Cut[Any]
 
 
 def opinion(paths: Sequence[Path]) -> Opinion | None:
@@ -86,7 +87,7 @@ def sides(first: Opinion, second: Opinion) -> Sides | None:
     return Sides(_only(first.made, one, two, labels), _only(first.made, two, one, labels))
 
 
-def _only(made: Predictions, right: Reals, wrong: Reals, labels: NDArray[np.int64]) -> Cut:
+def _only(made: Predictions, right: Reals, wrong: Reals, labels: NDArray[np.int64]) -> Cut[Any]:
     """Images that `right` gets right and `wrong` gets wrong, by their probabilities [S, n, K] averaged over seeds.
 
     Averages give an answer for every image; most seeds of two do not. Both need as many seeds for a fair count.

@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from upcycle.reporting.names import counted
-from upcycle.reporting.page import clock
+from upcycle.reporting.names import clock, counted
 
 Row = dict[str, Any]
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 
 from upcycle.reporting import labels
 from upcycle.reporting.cost import cost_figure
-from upcycle.reporting.drawing import PALETTE, STYLE, WIDE, Drawing
 from upcycle.reporting.gains import finished, gain_words, is_real, step_to
 from upcycle.reporting.labels import folded
 from upcycle.reporting.names import short
 from upcycle.reporting.overlay import overlay_figure
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing
 
 __all__ = ["cost_figure", "ladder_figure", "overlay_figure"]
 

@@ -6,9 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from upcycle.reporting import gains
-from upcycle.reporting.names import printable
-from upcycle.reporting.page import clock
-from upcycle.reporting.terminal import columns, named, titled
+from upcycle.reporting.names import clock, printable
+from upcycle.reporting.tables import columns, named, titled
 
 Row = dict[str, Any]
 

@@ -12,9 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from upcycle.reporting import labels
-from upcycle.reporting.drawing import PALETTE, STYLE, WIDE, Drawing, stroke
 from upcycle.reporting.labels import apart, folded, write
 from upcycle.reporting.names import counted, short
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, stroke
 
 STRETCHED = 8.0
 """Losses, or errors, whose extremes differ by more than this factor are drawn on a logarithmic axis."""
