@@ -91,6 +91,7 @@ def test_how_far_the_grid_is_is_told_with_an_estimate(compared: upcycle.Comparis
 
 
 def test_the_page_and_the_figures_are_there(compared: upcycle.Comparison) -> None:
+    assert len(RUNGS) + 1 == compared._repr_html_().count("<tr>")
     assert compared.page.read_text().startswith("<!DOCTYPE html>")
     assert list((compared.path / "figures").glob("*.svg"))
 

@@ -24,6 +24,7 @@ from upcycle.jobs.inference import Image, Prediction, load
 from upcycle.jobs.moved import find_moved, record_place
 from upcycle.jobs.train import run_training
 from upcycle.recipes import resolve
+from upcycle.reporting.names import three
 from upcycle.reporting.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
@@ -87,6 +88,13 @@ class Run:
         if split not in evaluation.named:
             raise RunError(f"{self.path} has no metrics of a {split} set")
         return evaluation[split]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the learning curves and the test metrics with their intervals."""
+        from upcycle.reporting.notebook import run_fragment
+
+        evaluation = self.evaluation if self.directory.evaluation.exists() else None
+        return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)
 
     def predictions(self, split: str = "test") -> Predictions:
         """The recorded logits of a split."""
@@ -184,6 +192,18 @@ class Comparison:
         from upcycle.reporting.comparison import PAGE
 
         return self.path / PAGE
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: test F1 of each variant, and the conclusions."""
+        from upcycle.reporting.notebook import comparison_fragment
+
+        known = self.values
+        rows = []
+        for variant in known["rungs"]:
+            ends = [variant["f1_macro"][name] for name in ("value", "low", "high")]
+            value, low, high = (three(end) for end in ends)
+            rows.append((str(variant["title"]), value, f"{low} to {high}"))
+        return comparison_fragment(rows, known.get("says") or ())
 
 
 def compare(

@@ -119,7 +119,7 @@ def _tiles(values: Values, steps: Sequence[Values]) -> list[Values]:
     if chosen is not None:
         note = f"{short(chosen['title'], NAME)}, F1 {three(chosen['f1_macro']['value'])}"
         tiles.append({"name": "Recommended takes", "value": clock(gains.duration(chosen)), "note": note})
-    note = f"{counted(gained, 'gain')}, {counted(lost, 'loss').replace('losss', 'losses')}"
+    note = f"{counted(gained, 'gain')}, {counted(lost, 'loss', 'losses')}"
     tiles.append({"name": "Steps that are real", "value": f"{gained + lost} of {len(steps)}", "note": note})
     tiles.append({"name": "Test images", "value": f"{values['test']['images']:,}", "note": _units(values["test"])})
     return tiles
