@@ -60,12 +60,8 @@ def run_fragment(name: str, history: History, evaluation: RunEvaluation | None) 
     scores = evaluation.named.get(split) if evaluation else None
     if scores:
         caption = counted(scores.n, {"test": "test image", "val": "validation image"}[split])
-        found = ((label, key, getattr(scores, key)) for key, label in METRICS.items())
-        rows = [
-            (label, write(metric.value), interval(metric, write))
-            for label, key, metric in found
-            if metric and (write := cost if key == "log_loss" else three)
-        ]
+        found = [(label, cost if key == "log_loss" else three, getattr(scores, key)) for key, label in METRICS.items()]
+        rows = [(label, write(metric.value), interval(metric, write)) for label, write, metric in found if metric]
         parts.append(table(f"Metrics of {caption}", ("metric", "value", "95 % interval"), rows))
     return _fragment(*parts)
 
