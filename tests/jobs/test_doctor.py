@@ -9,7 +9,7 @@ from rich.console import Console
 
 from upcycle.device import Machine
 from upcycle.model import packaged
-from upcycle.reporting import doctor
+from upcycle.jobs import doctor
 
 PLAIN = Machine(
     device="cpu",
