@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from upcycle.reporting.cost import time_ticks
+from upcycle.reporting.comparison_figures import time_ticks
 from upcycle.reporting.drawing import PALETTE, STYLE, Drawing, svg
 from upcycle.reporting.labels import Box, Point, beside, nearest, width
 from upcycle.rundir import read_lines
