@@ -26,7 +26,7 @@ OTHERS = (
     "json",
     "list",
     "data",
-    "rungs",
+    "variants",
     "seeds",
     "smallest-difference",
     "html",

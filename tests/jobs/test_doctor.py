@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from upcycle.device import Machine
-from upcycle.model import packaged
 from upcycle.jobs import doctor
+from upcycle.model import packaged
 
 PLAIN = Machine(
     device="cpu",

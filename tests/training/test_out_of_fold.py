@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.data.made import made
-from upcycle.comparison.label_errors import suspects
 from upcycle.data.splits import folds
+from upcycle.jobs.label_errors import suspects
 from upcycle.recipes import resolve
 from upcycle.training.out_of_fold import out_of_fold
 

@@ -1,19 +1,19 @@
-"""The Python interface: `train`, `compare` and `load`, with the command line's words.
+"""The Python interface: `train` and `load`, with the command line's words.
 
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.comparison.options import without_effect
+from upcycle.comparison.variants import without_effect
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
 from upcycle.device import crowded
-from upcycle.errors import ConfigError, RunError
+from upcycle.errors import RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
@@ -23,8 +23,6 @@ from upcycle.jobs.crossval import cross_validate
 from upcycle.jobs.inference import Image, Prediction, load
 from upcycle.jobs.moved import find_moved, record_place
 from upcycle.jobs.train import run_training
-from upcycle.recipes import resolve
-from upcycle.reporting.names import three
 from upcycle.reporting.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
@@ -167,82 +165,3 @@ def _with_file(options: dict[str, Any], config: Path | str | None) -> dict[str, 
     """The options of a TOML file, and those that are given over them."""
     file = path_or_none(config, "one TOML file")
     return {**read_toml(file), **canonical(options)} if file else options
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The folder of a comparison, read when it is asked."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """All of comparison.json: `values["pairs"][0]["difference"]["interval"]`."""
-        from upcycle.reporting.comparison import FILE
-
-        known: dict[str, Any] = read_json(self.path / FILE)
-        return known
-
-    @property
-    def page(self) -> Path:
-        """The self-contained page."""
-        from upcycle.reporting.comparison import PAGE
-
-        return self.path / PAGE
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: test F1 of each variant, and the conclusions."""
-        from upcycle.reporting.notebook import comparison_fragment
-
-        known = self.values
-        rows = []
-        for variant in known["rungs"]:
-            ends = [variant["f1_macro"][name] for name in ("value", "low", "high")]
-            value, low, high = (three(end) for end in ends)
-            rows.append((str(variant["title"]), value, f"{low} to {high}"))
-        return comparison_fragment(rows, known.get("says") or ())
-
-
-def compare(
-    *paths: Path | str,
-    rungs: Sequence[str] | None = None,
-    seeds: int | None = None,
-    smallest_difference: float | None = None,
-    out: Path | str | None = None,
-    resume: bool = False,
-    config: Path | str | None = None,
-    show: Show | None = None,
-    **options: Any,
-) -> Comparison:
-    """Train rungs on one split and compare them, or compare runs that exist.
-
-    `upcycle.compare("photos/", rungs=["probe", "default"], seeds=5, arch="resnet50")` trains;
-    `upcycle.compare("runs/a", "runs/b")` trains nothing. `smallest_difference` is in points of F1: what
-    would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
-    """
-    from upcycle.comparison.compare import SMALLEST_DIFFERENCE
-    from upcycle.jobs.compare import begin_grid, compare_runs, run_grid
-
-    if isinstance(smallest_difference, bool) or not isinstance(smallest_difference, int | float | None):
-        raise ConfigError(f"smallest_difference = {smallest_difference!r} is no number of points")
-    if smallest_difference is not None and not 0 < smallest_difference <= 100:
-        raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
-    options = _with_file(options, config)
-    given, folder = [expanded(path, f"{IMAGES}, or runs one by one") for path in paths], path_or_none(out, "one folder")
-    show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
-    if len(given) > 1 or any(RunDir(path).is_run() for path in given):
-        others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
-        unused = [*options, *(name for name, value in others.items() if value is not None)]
-        if unused:
-            raise ConfigError(f"{unused[0]} is for training, and runs that exist are not trained again: leave it out")
-        return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
-    data = given[0] if given else None
-    grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
-    with removed_unless_begun(grid.out, reserved=folder is None):
-        if crowd := crowded(resolve({"threads": grid.common.get("threads", 0)}).threads):
-            show.warn(crowd)
-        run_grid(grid, show=show)
-    return Comparison(grid.out)

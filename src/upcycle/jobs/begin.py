@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.class_weights import class_weights_text
-from upcycle.comparison.options import FREE_TO_CHANGE
+from upcycle.comparison.variants import FREE_TO_CHANGE
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.extend import is_fold
 from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_lines
@@ -188,6 +187,8 @@ def _can_be_told_by_content(run: RunDir, data: Path) -> bool:
 
 def _check_extendable(run: RunDir, config: Config) -> None:
     """RunError for a run that more epochs would not change."""
+    from upcycle.jobs.extend import is_fold  # it brings torch, which comparing and scanning do not wait for
+
     if config.folds:
         raise RunError(f"{run.root} is a cross-validation, which gets no more epochs: give another --out")
     if not config.epochs:

@@ -96,9 +96,3 @@ def scan_fragment(audit: Audit) -> str:
     )
     heading = f"{_text(audit.data)}: {images}, {counted(len(audit.findings), 'finding')}"
     return _fragment(Markup("<p><b>{}</b></p><ul>{}</ul>").format(Markup(heading), findings))
-
-
-def comparison_fragment(rows: Iterable[Sequence[str]], sentences: Iterable[str]) -> str:
-    """The compared variants, one row each (name, F1, its interval), and the conclusions."""
-    words = Markup("").join(Markup("<p>{}</p>").format(_text(text)) for text in sentences)
-    return _fragment(table("Test F1 (macro) of each variant", ("variant", "F1", "95 % interval"), rows), words)

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.comparison.ladder import RUNGS, check_common, rungs
+from upcycle.comparison.variants import VARIANTS, check_common, variants_of, without_effect
 from upcycle.errors import ConfigError
 from upcycle.recipes import resolve
 
 
-def test_the_ladder_is_the_articles_and_ends_with_our_default() -> None:
-    assert ["simple-cnn", "probe", "constant", "constant-tuned", "classic", "default"] == list(RUNGS)
+def test_the_built_in_variants_end_with_our_default() -> None:
+    assert ["simple-cnn", "probe", "constant", "constant-tuned", "classic", "default"] == list(VARIANTS)
 
 
 def test_the_base_fine_tune_is_classic_but_for_the_schedule() -> None:
     constant, classic = (
-        resolve(RUNGS[name].over({"arch": "resnet50"}, seed=1, split_seed=0)).to_dict()
+        resolve(VARIANTS[name].over({"arch": "resnet50"}, seed=1, split_seed=0)).to_dict()
         for name in ("constant", "classic")
     )
     assert {"schedule": ("constant", "ramp-sustain-decay")} == {
@@ -23,13 +23,17 @@ def test_the_base_fine_tune_is_classic_but_for_the_schedule() -> None:
 
 
 def test_the_tuned_rate_is_chosen_from_four() -> None:
-    assert (1e-5, 3e-5, 1e-4, 3e-4) == RUNGS["constant-tuned"].rates
-    assert 3e-4 == RUNGS["constant-tuned"].over({}, seed=0, split_seed=0, lr=3e-4)["lr"]
+    assert (1e-5, 3e-5, 1e-4, 3e-4) == VARIANTS["constant-tuned"].rates
+    assert 3e-4 == VARIANTS["constant-tuned"].over({}, seed=0, split_seed=0, lr=3e-4)["lr"]
 
 
-def test_common_options_reach_every_rung_but_never_undo_what_makes_it() -> None:
+def test_common_options_reach_every_variant_but_never_undo_what_makes_it() -> None:
     common = {"arch": "resnet18", "weights": "/w.safetensors", "image_size": 64, "epochs": 7, "bn": "frozen"}
-    made = {name: resolve(rung.over(common, seed=4, split_seed=0)) for name, rung in RUNGS.items() if not rung.rates}
+    made = {
+        name: resolve(variant.over(common, seed=4, split_seed=0))
+        for name, variant in VARIANTS.items()
+        if not variant.rates
+    }
     assert {64} == {config.image_size for config in made.values()}
     assert {(4, 0)} == {(config.seed, config.split_seed) for config in made.values()}
     assert {"simple-cnn": "simple-cnn"} == {name: c.arch for name, c in made.items() if c.arch != "resnet18"}
@@ -38,14 +42,17 @@ def test_common_options_reach_every_rung_but_never_undo_what_makes_it() -> None:
 
 
 def test_more_epochs_are_none_of_the_probes() -> None:
-    made = [resolve(rung.over({"more_epochs": [2]}, seed=0, split_seed=None)) for rung in rungs(["probe", "default"])]
+    made = [
+        resolve(variant.over({"more_epochs": [2]}, seed=0, split_seed=None))
+        for variant in variants_of(["probe", "default"])
+    ]
     assert [(), (2,)] == [config.more_epochs for config in made]
 
 
-def test_a_toml_file_is_a_rung_by_its_own_name_and_wins_over_common_options(tmp_path: Path) -> None:
+def test_a_toml_file_is_a_variant_by_its_own_name_and_wins_over_common_options(tmp_path: Path) -> None:
     file = tmp_path / "gentle.toml"
     file.write_text('recipe = "default"\nlr_max = 1e-4\n')
-    _, mine = rungs(["probe", str(file)])
+    _, mine = variants_of(["probe", str(file)])
     config = resolve(mine.over({"batch_size": 8, "epochs": 5}, seed=0, split_seed=0))
     assert ("gentle", 1e-4, 8) == (mine.name, config.lr, config.batch_size)
 
@@ -53,39 +60,39 @@ def test_a_toml_file_is_a_rung_by_its_own_name_and_wins_over_common_options(tmp_
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["probe", "classik"], "unknown rung 'classik': choose from simple-cnn, probe, constant"),
-        (["probe"], "a comparison needs 2 or more rungs"),
-        (["probe", "probe"], "two rungs are called 'probe'"),
+        (["probe", "classik"], "unknown variant 'classik': choose from simple-cnn, probe, constant"),
+        (["probe"], "a comparison needs 2 or more variants"),
+        (["probe", "probe"], "two variants are called 'probe'"),
         (["probe", "absent.toml"], "configuration absent.toml does not exist"),
     ],
 )
-def test_rungs_that_cannot_be_are_refused(names: list[str], message: str) -> None:
+def test_variants_that_cannot_be_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        rungs(names)
+        variants_of(names)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed = 3", "sets seed, which a comparison sets for all rungs alike"),
-        ("test_fraction = 0.3", "sets test_fraction, which a comparison sets for all rungs alike"),
+        ("seed = 3", "sets seed, which is the same for all variants"),
+        ("test_fraction = 0.3", "sets test_fraction, which is the same for all variants"),
         ("epoch = 3", "unknown option 'epoch'"),
         ("lr = -1.0", "lr = -1.0"),
     ],
 )
-def test_a_toml_rung_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_toml_variant_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        rungs(["probe", str(file)])
+        variants_of(["probe", str(file)])
 
 
 @pytest.mark.parametrize("name", ["classic", "x" * 101, "back\\slash"])
 def test_a_toml_file_needs_a_name_of_its_own_that_fits_a_folders(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"{name}.toml"
     file.write_text("epochs = 9")
-    with pytest.raises(ConfigError, match="a rung has a name of its own of up to 100 bytes: rename the file"):
-        rungs(["probe", str(file)])
+    with pytest.raises(ConfigError, match="a variant needs its own name of up to 100 bytes. Rename the file"):
+        variants_of(["probe", str(file)])
 
 
 @pytest.mark.parametrize(
@@ -94,3 +101,9 @@ def test_a_toml_file_needs_a_name_of_its_own_that_fits_a_folders(tmp_path: Path,
 def test_what_the_grid_sets_itself_is_no_common_option(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         check_common(options)
+
+
+def test_an_option_of_another_schedule_is_reported() -> None:
+    lines = without_effect({"pct_start": 0.3, "lr": 0.1}, resolve({"schedule": "constant", "pct_start": 0.3}))
+    assert ["pct_start has no effect: it is for the schedule one-cycle, and this one is constant"] == lines
+    assert [] == without_effect({"pct-start": 0.3, "lr_max": 0.1}, resolve({}))

@@ -2,7 +2,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from upcycle.comparison.label_errors import suspects
+from upcycle.jobs.label_errors import suspects
 
 
 def test_a_label_is_suspected_where_another_class_is_above_its_own_threshold() -> None:
