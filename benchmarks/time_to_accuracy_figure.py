@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from upcycle.reporting.comparison_figures import time_ticks
-from upcycle.reporting.drawing import PALETTE, STYLE, Drawing, svg
 from upcycle.reporting.labels import Box, Point, beside, nearest, width
+from upcycle.reporting.style import PALETTE, STYLE, Drawing, svg
 from upcycle.rundir import read_lines
 
 BELOW = 0.09

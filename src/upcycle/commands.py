@@ -260,13 +260,13 @@ def evaluate(
     from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
     from upcycle.jobs.inference import evaluate_run, load
-    from upcycle.reporting.terminal import table
+    from upcycle.reporting.tables import evaluation_table
     from upcycle.rundir import RunDir
 
     with _telling() as show:
         predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
         seed = read_json(RunDir(run).config).seed
-        show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
+        show.table(evaluation_table(measure(predictions, seed=seed, split=split)))
 
 
 def predict(
@@ -347,7 +347,7 @@ def report(run: Path, /) -> None:
     run
         The run directory.
     """
-    from upcycle.reporting.report import write_report
+    from upcycle.reporting.run_page import write_report
     from upcycle.rundir import RunDir
 
     print(write_report(RunDir(run)))

@@ -1,11 +1,11 @@
 """Rows of what happened, one an epoch, and pure questions about them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from upcycle.errors import ConfigError, RunError
+from upcycle.values import Number, read_values
 
 MONITORS = ("val_loss", "val_accuracy", "val_f1_macro")
 
@@ -22,17 +22,17 @@ class Row:
     phase: str
     epoch: int
     step: int
-    lr: float
-    momentum: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    val_f1_macro: float
+    lr: Number
+    momentum: Number
+    loss: Number
+    accuracy: Number
+    val_loss: Number
+    val_accuracy: Number
+    val_f1_macro: Number
     best: bool = False
     retries: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -54,12 +54,12 @@ class History:
         """The rows of one phase."""
         return History(tuple(row for row in self.rows if row.phase == phase))
 
-    def to_dicts(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[dict[str, object]]:
         """Rows as plain values."""
         return [row.to_dict() for row in self.rows]
 
     @classmethod
-    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> "History":
+    def from_dicts(cls, rows: Iterable[Mapping[str, object]]) -> "History":
         """The inverse of `to_dicts`; RunError for rows that lack a key or have one too many."""
         names = {field.name for field in fields(Row)}
         plain = list(rows)
@@ -67,7 +67,7 @@ class History:
             wrong = (names ^ row.keys()) - {"retries"}  # which is younger than some runs
             if wrong:
                 raise RunError(f"a history row has the wrong keys: {sorted(wrong)}")
-        return cls(tuple(Row(**row) for row in plain))
+        return cls(read_values(Row, plain, "history.jsonl"))
 
 
 def check_monitor(monitor: str) -> str:

@@ -294,14 +294,16 @@ def test_images_of_one_group_count_once(tmp_path: Path) -> None:
 
 def test_a_comparison_of_an_earlier_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write_json(tmp_path / "comparison.json", {"version": 1, "pairs": []})
-    with pytest.raises(RunError, match=r"by another version of upcycle. Compare its runs: `upcycle compare .*/runs/\*`"):
+    with pytest.raises(
+        RunError, match=r"by another version of upcycle. Compare its runs: `upcycle compare .*/runs/\*`"
+    ):
         read_comparison(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"variants": []}'])
 def test_a_damaged_comparison_is_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "comparison.json").write_text(text)
-    with pytest.raises(RunError, match="does not hold a comparison"):
+    with pytest.raises(RunError, match="comparison.json is damaged"):
         read_comparison(tmp_path)
 
 

@@ -32,7 +32,7 @@ from safetensors.numpy import load_file
 import upcycle
 import upcycle.jobs.api
 import upcycle.jobs.keep
-import upcycle.reporting.report
+import upcycle.reporting.run_page
 from upcycle.reporting.show import Silent
 
 PHASES = {
@@ -45,9 +45,9 @@ PHASES = {
     "record": ["upcycle.rundir:write_json", "upcycle.jobs.keep:append_line", "upcycle.jobs.keep:write_lines"],
     "evaluation": ["upcycle.jobs.stages:predict", "upcycle.jobs.stages:write_results", "upcycle.jobs.finish:evaluate"],
     "report": [
-        "upcycle.reporting.report:_draw",
-        "upcycle.reporting.report:_render",
-        "upcycle.reporting.report:write_text",
+        "upcycle.reporting.run_page:_figures",
+        "upcycle.reporting.run_page:_render",
+        "upcycle.reporting.run_page:write_text",
     ],
 }
 CLOCKS = {"status.json", "timings.jsonl", "environment.json", "report.html", "config.json", "manifest.json", ".lock"}

@@ -8,7 +8,7 @@ from tests.reporting.comparisons import changed, renamed, without_results, write
 from upcycle.comparison.results import Comparison
 from upcycle.comparison.runs import Epoch
 from upcycle.reporting.comparison_figures import Curves, cost_figure, curve, overlay_figure, scores_figure, time_ticks
-from upcycle.reporting.drawing import png, svg
+from upcycle.reporting.style import png, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ["<script>alert(1)</script>", "quo\"te's & $x^2$\nnext\u202eline", "猫" * 60, "\udcff", "x" * 300, "$a_"]

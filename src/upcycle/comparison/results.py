@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from upcycle.comparison.runs import Failure
 from upcycle.comparison.statistics import Estimate
 from upcycle.errors import RunError
 from upcycle.rundir import read_json, write_json
+from upcycle.values import read_value
 
 VERSION = 2
 SMALLEST_DIFFERENCE = 0.01
@@ -191,14 +192,11 @@ class Comparison:
         """The inverse of `to_dict`; RunError for other values."""
         if isinstance(values, dict) and values.get("version", VERSION) != VERSION:
             raise RunError(
-                f"{path / FILE} was written by another version of upcycle. Compare its runs: `upcycle compare {path}/runs/*`"
+                f"{path / FILE} was written by another version of upcycle. "
+                f"Compare its runs: `upcycle compare {path}/runs/*`"
             )
-        try:
-            given = {**values, "path": path} if isinstance(values, dict) else values
-            return TypeAdapter(cls).validate_python(given)
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise RunError(f"{path / FILE} does not hold a comparison{f': see {where}' if where else ''}") from None
+        given = {**values, "path": path} if isinstance(values, dict) else values
+        return read_value(cls, given, str(path / FILE))
 
     def save(self) -> None:
         """Write comparison.json."""

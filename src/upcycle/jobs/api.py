@@ -16,6 +16,7 @@ from upcycle.device import crowded
 from upcycle.errors import RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
+from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History
 from upcycle.jobs.begin import Start, begin, removed_unless_begun
 from upcycle.jobs.crossval import cross_validate
@@ -26,7 +27,7 @@ from upcycle.reporting.show import Show, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
-    from upcycle.reporting.drawing import Drawing
+    from upcycle.reporting.style import Drawing
 
 
 class Curves(History):
@@ -34,9 +35,9 @@ class Curves(History):
 
     def plot(self) -> "Drawing":
         """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
-        from upcycle.reporting.plots import curves_figure
+        from upcycle.reporting.curves import curves_figure
 
-        return curves_figure(self.to_dicts())
+        return curves_figure(self)
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,25 @@ class Run:
         return Curves.from_dicts(read_lines(self.directory.history))  # type: ignore[return-value]
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """Metrics with intervals, by split: `run.evaluation["test"]["f1_macro"]["value"]`."""
-        known: dict[str, Any] = read_json(self.directory.evaluation)
-        return known
+    def evaluation(self) -> RunEvaluation:
+        """Metrics with intervals, by split, and how the model was chosen: `run.evaluation["val"].log_loss.value`."""
+        return RunEvaluation.from_dict(read_json(self.directory.evaluation))
+
+    @property
+    def test(self) -> Evaluation:
+        """Metrics of the test images, with intervals: `run.test.f1_macro.value`; RunError without a test set."""
+        return self._evaluated("test")
+
+    @property
+    def val(self) -> Evaluation:
+        """Metrics of the validation images, which chose the model."""
+        return self._evaluated("val")
+
+    def _evaluated(self, split: str) -> Evaluation:
+        evaluation = self.evaluation
+        if split not in evaluation.named:
+            raise RunError(f"{self.path} has no metrics of a {split} set")
+        return evaluation[split]
 
     def predictions(self, split: str = "test") -> Predictions:
         """The recorded logits of a split."""
@@ -117,7 +133,7 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
                 for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
                     record_place(run, start.data)
         show.say(f"{start.run.root} is finished already: nothing to do")
-        from upcycle.reporting.report import write_report
+        from upcycle.reporting.run_page import write_report
 
         if not start.run.report.exists():  # killed while it was written
             with locked(start.run.root):

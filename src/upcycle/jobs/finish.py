@@ -2,47 +2,15 @@
 
 import shutil
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Choice, RunEvaluation
 from upcycle.jobs.prepare import Job
-from upcycle.reporting.terminal import comparison_table, table
+from upcycle.reporting.tables import evaluation_table, models_table
 from upcycle.rundir import write_bytes, write_json
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which model was kept, and the paired difference of log losses (fine-tuned minus probe) that decided it."""
-
-    chosen: Literal["finetune", "probe"]
-    mean_difference: float
-    standard_error: float
-
-    @property
-    def says(self) -> str:
-        """The decision in words."""
-        difference = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f}"
-        if self.chosen == "finetune":
-            return (
-                f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image, "
-                "better by more than one standard error"
-            )
-        return (
-            f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} an image, "
-            "not better by more than one standard error"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "chosen": self.chosen,
-            "mean_difference": self.mean_difference,
-            "standard_error": self.standard_error,
-            "says": self.says,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,26 +29,27 @@ def write_results(job: Job, results: Results) -> None:
         made.save(job.run.predictions(name))
     for path in set(job.run.root.glob("predictions/*.csv")) - {job.run.predictions(name) for name in named}:
         path.unlink()  # of a choice before more epochs
-    known: dict[str, Any] = {
-        name: evaluate(made, seed=job.config.seed, split="val" if name.endswith("val") else "test").to_dict()
-        for name, made in named.items()
-    }
-    if results.choice is not None:
-        known["choice"] = results.choice.to_dict()
-    write_json(job.run.evaluation, known)
+    evaluation = RunEvaluation(
+        {
+            name: evaluate(made, seed=job.config.seed, split="val" if name.endswith("val") else "test")
+            for name, made in named.items()
+        },
+        results.choice,
+    )
+    write_json(job.run.evaluation, evaluation.to_dict())
     _write_thumbnails(job, results.kept.get("test"))
-    split = "test" if "test" in known else "val"
+    split = "test" if evaluation.test else "val"
     if split == "val":
         job.show.say(
             "no test set: these are scores of the validation images, which chose the model, so they flatter it"
         )
-    job.show.table(table(known[split]))
-    rivals = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
-    others = {label: known[name] for label, name in rivals.items() if name in known}
+    job.show.table(evaluation_table(evaluation[split]))
+    names = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
+    others = {label: evaluation[name] for label, name in names.items() if name in evaluation.named}
     if others and results.choice is not None:
-        kept = {"finetune": "fine-tuned (kept)", "probe": "probe (kept)"}[results.choice.chosen]
-        rows = {kept: known[split], **{label: value for label, value in others.items() if label not in kept}}
-        job.show.table(comparison_table(rows))
+        chosen = {"finetune": "fine-tuned", "probe": "probe"}[results.choice.chosen]
+        others.pop(chosen, None)
+        job.show.table(models_table({f"{chosen} (chosen)": evaluation[split], **others}))
 
 
 def _write_thumbnails(job: Job, test: Predictions | None) -> None:

@@ -28,7 +28,7 @@ from upcycle.data.split_file import Recorded, read_splits
 from upcycle.data.walk import clean
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
-from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.evaluation.predictions import Predictions, probabilities
 from upcycle.hardware import usable_cores
 from upcycle.jobs.prepare import darkness

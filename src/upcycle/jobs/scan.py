@@ -15,6 +15,7 @@ from upcycle.audit.audit import audit
 from upcycle.audit.checks import check
 from upcycle.audit.facts import inspect
 from upcycle.audit.findings import Audited, Finding
+from upcycle.audit.summary import Audit
 from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
 from upcycle.data.cache import default_root, written_in
 from upcycle.data.folder import check_there
@@ -155,7 +156,16 @@ def run_scan(asked: Asked, show: Show) -> Path:
     with show.progress("pictures") as progress:
         root = data.index.root
         scale = asked.config.scale
-        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, scale=scale, progress=progress)
+        write_scan(
+            asked.page,
+            Audit.from_dict(values),
+            entries,
+            root=root,
+            train=train,
+            grouped=grouped,
+            scale=scale,
+            progress=progress,
+        )
     _tell(asked, data, findings, entries, train=train, grouped=grouped, show=show)
     return asked.out
 

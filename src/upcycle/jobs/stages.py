@@ -16,13 +16,14 @@ from upcycle.data.batches import Batches
 from upcycle.data.units import components
 from upcycle.device import out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError
+from upcycle.evaluation.forward import predict, predictions
 from upcycle.evaluation.metrics import paired_log_loss
-from upcycle.evaluation.predict import predict, predictions
 from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Choice
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.estimate import across, forecasting
 from upcycle.jobs.extend import best_weights
-from upcycle.jobs.finish import Choice, Results, write_results
+from upcycle.jobs.finish import Results, write_results
 from upcycle.jobs.keep import Keeper, renew, resumed, retry, slowed
 from upcycle.jobs.prepare import Job, cache_root
 from upcycle.jobs.room import at_once, halve, make_room
@@ -320,7 +321,7 @@ def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str,
         mean_difference=paired.mean_difference,
         standard_error=paired.standard_error,
     )
-    job.show.say(choice.says)
+    job.show.say(choice.reason)
     others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
         if job.run.fine_tuned.exists():  # a choice that was not finished fell on the probe

@@ -119,7 +119,7 @@ def working(start: Start, weights_sha256: str, machine: Machine, show: Show) -> 
                 ) from error
             raise
         # imported here: the page's libraries must not delay the first update
-        from upcycle.reporting.report import write_report
+        from upcycle.reporting.run_page import write_report
 
         seal(run)
         run.set_status("finished", seconds=work.seconds(), **work.details)

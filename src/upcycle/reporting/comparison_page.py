@@ -12,12 +12,11 @@ from rich.text import Text
 from upcycle.comparison.results import Comparison, MeanScore, VariantResult
 from upcycle.comparison.runs import Epoch, read_history
 from upcycle.errors import RunError
-from upcycle.reporting import html, page
+from upcycle.reporting import html
 from upcycle.reporting.comparison_figures import cost_figure, overlay_figure, scores_figure
-from upcycle.reporting.html import Draw
-from upcycle.reporting.names import counted, printable, short
-from upcycle.reporting.page import clock
-from upcycle.reporting.terminal import columns, named, titled
+from upcycle.reporting.names import clock, counted, cut, printable, short, three
+from upcycle.reporting.style import Drawing
+from upcycle.reporting.tables import columns, named, titled
 from upcycle.rundir import RunDir, write_text
 
 NAME = 60
@@ -53,19 +52,19 @@ def write_page(comparison: Comparison) -> Path:
     curves = {
         one.name: [_epochs(comparison.path / run.path, run.phase) for run in one.runs] for one in comparison.variants
     }
-    drawings: dict[str, Draw] = {"scores": lambda _: scores_figure(comparison)}
+    figures: dict[str, Drawing] = {"scores": scores_figure(comparison)}
     if any(one.cost and one.cost.total for one in comparison.finished):
-        drawings["cost"] = lambda _: cost_figure(comparison)
+        figures["cost"] = cost_figure(comparison)
     if any(any(runs) for runs in curves.values()):
-        drawings["curves"] = lambda _: overlay_figure(comparison, curves)
-    html.save(drawings, comparison.path / "figures")
+        figures["curves"] = overlay_figure(comparison, curves)
+    html.save_figures(figures, comparison.path / "figures")
     missing = [
         short(Path(run.path).name, NAME)
         for one in comparison.variants
         for run, rows in zip(one.runs, curves[one.name], strict=True)
         if run.phase is not None and not rows
     ]
-    write_text(comparison.page, _render(comparison, drawings, missing))
+    write_text(comparison.page, _render(comparison, figures, missing))
     return comparison.page
 
 
@@ -77,7 +76,7 @@ def _epochs(run: Path, phase: str | None) -> Sequence[Epoch]:
         return []
 
 
-def _render(comparison: Comparison, drawings: dict[str, Draw], missing: Sequence[str]) -> str:
+def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequence[str]) -> str:
     differ, partial = _options(comparison)
     environment = dict(comparison.environment)
     versions = environment.pop("versions", None) or {}
@@ -86,18 +85,18 @@ def _render(comparison: Comparison, drawings: dict[str, Draw], missing: Sequence
         comparison=comparison,
         title=_title(comparison),
         tiles=_tiles(comparison),
-        figures=html.figures(drawings),
+        figures=html.inlined(figures),
         titles={one.name: short(one.title, NAME) for one in comparison.variants},
         verdicts=VERDICTS,
         words=_HELPERS,
         failed=[one for one in comparison.variants if one.failed],
         tuned=[one for one in comparison.variants if one.trials],
-        missing=page.cut(missing, NAMED),
+        missing=cut(missing, NAMED),
         folded=len(comparison.pairs) > OPEN,
         differ=differ,
         partial=partial,
-        machine=page.settings(environment),
-        versions=page.settings(versions),
+        machine=html.settings(environment),
+        versions=html.settings(versions),
         command=html.command(comparison.about.command),
     )
 
@@ -130,7 +129,7 @@ def _options(comparison: Comparison) -> tuple[list[dict[str, Any]], list[dict[st
     differ: list[dict[str, Any]] = []
     partial: list[dict[str, Any]] = []
     for option, values in comparison.options.items():
-        texts = [page.setting(values[one.name]) if one.name in values else "–" for one in comparison.variants]
+        texts = [html.setting(values[one.name]) if one.name in values else "–" for one in comparison.variants]
         kinds = differ if len(set(texts) - {"–"}) > 1 else partial
         kinds.append({"option": option, "texts": texts})
     return differ, partial
@@ -140,7 +139,7 @@ def _options(comparison: Comparison) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 def _value(score: MeanScore | None) -> str:
-    return page.three(score.value if score else None)
+    return three(score.value if score else None)
 
 
 def points(value: float | None) -> str:
@@ -221,7 +220,7 @@ def _scores(comparison: Comparison) -> Group:
         if one.f1_macro is None:
             table.add_row(named(one.title), "no run finished", "–", "–")
             continue
-        cells = (_between(one.accuracy), _between(one.f1_macro), page.three(one.f1_macro.deviation))
+        cells = (_between(one.accuracy), _between(one.f1_macro), three(one.f1_macro.deviation))
         table.add_row(named(one.title), *cells)
     return titled("Test scores", table)
 

@@ -1,13 +1,13 @@
-"""The figures of a run: schedule, learning curves, confusion matrix, scores by class.
+"""The figures of a training: the planned learning rate, and the learning curves.
 
-Each function takes plain values as a run's files hold them and gives a `Drawing`, a matplotlib figure
-that pyplot's global state never sees. Nothing is told by colour alone: lines differ in stroke and
-marker and are labelled where they end, cells carry numbers.
+Each function takes the values of a run and gives a `Drawing`, a matplotlib figure that pyplot's global state never
+sees. Nothing depends on color alone: lines differ in stroke and marker, and points are named.
 """
 
 import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -17,37 +17,19 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from upcycle.reporting.drawing import NARROW, PALETTE, STYLE, WIDE, Drawing, png, save, svg
-from upcycle.reporting.names import counted, short
-from upcycle.reporting.scores import confusion_figure, metrics_figure
-
-__all__ = [
-    "NARROW",
-    "WIDE",
-    "Drawing",
-    "confusion_figure",
-    "curves_figure",
-    "metrics_figure",
-    "phase_name",
-    "png",
-    "rate_text",
-    "save",
-    "schedule_figure",
-    "svg",
-]
+from upcycle.history import History, Row
+from upcycle.reporting.names import counted, rate_text, short
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing
 
 PHASES = {"head": "Head on frozen features", "finetune": "Fine-tuning", "train": "Training"}
+LEAP = 10
+"""A loss so many times the first one is drawn on a logarithmic axis."""
 
-Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
 _SOFT = PALETTE["soft"]
-
-LEAP = 10
-"""A loss so many times the first one is drawn on a logarithmic axis."""
-# lines and markers that differ in more than colour
-_VALIDATION: Row = {"color": PALETTE["blue"], "linestyle": "-", "marker": "o", "markersize": 4.5}
-_TRAINING: Row = {
+_VALIDATION = {"color": PALETTE["blue"], "linestyle": "-", "marker": "o", "markersize": 4.5}
+_TRAINING = {
     "color": PALETTE["rust"],
     "linestyle": (0, (4, 2)),
     "marker": "s",
@@ -56,22 +38,41 @@ _TRAINING: Row = {
 }
 
 
-def rate_text(rate: float) -> str:
-    """A learning rate in three digits, the way it is typed: 1e-5, 0.012."""
-    mantissa, _, exponent = f"{rate:.2e}".partition("e")
-    if rate == 0 or -3 <= int(exponent) < 3:
-        return f"{rate:.3g}"
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
 def phase_name(name: str) -> str:
     """The words for a phase's name in figures and tables."""
     return PHASES.get(name, short(name))
 
 
-def _column(rows: Iterable[Row], name: str) -> Floats:
-    """One column of rows as floats; what is missing or null is NaN."""
-    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
+@dataclass(frozen=True)
+class PlannedPhase:
+    """The rates of one phase of a plan: `steps`, `rates` and `momenta` are [n], NaN where there is no momentum."""
+
+    name: str
+    epochs: int
+    steps_per_epoch: int
+    per: str
+    steps: Floats
+    rates: Floats
+    momenta: Floats
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PlannedPhase":
+        """A phase of plan.json."""
+        columns = {key: [point.get(key) for point in values["rates"]] for key in ("step", "lr", "momentum")}
+        steps, rates, momenta = (np.array(column, dtype=np.float64) for column in columns.values())
+        name, per = str(values["name"]), str(values["per"])
+        return cls(name, int(values["epochs"]), max(int(values["steps_per_epoch"]), 1), per, steps, rates, momenta)
+
+    @property
+    def epochs_done(self) -> Floats:
+        """Epochs of the phase that are done at each of its steps, [n]."""
+        return np.asarray((self.steps - self.steps[0]) / self.steps_per_epoch, dtype=np.float64)
+
+
+def planned(values: object) -> tuple[PlannedPhase, ...]:
+    """The phases of plan.json that have rates."""
+    phases = values.get("phases") or () if isinstance(values, Mapping) else ()
+    return tuple(PlannedPhase.from_dict(phase) for phase in phases if phase["rates"])
 
 
 def _finite(values: Floats) -> Floats:
@@ -94,30 +95,27 @@ def _beside_corner(axes: Axes, text: str, points: tuple[float, float], **style: 
 
 
 @mpl.rc_context(STYLE)
-def schedule_figure(plan: Row, *, width: float = WIDE) -> Drawing:
+def schedule_figure(phases: Sequence[PlannedPhase]) -> Drawing:
     """Figure 1: the learning rate of every phase by epoch, with first, peak and last rate named.
 
-    `plan` is laid out as in plan.json; `width` in inches. Momentum gets a thin panel of its own where
-    it varies. Phases stand beside each other, or below each other in a figure narrower than 6 inches.
+    Momentum gets a thin panel of its own where it varies. Two phases stand beside each other, more below each other.
     """
-    phases = [phase for phase in plan["phases"] if phase["rates"]]
-    momentum = any(_varies(_column(phase["rates"], "momentum")) for phase in phases)
-    columns = 1 if width < 6 or len(phases) > 2 else max(len(phases), 1)
+    momentum = any(_varies(phase.momenta) for phase in phases)
+    columns = 1 if len(phases) > 2 else max(len(phases), 1)
     rows = -(-max(len(phases), 1) // columns)
-    figure = Drawing(width, rows * (3.5 if momentum else 2.8), _schedule_summary(phases))
+    figure = Drawing(WIDE, rows * (3.5 if momentum else 2.8), _schedule_summary(phases))
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
     for cell, phase in zip(cells, phases, strict=False):
         _draw_phase(cell, phase, momentum)
     return figure
 
 
-def _schedule_summary(phases: Sequence[Row]) -> str:
+def _schedule_summary(phases: Sequence[PlannedPhase]) -> str:
     parts = []
     for phase in phases:
-        rates = _column(phase["rates"], "lr")
-        first, peak, last = (rate_text(rate) for rate in (rates[0], rates.max(), rates[-1]))
-        epochs = counted(phase["epochs"], "epoch")
-        parts.append(f"{phase_name(phase['name'])}, {epochs}: first {first}, peak {peak}, last {last}")
+        first, peak, last = (rate_text(rate) for rate in (phase.rates[0], phase.rates.max(), phase.rates[-1]))
+        epochs = counted(phase.epochs, "epoch")
+        parts.append(f"{phase_name(phase.name)}, {epochs}: first {first}, peak {peak}, last {last}")
     return f"Learning rate. {'; '.join(parts)}."
 
 
@@ -126,18 +124,14 @@ def _varies(values: Floats) -> bool:
     return finite.size > 1 and float(np.ptp(finite)) > 1e-9
 
 
-def _draw_phase(cell: SubFigure, phase: Row, with_momentum: bool) -> None:
+def _draw_phase(cell: SubFigure, phase: PlannedPhase, with_momentum: bool) -> None:
     ratios = [3.2, 1.0] if with_momentum else [1.0]
     axes = cell.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios).ravel()
-    per_epoch = max(phase["steps_per_epoch"], 1)
-    steps, rates = _column(phase["rates"], "step"), _column(phase["rates"], "lr")
-    epochs = (steps - steps[0]) / per_epoch
-    stepped = phase["per"] == "epoch"
-    _draw_rates(axes[0], epochs, rates, stepped)
-    note = f"{counted(phase['epochs'], 'epoch')} of {counted(per_epoch, 'step')}, set every {phase['per']}"
-    _head(axes[0], f"{phase_name(phase['name'])}: learning rate", note)
+    _draw_rates(axes[0], phase.epochs_done, phase.rates, phase.per == "epoch")
+    note = f"{counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'step')}, set every {phase.per}"
+    _head(axes[0], f"{phase_name(phase.name)}: learning rate", note)
     if with_momentum:
-        _draw_momentum(axes[1], epochs, _column(phase["rates"], "momentum"), stepped)
+        _draw_momentum(axes[1], phase.epochs_done, phase.momenta, phase.per == "epoch")
     axes[-1].set_xlabel("epochs done")
     axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
 
@@ -191,14 +185,14 @@ def _draw_momentum(axes: Axes, epochs: Floats, values: Floats, stepped: bool) ->
 
 
 @mpl.rc_context(STYLE)
-def curves_figure(rows: Sequence[Row], *, width: float = WIDE) -> Drawing:
+def curves_figure(history: History) -> Drawing:
     """Figure 2: loss and accuracy, training and validation, by epoch; phases one after the other.
 
-    `rows` are those of history.jsonl so far; cheap enough to draw again after every epoch. A ring
-    marks the best epoch of each phase, the last row of it whose `best` is true.
+    Cheap enough to draw again after every epoch. A ring marks the best epoch of each phase, the last row of it whose
+    `best` is true.
     """
-    phases = [(name, list(group)) for name, group in itertools.groupby(rows, lambda row: str(row["phase"]))]
-    figure = Drawing(width, 5.2, _curves_summary(phases))
+    phases = [(name, list(group)) for name, group in itertools.groupby(history.rows, lambda row: row.phase)]
+    figure = Drawing(WIDE, 5.2, _curves_summary(phases))
     if not phases:
         figure.text(0.5, 0.5, "No epoch has finished yet.", ha="center", va="center", color=_SOFT)
         return figure
@@ -206,19 +200,23 @@ def curves_figure(rows: Sequence[Row], *, width: float = WIDE) -> Drawing:
     ratios = [max(len(group), 0.6 * longest) for _, group in phases]
     grid = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False, width_ratios=ratios)
     figure.get_layout_engine().set(wspace=0, w_pad=0.02)  # type: ignore[union-attr, call-arg]
-    inches = [(width - 1.4) * ratio / sum(ratios) for ratio in ratios]
     for column, (name, group) in enumerate(phases):
-        _draw_curve(grid[0, column], group, "loss")
-        _draw_curve(grid[1, column], group, "accuracy")
-        _mark_best(list(grid[:, column]), group)
-        _frame_column(list(grid[:, column]), name, group, inches=inches[column], first=column == 0)
-    _limit(grid[0, 0], grid[1, 0], rows)
-    for axes, metric in zip(grid[:, -1], ("loss", "accuracy"), strict=True):
-        _label_ends(axes, phases[-1][1], metric)
+        panels = list(grid[:, column])
+        _draw_curve(panels[0], group, "loss")
+        _draw_curve(panels[1], group, "accuracy")
+        _mark_best(panels, group)
+        letters = int((WIDE - 0.8) * ratios[column] / sum(ratios) / 0.085)
+        _frame_column(panels, name, group, letters=letters, first=column == 0)
+    _limit(grid[0, 0], grid[1, 0], history.rows)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _curves_summary(phases: Sequence[tuple[str, list[Row]]]) -> str:
+def _column(rows: Sequence[Row], name: str) -> Floats:
+    return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+
+
+def _curves_summary(phases: Sequence[tuple[str, Sequence[Row]]]) -> str:
     parts = []
     for name, group in phases:
         losses = _finite(_column(group, "val_loss"))
@@ -228,40 +226,38 @@ def _curves_summary(phases: Sequence[tuple[str, list[Row]]]) -> str:
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Row], metric: str) -> None:
-    epochs = _column(rows, "epoch")
-    every = max(1, len(rows) // 15)
-    axes.plot(epochs, _column(rows, metric), markevery=every, **_TRAINING)
-    axes.plot(epochs, _column(rows, f"val_{metric}"), markevery=every, **_VALIDATION)
+    epochs, every = _column(rows, "epoch"), max(1, len(rows) // 15)
+    for label, column, look in (("training", metric, _TRAINING), ("validation", f"val_{metric}", _VALIDATION)):
+        axes.plot(epochs, _column(rows, column), markevery=every, label=label, **look)  # type: ignore[arg-type]
 
 
 def _best(rows: Sequence[Row]) -> Row | None:
-    return next((row for row in reversed(rows) if row.get("best")), None)
+    return next((row for row in reversed(rows) if row.best), None)
 
 
 def _mark_best(column: Sequence[Axes], rows: Sequence[Row]) -> None:
     best = _best(rows)
     if best is None:
         return
-    ring: Row = {"markerfacecolor": "none", "markeredgecolor": PALETTE["ink"], "markeredgewidth": 1.3}
-    for axes, metric in zip(column, ("val_loss", "val_accuracy"), strict=True):
-        axes.axvline(best["epoch"], color=_SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        if best.get(metric) is not None:
-            axes.plot(best["epoch"], best[metric], "o", markersize=11, clip_on=False, **ring)
+    for axes, value in zip(column, (best.val_loss, best.val_accuracy), strict=True):
+        axes.axvline(best.epoch, color=_SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        (ring,) = axes.plot(best.epoch, value, "o", markersize=11, clip_on=False)
+        ring.set(markerfacecolor="none", markeredgecolor=PALETTE["ink"], markeredgewidth=1.3)
 
 
-def _frame_column(column: Sequence[Axes], name: str, rows: Sequence[Row], *, inches: float, first: bool) -> None:
+def _frame_column(column: Sequence[Axes], name: str, rows: Sequence[Row], *, letters: int, first: bool) -> None:
     """Titles of one phase's two panels, its own epoch axis, and the line that divides it from the last."""
     loss, accuracy = column
     best = _best(rows)
-    title = "\n".join(textwrap.wrap(phase_name(name), max(int(inches / 0.085), 11), break_on_hyphens=False))
-    _head(loss, title, f"○ best: epoch {best['epoch']}" if best else " ")
+    title = "\n".join(textwrap.wrap(phase_name(name), max(letters, 11), break_on_hyphens=False))
+    _head(loss, title, f"○ best: epoch {best.epoch}" if best else " ")
     if first:
         _beside_corner(loss, "loss", (-4, 6), ha="right")
         _beside_corner(accuracy, "accuracy", (-4, 6), ha="center")
     accuracy.set_xlabel("epoch")
     accuracy.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     pad = max(0.03 * len(rows), 0.3)
-    accuracy.set_xlim(rows[0]["epoch"] - min(pad, 0.8), rows[-1]["epoch"] + pad)
+    accuracy.set_xlim(rows[0].epoch - min(pad, 0.8), rows[-1].epoch + pad)
     for axes in column:
         axes.grid(axis="y")
         if not first:
@@ -288,20 +284,3 @@ def _limit(loss: Axes, accuracy: Axes, rows: Sequence[Row]) -> None:
     accuracy.set_ylim(low - pad, high + pad)
     accuracy.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if high - low > 0.04 else 1))
-
-
-def _label_ends(axes: Axes, rows: Sequence[Row], metric: str) -> None:
-    """Write each line's name where it ends, apart from each other when the ends are close."""
-    panel = axes.transScale + axes.transLimits
-    ends = {}
-    for name, column in (("training", metric), ("validation", f"val_{metric}")):
-        values = _finite(_column(rows, column))
-        if values.size:
-            ends[name] = min(max(float(panel.transform((1.0, values[-1]))[1]), 0.0), 1.0)
-    if len(ends) == 2 and abs(ends["training"] - ends["validation"]) < 0.11:
-        middle = min(max((ends["training"] + ends["validation"]) / 2, 0.06), 0.94)
-        up = 0.055 if ends["training"] >= ends["validation"] else -0.055
-        ends = {"training": middle + up, "validation": middle - up}
-    colours = {"training": PALETTE["rust"], "validation": PALETTE["blue"]}
-    for name, height in ends.items():
-        axes.text(1.02, height, name, transform=axes.transAxes, va="center", color=colours[name])
