@@ -373,6 +373,6 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
 
 def doctor() -> None:
     """What this machine has, and what upcycle would use."""
-    from upcycle.reporting.doctor import doctor as show_facts
+    from upcycle.jobs.doctor import doctor as show_facts
 
     show_facts()

@@ -113,6 +113,7 @@ def test_the_model_that_is_kept_never_loses_to_the_other_by_validation_loss(trai
 
 def test_the_test_f1_stands_where_it_is_promised(trained: upcycle.Run) -> None:
     metric = trained.test.f1_macro
+    assert f"{metric.low:.3f} to {metric.high:.3f}" in trained._repr_html_()
     assert metric.low < metric.high
     assert metric.low <= metric.value <= metric.high
 

@@ -90,6 +90,7 @@ def test_how_far_it_is_is_reported_with_the_time_left(compared: upcycle.Comparis
 
 
 def test_the_page_and_the_figures_are_there(compared: upcycle.Comparison) -> None:
+    assert len(compared.variants) + 1 == compared._repr_html_().count("<tr>")
     assert compared.page.read_text().startswith("<!DOCTYPE html>")
     assert list((compared.path / "figures").glob("*.svg"))
 

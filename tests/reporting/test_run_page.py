@@ -5,6 +5,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -505,3 +507,25 @@ def test_a_pipe_for_a_status_is_refused_and_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "status.json")
     with pytest.raises(RunError, match="no regular file"):
         write_report(RunDir(tmp_path))
+
+
+def test_a_report_is_made_without_torch(pets: RunDir, tmp_path: Path) -> None:
+    run = shutil.copytree(pets.root, tmp_path / "run")
+    code = (
+        "import sys; from upcycle.cli import main; code = main(['report', sys.argv[1]]);"
+        "print(code, {'torch', 'timm', 'torchvision', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert [f"{run / 'report.html'}", "0 set()"] == done.stdout.splitlines()
+
+
+def test_evaluations_of_earlier_versions_are_read(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    values = read_json(run.evaluation)
+    for name in ("test", "val", "probe_test"):
+        values[name]["says"] = values[name].pop("resolution")
+    values["choice"] = {"chosen": "finetune", "says": "kept", "mean_difference": -0.1, "standard_error": None}
+    write_json(run.evaluation, values)
+    text = Page(write_report(run)).text
+    assert "160 test images: models closer than about 4 points cannot be told apart." in text
+    assert "Fine-tuning was chosen" in text

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from upcycle.comparison.runs import Failure
 from upcycle.comparison.statistics import Estimate
+from upcycle.data.listing import shown
 from upcycle.errors import RunError
 from upcycle.rundir import read_json, write_json
 from upcycle.values import read_value
@@ -197,6 +199,15 @@ class Comparison:
             )
         given = {**values, "path": path} if isinstance(values, dict) else values
         return read_value(cls, given, str(path / FILE))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: test F1 of each variant with its interval, and the recommendation."""
+        row = Markup('<tr><th style="text-align:left">{}</th><td>{:.3f}</td><td>{:.3f} to {:.3f}</td></tr>')
+        scores = [(shown(one.title), one.f1_macro) for one in self.variants]
+        rows = Markup("").join(row.format(name, f1.value, f1.low, f1.high) for name, f1 in scores if f1)
+        head = Markup("<tr><th>variant</th><th>test F1</th><th>95 % interval</th></tr>")
+        reason = Markup("<p>{}</p>").format(shown(self.recommendation.reason)) if self.recommendation else ""
+        return str(Markup("<table>{}{}</table>{}").format(head, rows, reason))
 
     def save(self) -> None:
         """Write comparison.json."""

@@ -90,7 +90,7 @@ class Choice:
     def reason(self) -> str:
         """The decision in words."""
         name, answer = {"finetune": ("fine-tuning", "better"), "probe": ("the probe", "not better")}[self.chosen]
-        if math.isnan(self.mean_difference):
+        if math.isnan(self.mean_difference + self.standard_error):
             return f"{name} was chosen on the validation images"
         return (
             f"{name} was chosen: the validation loss of fine-tuning minus that of the probe is "

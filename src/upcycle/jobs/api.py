@@ -87,6 +87,13 @@ class Run:
             raise RunError(f"{self.path} has no metrics of a {split} set")
         return evaluation[split]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the learning curves and the test metrics with their intervals."""
+        from upcycle.reporting.notebook import run_fragment
+
+        evaluation = self.evaluation if self.directory.evaluation.exists() else None
+        return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)
+
     def predictions(self, split: str = "test") -> Predictions:
         """The recorded logits of a split."""
         return read_predictions(self.directory.predictions(split))

@@ -67,6 +67,12 @@ class Prediction:
     probability: float
     probabilities: dict[str, float]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: one bar per class, the most probable five."""
+        from upcycle.reporting.notebook import prediction_fragment
+
+        return prediction_fragment(self.probabilities)
+
 
 @dataclass(frozen=True, eq=False)
 class Classifier:

@@ -63,6 +63,12 @@ class Scan:
         """The list of files to set aside, for you to look through: `upcycle.train(..., quarantine=scan.quarantine)`."""
         return self.path / QUARANTINE
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the findings."""
+        from upcycle.reporting.notebook import scan_fragment
+
+        return scan_fragment(Audit.from_dict(self.audit))
+
 
 def scan(
     data: Path | str,

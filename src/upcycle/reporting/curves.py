@@ -208,7 +208,7 @@ def curves_figure(history: History) -> Drawing:
         letters = int((WIDE - 0.8) * ratios[column] / sum(ratios) / 0.085)
         _frame_column(panels, name, group, letters=letters, first=column == 0)
     _limit(grid[0, 0], grid[1, 0], history.rows)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
 
 

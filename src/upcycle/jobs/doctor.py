@@ -1,4 +1,4 @@
-"""What `upcycle doctor` says: the machine, what a run would use of it and why, and the weights at hand."""
+"""What `upcycle doctor` reports: the machine, what a run would use of it and why, and the weights at hand."""
 
 import math
 import shutil

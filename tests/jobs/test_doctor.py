@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from upcycle.device import Machine
+from upcycle.jobs import doctor
 from upcycle.model import packaged
-from upcycle.reporting import doctor
 
 PLAIN = Machine(
     device="cpu",
