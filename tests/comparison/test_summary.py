@@ -303,7 +303,7 @@ def test_a_comparison_of_an_earlier_version_is_refused_with_what_to_do(tmp_path:
 @pytest.mark.parametrize("text", ["[]", "{}", '{"variants": []}'])
 def test_a_damaged_comparison_is_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "comparison.json").write_text(text)
-    with pytest.raises(RunError, match="does not hold a comparison"):
+    with pytest.raises(RunError, match="comparison.json is damaged"):
         read_comparison(tmp_path)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from markupsafe import Markup
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from upcycle.comparison.runs import Failure
 from upcycle.comparison.statistics import Estimate
 from upcycle.data.listing import shown
 from upcycle.errors import RunError
 from upcycle.rundir import read_json, write_json
+from upcycle.values import read_value
 
 VERSION = 2
 SMALLEST_DIFFERENCE = 0.01
@@ -195,12 +196,8 @@ class Comparison:
                 f"{path / FILE} was written by another version of upcycle. "
                 f"Compare its runs: `upcycle compare {path}/runs/*`"
             )
-        try:
-            given = {**values, "path": path} if isinstance(values, dict) else values
-            return TypeAdapter(cls).validate_python(given)
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise RunError(f"{path / FILE} does not hold a comparison{f': see {where}' if where else ''}") from None
+        given = {**values, "path": path} if isinstance(values, dict) else values
+        return read_value(cls, given, str(path / FILE))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: test F1 of each variant with its interval, and the recommendation."""

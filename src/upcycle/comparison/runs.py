@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from upcycle.comparison.statistics import Arm
 from upcycle.comparison.variants import VARIANTS, Variant, effective, follows
@@ -20,9 +20,11 @@ from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import without_head
 from upcycle.manifest import check
 from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.values import read_value, read_values
 
 Read = TypeVar("Read")
 
@@ -90,20 +92,6 @@ class _Timing(_Strict):
     seconds: float | None = None
 
 
-class _Value(_Strict):
-    value: float
-
-
-class _Test(_Strict):
-    accuracy: _Value
-    f1_macro: _Value
-    log_loss: _Value
-
-
-class _Evaluation(_Strict):
-    test: _Test
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished run: what its files say, and its predictions of the test images.
@@ -119,7 +107,7 @@ class Run:
     seconds: Seconds
     environment: Environment
     history: tuple[Epoch, ...]
-    test: _Test
+    test: Evaluation
     predictions: Predictions
     splits: str
     timed: bool
@@ -152,29 +140,28 @@ def read_run(path: Path) -> Run:
     if status["state"] != "finished":
         resume = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
         raise RunError(f"{path} is {status['state']}, not finished: {resume}")
-    if run.evaluation.exists() and "test" not in _read(dict[str, object], path, run.evaluation):
-        raise RunError(f"{path} has no test set, and runs are compared by their test: train it with a test_fraction")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
     check(run)
+    test = _test(run)
     try:
         config = read_config(run.config)
     except ConfigError as error:
         raise RunError(str(error)) from None
     if config.folds:
         raise RunError(f"{path} is cross-validated, each image tested by another model. Compare its folds' runs")
-    seconds = _read(Seconds, path, run.status_file)
-    timings = _checked(tuple[_Timing, ...], path, run.timings.name, read_lines(run.timings))
+    seconds = _read(Seconds, run.status_file)
+    timings = read_values(_Timing, read_lines(run.timings), str(run.timings))
     return Run(
         path=path,
         config=config,
         source=read_source(run),
-        model=_read(Model, path, run.model) if run.model.exists() else Model(),
+        model=_read(Model, run.model) if run.model.exists() else Model(),
         seconds=seconds,
-        environment=_read(Environment, path, run.environment) if run.environment.exists() else Environment(),
+        environment=_read(Environment, run.environment) if run.environment.exists() else Environment(),
         history=read_history(run),
-        test=_read(_Evaluation, path, run.evaluation).test,
+        test=test,
         predictions=read(run.predictions("test")),
         splits=digest(run.splits),
         timed=sum(row.seconds or 0.0 for row in timings) <= (seconds.seconds or 0.0),
@@ -183,12 +170,12 @@ def read_run(path: Path) -> Run:
 
 def read_history(run: RunDir) -> tuple[Epoch, ...]:
     """The epochs of a run; RunError where its file is damaged."""
-    return _checked(tuple[Epoch, ...], run.root, run.history.name, without_head(read_lines(run.history)))
+    return read_values(Epoch, without_head(read_lines(run.history)), str(run.history))
 
 
 def read_source(run: RunDir) -> Source:
     """The images and weights that a run recorded; RunError where its file is damaged."""
-    return _read(Source, run.root, run.config)
+    return _read(Source, run.config)
 
 
 def digest(file: Path) -> str:
@@ -196,18 +183,23 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
-def _read(kind: type[Read], run: Path, file: Path) -> Read:
-    return _checked(kind, run, file.name, read_json(file))
+def _read(kind: type[Read], file: Path) -> Read:
+    return read_value(kind, read_json(file), str(file))
 
 
-def _checked(kind: type[Read], run: Path, name: str, values: object) -> Read:
-    """`values` as `kind`; RunError for a file whose values are of another kind than upcycle writes."""
+def _test(run: RunDir) -> Evaluation:
+    """The metrics of a run's test; RunError where it has none."""
+    values = read_json(run.evaluation)
+    if isinstance(values, dict) and "test" not in values:
+        raise RunError(
+            f"{run.root} has no test set, and runs are compared by their test: train it with a test_fraction"
+        )
     try:
-        # lists stand for tuples; numbers and text are taken strictly, by the models
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RunError(f"{run} does not hold what a run writes in {name}{f': see {where}' if where else ''}") from None
+        test = RunEvaluation.from_dict(values).test
+    except RunError as error:
+        raise RunError(f"{run.root}: {error}") from None
+    assert test is not None
+    return test
 
 
 # --------------------------------------------------------------------------------------- groups

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.comparison.results import FILE, SMALLEST_DIFFERENCE, About, Comparison
+from upcycle.comparison.results import FILE, PAGE, SMALLEST_DIFFERENCE, About, Comparison
 from upcycle.comparison.runs import Group, grouped, read_run
 from upcycle.comparison.summary import summarize
 from upcycle.comparison.sweep import Cell, Grid, Sweep, read_grid, resumed, seeds_from
@@ -107,11 +107,12 @@ def _check_folder(out: Path) -> None:
 def _summarize(groups: Sequence[Group], out: Path, about: About, goal: float, show: Observer) -> Comparison:
     """Compare, write the result and its page, and show the table."""
     about = replace(about, created=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
-    comparison = summarize(groups, folder=out, smallest_difference=goal, about=about)
+    # the working directory may change before the result is used
+    comparison = summarize(groups, folder=out.absolute(), smallest_difference=goal, about=about)
     comparison.save()
     write_page(comparison)
     show.table(comparison_table(comparison))
-    show.say(f"comparison: {comparison.page}")
+    show.say(f"comparison: {out / PAGE}")
     return comparison
 
 

@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 from upcycle.comparison.results import Comparison, VariantResult
 from upcycle.comparison.runs import Epoch
 from upcycle.reporting.names import clock, counted, short
-from upcycle.reporting.style import PALETTE, STYLE, Drawing, stroke
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, stroke
 
-WIDTH = 7.6
-"""Inches."""
 STRETCHED = 8.0
 """Losses whose extremes differ by more than this factor are drawn on a logarithmic axis."""
 UNEQUAL = 4.0
@@ -45,7 +43,7 @@ def scores_figure(comparison: Comparison) -> Drawing:
     """Test F1 of every variant: the mean over seeds with its 95 % interval, small rings for the seeds."""
     rows = comparison.finished
     summary = "; ".join(f"{short(one.title)} {one.f1_macro.value:.3f}" for one in rows if one.f1_macro)
-    figure = Drawing(WIDTH, 0.42 * len(rows) + 0.75, f"Test F1 by variant: {summary}.")
+    figure = Drawing(WIDE, 0.42 * len(rows) + 0.75, f"Test F1 by variant: {summary}.")
     axes = figure.add_subplot()
     for at, one in enumerate(rows):
         if one.f1_macro is None:
@@ -105,7 +103,7 @@ def cost_figure(comparison: Comparison) -> Drawing:
     """
     timed = [(one, one.f1_macro, one.cost.total) for one in comparison.finished if one.cost and one.cost.total]
     parts = [f"{short(one.title)} {f1.value:.3f} in {clock(seconds)}" for one, f1, seconds in timed if f1]
-    figure = Drawing(WIDTH, 3.9, f"Test F1 against training time: {'; '.join(parts)}.")
+    figure = Drawing(WIDE, 3.9, f"Test F1 against training time: {'; '.join(parts)}.")
     axes = figure.add_subplot()
     axes.set_xscale("log")
     for one, f1, seconds in timed:
@@ -180,7 +178,7 @@ def overlay_figure(comparison: Comparison, curves: Curves) -> Drawing:
     variants = [one for one in comparison.variants if any(curves.get(one.name, ()))]
     lengths = [len(rows) for one in variants for rows in curves[one.name] if rows]
     parts = [f"{short(one.title)} {counted(max(map(len, curves[one.name])), 'epoch')}" for one in variants]
-    figure = Drawing(WIDTH, 3.9, f"Validation loss and accuracy by epoch: {'; '.join(parts)}.")
+    figure = Drawing(WIDE, 3.9, f"Validation loss and accuracy by epoch: {'; '.join(parts)}.")
     for axes, metric in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
         found = [(one, curve(curves[one.name], metric)) for one in variants]
         for one, line in found:

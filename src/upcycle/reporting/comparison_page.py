@@ -52,19 +52,19 @@ def write_page(comparison: Comparison) -> Path:
     curves = {
         one.name: [_epochs(comparison.path / run.path, run.phase) for run in one.runs] for one in comparison.variants
     }
-    drawings: dict[str, Drawing] = {"scores": scores_figure(comparison)}
+    figures: dict[str, Drawing] = {"scores": scores_figure(comparison)}
     if any(one.cost and one.cost.total for one in comparison.finished):
-        drawings["cost"] = cost_figure(comparison)
+        figures["cost"] = cost_figure(comparison)
     if any(any(runs) for runs in curves.values()):
-        drawings["curves"] = overlay_figure(comparison, curves)
-    html.save_figures(drawings, comparison.path / "figures")
+        figures["curves"] = overlay_figure(comparison, curves)
+    html.save_figures(figures, comparison.path / "figures")
     missing = [
         short(Path(run.path).name, NAME)
         for one in comparison.variants
         for run, rows in zip(one.runs, curves[one.name], strict=True)
         if run.phase is not None and not rows
     ]
-    write_text(comparison.page, _render(comparison, drawings, missing))
+    write_text(comparison.page, _render(comparison, figures, missing))
     return comparison.page
 
 
@@ -76,7 +76,7 @@ def _epochs(run: Path, phase: str | None) -> Sequence[Epoch]:
         return []
 
 
-def _render(comparison: Comparison, drawings: dict[str, Drawing], missing: Sequence[str]) -> str:
+def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequence[str]) -> str:
     differ, partial = _options(comparison)
     environment = dict(comparison.environment)
     versions = environment.pop("versions", None) or {}
@@ -85,7 +85,7 @@ def _render(comparison: Comparison, drawings: dict[str, Drawing], missing: Seque
         comparison=comparison,
         title=_title(comparison),
         tiles=_tiles(comparison),
-        figures=html.inlined(drawings),
+        figures=html.inlined(figures),
         titles={one.name: short(one.title, NAME) for one in comparison.variants},
         verdicts=VERDICTS,
         words=_HELPERS,
