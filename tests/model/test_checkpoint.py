@@ -7,17 +7,20 @@ import torch
 
 from tests.conftest import small_files
 from upcycle.errors import NoRoomError, RunError, StorageError, WeightsError
-from upcycle.model import checkpoint, zoo
+from upcycle.model import checkpoint
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec, preprocessing_for
+from upcycle.task import Task
 
 
-def network(classes: int = 2) -> zoo.Network:
+def network(classes: int = 2) -> ModelSpec:
     names = tuple("abcdef"[:classes])
-    preprocessing = zoo.preprocessing_for("test_resnet", None, input_file=None, image_size=64, crop_pct=None)
-    return zoo.Network("test_resnet", names, preprocessing, "test", "")
+    preprocessing = preprocessing_for("test_resnet", None, input_file=None, image_size=64, crop_pct=None)
+    return ModelSpec("test_resnet", Task.of(names), preprocessing, "test", "")
 
 
 def test_a_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
-    model = zoo.create(network(), seed=3).eval()
+    model = create(network(), seed=3).eval()
     checkpoint.save_model(tmp_path / "m.safetensors", model, network())
     images = torch.randn(2, 3, 64, 64)
     again = checkpoint.load_model(tmp_path / "m.safetensors", network())
@@ -25,7 +28,7 @@ def test_a_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
 
 
 def test_a_model_of_other_classes_does_not_load(tmp_path: Path) -> None:
-    checkpoint.save_model(tmp_path / "m.safetensors", zoo.create(network()), network())
+    checkpoint.save_model(tmp_path / "m.safetensors", create(network()), network())
     with pytest.raises(WeightsError, match="does not fit test_resnet"):
         checkpoint.load_model(tmp_path / "m.safetensors", network(3))
 
@@ -37,7 +40,7 @@ def lengths(size: int) -> list[int]:
 
 def test_a_file_cut_short_at_any_of_many_lengths_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, zoo.create(network()), network())
+    checkpoint.save_model(path, create(network()), network())
     whole = path.read_bytes()
     for length in lengths(len(whole)):
         path.write_bytes(whole[:length])
@@ -64,7 +67,7 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
 
 
 def state(folder: Path, step: int, *, updates: int = 0, retries: int = 0) -> None:
-    weights, moments = zoo.create(network(), seed=step).state_dict(), {"w": torch.tensor(step)}
+    weights, moments = create(network(), seed=step).state_dict(), {"w": torch.tensor(step)}
     facts = {"step": step, "updates": updates, "retries": retries}
     checkpoint.save_state(folder, weights=weights, moments=moments, facts=facts)
 
@@ -84,7 +87,7 @@ def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
     assert [] == damaged
     weights, moments, facts = kept
     assert (3, 3) == (facts["step"], int(moments["w"]))
-    expected = zoo.create(network(), seed=3).state_dict()
+    expected = create(network(), seed=3).state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
     assert 2 == len(list(tmp_path.iterdir()))
 
@@ -137,7 +140,7 @@ def test_where_all_states_are_damaged_each_is_named(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_a_saved_model_is_found(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, zoo.create(network()), network())
+    checkpoint.save_model(path, create(network()), network())
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)

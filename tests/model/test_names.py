@@ -9,9 +9,11 @@ from torch import Tensor
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model import zoo
 from upcycle.model.names import misfit, resemblance
+from upcycle.model.network import create, load_body
+from upcycle.model.spec import ModelSpec
 from upcycle.model.weights import Weights
+from upcycle.task import Task
 
 Tensors = dict[str, Tensor]
 
@@ -27,9 +29,9 @@ def body(tensors: Tensors) -> Tensors:
 
 def loaded(tensors: Tensors, arch: str = "test_resnet") -> tuple[Tensors, tuple[str, ...]]:
     """The tensors of a network's body after loading, and what was told."""
-    network = zoo.Network(arch, ("a", "b"), Preprocessing(size=64), "test", "")
-    model = zoo.create(network)
-    notes = zoo.load_body(model, Weights(tensors, "file w", ""), arch)
+    network = ModelSpec(arch, Task.of(("a", "b")), Preprocessing(size=64), "test", "")
+    model = create(network)
+    notes = load_body(model, Weights(tensors, "file w", ""), arch)
     return body(model.state_dict()), notes
 
 

@@ -19,7 +19,7 @@ from upcycle.jobs.begin import begin, free, name_of, removed_unless_begun, reser
 from upcycle.jobs.estimate import spoken
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.train import run_training
-from upcycle.model import zoo
+from upcycle.model.spec import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison import FILE, write_comparison
 from upcycle.reporting.ladder_table import ladder_table
@@ -181,7 +181,7 @@ def _checked(grid: Grid, show: Show) -> Index:
     if not config.test_fraction and not (index.declared == "test").any():
         raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
-        zoo.get_weights(zoo.resolve_arch(arch), weights)
+        get_weights(resolve_arch(arch), weights)
     return index
 
 

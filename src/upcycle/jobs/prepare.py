@@ -34,9 +34,9 @@ from upcycle.device import Machine, detect
 from upcycle.errors import DataError, DecodeError, NoRoomError, RunError, StorageError
 from upcycle.evaluation.metrics import resolution
 from upcycle.jobs.status import Work
-from upcycle.model import zoo
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec
 from upcycle.model.weights import Weights
-from upcycle.model.zoo import Network
 from upcycle.reporting.show import Show
 from upcycle.rundir import RunDir, read_json
 
@@ -78,7 +78,7 @@ class Job:
     run: RunDir
     config: Config
     machine: Machine
-    network: Network
+    network: ModelSpec
     prepared: Prepared
     show: Show
     work: Work
@@ -270,7 +270,7 @@ def _flat(model: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def same_network(run: RunDir, network: Network) -> None:
+def same_network(run: RunDir, network: ModelSpec) -> None:
     """RunError when a run would go on with another network, or another input, than it has recorded, where it has."""
     if not run.model.exists():
         return
@@ -284,7 +284,7 @@ def same_network(run: RunDir, network: Network) -> None:
             f"{run.root} was begun with {other} = {before.get(other)}, not {after[other]}, which the weights, a file "
             "beside them or --input say: give another --out"
         )
-    if "linear_head" not in known and zoo.is_linear_in_name_alone(zoo.create(network)):
+    if "linear_head" not in known and create(network).linear_in_name_alone:
         raise RunError(f"{run.root} is of an upcycle that computed {network.arch} otherwise: give another --out")
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from upcycle import hardware
 from upcycle.errors import ConfigError, UpcycleError
@@ -12,6 +11,7 @@ from upcycle.jobs.keep import usable
 from upcycle.jobs.prepare import Job
 from upcycle.manifest import write_sealed_lines
 from upcycle.model import checkpoint, groups
+from upcycle.model.network import Network
 from upcycle.recipes import Phase
 from upcycle.rundir import RunDir
 from upcycle.training.memory import most_at_once
@@ -25,7 +25,7 @@ def at_once(run: RunDir) -> Steps:
     return tuple((int(event["step"]), int(event["images"])) for event in known)
 
 
-def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
+def make_room(job: Job, model: Network, phase: Phase) -> None:
     """On a processor, where running out of memory is a kill without a word: take batches in parts that fit.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.
@@ -43,7 +43,7 @@ def make_room(job: Job, model: nn.Module, phase: Phase) -> None:
     _take(job, phase.first_step, images, said)
 
 
-def halve(job: Job, model: nn.Module, phase: Phase, error: RuntimeError) -> None:
+def halve(job: Job, model: Network, phase: Phase, error: RuntimeError) -> None:
     """On an accelerator that ran out of memory: go on after the last state with half the images at a time.
 
     UpcycleError where BatchNorm's statistics need the whole batch, or one image is too much.
@@ -63,16 +63,16 @@ def _batch(run: RunDir, whole: int) -> int:
 
 def _check_splittable(
     job: Job,
-    model: nn.Module,
+    model: Network,
     said: str,
     images: int,
     kind: type[UpcycleError] = ConfigError,
     cause: BaseException | None = None,
 ) -> None:
-    frozen = groups.frozen_names(model, job.config.freeze)
+    frozen = groups.frozen_names(model.body, job.config.freeze)
     if not images:
         raise kind(f"{said}: give a smaller --image-size or --arch") from cause
-    if groups.learns_statistics(model, frozen=frozen, bn=job.config.bn):
+    if groups.learns_statistics(model.body, frozen=frozen, bn=job.config.bn):
         raise kind(
             f"{said}, and BatchNorm in training mode needs a whole batch: give --batch-size {images} or --bn frozen"
         ) from cause

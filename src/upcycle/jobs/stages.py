@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
@@ -26,7 +26,8 @@ from upcycle.jobs.finish import Choice, Results, write_results
 from upcycle.jobs.keep import Keeper, renew, resumed, retry, slowed
 from upcycle.jobs.prepare import Job, cache_root
 from upcycle.jobs.room import at_once, halve, make_room
-from upcycle.model import checkpoint, groups, zoo
+from upcycle.model import checkpoint, groups
+from upcycle.model.network import Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
@@ -50,9 +51,9 @@ class Head:
 def run_stages(job: Job, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     _loss(job, device="cpu")  # says what is wrong with class weights before anything long
-    model = zoo.create(job.network, seed=job.config.seed)
+    model = create(job.network, job.machine, seed=job.config.seed)
     if weights is not None:
-        for note in zoo.load_body(model, weights, job.network.arch):
+        for note in load_body(model, weights, job.network.arch):
             job.show.warn(note)
     model = model.to(job.machine.device)
     planned = _plan(job, model)
@@ -71,19 +72,19 @@ def run_stages(job: Job, weights: Weights | None) -> str:
     return stopped
 
 
-def _plan(job: Job, model: nn.Module) -> tuple[Phase, ...]:
+def _plan(job: Job, model: Network) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
-    config, linear = job.config, zoo.has_linear_head(model)  # asked for here, where the network is real
+    config, linear = job.config, model.has_linear_head
     if config.head_epochs and not linear:
         if not config.epochs:
             raise ConfigError(f"{job.network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         job.show.warn(f"{job.network.arch} has no single linear head: no probe is trained, nothing to compare with")
         config = config.model_copy(update={"head_epochs": 0})
     planned = phases(config, len(job.prepared.splits.train))
-    frozen = groups.frozen_names(model, config.freeze)
-    groups.freeze_parameters(model, frozen)
-    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    kept = zoo.head_names(model) if not config.epochs else parameters.keys() - frozen
+    frozen = groups.frozen_names(model.body, config.freeze)
+    groups.freeze_parameters(model.body, frozen)
+    parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
+    kept = head_names(model.body) if not config.epochs else parameters.keys() - frozen
     trained = sum(parameters[name] for name in kept)
     counts = {"parameters": sum(parameters.values()), "trained_parameters": trained}
     write_json(job.run.model, job.network.to_dict() | counts | {"linear_head": linear})
@@ -108,7 +109,7 @@ def _write_plan(job: Job, planned: tuple[Phase, ...]) -> None:
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
+def _train_head(job: Job, model: Network, phase: Phase) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     index, splits = job.prepared.index, job.prepared.splits
     with job.work.timed("features_seconds"), job.show.progress("features") as progress:
@@ -128,7 +129,7 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
         probe = train_probe(
             train, val, phase=phase, loss=_loss(job, device="cpu"), seed=job.config.seed, progress=progress
         )
-    zoo.set_head(model, probe.weight, probe.bias)
+    model.set_head(probe.weight, probe.bias)
     row = probe.rows[-1]
     job.show.say(
         f"probe (frozen network, L2 {probe.strength:.0e}, rate {probe.lr_max:g}): "
@@ -145,7 +146,7 @@ def _train_head(job: Job, model: nn.Module, phase: Phase) -> Head:
     )
 
 
-def _keep_probe(job: Job, model: nn.Module, head: Head) -> str:
+def _keep_probe(job: Job, model: Network, head: Head) -> str:
     """The probe is all that was asked for: write it down as the run's model."""
     write_lines(job.run.history, [row.to_dict() for row in head.probe.rows])
     checkpoint.save_model(job.run.best, model, job.network)
@@ -178,7 +179,7 @@ def _adapted(job: Job, phase: Phase, head: Head) -> Phase:
 
 
 def _fine_tune(
-    job: Job, model: nn.Module, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
+    job: Job, model: Network, planned: tuple[Phase, ...], head: Head | None, pretrained: dict[str, Tensor]
 ) -> str:
     """Fine-tune by the last phase of the plan, more slowly where the loss explodes; returns why it ended."""
     make_room(job, model, planned[-1])
@@ -196,7 +197,7 @@ def _fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
+def _train(job: Job, model: Network, phase: Phase, head: Head | None) -> str:
     """Train, keeping the best weights and, after every epoch, a state to go on from."""
     setting = _setting(job, model, phase)
     state = start(model, job.config, step=phase.first_step)
@@ -235,7 +236,7 @@ def _train(job: Job, model: nn.Module, phase: Phase, head: Head | None) -> str:
     return reason
 
 
-def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
+def _setting(job: Job, model: Network, phase: Phase) -> Setting:
     config, prepared = job.config, job.prepared
     return Setting(
         config=config,
@@ -255,17 +256,17 @@ def _setting(job: Job, model: nn.Module, phase: Phase) -> Setting:
         task=job.network.task,
         loss=_loss(job, device=job.machine.device),
         machine=job.machine,
-        frozen=groups.frozen_names(model, config.freeze),
+        frozen=groups.frozen_names(model.body, config.freeze),
         at_once=at_once(job.run),
     )
 
 
-def _validate(job: Job, model: nn.Module) -> Scores:
+def _validate(job: Job, model: Network) -> Scores:
     labels = torch.from_numpy(job.prepared.index.labels[job.prepared.splits.val].astype(np.int64))
     return score(torch.from_numpy(_logits(job, model, "val")), labels, job.network.task)
 
 
-def _logits(job: Job, model: nn.Module, split: str) -> npt.NDArray[np.float32]:
+def _logits(job: Job, model: Network, split: str) -> npt.NDArray[np.float32]:
     return predict(
         model,
         job.prepared.frames,
@@ -302,11 +303,11 @@ def _armed_from(config: Config, epoch: int) -> int:
 # ---------------------------------------------------------------- choice and test
 
 
-def _load_best(job: Job, model: nn.Module) -> None:
+def _load_best(job: Job, model: Network) -> None:
     checkpoint.load_clone(model, checkpoint.load_tensors(best_weights(job.run)))
 
 
-def _choose(job: Job, model: nn.Module, head: Head | None, pretrained: dict[str, Tensor]) -> Results:
+def _choose(job: Job, model: Network, head: Head | None, pretrained: dict[str, Tensor]) -> Results:
     """The model to keep and its held-out predictions.
 
     Fine-tuning is kept when its per-image log loss on the validation images beats the probe's by

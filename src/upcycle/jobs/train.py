@@ -29,8 +29,8 @@ from upcycle.jobs.prepare import (
 )
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.status import record_retrying, working
-from upcycle.model import zoo
-from upcycle.model.weights import Weights
+from upcycle.model.network import refusal
+from upcycle.model.spec import get_weights, has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.reporting.names import counted
 from upcycle.reporting.show import Show
 from upcycle.rundir import RunDir, write_json
@@ -47,19 +47,19 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     check_place(start)  # before weights are downloaded for it
     machine = machine_of(config)
     machines.apply(machine, config.seed)
-    arch = zoo.resolve_arch(config.arch)
-    weights = zoo.get_weights(arch, config.weights)
+    arch = resolve_arch(config.arch)
+    weights = get_weights(arch, config.weights)
     index = index if index is not None else read_index(start.data, config, machine, show)
     if start.run.config.exists() and not start.anew:
         same_weights(start.run, config, digest_of(weights))
     with working(start, digest_of(weights), machine, show) as work:
-        preprocessing = zoo.preprocessing_for(
+        preprocessing = preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
-        preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+        preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
         with work.timed("decoding_seconds"):
             prepared = prepare(index, preprocessing, config, machine, show, splits)
-        network = _network(arch, weights, prepared)
+        network = spec_of(arch, prepared.index.classes, prepared.preprocessing, weights)
         if start.run.has_work():
             same_data(start.run, prepared.index, prepared.splits)
             same_network(start.run, network)
@@ -79,7 +79,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
             work.details["stopped"] = run_stages(job, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
-            reason = zoo.refusal(network, images=images, training=config.bn == "train")
+            reason = refusal(network, images=images, training=config.bn == "train")
             if not reason:
                 raise
             asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"
@@ -94,8 +94,3 @@ def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:
     write_json(run.audit, known)
     write_splits(run.splits, prepared.index, prepared.splits)
     describe(prepared, known, show)
-
-
-def _network(arch: str, weights: Weights | None, prepared: Prepared) -> zoo.Network:
-    source, digest = (weights.source, weights.sha256) if weights else ("none: random", "")
-    return zoo.Network(arch, prepared.index.classes, prepared.preprocessing, source, digest)

@@ -10,16 +10,15 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upcycle.config import Config
 from upcycle.data.batches import Batch, Batches
 from upcycle.device import Machine, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
-from upcycle.model import zoo
-from upcycle.model.folding import folded
 from upcycle.model.groups import parameter_groups, set_training_mode
+from upcycle.model.network import Network
 from upcycle.recipes import Phase
 from upcycle.task import Task
 from upcycle.training.loss import LossFunction, predicted_classes
@@ -57,7 +56,7 @@ class State:
     `sums` are those of the epoch under way whenever `fit` pauses, and empty between epochs.
     """
 
-    model: nn.Module
+    model: Network
     optimizer: torch.optim.Optimizer
     names: list[str]
     step: int = 0
@@ -95,9 +94,9 @@ class Totals:
     seconds: float
 
 
-def start(model: nn.Module, config: Config, *, step: int = 0) -> State:
+def start(model: Network, config: Config, *, step: int = 0) -> State:
     """A State that begins fine-tuning `model` at the run's update `step`."""
-    groups = parameter_groups(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
+    groups = parameter_groups(model.body, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     names = [name for group in groups for name in group["names"]]
     return State(model, make_optimizer(config, groups), names, step)
 
@@ -109,8 +108,7 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
     state.optimizer.zero_grad(set_to_none=True)
     losses, right = [], []
     for part in setting.parts(batch, state.step):
-        with folded(state.model, setting.machine):
-            logits = zoo.logits(state.model, part.images, setting.machine)
+        logits = state.model(part.images)
         loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -129,7 +127,7 @@ def train_epoch(
     has exploded, over the last stretch of updates or over the epoch. On an accelerator that is
     looked at every 50 updates, so that the device is not waited for at each.
     """
-    set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
+    set_training_mode(state.model.body, frozen=setting.frozen, bn=setting.config.bn)
     check_every, stretch = (1, STRETCH) if setting.machine.device == "cpu" else (50, 50)
     earlier = state.sums
     began, clean, images = time.perf_counter() - earlier.seconds, state.step, earlier.images
@@ -187,7 +185,7 @@ def fit(
     state: State,
     setting: Setting,
     *,
-    validate: Callable[[nn.Module], Scores],
+    validate: Callable[[Network], Scores],
     progress: Progress | None = None,
     due: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[Row, Totals] | None]:
