@@ -15,7 +15,8 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import RunError, WeightsError
 from upcycle.model.checkpoint import save_model
 from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec, get_weights, preprocessing_for
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, preprocessing_for
 from upcycle.model.weights import read, sha256
 from upcycle.rundir import RunDir, write_json
 from upcycle.task import Task

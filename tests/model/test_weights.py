@@ -24,8 +24,9 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, WeightsError
 from upcycle.model.checkpoint import save_model
 from upcycle.model.network import create, load_body
-from upcycle.model.spec import ModelSpec, get_weights, preprocessing_for, pretrained_cfg, resolve_arch
-from upcycle.model.weights import input_values, obtain, read
+from upcycle.model.sources import get_weights, obtain
+from upcycle.model.spec import ModelSpec, preprocessing_for, pretrained_cfg, resolve_arch
+from upcycle.model.weights import input_values, read
 from upcycle.task import Task
 
 
@@ -390,7 +391,7 @@ def hub(tiny_weights: Path) -> Iterator[str]:
 
 
 FETCH = """
-from upcycle.model.spec import get_weights
+from upcycle.model.sources import get_weights
 try:
     print(get_weights("test_resnet.r160_in1k", "auto").source)
 except Exception as error:

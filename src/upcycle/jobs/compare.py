@@ -19,7 +19,8 @@ from upcycle.jobs.begin import begin, free, name_of, removed_unless_begun, reser
 from upcycle.jobs.estimate import spoken
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.train import run_training
-from upcycle.model.spec import get_weights, resolve_arch
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison import FILE, write_comparison
 from upcycle.reporting.ladder_table import ladder_table

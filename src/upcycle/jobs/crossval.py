@@ -23,7 +23,8 @@ from upcycle.jobs.prepare import (
 from upcycle.jobs.status import working
 from upcycle.jobs.train import run_training
 from upcycle.manifest import check
-from upcycle.model.spec import ModelSpec, get_weights, has_fixed_size, preprocessing_for, resolve_arch
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.reporting.show import Show
 from upcycle.reporting.terminal import table
 from upcycle.rundir import RunDir, read_json, write_json

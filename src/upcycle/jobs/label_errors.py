@@ -13,7 +13,8 @@ from upcycle.data.units import components
 from upcycle.errors import ConfigError, DataError
 from upcycle.jobs.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model.network import create, load_body
-from upcycle.model.spec import get_weights, has_fixed_size, preprocessing_for, resolve_arch, spec_of
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.model.weights import Weights
 from upcycle.reporting.show import Show
 from upcycle.training.features import extract

@@ -30,7 +30,8 @@ from upcycle.jobs.prepare import (
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.status import record_retrying, working
 from upcycle.model.network import refusal
-from upcycle.model.spec import get_weights, has_fixed_size, preprocessing_for, resolve_arch, spec_of
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.reporting.names import counted
 from upcycle.reporting.show import Show
 from upcycle.rundir import RunDir, write_json

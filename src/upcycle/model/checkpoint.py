@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from upcycle.device import Machine
 from upcycle.errors import RunError, WeightsError
-from upcycle.model.checksum import CHECKSUM, checksum
 from upcycle.model.names import Shapes, misfit
 from upcycle.model.network import Network, create, shapes
 from upcycle.model.spec import ModelSpec
+from upcycle.model.weights import CHECKSUM, checksum
 from upcycle.rundir import replacing, storage_errors
 
 Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from upcycle.device import Machine, autocast
 from upcycle.errors import WeightsError
 from upcycle.model.folding import fold
-from upcycle.model.names import Shapes, fit, misfit, resemblance
+from upcycle.model.names import Shapes, fit, is_optional, misfit, resemblance
 from upcycle.model.spec import SIMPLE_CNN, ModelSpec, has_fixed_size
 from upcycle.model.weights import Weights
 
@@ -165,13 +166,16 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
 
     The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
     fit name by name and shape by shape, or holds a number that is not finite. Names of wrappers and of some other
-    tools are translated, as `upcycle.model.names.fit` has it.
+    tools are translated, as `upcycle.model.names.fit` has it, and those of a network's authors by timm.
     """
     body = network.body
     head = head_names(body)
     own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
     fitted = fit(weights.tensors, own, classifiers(body), weights.source)
-    given = {name: tuple(tensor.shape) for name, tensor in fitted.tensors.items()}
+    if any(name not in fitted.tensors and not is_optional(name) for name in own):
+        translated = fit(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
+        fitted = fitted if misfit(own, _shapes(translated.tensors)) else translated
+    given = _shapes(fitted.tensors)
     wrong = misfit(own, given)
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
@@ -183,6 +187,19 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
         raise WeightsError(f"weights from {weights.source} hold numbers that are not finite, in {broken}: give others")
     body.load_state_dict(fitted.tensors, strict=False)
     return fitted.notes
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _by_timm(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """The tensors under the names that timm itself gives those of the network's first authors, where it knows them."""
+    translate = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(translate(dict(tensors), body)) if translate is not None else tensors
+    except Exception:  # made for its authors' files alone, it raises anything for others
+        return tensors
 
 
 def refusal(spec: ModelSpec, *, images: int, training: bool) -> str:

@@ -12,7 +12,7 @@ from timm.models import PretrainedCfg
 
 from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model.weights import Weights, input_values, obtain, read_input
+from upcycle.model.weights import Weights, input_values, read_input
 from upcycle.task import Task
 
 TAGS = {"resnet50": "tv_in1k"}
@@ -105,18 +105,6 @@ def pretrained_cfg(arch: str) -> PretrainedCfg:
 def has_fixed_size(arch: str) -> bool:
     """Whether the network accepts images of one size alone, as most vision transformers do."""
     return bool(pretrained_cfg(arch).fixed_input_size)
-
-
-def get_weights(arch: str, spec: str) -> Weights | None:
-    """The weights `spec` asks for ("auto", "none" or a file), as `upcycle.model.weights.obtain`.
-
-    WeightsError where they say themselves that they are of another architecture.
-    """
-    weights = obtain(arch, spec, pretrained_cfg(arch))
-    theirs = weights.arch.partition(".")[0] if weights is not None else ""
-    if weights is not None and theirs != arch.partition(".")[0] and theirs in architectures():
-        raise WeightsError(f"weights from {weights.source} are those of {theirs}, not {arch}: give --arch {theirs}")
-    return weights
 
 
 def preprocessing_for(
