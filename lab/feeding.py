@@ -31,8 +31,10 @@ from upcycle.data.augment import Augmentation, Frames
 from upcycle.data.batches import Batch, Batches
 from upcycle.data.folder import Index, scan
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.model import zoo
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec
 from upcycle.recipes import phases, resolve
+from upcycle.task import Task
 from upcycle.training.loop import Setting, State, Totals, start, train_epoch
 from upcycle.training.loss import Loss
 
@@ -61,8 +63,8 @@ def settings(
     config = resolve(
         {"recipe": "classic", "epochs": 2 * asked.rounds + 2, "rampup": 1, "batch_size": batch, "bn": asked.bn}
     )
-    network = zoo.Network("resnet50", index.classes, seen, "none", "")
-    model = zoo.create(network, seed=0).to(machine.device)
+    network = ModelSpec("resnet50", Task.of(index.classes), seen, "none", "")
+    model = create(network, seed=0).to(machine.device)
     batches = Batches(
         frames,
         index.labels,

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches, eval_batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.evaluation.forward import forward as forward_pass
-from upcycle.model.folding import Kept, folded
+from upcycle.model.folding import fold, folded_once
 from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
+from upcycle.model.network import Network
 from upcycle.task import Task
 
 PASS = 10
@@ -80,23 +81,25 @@ def network() -> nn.Module:
 
 def forward(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with folding on or off."""
-    model = network().eval()
+    models = network().eval(), network().eval()
+    fold(models[True])
 
     def once(on: bool) -> None:
-        here = replace(machine, fold_bn=on)
-        with torch.inference_mode(), folded(model, here), device.autocast(here):
-            model(images)
+        with torch.inference_mode(), device.autocast(machine):
+            models[on](images)
 
     return once
 
 
 def keeping(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with weights folded for it, or for all passes."""
-    model, kept = network().eval(), Kept()
+    model = network().eval()
+    fold(model)
 
     def once(on: bool) -> None:
-        with torch.inference_mode(), folded(model, machine, kept if on else None), device.autocast(machine):
-            model(images)
+        with torch.inference_mode(), device.autocast(machine), folded_once(model) if on else nullcontext():
+            for _ in range(PASS):
+                model(images)
 
     return once
 
@@ -109,23 +112,17 @@ def frames() -> list[np.ndarray]:
 
 def evaluating(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
     """Forward passes of ten batches; made ahead by a thread, or on demand."""
-    model, decoded, positions = network(), frames(), np.arange(PASS * batch) % 64
+    model, decoded, positions = Network(network(), machine), frames(), np.arange(PASS * batch) % 64
+    fold(model.body)
 
     def once(on: bool) -> None:
         workers = 0 if on else 1
         batches = eval_batches(
             decoded, positions, preprocessing=Preprocessing(size=size), batch_size=batch, workers=workers
         )
-        forward_pass(model, batches, machine, output=logits)
+        forward_pass(model, batches)
 
     return once
-
-
-def logits(model: nn.Module, images: torch.Tensor, machine: device.Hardware) -> torch.Tensor:
-    """[B, classes] of images [B, 3, size, size]."""
-    with device.autocast(machine):
-        made: torch.Tensor = model(images)
-    return made
 
 
 def training(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
@@ -155,20 +152,23 @@ def training(machine: device.Hardware, batch: int, size: int) -> Callable[[bool]
 
 def update(machine: device.Hardware, images: torch.Tensor, freeze: str) -> Callable[..., None]:
     """An update with fixed statistics, folding on or off."""
-    model = network()
-    frozen = frozen_names(model, freeze)
-    freeze_parameters(model, frozen)
-    set_training_mode(model, frozen=frozen, bn="frozen")
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], 1e-5, fused=True)
+    models = network(), network()
+    fold(models[True])
+    optimizers = []
+    for model in models:
+        frozen = frozen_names(model, freeze)
+        freeze_parameters(model, frozen)
+        set_training_mode(model, frozen=frozen, bn="frozen")
+        trained = [one for one in model.parameters() if one.requires_grad]
+        optimizers.append(torch.optim.AdamW(trained, 1e-5, fused=True))
     labels = torch.arange(len(images)) % 2
 
     def once(on: bool, images: torch.Tensor = images) -> None:
-        here = replace(machine, fold_bn=on)
-        with folded(model, here), device.autocast(here):
-            logits = model(images)
+        with device.autocast(machine):
+            logits = models[on](images)
         nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizers[on].step()
+        optimizers[on].zero_grad()
 
     return once
 

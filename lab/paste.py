@@ -53,7 +53,7 @@ OPTIONS = {
         *("schedule", "lr", "lr_adapt", "pct_start", "div", "div_final", "anneal", "moms"),
         *("lr_start", "lr_min", "rampup", "sustain", "decay"),
     ),
-    "Machine": (
+    "Hardware": (
         "seed",
         "split_seed",
         "threads",

@@ -72,28 +72,30 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     from upcycle.data.folder import Layout, scan
     from upcycle.data.splits import split
     from upcycle.data.units import components
-    from upcycle.model import zoo
+    from upcycle.model.network import create, load_body
+    from upcycle.model.sources import get_weights
+    from upcycle.model.spec import preprocessing_for, resolve_arch, spec_of
     from upcycle.training.features import extract
 
     machine = device.detect(device="cpu")
     device.apply(machine, 0)
-    arch = zoo.resolve_arch("resnet50")
-    weights = zoo.get_weights(arch, str(weights_file))
+    arch = resolve_arch("resnet50")
+    weights = get_weights(arch, str(weights_file))
     assert weights is not None
     unseen = "val" if (data / "val").exists() and not (data / "test").exists() else None
     index = scan(data, Layout(test_split=unseen))
     apart = split(index, seed=0)
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
-    seen = zoo.preprocessing_for(arch, weights, input_file=None, image_size=size, crop_pct=None)
+    seen = preprocessing_for(arch, weights, input_file=None, image_size=size, crop_pct=None)
     with tempfile.TemporaryDirectory() as temporary:
         root, threads = Path(temporary), machine.threads
         frames, failures = cache.build(
             index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=threads
         )
         index, frames = index.without(failures), frames.without(failures)
-        network = zoo.Network(arch, index.classes, seen, "file", weights.sha256)
-        model = zoo.create(network)
-        zoo.load_body(model, weights, arch)
+        network = spec_of(arch, index.classes, seen, weights)
+        model = create(network, machine)
+        load_body(model, weights, arch)
         found = extract(model, index, frames, network=network, machine=machine, folder=root, workers=machine.feeders)
         np.savez(file, features=found, labels=index.labels, groups=components(index))
 

@@ -27,7 +27,8 @@ from upcycle import device
 from upcycle.data import cache
 from upcycle.data.folder import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
-from upcycle.model import zoo
+from upcycle.model.network import create, load_body
+from upcycle.model.spec import ModelSpec, get_weights, preprocessing_for, resolve_arch
 from upcycle.rundir import read_json, write_json
 from upcycle.task import Task
 from upcycle.training.features import extract
@@ -37,9 +38,9 @@ from upcycle.training.probe import Features, Split, train_probe
 
 def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Hardware) -> dict[str, Any]:
     """Cross-validated losses and hits of heads that see `data` by a view, by head."""
-    arch = zoo.resolve_arch(asked.arch)
-    weights = zoo.get_weights(arch, str(asked.weights))
-    own = zoo.preprocessing_for(arch, weights, input_file=None, image_size=None, crop_pct=None)
+    arch = resolve_arch(asked.arch)
+    weights = get_weights(arch, str(asked.weights))
+    own = preprocessing_for(arch, weights, input_file=None, image_size=None, crop_pct=None)
     index = scan(data, Layout(test_split=asked.test_split))
     apart = split(index, seed=0)
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
@@ -50,10 +51,10 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
             index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=machine.threads
         )
         index, frames = index.without(failures), frames.without(failures)
-        network = zoo.Network(arch, index.classes, seen, "file", weights.sha256 if weights else "")
-        model = zoo.create(network)
+        network = ModelSpec(arch, Task.of(index.classes), seen, "file", weights.sha256 if weights else "")
+        model = create(network)
         if weights is not None:
-            zoo.load_body(model, weights, arch)
+            load_body(model, weights, arch)
         options: dict[str, Any] = {"network": network, "machine": machine, "folder": root, "workers": machine.feeders}
         features = np.array(extract(model, index, frames, **options))
     found = {}
@@ -128,7 +129,7 @@ def main() -> None:
     device.apply(machine, 0)
     asked.folder.mkdir(parents=True, exist_ok=True)
     kept = asked.folder / "views.json"
-    weights = zoo.get_weights(zoo.resolve_arch(asked.arch), str(asked.weights))
+    weights = get_weights(resolve_arch(asked.arch), str(asked.weights))
     facts = {"arch": asked.arch, "weights": weights and weights.sha256, "folds": asked.folds}
     facts |= {"precision": machine.precision, "threads": machine.threads}
     facts |= {"versions": device.environment(machine)["versions"], "test_split": asked.test_split}

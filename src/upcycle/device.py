@@ -104,7 +104,7 @@ def detect(
         flags=flags,
         gpu=_gpu_name(chosen),
         memory_gb=usable_memory(root) / GIB,
-        fold_bn=fold_bn,
+        fold_bn=fold_bn and chosen != "cuda",  # not measured there
         workers=workers,
     )
 

@@ -20,7 +20,7 @@ from upcycle.cli import main
 from upcycle.comparison.runs import read_run
 from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.manifest import write_sealed
-from upcycle.model import zoo
+from upcycle.model.network import Network
 from upcycle.reporting.run_page import write_report
 from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
@@ -327,7 +327,7 @@ def test_a_run_whose_network_was_computed_otherwise_is_told(whole: Path, stopped
     write_json(run.model, {name: value for name, value in read_json(run.model).items() if name != "linear_head"})
     assert upcycle.load(run.root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoo, "is_linear_in_name_alone", lambda _: True)
+        patch.setattr(Network, "linear_in_name_alone", property(lambda _: True))
         with pytest.raises(RunError, match="is of an upcycle that computed test_resnet.* otherwise: train it again"):
             upcycle.load(run.root)
         run = RunDir(shutil.copytree(stopped_run, tmp_path / "stopped"))
@@ -507,14 +507,14 @@ def test_a_batch_that_cannot_be_split_is_refused_before_training(
 def test_an_accelerator_out_of_memory_gets_half_the_images_at_a_time(
     error: RuntimeError, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.zoo.logits
+    plain = Network.forward
 
-    def small(model: Any, images: Any, machine: Any) -> Any:
-        if model.training and len(images) > 2:
+    def small(network: Network, images: Any) -> Any:
+        if network.body.training and len(images) > 2:
             raise error
-        return plain(model, images, machine)
+        return plain(network, images)
 
-    monkeypatch.setattr(loop.zoo, "logits", small)
+    monkeypatch.setattr(Network, "forward", small)
     options = {**OPTIONS, "weights": str(tiny_weights), "show": Silent()}
     run = upcycle.train(photos, out=tmp_path / "run", **{**options, "bn": "frozen"})
     assert [4, 2] == [event["images"] for event in read_lines(run.directory.events)]

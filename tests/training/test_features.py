@@ -15,8 +15,11 @@ from upcycle.data.folder import Index, scan
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
 from upcycle.evaluation.forward import predict
-from upcycle.model import zoo
+from upcycle.model.network import create, load_body
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, resolve_arch
 from upcycle.model.weights import Weights
+from upcycle.task import Task
 from upcycle.training import features as features_module
 from upcycle.training.features import extract, head_logits
 
@@ -27,12 +30,12 @@ def ready(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFac
     preprocessing = Preprocessing(size=32)
     root = tmp_path_factory.mktemp("decoded")
     cache, _ = images.build(index, side=preprocessing.resize_to, interpolation=preprocessing.interpolation, root=root)
-    arch = zoo.resolve_arch(TINY)
-    weights = zoo.get_weights(arch, str(tiny_weights))
+    arch = resolve_arch(TINY)
+    weights = get_weights(arch, str(tiny_weights))
     assert isinstance(weights, Weights)
-    network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
-    model = zoo.create(network)
-    zoo.load_body(model, weights, arch)
+    network = ModelSpec(arch, Task.of(index.classes), preprocessing, weights.source, weights.sha256)
+    model = create(network)
+    load_body(model, weights, arch)
     return {"model": model, "index": index, "cache": cache, "network": network}
 
 
@@ -45,6 +48,7 @@ def made(ready: dict[str, Any], machine: machines.Hardware, folder: Path) -> Any
     index, cache = ready["index"], ready["cache"]
     assert isinstance(index, Index)
     assert isinstance(cache, Cache)
+    ready["model"].machine = machine
     return extract(ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder, workers=0)
 
 
@@ -62,9 +66,9 @@ def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
 ) -> None:
     positions = np.array([3, 50, 0, 17, 55], dtype=np.int64)
     features, model = made(ready, machine, tmp_path), ready["model"]
-    width = model.get_classifier().weight.shape
+    width = model.head.weight.shape
     generator = torch.Generator().manual_seed(0)
-    zoo.set_head(model, torch.randn(width, generator=generator), torch.randn(width[:1], generator=generator))
+    model.set_head(torch.randn(width, generator=generator), torch.randn(width[:1], generator=generator))
     preprocessing = ready["network"].preprocessing
     whole = predict(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine, workers=1)
     np.testing.assert_array_equal(whole, head_logits(model, features, positions, machine))

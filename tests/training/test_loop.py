@@ -12,18 +12,20 @@ from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.device import detect
+from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
-from upcycle.model import zoo
 from upcycle.model.groups import frozen_names, set_training_mode
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec
 from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
+from upcycle.task import Task
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
 from upcycle.training.loss import Loss
 from upcycle.training.scores import Scores
 
-NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=32), "test", "")
+NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=32), "test", "")
 NOTHING = Scores(0.5, 0.5, 0.5)
 
 
@@ -34,7 +36,7 @@ def frames(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 def setting(options: dict[str, Any] | None = None, images: int = 12) -> Setting:
     config: Config = resolve({"recipe": "classic", "batch_size": 4, "precision": "fp32", **(options or {})})
-    model = zoo.create(NETWORK)
+    model = create(NETWORK)
     return Setting(
         config=config,
         phase=phases(config, images)[-1],
@@ -51,12 +53,12 @@ def setting(options: dict[str, Any] | None = None, images: int = 12) -> Setting:
         task=NETWORK.task,
         loss=Loss(NETWORK.task),
         machine=detect(precision="fp32", threads=1, device="cpu"),
-        frozen=frozen_names(model, config.freeze),
+        frozen=frozen_names(model.body, config.freeze),
     )
 
 
-def begin(config: Config, step: int = 0) -> State:
-    return start(zoo.create(NETWORK, seed=1), config, step=step)
+def begin(config: Config, step: int = 0, machine: Hardware | None = None) -> State:
+    return start(create(NETWORK, machine, seed=1), config, step=step)
 
 
 def whole_epoch(state: State, here: Setting, progress: Progress | None = None) -> Totals:
@@ -158,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None
     state = begin(here.config)
     whole_epoch(state, here)
     with torch.no_grad():
-        state.model.get_classifier().weight.fill_(float("inf"))  # type: ignore[operator]
+        state.model.head.weight.fill_(float("inf"))  # type: ignore[operator]
     message = r"not finite between updates 3 and 4 of phase finetune \(rate .*\): try --lr 0.0001"
     with pytest.raises(DivergenceError, match=message):
         whole_epoch(state, here)
@@ -166,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_updates() -> None
 
 def explode(state: State) -> None:
     with torch.no_grad():
-        state.model.get_classifier().bias.fill_(100.0)  # type: ignore[operator]
+        state.model.head.bias.fill_(100.0)  # type: ignore[operator]
 
 
 EXPLODED = r"the loss is \d\d(.\d)?, and guessing has 0.69, between updates {} of phase finetune .*: try --lr 0.0001"
@@ -201,7 +203,7 @@ def test_an_explosion_after_the_last_stretch_is_in_the_epochs_mean(monkeypatch: 
     epoch = train_epoch(state, here, due=lambda: state.step == 2)
     next(epoch)
     with torch.no_grad():
-        state.model.get_classifier().bias.fill_(1000.0)  # type: ignore[operator]
+        state.model.head.bias.fill_(1000.0)  # type: ignore[operator]
     with pytest.raises(DivergenceError, match=r"the loss is .* between updates 0 and 3 of phase finetune"):
         next(epoch)
 
@@ -267,8 +269,8 @@ def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_
     losses = {}
     for fold in (True, False):
         here = setting({"recipe": "default", "probe": False, "epochs": 3, "lr": 1e-2})
-        here = replace(here, machine=replace(here.machine, fold_bn=fold))
-        losses[fold] = [row.loss for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
+        state = begin(here.config, machine=replace(here.machine, fold_bn=fold))
+        losses[fold] = [row.loss for row, _ in fit(state, here, validate=lambda _: NOTHING)]
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
     assert losses[True][-1] < losses[True][0]

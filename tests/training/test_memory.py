@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
-from upcycle.model import zoo
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec
+from upcycle.task import Task
 from upcycle.training.memory import MARGIN, activations, fixed, largest_micro_batch
 
-NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=64), "test", "")
+NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=64), "test", "")
 
 
 def machine(precision: str) -> Hardware:
@@ -33,7 +35,7 @@ def really_kept(model: nn.Module, images: Tensor, here: Hardware) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_whole_batch_keeps_is_estimated_to_a_hundredth_from_one_and_two_images(precision: str) -> None:
-    model, here = zoo.create(NETWORK).train(), machine(precision)
+    model, here = create(NETWORK).train(), machine(precision)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _, needed = largest_micro_batch(model, here, batch=8, size=64, free=0.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -43,7 +45,7 @@ def test_what_a_whole_batch_keeps_is_estimated_to_a_hundredth_from_one_and_two_i
 
 
 def test_as_many_halvings_as_it_takes_fit() -> None:
-    model, here = zoo.create(NETWORK).train(), machine("fp32")
+    model, here = create(NETWORK).train(), machine("fp32")
     whole = activations(model, here, images=32, size=64)
     free = fixed(model) + 1.1 * whole
     batches = [

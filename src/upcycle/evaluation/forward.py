@@ -14,8 +14,8 @@ from upcycle.data.folder import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
 from upcycle.evaluation.predictions import Predictions
-from upcycle.model import zoo
-from upcycle.model.folding import Kept, folded
+from upcycle.model.folding import folded_once
+from upcycle.model.network import Network
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
@@ -24,34 +24,34 @@ FETCHED = 16
 
 Positions = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-Output = Callable[[nn.Module, Tensor, Hardware], Tensor]
+Output = Callable[[Tensor], Tensor]
 
 
 def forward(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, int]],
-    machine: Hardware,
     *,
-    output: Output = zoo.logits,
+    output: Output | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Logits:
-    """`output` of every image, [n, outputs] fp32; batches come padded, with their number of images.
+    """`output`, else what `model` gives, of every image, [n, outputs] fp32; batches come padded, with their numbers.
 
     `progress` is told of images that have been queued: an accelerator may still be at work on the last ones.
     """
     model.eval()
-    kept: Kept = {}
+    output = output or model
     fetched: list[Logits] = []
     queued: list[Tensor] = []
     done = 0
-    for images, count in batches:
-        with torch.inference_mode(), folded(model, machine, kept):
-            queued.append(output(model, images, machine)[:count].float())
-        if len(queued) == FETCHED:
-            fetched.append(_fetch(queued))
-        done += count
-        if progress is not None:
-            progress(done)
+    with folded_once(model):
+        for images, count in batches:
+            with torch.inference_mode():
+                queued.append(output(images)[:count].float())
+            if len(queued) == FETCHED:
+                fetched.append(_fetch(queued))
+            done += count
+            if progress is not None:
+                progress(done)
     return np.concatenate([*fetched, _fetch(queued)] if queued else fetched)
 
 
@@ -63,7 +63,7 @@ def _fetch(queued: list[Tensor]) -> Logits:
 
 
 def predict(
-    model: nn.Module,
+    model: Network,
     frames: Frames,
     positions: Positions,
     *,
@@ -82,7 +82,7 @@ def predict(
         workers=workers,
     )
     told = None if progress is None else lambda done: progress(done, len(positions))
-    return forward(model, batches, machine, progress=told)
+    return forward(model, batches, progress=told)
 
 
 def predictions(index: Index, positions: Positions, logits: Logits) -> Predictions:

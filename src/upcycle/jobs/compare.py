@@ -225,7 +225,8 @@ def run_grid(grid: Grid, show: Observer) -> Comparison:
 def _checked(sweep: Sweep, show: Observer) -> "Index":
     """The scanned images; raises for what would make every run of a variant fail, before anything is trained."""
     from upcycle.jobs.prepare import machine_of, read_index
-    from upcycle.model import zoo
+    from upcycle.model.sources import get_weights
+    from upcycle.model.spec import resolve_arch
 
     grid = sweep.grid
     configs = [(sweep.trials(variant) or sweep.cells(variant))[0].config for variant in grid.variants]
@@ -233,7 +234,7 @@ def _checked(sweep: Sweep, show: Observer) -> "Index":
     if not configs[0].test_fraction and not (index.declared == "test").any():
         raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
-        zoo.get_weights(zoo.resolve_arch(arch), weights)
+        get_weights(resolve_arch(arch), weights)
     return index
 
 

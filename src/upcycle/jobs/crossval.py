@@ -15,10 +15,12 @@ from upcycle.jobs.session import open_session
 from upcycle.jobs.start import Start
 from upcycle.jobs.train import run_training
 from upcycle.manifest import check
-from upcycle.model import zoo
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.reporting.show import Observer
 from upcycle.reporting.tables import evaluation_table
 from upcycle.rundir import RunDir, read_json, write_json
+from upcycle.task import Task
 
 
 def cross_validate(start: Start, show: Observer, *, index: Index | None = None) -> None:
@@ -32,10 +34,10 @@ def cross_validate(start: Start, show: Observer, *, index: Index | None = None) 
     config, run = start.config, start.run
     check_place(start)
     machine = machine_of(config)
-    arch = zoo.resolve_arch(config.arch)
-    weights = zoo.get_weights(arch, config.weights)
+    arch = resolve_arch(config.arch)
+    weights = get_weights(arch, config.weights)
     digest, source = (weights.sha256, weights.source) if weights else ("", "")
-    preprocessing = zoo.preprocessing_for(
+    preprocessing = preprocessing_for(
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )
     del weights  # each fold reads its own
@@ -44,8 +46,8 @@ def cross_validate(start: Start, show: Observer, *, index: Index | None = None) 
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
         parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
-        fitted = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
-        network = zoo.Network(arch, index.classes, fitted, source, digest)
+        fitted = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
+        network = ModelSpec(arch, Task.of(index.classes), fitted, source, digest)
         for fold, splits in zip(parts, split, strict=True):
             if fold.config.exists():
                 same_weights(fold, config, digest)

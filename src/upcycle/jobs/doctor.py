@@ -11,7 +11,7 @@ from rich.text import Text
 from upcycle.data.cache import default_root
 from upcycle.device import BF16_FLAGS, Hardware, detect, environment
 from upcycle.hardware import GIB
-from upcycle.model import packaged
+from upcycle.model.sources import installed
 from upcycle.reporting.show import console_of
 
 Facts = list[tuple[str, str]]
@@ -59,11 +59,7 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 def packaged_weights() -> list[str]:
     """A line for each architecture whose weights an installed package carries."""
-    return [
-        f"{arch} ({item.package} {item.version}, {item.licence})"
-        for arch, item in packaged.PACKAGED.items()
-        if packaged.find(arch)
-    ]
+    return [f"{arch} ({item.package} {item.version}, {item.licence})" for arch, item in installed().items()]
 
 
 def free_room(folder: Path) -> int:

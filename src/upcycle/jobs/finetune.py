@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upcycle import hardware
 from upcycle.config import Config
@@ -21,6 +21,7 @@ from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
+from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import Phase
 from upcycle.reporting.names import counted
@@ -43,7 +44,7 @@ Progress = Callable[[int, int], None]
 def fine_tune(
     session: Session,
     data: Prepared,
-    model: nn.Module,
+    model: Network,
     machine: Hardware,
     *,
     pretrained: dict[str, Tensor],
@@ -66,7 +67,7 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware) -> str:
+def _train(session: Session, data: Prepared, model: Network, machine: Hardware) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model, machine)
@@ -77,7 +78,7 @@ def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware
         return reason
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
-    def validate(model: nn.Module) -> Scores:
+    def validate(model: Network) -> Scores:
         return score(torch.from_numpy(held_out_logits(data, model, machine, "val")), labels, data.task)
 
     with show.progress(phase.name) as told, session.stopping.held():
@@ -106,7 +107,7 @@ def _train(session: Session, data: Prepared, model: nn.Module, machine: Hardware
     return reason
 
 
-def _setting(session: Session, data: Prepared, model: nn.Module, machine: Hardware) -> Setting:
+def _setting(session: Session, data: Prepared, model: Network, machine: Hardware) -> Setting:
     config = session.config
     return Setting(
         config=config,
@@ -115,7 +116,7 @@ def _setting(session: Session, data: Prepared, model: nn.Module, machine: Hardwa
         task=data.task,
         loss=class_loss(config, data, device=machine.device),
         machine=machine,
-        frozen=groups.frozen_names(model, config.freeze),
+        frozen=groups.frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,
     )
 
@@ -144,7 +145,7 @@ def class_loss(config: Config, data: Prepared, *, device: str) -> Loss:
     return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
-def held_out_logits(data: Prepared, model: nn.Module, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
+def held_out_logits(data: Prepared, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images."""
     return predict(
         model,
@@ -176,7 +177,7 @@ def _retry(session: Session, error: DivergenceError) -> None:
 # ---------------------------------------------------------------- when memory is short
 
 
-def _fit_into_memory(session: Session, model: nn.Module, machine: Hardware, size: int) -> None:
+def _fit_into_memory(session: Session, model: Network, machine: Hardware, size: int) -> None:
     """On a processor, where running out of memory is a kill without a word: take micro-batches that fit.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.
@@ -193,7 +194,7 @@ def _fit_into_memory(session: Session, model: nn.Module, machine: Hardware, size
     _divide(session, session.plan.phases[-1].first_step, images, reason)
 
 
-def _halve(session: Session, model: nn.Module, error: RuntimeError) -> None:
+def _halve(session: Session, model: Network, error: RuntimeError) -> None:
     """On an accelerator that ran out of memory: resume from the last checkpoint with half the images at a time.
 
     UpcycleError where BatchNorm's statistics need the whole batch, or one image is too much.
@@ -214,10 +215,10 @@ def _images(session: Session) -> int:
     return known[-1].images if known else session.config.batch_size
 
 
-def _check_divisible(config: Config, model: nn.Module, reason: str, images: int) -> None:
+def _check_divisible(config: Config, model: Network, reason: str, images: int) -> None:
     if not images:
         raise ConfigError(f"{reason}: give a smaller --image-size or --arch")
-    if groups.learns_statistics(model, frozen=groups.frozen_names(model, config.freeze), bn=config.bn):
+    if groups.learns_statistics(model.body, frozen=groups.frozen_names(model.body, config.freeze), bn=config.bn):
         raise ConfigError(
             f"{reason}, and BatchNorm in training mode needs a whole batch: give --batch-size {images} or --bn frozen"
         )

@@ -19,7 +19,9 @@ from upcycle.data.splits import folds
 from upcycle.data.units import components
 from upcycle.errors import ConfigError, DataError
 from upcycle.jobs.prepare import cache_root, decode, fit_size, machine_of, workers_for
-from upcycle.model import zoo
+from upcycle.model.network import create, load_body
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.model.weights import Weights
 from upcycle.reporting.show import Observer
 from upcycle.training.features import extract
@@ -77,8 +79,8 @@ def label_errors(data: Audited, config: Config, show: Observer) -> Finding | Non
 
 def check_weights(config: Config) -> tuple[str, Weights]:
     """The architecture and its pretrained weights; ConfigError or WeightsError where there are none."""
-    arch = zoo.resolve_arch(config.arch)
-    weights = zoo.get_weights(arch, config.weights)
+    arch = resolve_arch(config.arch)
+    weights = get_weights(arch, config.weights)
     if weights is None:
         raise ConfigError("--label-errors needs pretrained weights, and weights = none: give others")
     return arch, weights
@@ -92,19 +94,19 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
     machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch, weights = check_weights(config)
-    preprocessing = zoo.preprocessing_for(
+    preprocessing = preprocessing_for(
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )
-    preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
-    network = zoo.Network(arch, index.classes, preprocessing, weights.source, weights.sha256)
+    preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
+    network = spec_of(arch, index.classes, preprocessing, weights)
     left, frames = decode(index, preprocessing, config, machine, show)
     if len(left) != len(index):
         cached = cache_root(config) / "images"
         raise DataError(
             f"an image that could be decoded before cannot be decoded now: remove {cached}, then scan again"
         )
-    model = zoo.create(network, seed=config.seed)
-    for note in zoo.load_body(model, weights, arch):
+    model = create(network, machine, seed=config.seed)
+    for note in load_body(model, weights, arch):
         show.warn(note)
     show.say(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
     with show.progress("features") as progress:

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, TypeGuard
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from upcycle import device as machines
 from upcycle.config import expanded
@@ -25,8 +24,9 @@ from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
-from upcycle.model import checkpoint, zoo
-from upcycle.model.zoo import Network
+from upcycle.model import checkpoint
+from upcycle.model.network import Network
+from upcycle.model.spec import ModelSpec
 from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
@@ -71,8 +71,8 @@ class Classifier:
     """The best model of a run."""
 
     run: RunDir
-    network: Network
-    model: nn.Module
+    network: ModelSpec
+    model: Network
     machine: Hardware
 
     def frame(self, source: Source) -> Frame:
@@ -102,7 +102,7 @@ class Classifier:
                 device=self.machine.device,
                 workers=self.machine.feeders,
             )
-            return forward(self.model, batches, self.machine)
+            return forward(self.model, batches)
 
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
         """What an image shows, or each of several: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
@@ -190,14 +190,14 @@ def _load(run: Path, threads: int, device: str, show: Observer) -> Classifier:
     check(directory)
     try:
         described = read_json(directory.model)
-        network = Network.from_dict(described)
+        network = ModelSpec.from_dict(described)
         recorded = _setting(read_json(directory.environment))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
     machine = _machine(recorded, threads, device, show)
-    model = checkpoint.load_model(directory.best, network).to(machine.device)
-    if "linear_head" not in described and zoo.is_linear_in_name_alone(model):
+    model = checkpoint.load_model(directory.best, network, machine).to(machine.device)
+    if "linear_head" not in described and model.linear_in_name_alone:
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
     return Classifier(directory, network, model, machine)
 

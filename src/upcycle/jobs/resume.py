@@ -19,8 +19,8 @@ from upcycle.errors import DataError, RunError
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed
-from upcycle.model import zoo
-from upcycle.model.zoo import Network
+from upcycle.model.network import create
+from upcycle.model.spec import ModelSpec
 from upcycle.reporting.show import Observer
 from upcycle.rundir import RunDir, read_json
 
@@ -133,7 +133,7 @@ def _flat(model: Mapping[str, object]) -> dict[str, object]:
     return parts
 
 
-def same_network(run: RunDir, network: Network) -> None:
+def same_network(run: RunDir, network: ModelSpec) -> None:
     """RunError when a run would resume with another network, or another input, than it has recorded, where it has."""
     if not run.model.exists():
         return
@@ -147,5 +147,5 @@ def same_network(run: RunDir, network: Network) -> None:
             f"{run.root} was started with {other} = {before.get(other)}, not {after[other]}, which the weights, a file "
             "beside them or --input say: give another --out"
         )
-    if "linear_head" not in known and zoo.is_linear_in_name_alone(zoo.create(network)):
+    if "linear_head" not in known and create(network).linear_in_name_alone:
         raise RunError(f"{run.root} is of an upcycle that computed {network.arch} otherwise: give another --out")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from upcycle import device as machines
 from upcycle.config import Config
@@ -27,7 +26,8 @@ from upcycle.jobs.start import UPDATES, Start
 from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
-from upcycle.model.zoo import Network
+from upcycle.model.network import Network
+from upcycle.model.spec import ModelSpec
 from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.recipes import Phase
 from upcycle.reporting.show import Observer
@@ -62,7 +62,7 @@ class Session:
         """What the status holds beside its state and seconds."""
         self._earlier, self._started = float(status.get("seconds") or 0.0), time.monotonic()
         self._planned: Plan | None = None
-        self._network: Network | None = None
+        self._network: ModelSpec | None = None
         self._next_checkpoint = math.inf
 
     # ------------------------------------------------------------ the record
@@ -82,7 +82,7 @@ class Session:
         yield
         self.details[name] = float(self.details.get(name, 0.0)) + time.monotonic() - started
 
-    def describe(self, network: Network, **facts: int | bool) -> None:
+    def describe(self, network: ModelSpec, **facts: int | bool) -> None:
         """Write down the network that is trained, which every file of weights will name, and facts about it."""
         self._network = network
         write_json(self.run.model, network.to_dict() | facts)
@@ -101,7 +101,7 @@ class Session:
 
     # ------------------------------------------------------------ weights
 
-    def save_best(self, model: nn.Module) -> None:
+    def save_best(self, model: Network) -> None:
         """Write the best weights so far."""
         assert self._network is not None
         checkpoint.save_model(self.run.best, model, self._network)
@@ -116,7 +116,7 @@ class Session:
         if self.run.fine_tuned.exists():
             self.run.fine_tuned.replace(self.run.best)
 
-    def keep_probe(self, model: nn.Module) -> None:
+    def keep_probe(self, model: Network) -> None:
         """The probe is the run's model, and the fine-tuned weights are moved aside."""
         if not self.run.fine_tuned.exists():
             self.run.best.replace(self.run.fine_tuned)

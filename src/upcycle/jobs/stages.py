@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from upcycle.data.units import components
 from upcycle.device import Hardware
@@ -15,7 +15,9 @@ from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.prepare import Prepared, cache_root, workers_for
 from upcycle.jobs.results import Results, write_results
 from upcycle.jobs.session import Session
-from upcycle.model import checkpoint, groups, zoo
+from upcycle.model import checkpoint, groups
+from upcycle.model.network import Network, create, head_names, load_body
+from upcycle.model.spec import ModelSpec
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
@@ -31,18 +33,16 @@ class Head:
     held_out: dict[str, Predictions]
 
 
-def run_stages(
-    session: Session, data: Prepared, network: zoo.Network, machine: Hardware, weights: Weights | None
-) -> str:
+def run_stages(session: Session, data: Prepared, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
-    model = zoo.create(network, seed=session.config.seed)
+    model = create(network, machine, seed=session.config.seed)
     if weights is not None:
-        for note in zoo.load_body(model, weights, network.arch):
+        for note in load_body(model, weights, network.arch):
             session.show.warn(note)
     model = model.to(machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
-    asked = session.config.probe and zoo.has_linear_head(model)
+    asked = session.config.probe and model.has_linear_head
     head = _train_head(session, data, network, model, machine) if asked else None
     if head is not None:
         if not planned:
@@ -60,18 +60,18 @@ def run_stages(
     return stopped
 
 
-def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: int) -> tuple[Phase, ...]:
+def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) -> tuple[Phase, ...]:
     """The phases of the run, written to plan.json and model.json."""
-    config, show, linear = session.config, session.show, zoo.has_linear_head(model)
+    config, show, linear = session.config, session.show, model.has_linear_head
     if config.probe and not linear:
         if not config.epochs:
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
     planned = phases(config, images)
-    frozen = groups.frozen_names(model, config.freeze)
-    groups.freeze_parameters(model, frozen)
-    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    kept = zoo.head_names(model) if not config.epochs else parameters.keys() - frozen
+    frozen = groups.frozen_names(model.body, config.freeze)
+    groups.freeze_parameters(model.body, frozen)
+    parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
+    kept = head_names(model.body) if not config.epochs else parameters.keys() - frozen
     trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())
     session.describe(network, parameters=whole, trained_parameters=trained, linear_head=linear)
     session.follow(replace(session.plan, phases=planned))
@@ -89,7 +89,7 @@ def _plan(session: Session, network: zoo.Network, model: nn.Module, *, images: i
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(session: Session, data: Prepared, network: zoo.Network, model: nn.Module, machine: Hardware) -> Head:
+def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Network, machine: Hardware) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     config, show = session.config, session.show
     index, splits = data.index, data.splits
@@ -109,7 +109,7 @@ def _train_head(session: Session, data: Prepared, network: zoo.Network, model: n
     loss = class_loss(config, data, device="cpu")
     with show.progress("probe") as progress:
         probe = train_probe(train, val, loss=loss, seed=config.seed, progress=progress)
-    zoo.set_head(model, probe.weight, probe.bias)
+    model.set_head(probe.weight, probe.bias)
     session.record_probe(probe.result)
     show.say(
         f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
@@ -138,7 +138,7 @@ def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phas
 def _choose(
     session: Session,
     data: Prepared,
-    model: nn.Module,
+    model: Network,
     machine: Hardware,
     head: Head | None,
     pretrained: dict[str, Tensor],

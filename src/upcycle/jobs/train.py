@@ -16,8 +16,9 @@ from upcycle.jobs.review import audit, describe
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
-from upcycle.model import zoo
-from upcycle.model.weights import Weights
+from upcycle.model.network import refusal
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.reporting.show import Observer
 from upcycle.rundir import write_json
 
@@ -33,20 +34,20 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
     check_place(start)  # before weights are downloaded for it
     machine = machine_of(config)
     machines.apply(machine, config.seed)
-    arch = zoo.resolve_arch(config.arch)
-    weights = zoo.get_weights(arch, config.weights)
+    arch = resolve_arch(config.arch)
+    weights = get_weights(arch, config.weights)
     digest = weights.sha256 if weights is not None else ""
     index = index if index is not None else read_index(start.data, config, machine, show)
     if start.run.config.exists() and not start.fresh:
         same_weights(start.run, config, digest)
     with open_session(start, digest, machine, show) as session:
-        preprocessing = zoo.preprocessing_for(
+        preprocessing = preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
-        preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
+        preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
         with session.timed("decoding_seconds"):
             prepared = prepare(index, preprocessing, config, machine, show, splits)
-        network = _network(arch, weights, prepared)
+        network = spec_of(arch, prepared.index.classes, prepared.preprocessing, weights)
         if start.run.has_work():
             same_data(start.run, prepared.index, prepared.splits)
             same_network(start.run, network)
@@ -60,7 +61,7 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
             session.details["stopped"] = run_stages(session, prepared, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
-            reason = zoo.refusal(network, images=images, training=config.bn == "train")
+            reason = refusal(network, images=images, training=config.bn == "train")
             if not reason:
                 raise
             asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"
@@ -75,8 +76,3 @@ def _record_data(session: Session, prepared: Prepared) -> None:
     write_json(session.run.audit, known)
     write_splits(session.run.splits, prepared.index, prepared.splits)
     describe(prepared, known, session.show)
-
-
-def _network(arch: str, weights: Weights | None, prepared: Prepared) -> zoo.Network:
-    source, digest = (weights.source, weights.sha256) if weights else ("none: random", "")
-    return zoo.Network(arch, prepared.index.classes, prepared.preprocessing, source, digest)

@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from upcycle.device import Hardware
 from upcycle.errors import RunError, WeightsError
-from upcycle.model.checksum import CHECKSUM, checksum
 from upcycle.model.names import Shapes, misfit
-from upcycle.model.zoo import Network, create, shapes
+from upcycle.model.network import Network, create, shapes
+from upcycle.model.spec import ModelSpec
+from upcycle.model.weights import CHECKSUM, checksum
 from upcycle.rundir import replacing, storage_errors
 
 STATES = ("state-0.safetensors", "state-1.safetensors")
@@ -84,25 +86,25 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def save_model(path: Path, model: nn.Module, network: Network) -> None:
-    """Write the weights under timm's own names, with the network's description in the header."""
-    save_tensors(path, dict(model.state_dict()), {"format": "pt", "upcycle": json.dumps(network.to_dict())})
+def save_model(path: Path, model: nn.Module, spec: ModelSpec) -> None:
+    """Write the weights under timm's own names, with the network's spec in the header."""
+    save_tensors(path, dict(model.state_dict()), {"format": "pt", "upcycle": json.dumps(spec.to_dict())})
 
 
-def load_model(path: Path, network: Network) -> nn.Module:
+def load_model(path: Path, spec: ModelSpec, machine: Hardware | None = None) -> Network:
     """The network with the saved weights, in evaluation mode; WeightsError when they do not fit it.
 
     That is told from the file's header, before memory is taken for a network that a stranger names.
     """
-    expected = shapes(network)
+    expected = shapes(spec)
     wrong = misfit(expected, _shapes(path)) if expected is not None else ""
     if wrong:
-        raise WeightsError(f"{path} does not fit {network.arch}: {wrong}")
-    model = create(network)
+        raise WeightsError(f"{path} does not fit {spec.arch}: {wrong}")
+    model = create(spec, machine)
     try:
         model.load_state_dict(load_tensors(path), strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit {network.arch}: {str(error).splitlines()[-1].strip()[:200]}") from None
+        raise WeightsError(f"{path} does not fit {spec.arch}: {str(error).splitlines()[-1].strip()[:200]}") from None
     return model.eval()
 
 

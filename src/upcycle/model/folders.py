@@ -1,19 +1,20 @@
 """Folders that are given as weights: a run of upcycle, or what timm and Hugging Face keep of one model."""
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from upcycle import manifest
 from upcycle.errors import ConfigError, WeightsError
-from upcycle.model.foreign import folder_refusal
+from upcycle.model.pickled import SAVE, TENSORFLOW, WEIGHTS_NAME
 from upcycle.rundir import RunDir
 
 MAX_JSON = 2**20
-_FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = ("model.safetensors", "pytorch_model.bin")
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as Hugging Face's descriptions have them."""
 
@@ -33,13 +34,13 @@ def find(folder: Path) -> Found:
     run = RunDir(folder)
     if run.is_run():
         return _of_run(run)
-    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is not None and (folder / "config.json").is_file():
         return _of_model(folder, file)
     runs = sorted(path for path in folder.iterdir() if RunDir(path).is_run())
     if runs:
         raise WeightsError(f"weights {folder} cannot be used: it is a folder of runs; give one, such as {runs[0]}")
-    raise WeightsError(f"weights {folder} cannot be used: it {folder_refusal(folder)}")
+    raise WeightsError(f"weights {folder} cannot be used: it {_refusal(folder)}")
 
 
 def _of_run(run: RunDir) -> Found:
@@ -109,3 +110,57 @@ def _side(size: Any) -> tuple[int, int] | None:
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width
     return None
+
+
+def _refusal(folder: Path) -> str:
+    """What a folder is that holds no weights under a name that is known, and what to give; never ""."""
+    names = sorted(path.name for path in folder.iterdir())
+    for told, belongs in _FOLDERS:
+        if any(belongs(name) for name in names):
+            return told
+    held = [name for name in names if WEIGHTS_NAME.fullmatch(name.lower())]
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        return f"is a folder with {held[0]}{more}; give the file of weights itself"
+    return "is a folder without weights; give a file, a run of upcycle, or a folder with model.safetensors"
+
+
+_FOLDERS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    (
+        "is a model in several files, with an index; join them where they were made: save_pretrained with "
+        'max_shard_size="100GB" writes one',
+        lambda name: name.endswith((".safetensors.index.json", ".bin.index.json")),
+    ),
+    (f"is a TensorFlow SavedModel, {TENSORFLOW}", lambda name: name in ("saved_model.pb", "keras_metadata.pb")),
+    (
+        f"is a folder of TensorFlow checkpoints, {TENSORFLOW}",
+        lambda name: bool(re.fullmatch(r".+\.data-\d{5}-of-\d{5}", name)),
+    ),
+    (
+        f"is a TensorFlow or JAX model of Hugging Face transformers, {TENSORFLOW}",
+        lambda name: name in ("tf_model.h5", "flax_model.msgpack"),
+    ),
+    (
+        "is a distributed checkpoint in several files; join them where it was made: python -m "
+        "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth",
+        lambda name: name.endswith(".distcp"),
+    ),
+    (
+        "is an adapter of PEFT, not a whole network; where it was made, take model.merge_and_unload() as model, and "
+        f"save {SAVE}",
+        lambda name: name == "adapter_config.json",
+    ),
+    (
+        "is a folder of Hugging Face's cache; give the folder below its snapshots/",
+        lambda name: name == "snapshots",
+    ),
+    (
+        "is a pipeline of Hugging Face diffusers, no image classifier; give a classifier's weights",
+        lambda name: name == "model_index.json",
+    ),
+    ("is a torch file that was unpacked; give the file as it was before", lambda name: name == "data.pkl"),
+    (
+        "is what a training of upcycle keeps in checkpoints/; give the run it belongs to, or its best.safetensors",
+        lambda name: name == "best.safetensors",
+    ),
+)

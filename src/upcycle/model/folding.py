@@ -6,51 +6,89 @@ its own, forward or backward. Weights, scales and shifts stay parameters: gradie
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from upcycle.device import Hardware, computed_in
 
-Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
-Kept = dict[nn.Conv2d, tuple[Tensor, Tensor]]
-"""Scaled weights [out, in / groups, height, width] and biases [out] of convolutions, as `computed_in` says."""
-_PAIRS: WeakKeyDictionary[nn.Module, tuple[Pair, ...]] = WeakKeyDictionary()
+class FoldedConv2d(nn.Conv2d):
+    """A convolution that computes the BatchNorm after it, where that is in evaluation mode.
+
+    Made by `fold` of an existing layer, whose parameters it keeps under their names.
+    """
+
+    norm: tuple[nn.BatchNorm2d]
+    """In a tuple, so that it is no part of this layer: its parameters stay where they were."""
+    product: tuple[Tensor, ...] | None
+    """Weight and bias as they were at the first of several passes; empty before it, None where each pass makes them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What convolution and BatchNorm give; the convolution alone where BatchNorm learns its statistics."""
+        (norm,) = self.norm
+        if norm.training:
+            return super().forward(images)
+        weight, bias = self.product or scaled(self, norm)
+        if self.product == ():
+            kind = images.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+            weight, bias = self.product = weight.to(dtype), bias.to(dtype)  # as autocast would at each pass
+        return nn.functional.conv2d(images, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class FoldedNorm2d(nn.BatchNorm2d):
+    """A BatchNorm that the convolution before it computes, in evaluation mode."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images as they are, or normalized by their own statistics."""
+        return super().forward(images) if self.training else images
+
+
+class FoldedNormAct2d(BatchNormAct2d):
+    """The same with an activation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The activation, of what the convolution gave or of images normalized by their own statistics."""
+        return super().forward(images) if self.training else self.act(self.drop(images))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def fold(model: nn.Module) -> None:
+    """Make each convolution of `model` compute the BatchNorm that alone reads its output, for good.
+
+    Names, parameters and statistics stay as they are; they may change later, and are used as they are at each pass.
+    A BatchNorm in training mode is computed by itself, as before.
+    """
+    for conv, norm in pairs(model):
+        conv.__class__ = FoldedConv2d
+        norm.__class__ = FoldedNormAct2d if isinstance(norm, BatchNormAct2d) else FoldedNorm2d
+        conv.norm, conv.product = (norm,), None  # type: ignore[assignment]
 
 
 @contextmanager
-def folded(model: nn.Module, machine: Hardware, kept: Kept | None = None) -> Iterator[None]:
-    """Within it, each BatchNorm of `model` that is in evaluation mode now is part of the convolution it follows.
+def folded_once(model: nn.Module) -> Iterator[None]:
+    """Within it, each folded convolution of `model` uses the weights of its first pass: for passes that learn nothing.
 
-    Where `machine.fold_bn` is off, and where a network has no such pair, nothing changes. The model's parameters
-    and statistics may change within it, and are used as they are at each call. With `kept`, empty at first, they are
-    used as they were at the first call that was given it: for a series of passes that learn nothing.
+    The same bits, for a second copy of the convolutions in the type they are computed in.
     """
-    chosen = [(conv, norm) for conv, norm in pairs(model) if not norm.training] if machine.fold_bn else []
-    for conv, norm in chosen:
-        conv.forward = _convolution(conv, norm, machine, kept)  # type: ignore[method-assign,assignment]
-        norm.forward = _rest(norm)  # type: ignore[method-assign,assignment]
+    layers = [module for module in model.modules() if isinstance(module, FoldedConv2d)]
+    for layer in layers:
+        layer.product = ()
     try:
         yield
     finally:
-        for pair in chosen:
-            for module in pair:
-                del module.forward
+        for layer in layers:
+            layer.product = None
 
 
-def pairs(model: nn.Module) -> tuple[Pair, ...]:
+def pairs(model: nn.Module) -> tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]:
     """Each convolution with the BatchNorm that alone reads its output, seen in one pass of a blank image.
 
     None for a network that cannot take an image of the size that its architecture is made for.
     """
-    if model not in _PAIRS:
-        _PAIRS[model] = _seen(model) if any(_is_norm(module) for module in model.modules()) else ()
-    return _PAIRS[model]
+    return _seen(model) if any(_is_norm(module) for module in model.modules()) else ()
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -61,7 +99,7 @@ def _is_convolution(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.padding_mode == "zeros"
 
 
-def _seen(model: nn.Module) -> tuple[Pair, ...]:
+def _seen(model: nn.Module) -> tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]:
     """The pairs of one pass, by autograd's graph: it knows every use of every result."""
     made: dict[Any, nn.Module] = {}
     read: dict[Any, nn.Module] = {}
@@ -121,25 +159,7 @@ def _uses(output: Any) -> Counter[Any]:
     return uses
 
 
-def _convolution(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d, machine: Hardware, kept: Kept | None
-) -> Callable[[Tensor], Tensor]:
-    """The convolution with its BatchNorm's scale and shift."""
-
-    def forward(images: Tensor) -> Tensor:
-        if kept is None:
-            weight, bias = _scaled(conv, norm)
-        else:
-            if conv not in kept:
-                weight, bias = _scaled(conv, norm)
-                kept[conv] = weight.to(computed_in(machine)), bias.to(computed_in(machine))  # as autocast would
-            weight, bias = kept[conv]
-        return nn.functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-    return forward
-
-
-def _scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that gives what the two layers give."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
@@ -148,10 +168,3 @@ def _scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     bias = (0 if conv.bias is None else conv.bias) - norm.running_mean
     bias = bias * scale if norm.bias is None else bias * scale + norm.bias
     return conv.weight * scale[:, None, None, None], bias
-
-
-def _rest(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    """What a BatchNorm does besides."""
-    if isinstance(norm, BatchNormAct2d):
-        return lambda images: norm.act(norm.drop(images))
-    return lambda images: images

@@ -1,14 +1,10 @@
-"""Pretrained weights: where they come from, how they are read, whether they fit.
+"""Weights as they are read from a file or folder: tensors, and what stands beside them of their input.
 
 Files are safetensors, or torch files read with `weights_only=True`: nothing is ever unpickled.
 """
 
 import hashlib
 import json
-import socket
-import time
-import urllib.parse
-import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,15 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.models import PretrainedCfg
 from torch import Tensor
 
 from upcycle.errors import ConfigError, WeightsError
-from upcycle.model import folders, foreign, packaged, pickled
-from upcycle.model.checksum import CHECKSUM, checksum
+from upcycle.model import folders, pickled
 
-DOWNLOAD_SECONDS = 10
-"""How long a server may take to answer before it counts as out of reach."""
+CHECKSUM = "upcycle-sha256"
+"""The entry of a file's metadata that holds its checksum."""
 MAX_BYTES = 20 * 2**30
 MAX_SIDECAR = 2**20
 
@@ -40,96 +34,6 @@ class Weights:
     input: dict[str, Any] = field(default_factory=dict)
     arch: str = ""
     """The architecture they say they are of; "" where they say nothing."""
-
-
-def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
-    """The weights that `spec` asks for: "auto", "none" (returns None) or a file.
-
-    "auto" tries timm's local cache, then installed packages, then a download. WeightsError says what
-    was tried and what is at hand; random weights are never put in their place.
-    """
-    if spec == "none":
-        return None
-    if spec != "auto":
-        return read(Path(spec))
-    tried: list[str] = []
-    for attempt in (_from_cache, _from_package, _from_download):
-        found = attempt(arch, cfg, tried)
-        if found is not None:
-            return found
-    at_hand = ", ".join(name for name in packaged.PACKAGED if packaged.find(name)) or "none"
-    raise WeightsError(
-        f"no weights for {arch}: {'; '.join(tried)}. Architectures with weights at hand: {at_hand}. "
-        "Give --weights FILE, or ask for random ones with --weights none"
-    )
-
-
-def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if cfg.hf_hub_id:
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            path = try_to_load_from_cache(cfg.hf_hub_id, name)
-            if isinstance(path, str):
-                return read(Path(path), source=f"timm's cache, {cfg.hf_hub_id}")
-    if cfg.url:
-        address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]
-        path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
-        if path_in_hub.suffix in (".pth", ".pt", ".bin", ".safetensors") and path_in_hub.exists():
-            return read(path_in_hub, source=f"torch's cache, {path_in_hub.name}")
-    tried.append(f"not in timm's cache ({constants.HF_HUB_CACHE})")
-    return None
-
-
-def _from_package(arch: str, _cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
-    name = arch.split(".")[0]
-    path = packaged.find(name)
-    if path is None:
-        tried.append("no installed package carries them")
-        return None
-    known = packaged.PACKAGED[name]
-    values = known.preprocessing.to_dict()
-    return Weights(packaged.load(name), f"package {known.package} {known.version}", sha256(path), values)
-
-
-def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    if not cfg.hf_hub_id:
-        tried.append("timm names no place to download them from")
-        return None
-    if constants.HF_HUB_OFFLINE:
-        tried.append("not downloaded, since HF_HUB_OFFLINE is set")
-        return None
-    began = time.monotonic()
-    reason = _out_of_reach(constants.ENDPOINT)
-    if reason:
-        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
-        return None
-    try:
-        path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
-    except Exception as error:  # the hub's client raises many unrelated kinds for "could not be had"
-        reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
-        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
-        return None
-    return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")
-
-
-def _out_of_reach(endpoint: str) -> str:
-    """Why no connection to the hub can be made, or "" when one can; its own client tries for half a minute.
-
-    Behind a proxy only the client knows the way, so nothing is tried here.
-    """
-    address = urllib.parse.urlsplit(endpoint)
-    if urllib.request.getproxies().get(address.scheme):
-        return ""
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=DOWNLOAD_SECONDS).close()
-    except OSError as error:
-        return f"no connection: {error.strerror or error}"
-    return ""
 
 
 def sha256(path: Path) -> str:
@@ -154,7 +58,7 @@ def read(path: Path, *, source: str | None = None) -> Weights:
     if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"weights {path} are larger than {MAX_BYTES // 2**30} GiB")
     try:
-        what = foreign.refusal(path)
+        what = pickled.refusal(path)
         if what:
             raise WeightsError(f"weights {path} cannot be used: the file {what}")
         tensors, header = _read_safetensors(path) if _is_safetensors(path) else (pickled.read(path), {})
@@ -269,3 +173,13 @@ def _plain(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The sha256 of names, kinds, shapes and bytes of tensors on the CPU, and of the other metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import PIL
 import timm
 import torch
-from torch import nn
 
 from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
 from upcycle.data.cache import rules, written_in
 from upcycle.data.folder import Index
-from upcycle.device import Hardware, autocast
+from upcycle.device import Hardware
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.forward import EVAL_BATCH, forward
-from upcycle.model import zoo
+from upcycle.model.network import Network
+from upcycle.model.spec import ModelSpec
 from upcycle.rundir import replacing
 
 VERSION = 2
@@ -30,11 +30,11 @@ PART = 32 * EVAL_BATCH
 
 
 def extract(
-    model: nn.Module,
+    model: Network,
     index: Index,
     frames: Frames,
     *,
-    network: zoo.Network,
+    network: ModelSpec,
     machine: Hardware,
     folder: Path,
     workers: int,
@@ -67,7 +67,7 @@ def extract(
         )
         done = int(positions[0])
         told = None if progress is None else lambda more: progress(done + more, len(index))
-        rows = forward(model, padded, machine, output=_features, progress=told)
+        rows = forward(model, padded, output=model.features, progress=told)
         if not np.isfinite(rows).all():
             raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
         return rows
@@ -118,7 +118,7 @@ def _write(path: Path, parts: Sequence[npt.NDArray[np.float32]], images: int) ->
 
 
 def head_logits(
-    model: nn.Module, features: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], machine: Hardware
+    model: Network, features: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], machine: Hardware
 ) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] from the `features` [N, D] at `positions` [n]: to the bit what the whole network gives."""
 
@@ -128,12 +128,7 @@ def head_logits(
             padded = torch.nn.functional.pad(some, (0, 0, 0, EVAL_BATCH - len(some)))
             yield on_device(padded, machine.device), len(some)
 
-    return forward(model, batches(), machine, output=lambda model, some, _: model.get_classifier()(some))  # type: ignore[operator]
-
-
-def _features(model: nn.Module, images: torch.Tensor, machine: Hardware) -> torch.Tensor:
-    with autocast(machine):
-        return zoo.features(model, images)
+    return forward(model, batches(), output=model.head)
 
 
 def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
@@ -153,7 +148,7 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
     return features if digest.digest() == expected else None
 
 
-def _key(index: Index, network: zoo.Network, machine: Hardware) -> str:
+def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
     facts = {
         "version": VERSION,
         "arch": network.arch,

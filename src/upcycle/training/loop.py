@@ -10,17 +10,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upcycle.config import Config
 from upcycle.data.batches import Batch, Batches
 from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
-from upcycle.model import zoo
 from upcycle.model.checkpoint import load_clone
-from upcycle.model.folding import folded
 from upcycle.model.groups import parameter_groups, set_training_mode
+from upcycle.model.network import Network
 from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
 from upcycle.task import Task
@@ -59,7 +58,7 @@ class State:
     `sums` are those of the epoch under way whenever `fit` pauses, and empty between epochs.
     """
 
-    model: nn.Module
+    model: Network
     optimizer: torch.optim.Optimizer
     names: list[str]
     step: int = 0
@@ -111,9 +110,9 @@ class Totals:
     seconds: float
 
 
-def start(model: nn.Module, config: Config, *, step: int = 0) -> State:
+def start(model: Network, config: Config, *, step: int = 0) -> State:
     """A State that begins fine-tuning `model` at the run's update `step`."""
-    groups = parameter_groups(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
+    groups = parameter_groups(model.body, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     names = [name for group in groups for name in group["names"]]
     return State(model, optim.make_optimizer(config, groups), names, step)
 
@@ -125,8 +124,7 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
     losses, right = [], []
     for number, part in enumerate(setting.micro_batches(batch, state.step)):
         torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step, number))
-        with folded(state.model, setting.machine):
-            logits = zoo.logits(state.model, part.images, setting.machine)
+        logits = state.model(part.images)
         loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / len(batch.labels))
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -145,7 +143,7 @@ def train_epoch(
     has exploded, over the last stretch of updates or over the epoch. On an accelerator that is
     looked at every 50 updates, so that the device is not waited for at each.
     """
-    set_training_mode(state.model, frozen=setting.frozen, bn=setting.config.bn)
+    set_training_mode(state.model.body, frozen=setting.frozen, bn=setting.config.bn)
     check_every, stretch = (1, STRETCH) if setting.machine.device == "cpu" else (50, 50)
     earlier = state.sums
     began, clean, images = time.perf_counter() - earlier.seconds, state.step, earlier.images
@@ -203,7 +201,7 @@ def fit(
     state: State,
     setting: Setting,
     *,
-    validate: Callable[[nn.Module], Scores],
+    validate: Callable[[Network], Scores],
     progress: Progress | None = None,
     due: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[Row, Totals] | None]:

@@ -1,0 +1,233 @@
+"""The network: a body from timm and a head for the task, as one module whose `forward` gives logits."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from upcycle.device import Hardware, autocast
+from upcycle.errors import WeightsError
+from upcycle.model.folding import fold
+from upcycle.model.names import Shapes, fit, is_optional, misfit, resemblance
+from upcycle.model.spec import SIMPLE_CNN, ModelSpec, has_fixed_size
+from upcycle.model.weights import Weights
+
+_LINEAR = ("fc", "classifier", "head", "head.fc")
+"""Classifiers that timm applies to the features themselves; others are tried."""
+
+
+class Network(nn.Module):
+    """A classifier: `network(images)` gives logits [B, outputs] in fp32 for images [B, 3, S, S].
+
+    The body is computed in the machine's precision, a linear head always in fp32: bf16 keeps 8 bits of a number, enough
+    inside the network, too coarse for the last sum over features, which decides between classes. `state_dict` has
+    timm's own names; `body` is timm's module.
+    """
+
+    def __init__(self, body: nn.Module, machine: Hardware | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.machine = machine
+        self.has_linear_head = _ends_linear(body) and _reads_features(body)
+        """Whether the head is one linear layer over one feature vector per image, as nearly all are."""
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, outputs], fp32."""
+        if not self.has_linear_head:
+            with self._autocast():
+                return self.body(images).float()  # type: ignore[no-any-return]
+        return self.head(self.features(images).float())  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> Tensor:
+        """What a linear head reads, [B, D], in the body's precision."""
+        with self._autocast():
+            return self.body.forward_head(self.body.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.machine) if self.machine is not None else contextlib.nullcontext()
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier."""
+        return self.body.get_classifier()  # type: ignore[operator,no-any-return]
+
+    @property
+    def linear_in_name_alone(self) -> bool:
+        """Whether the classifier is a linear layer and not all there is between features and logits."""
+        return _ends_linear(self.body) and not self.has_linear_head
+
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Copy a trained linear head, `weight` [outputs, D] and `bias` [outputs], into the classifier."""
+        with torch.no_grad():
+            self.head.weight.copy_(weight)  # type: ignore[operator]
+            self.head.bias.copy_(bias)  # type: ignore[operator]
+
+
+def _without_prefix(_: nn.Module, state: dict[str, Any], prefix: str, __: object) -> None:
+    """Give the tensors of a network's state the names that its body has for them."""
+    start = f"{prefix}body."
+    own = {name: state.pop(name) for name in list(state) if name.startswith(start)}
+    state.update({prefix + name.removeprefix(start): tensor for name, tensor in own.items()})
+
+
+def _with_prefix(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+    """The inverse of `_without_prefix`, before a state is loaded."""
+    own = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+    state.update({f"{prefix}body.{name.removeprefix(prefix)}": tensor for name, tensor in own.items()})
+
+
+def _ends_linear(body: nn.Module) -> bool:
+    return hasattr(body, "forward_head") and isinstance(body.get_classifier(), nn.Linear)  # type: ignore[operator]
+
+
+def _reads_features(body: nn.Module) -> bool:
+    """Whether the classifier makes the logits of the features: some networks have a norm or a second head between."""
+    cfg: Mapping[str, Any] = getattr(body, "pretrained_cfg", None) or {}
+    if cfg.get("classifier") in _LINEAR:
+        return True
+    like: Tensor = next(body.parameters())
+    shape = tuple(cfg.get("input_size") or (3, 224, 224))
+    images = torch.linspace(-2, 2, math.prod(shape)).sin().view(1, *shape).to(like)
+    modes = {module: module.training for module in body.modules()}
+    body.eval()
+    try:
+        with torch.inference_mode():
+            whole: Tensor = body(images)
+            features = body.forward_head(body.forward_features(images), pre_logits=True)  # type: ignore[operator]
+            apart: Tensor = body.get_classifier()(features)  # type: ignore[operator]
+    except Exception:  # made for another size: then the network is taken as a whole, which is always right
+        return False
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.equal(whole, apart)  # a new BatchNorm between them changes the last bits alone
+
+
+class SimpleCnn(nn.Module):
+    """The network that pretrained ones are compared with: three blocks of 3x3 convolution, trained from scratch.
+
+    Each has ReLU and 2x2 max pooling (32, 64, 128 channels). The maps are averaged to 4 x 4, so that any input from 32
+    pixels on fits; the head is 128 units with ReLU and one linear layer to `outputs`. 355,649 parameters with one
+    output.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128)
+        blocks: list[nn.Module] = []
+        for narrow, wide in pairwise(widths):
+            blocks += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.dense = nn.Linear(128 * 16, 128)
+        self.head = nn.Linear(128, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, outputs] of images [B, 3, H, W]."""
+        maps = self.pool(self.blocks(images)).flatten(1)
+        return self.head(torch.relu(self.dense(maps)))  # type: ignore[no-any-return]
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head
+
+
+def create(spec: ModelSpec, machine: Hardware | None = None, *, seed: int = 0) -> Network:
+    """The untrained network with its new head, its random weights drawn from `seed`, on the CPU.
+
+    It computes in the precision of `machine`, and folds BatchNorm where that says so; without one in fp32, unfolded.
+    """
+    torch.manual_seed(seed)
+    if spec.arch == SIMPLE_CNN:
+        body: nn.Module = SimpleCnn(spec.task.outputs)
+    else:
+        options: dict[str, Any] = {"num_classes": spec.task.outputs}
+        if has_fixed_size(spec.arch):
+            options["img_size"] = spec.preprocessing.size
+        body = timm.create_model(spec.arch, pretrained=False, **options)
+        if not hasattr(body, "get_classifier"):
+            raise WeightsError(f"{spec.arch} has no classifier to train: give another --arch")
+    network = Network(body.to(memory_format=torch.channels_last), machine)
+    if machine is not None and machine.fold_bn:
+        fold(body)
+    return network
+
+
+def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
+    """Copy pretrained weights into everything but the head; what was left out of them is returned, in lines to tell.
+
+    The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
+    fit name by name and shape by shape, or holds a number that is not finite. Names of wrappers and of some other
+    tools are translated, as `upcycle.model.names.fit` has it, and those of a network's authors by timm.
+    """
+    body = network.body
+    head = head_names(body)
+    own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
+    fitted = fit(weights.tensors, own, classifiers(body), weights.source)
+    if any(name not in fitted.tensors and not is_optional(name) for name in own):
+        translated = fit(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
+        fitted = fitted if misfit(own, _shapes(translated.tensors)) else translated
+    given = _shapes(fitted.tensors)
+    wrong = misfit(own, given)
+    if wrong:
+        of_size = has_fixed_size(arch) and own.keys() == given.keys()
+        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given, arch)
+        advice = advice or "name their architecture with --arch"
+        raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
+    broken = next((name for name, tensor in fitted.tensors.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise WeightsError(f"weights from {weights.source} hold numbers that are not finite, in {broken}: give others")
+    body.load_state_dict(fitted.tensors, strict=False)
+    return fitted.notes
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _by_timm(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """The tensors under the names that timm itself gives those of the network's first authors, where it knows them."""
+    translate = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(translate(dict(tensors), body)) if translate is not None else tensors
+    except Exception:  # made for its authors' files alone, it raises anything for others
+        return tensors
+
+
+def refusal(spec: ModelSpec, *, images: int, training: bool) -> str:
+    """Why the network cannot compute so many blank images of its input size, in one line; "" where it can."""
+    try:
+        with torch.inference_mode():
+            create(spec).train(training)(torch.zeros(images, 3, spec.preprocessing.size, spec.preprocessing.size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
+
+
+def shapes(spec: ModelSpec) -> Shapes | None:
+    """The shape of every tensor of the network, made without taking memory for any; None where that is not known."""
+    try:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in create(spec).state_dict().items()}
+    except Exception:  # a network that looks at its own numbers cannot be made without them
+        return None
+
+
+def head_names(body: nn.Module) -> frozenset[str]:
+    """Names of the classifier's parameters, pretrained or new."""
+    return frozenset(f"{prefix}.{leaf}" for prefix in classifiers(body) for leaf in ("weight", "bias"))
+
+
+def classifiers(body: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that timm calls the network's classifiers."""
+    cfg: Mapping[str, Any] = getattr(body, "pretrained_cfg", None) or {}
+    names = cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)

