@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from upcycle import device
 from upcycle.config import Config
-from upcycle.data import cache
-from upcycle.data.folder import Index, Layout, scan
+from upcycle.data.frames import build
+from upcycle.data.index import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model import zoo
 from upcycle.recipes import phases
@@ -47,7 +47,7 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         seen = replace(own, **values)
-        frames, failures = cache.build(
+        frames, failures = build(
             index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=machine.threads
         )
         index, frames = index.without(failures), frames.without(failures)

@@ -31,6 +31,11 @@ ALIASES = {
 
 
 IMAGES = "one folder or a manifest"
+READING = (
+    *("train_split", "val_split", "test_split", "classes_at", "drop_empty_classes", "regroup", "image_root"),
+    *("image_suffix", "path_column", "label_column", "split_column", "group_column"),
+)
+"""Options that say how DATA is read."""
 """What DATA is."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""

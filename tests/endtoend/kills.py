@@ -36,8 +36,8 @@ import upcycle.reporting.report
 from upcycle.reporting.show import Silent
 
 PHASES = {
-    "decoding": ["upcycle.data.cache:decoded"],
-    "cache": ["upcycle.data.cache:_write"],
+    "decoding": ["upcycle.data.frames:decoded"],
+    "cache": ["upcycle.data.frames:_write"],
     "features": ["upcycle.training.features:_features", "upcycle.training.features:_write"],
     "head": ["upcycle.training.probe:_epoch_batches"],
     "step": ["upcycle.training.loop:train_step"],

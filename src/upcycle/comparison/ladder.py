@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.config import absolute, read_toml
+from upcycle.config import READING, absolute, read_toml
 from upcycle.errors import ConfigError
 from upcycle.recipes import resolve
 
@@ -15,11 +15,7 @@ TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 """Rates that constant-tuned chooses from, by validation loss."""
 FIRST_RATE = 1e-4
 """It begins with the one of the rung constant."""
-OF_THE_GRID = (
-    *("seed", "split_seed", "folds", "train_split", "val_split", "test_split", "classes_at", "drop_empty_classes"),
-    *("regroup", "image_root", "image_suffix", "path_column", "label_column", "split_column", "group_column"),
-    *("quarantine", "val_fraction", "test_fraction"),
-)
+OF_THE_GRID = (*("seed", "split_seed", "folds", *READING, "quarantine", "val_fraction", "test_fraction"),)
 """Options that are the same for all rungs, or set by the grid: no rung of a user's own may set them."""
 OF_THE_RUNGS = ("recipe", "lr", "schedule")
 """Options that rungs differ in: none for all of them may be set."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from upcycle.config import Config, canonical
+from upcycle.config import READING, Config, canonical
 
 Values = dict[str, Any]
 
@@ -20,18 +20,7 @@ _SHAPES = {
 OF_THE_TASK = (
     "val_fraction",
     "test_fraction",
-    "train_split",
-    "val_split",
-    "test_split",
-    "classes_at",
-    "drop_empty_classes",
-    "regroup",
-    "image_root",
-    "image_suffix",
-    "path_column",
-    "label_column",
-    "split_column",
-    "group_column",
+    *READING,
     "quarantine",
     "folds",
     "input",

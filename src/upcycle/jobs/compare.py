@@ -13,7 +13,7 @@ from upcycle.comparison.ladder import RUNGS, Rung, check_common, from_options, r
 from upcycle.comparison.runs import Group, Run, grouped, read_run
 from upcycle.comparison.sweep import Progress, remaining, rounds
 from upcycle.config import absolute, canonical
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
 from upcycle.jobs.begin import begin, free, name_of, removed_unless_begun, reserve, spelled
 from upcycle.jobs.estimate import spoken

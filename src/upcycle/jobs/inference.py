@@ -21,11 +21,10 @@ from upcycle.config import Config, expanded
 from upcycle.config import read_json as read_config
 from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import Index, listed, scan
-from upcycle.data.layout import Layout
-from upcycle.data.listing import shown
-from upcycle.data.split_file import Recorded, read_splits
-from upcycle.data.walk import clean
+from upcycle.data.folders import clean
+from upcycle.data.index import Index, listed, scan
+from upcycle.data.listing import Layout, shown
+from upcycle.data.splits import Recorded, read_splits
 from upcycle.device import Machine
 from upcycle.errors import ConfigError, DataError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward

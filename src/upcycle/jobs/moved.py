@@ -3,7 +3,8 @@
 import shlex
 from pathlib import Path
 
-from upcycle.data.folder import Index, check_there
+from upcycle.audit.summary import Audit
+from upcycle.data.index import Index, check_there
 from upcycle.data.listing import Failure, shown
 from upcycle.data.splits import folds, split
 from upcycle.errors import DataError, RunError
@@ -57,7 +58,7 @@ def _differs(start: Start, index: Index) -> str:
 def _unusable(run: RunDir) -> set[str]:
     """The files that were there and could not be used; none where that is not known."""
     try:
-        return {entry["path"] for entry in read_json(run.audit)["quarantined"]}
+        return {file.path for file in Audit.from_dict(read_json(run.audit)).quarantined}
     except (RunError, LookupError, TypeError):
         return set()
 

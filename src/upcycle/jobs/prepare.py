@@ -12,22 +12,19 @@ from typing import Any
 import numpy as np
 
 from upcycle.audit import quarantine
-from upcycle.audit.audit import audit as audited
 from upcycle.audit.checks import CHEAP, check, too_dark
 from upcycle.audit.findings import Audited, Finding
+from upcycle.audit.summary import Audit
+from upcycle.audit.summary import audit as audited
 from upcycle.config import Config
-from upcycle.data import cache as images
+from upcycle.data import frames as images
 from upcycle.data import isolation
-from upcycle.data.cache import Cache
 from upcycle.data.depth import bits_of
-from upcycle.data.folder import Index, scan
-from upcycle.data.layout import Layout
-from upcycle.data.listing import Failure, Quarantined, shown
+from upcycle.data.frames import Cache, Stream, open_stream
+from upcycle.data.index import Index, scan
+from upcycle.data.listing import Failure, Layout, Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
-from upcycle.data.splits import Splits, split
-from upcycle.data.stream import Stream, open_stream
-from upcycle.data.units import components
+from upcycle.data.splits import Recorded, Splits, changes, components, read_splits, split, write_splits
 from upcycle.device import Machine, detect
 from upcycle.errors import DataError, DecodeError, NoRoomError, RunError, StorageError
 from upcycle.evaluation.metrics import resolution
@@ -286,14 +283,14 @@ def same_network(run: RunDir, network: Network) -> None:
         raise RunError(f"{run.root} is of an upcycle that computed {network.arch} otherwise: give another --out")
 
 
-def audit(prepared: Prepared) -> dict[str, Any]:
-    """What is to be known about the data, as plain values for `audit.json`: all that needs no second decoding."""
+def audit(prepared: Prepared) -> Audit:
+    """What is to be known about the data: all that needs no second decoding."""
     findings = check(Audited(prepared.index, prepared.splits), CHEAP)
     dark = darkness(prepared.index, prepared.preprocessing)
     known = audited(prepared.index, prepared.splits, [*([dark] if dark else []), *findings])
-    if dark is not None:
-        known["warnings"].insert(0, f"{dark.title}. {dark.effect}. {dark.advice}")
-    return known
+    if dark is None:
+        return known
+    return replace(known, warnings=(f"{dark.title}. {dark.effect}. {dark.advice}", *known.warnings))
 
 
 def darkness(index: Index, preprocessing: Preprocessing) -> Finding | None:
@@ -341,7 +338,7 @@ def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
         yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
 
 
-def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
+def describe(prepared: Prepared, audit: Audit, show: Show) -> None:
     """Say how the images were split and what is wrong with them."""
     counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
     named = ", ".join(shown(name) for name in prepared.index.classes[:8]) + (
@@ -353,7 +350,7 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Show) -> None:
     )
     for text in unused(prepared.index.quarantined):
         show.warn(text)
-    for warning in audit["warnings"]:
+    for warning in audit.warnings:
         show.warn(warning)
     if not counts["test"]:
         return

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upcycle.config import Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
-from upcycle.data.units import components
+from upcycle.data.splits import components
 from upcycle.device import out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError
 from upcycle.evaluation.metrics import paired_log_loss

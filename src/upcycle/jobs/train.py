@@ -6,9 +6,8 @@ exact, and goes on from the last state it has kept.
 """
 
 from upcycle import device as machines
-from upcycle.data.folder import Index
-from upcycle.data.split_file import write_splits
-from upcycle.data.splits import Splits
+from upcycle.data.index import Index
+from upcycle.data.splits import Splits, write_splits
 from upcycle.errors import ConfigError
 from upcycle.jobs.begin import Start
 from upcycle.jobs.extend import extend
@@ -91,7 +90,7 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
 def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:
     """Write down and say what is trained on."""
     known = audit(prepared)
-    write_json(run.audit, known)
+    write_json(run.audit, known.to_dict())
     write_splits(run.splits, prepared.index, prepared.splits)
     describe(prepared, known, show)
 

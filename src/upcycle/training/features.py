@@ -16,8 +16,8 @@ from torch import nn
 
 from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
-from upcycle.data.cache import rules, written_in
-from upcycle.data.folder import Index
+from upcycle.data.frames import rules, written_in
+from upcycle.data.index import Index
 from upcycle.device import Machine, autocast
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.predict import EVAL_BATCH, forward
