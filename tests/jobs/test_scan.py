@@ -84,9 +84,8 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
         "down/white.png",
     ] == [path for path, answer in rows.items() if answer == "yes"]
     assert "no" == rows["down/icon.png"]
-    assert {"images", "classes", "splits", "quarantined", "duplicates", "conflicts", "leaks", "warnings"} < set(
-        scan.audit
-    )
+    assert {"train", "val", "test"} == scan.audit.splits.keys()
+    assert "upcycle scan" in scan.audit.command
     assert ["audit.json", "grouped.csv", "quarantine.csv", "scan.html"] == sorted(
         file.name for file in (tmp_path / "scan").iterdir()
     )
