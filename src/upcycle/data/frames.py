@@ -126,8 +126,11 @@ def default_root() -> Path:
     """The folder that runs share: $UPCYCLE_CACHE, else the user's own by the system's rules (~/.cache/upcycle)."""
     if os.environ.get("UPCYCLE_CACHE"):
         return Path(os.environ["UPCYCLE_CACHE"])
-    root = platformdirs.user_cache_path("upcycle", appauthor=False)
-    return root if root.is_absolute() else spare_root()  # a container's user may have no home
+    try:
+        root = platformdirs.user_cache_path("upcycle", appauthor=False)
+    except RuntimeError:  # a container's user may have no home; earlier versions leave its path relative
+        return spare_root()
+    return root if root.is_absolute() else spare_root()
 
 
 def spare_root() -> Path:
