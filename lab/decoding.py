@@ -22,26 +22,27 @@ import torch
 from torchvision import datasets, transforms
 
 from upcycle import device
-from upcycle.data import cache, isolation
+from upcycle.data import isolation
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import Index, scan
+from upcycle.data.frames import Cache, build
+from upcycle.data.index import Index, scan
 from upcycle.data.preprocessing import Preprocessing
 
 BATCH = 32
 CROP = 224
 
 
-def first(index: Index, side: int, threads: int, root: Path) -> tuple[float, cache.Cache]:
+def first(index: Index, side: int, threads: int, root: Path) -> tuple[float, Cache]:
     """Seconds to decode every image into a new file, and that file."""
     isolation.SHARED.close()
     began = time.perf_counter()
-    built, failures = cache.build(index, side=side, interpolation="bilinear", root=root, threads=threads)
+    built, failures = build(index, side=side, interpolation="bilinear", root=root, threads=threads)
     if failures:
         raise SystemExit(f"{len(failures)} files cannot be decoded: give a folder of whole images")
     return time.perf_counter() - began, built
 
 
-def later(frames: cache.Cache) -> float:
+def later(frames: Cache) -> float:
     """Seconds of a pass over the decoded images, cropped, normalised and in batches."""
     began = time.perf_counter()
     batches = eval_batches(frames, np.arange(len(frames)), preprocessing=Preprocessing(size=CROP), batch_size=BATCH)

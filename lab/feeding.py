@@ -26,10 +26,10 @@ import photographs
 import roofline
 
 from upcycle import device
-from upcycle.data import cache
 from upcycle.data.augment import Augmentation, Frames
 from upcycle.data.batches import Batch, Batches
-from upcycle.data.folder import Index, scan
+from upcycle.data.frames import build
+from upcycle.data.index import Index, scan
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.model.network import create
 from upcycle.model.spec import ModelSpec
@@ -154,7 +154,7 @@ def main() -> None:
         root = Path(temporary)
         index = scan(asked.data or photographs.write(root / "images", asked.images, machine.threads))
         side = Preprocessing(size=asked.size).resize_to
-        frames, failures = cache.build(index, side=side, interpolation="bilinear", root=root, threads=machine.threads)
+        frames, failures = build(index, side=side, interpolation="bilinear", root=root, threads=machine.threads)
         index, frames = index.without(failures), frames.without(failures)
         for batch in map(int, asked.batches.split(",")):
             found[batch] = measure(asked, batch, index, frames, machine)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import upcycle
-from upcycle.data.folder import scan
+from upcycle.data.index import scan
 from upcycle.reporting.show import Silent
 
 
@@ -50,9 +50,9 @@ def main() -> None:
                 image_size=asked.image_size,
                 show=Silent(),
             ).audit
-        findings = [finding for finding in audit["findings"] if finding["kind"] == "label-errors"]
-        named = {group[0]["path"] for finding in findings for group in finding["groups"]}
-        facts = {"seed": seed, "images": audit["images"], "wrong": len(wrong), "suspected": len(named)}
+        findings = [finding for finding in audit.findings if finding.kind == "label-errors"]
+        named = {group[0].path for finding in findings for group in finding.groups}
+        facts = {"seed": seed, "images": audit.images, "wrong": len(wrong), "suspected": len(named)}
         hits = len(named & wrong)
         print(
             json.dumps({**facts, "precision": hits / max(1, len(named)), "recall": hits / max(1, len(wrong))}),

@@ -68,10 +68,11 @@ for seed in range(splits):
 def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     """Write features, labels and groups of the images of `data` that are no test images."""
     from upcycle import device
-    from upcycle.data import cache
-    from upcycle.data.folder import Layout, scan
+    from upcycle.data import frames as cache
+    from upcycle.data.index import scan
+from upcycle.data.listing import Layout
     from upcycle.data.splits import split
-    from upcycle.data.units import components
+    from upcycle.data.splits import components
     from upcycle.model.network import create, load_body
     from upcycle.model.sources import get_weights
     from upcycle.model.spec import preprocessing_for, resolve_arch, spec_of

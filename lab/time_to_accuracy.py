@@ -35,7 +35,7 @@ import throughput
 import time_to_accuracy_figure
 
 from upcycle import device
-from upcycle.data.split_file import read_splits
+from upcycle.data.splits import read_splits
 from upcycle.rundir import read_json, read_lines
 
 PEERS = Path(__file__).parent / "peers"

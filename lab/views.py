@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from upcycle import device
-from upcycle.data import cache
-from upcycle.data.folder import Index, Layout, scan
+from upcycle.data.frames import build
+from upcycle.data.index import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model.network import create, load_body
 from upcycle.model.spec import ModelSpec, get_weights, preprocessing_for, resolve_arch
@@ -47,7 +47,7 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         seen = replace(own, **values)
-        frames, failures = cache.build(
+        frames, failures = build(
             index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=machine.threads
         )
         index, frames = index.without(failures), frames.without(failures)

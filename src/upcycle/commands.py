@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, create_model
 
-from upcycle.config import Config, read_toml
+from upcycle.config import READING, Config, read_toml
 from upcycle.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
@@ -45,18 +45,7 @@ _Common = create_model(  # type: ignore[call-overload]
 CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
 
 _OF_SCANS = (
-    "train_split",
-    "val_split",
-    "test_split",
-    "classes_at",
-    "drop_empty_classes",
-    "regroup",
-    "image_root",
-    "image_suffix",
-    "path_column",
-    "label_column",
-    "split_column",
-    "group_column",
+    *READING,
     "quarantine",
     "val_fraction",
     "test_fraction",

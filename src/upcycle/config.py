@@ -32,6 +32,11 @@ ALIASES = {
 
 IMAGES = "one folder or a manifest"
 """What DATA is."""
+READING = (
+    *("train_split", "val_split", "test_split", "classes_at", "drop_empty_classes", "regroup", "image_root"),
+    *("image_suffix", "path_column", "label_column", "split_column", "group_column"),
+)
+"""Options that say how DATA is read."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")

@@ -8,10 +8,9 @@ import pytest
 from tests.data.made import made
 from upcycle.audit import checks
 from upcycle.audit.checks import CHEAP, check
-from upcycle.audit.facts import RECORD, Facts
-from upcycle.audit.findings import Audited, Finding
-from upcycle.audit.unusable import unusable
-from upcycle.data.folder import Index
+from upcycle.audit.findings import Audited, Finding, unusable
+from upcycle.audit.statistics import RECORD, Facts
+from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined
 from upcycle.data.splits import Splits, split
 from upcycle.errors import FileProblem
@@ -78,17 +77,17 @@ def test_tiny_images_of_one_class_give_it_away() -> None:
     assert finding.serious
 
 
-def test_blank_and_grey_images_are_found_when_they_are_few() -> None:
+def test_blank_and_gray_images_are_found_when_they_are_few() -> None:
     index = made("ab" * 50)
     contrast, color = np.full(100, 60.0), np.full(100, 120.0)
     contrast[7], color[[7, 20]] = 0, 0
     facts = facts_of(index, contrast=contrast, color=color)
-    blank, grey = found(index, "blank", facts), found(index, "grey", facts)
+    blank, gray = found(index, "blank", facts), found(index, "gray", facts)
     assert blank is not None
-    assert grey is not None
+    assert gray is not None
     assert ["b/0007.jpg"] == [group[0].path for group in blank.groups]
-    assert ["a/0020.jpg"] == [group[0].path for group in grey.groups]
-    assert found(index, "grey", facts_of(index, color=0)) is None
+    assert ["a/0020.jpg"] == [group[0].path for group in gray.groups]
+    assert found(index, "gray", facts_of(index, color=0)) is None
 
 
 def test_copies_conflicts_and_leaks_are_told_with_what_they_do() -> None:
@@ -99,7 +98,7 @@ def test_copies_conflicts_and_leaks_are_told_with_what_they_do() -> None:
     assert copies is not None
     assert conflicts is not None
     assert leaks is not None
-    assert "3 images are there more than once (equal bytes)" == copies.title
+    assert "3 images have duplicates (equal bytes)" == copies.title
     assert "3 of 40 images add nothing new, and copies count again in training and scores" == copies.effect
     assert ["b/0001.jpg", "a/0002.jpg"] == [image.path for image in conflicts.groups[0]]
     assert [("a/0006.jpg", "train"), ("a/0038.jpg", "test")] == [(image.path, image.split) for image in leaks.groups[0]]
@@ -149,7 +148,7 @@ def test_uneven_classes_are_told_with_the_accuracy_of_saying_one() -> None:
     finding = found(made("a" * 90 + "b" * 10), "imbalance")
     assert finding is not None
     assert "Classes are uneven: 90 images of 'a', 10 of 'b'" == finding.title
-    assert "Always saying 'a' is right 90 % of the time, and 'b' is learnt from little" == finding.effect
+    assert "Always saying 'a' is right 90 % of the time, and 'b' is learned from little" == finding.effect
 
 
 @pytest.mark.parametrize("kind", get_args(FileProblem))

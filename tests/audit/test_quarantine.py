@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.made import made
-from upcycle.audit.quarantine import Entry, apply, read, write
+from upcycle.audit.findings import Finding, Image
+from upcycle.audit.quarantine import Entry, apply, entries, read, write
 from upcycle.data.listing import Quarantined
 from upcycle.errors import DataError
 
@@ -85,7 +86,48 @@ def test_a_path_that_leads_out_of_data_is_refused(path: str) -> None:
         apply(made("ab" * 10), [Entry(path, "")], "q.csv")
 
 
-def test_setting_aside_a_whole_class_is_refused() -> None:
+def test_excluding_a_whole_class_is_refused() -> None:
     entries = [Entry(f"a/{at:04}.jpg", "blank") for at in range(0, 20, 2)]
     with pytest.raises(DataError, match="class 'a' in data has no usable image"):
         apply(made("ab" * 10), entries, "q.csv")
+
+
+def finding(kind: str, *groups: tuple[Image, ...]) -> Finding:
+    return Finding.counted(kind, "one", "many", "", "", groups)
+
+
+ROSE, TULIP = Image("rose/1.jpg", "rose", "train"), Image("tulip/1.jpg", "tulip", "test")
+
+
+def test_conflicting_copies_are_all_excluded_and_near_ones_left_to_decide() -> None:
+    other = Image("rose/2.jpg", "rose", "val")
+    found = [finding("near", (ROSE, other)), finding("conflicts", (ROSE, TULIP))]
+    assert [
+        Entry("rose/1.jpg", "the same image as tulip/1.jpg (tulip, test)", True),
+        Entry("tulip/1.jpg", "the same image as rose/1.jpg (rose, train)", True),
+        Entry("rose/2.jpg", "a near-duplicate of rose/1.jpg (rose, train)", False),
+    ] == entries(found)
+
+
+def test_files_that_cannot_be_used_and_blank_ones_are_excluded() -> None:
+    found = [
+        finding("empty", (Image("a/0.jpg", note="empty file (zero bytes)"),)),
+        finding("blank", (Image("a/1.jpg", "a"),)),
+        finding("gray", (Image("a/2.jpg", "a"),)),
+        finding("tiny", (Image("a/3.jpg", "a", "", "4 x 4"),)),
+        finding("label-errors", (Image("a/4.jpg", "a", "", "looks like b, 98 %"),)),
+    ]
+    assert [
+        Entry("a/1.jpg", "blank", True),
+        Entry("a/0.jpg", "empty file (zero bytes)", True),
+        Entry("a/4.jpg", "looks like b, 98 %", False),
+        Entry("a/3.jpg", "tiny: 4 x 4", False),
+    ] == entries(found)
+
+
+def test_one_of_each_copy_is_not_listed() -> None:
+    copies = tuple(Image(f"a/{at}.jpg", "a") for at in range(3))
+    assert [
+        Entry("a/1.jpg", "the same image as a/0.jpg (a) and 1 more", False),
+        Entry("a/2.jpg", "the same image as a/0.jpg (a) and 1 more", False),
+    ] == entries([finding("copies", copies)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 
 
 def made(

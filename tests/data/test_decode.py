@@ -39,32 +39,32 @@ def load(source: decode.Source, side: int = 8) -> np.ndarray:
     return decode.load(source, side=side, interpolation="bilinear")
 
 
-def grey(image: Image.Image) -> list[list[int]]:
+def gray(image: Image.Image) -> list[list[int]]:
     pixels = np.asarray(decode.rgb(image))
     assert (pixels == pixels[:, :, :1]).all()
     return pixels[:, :, 0].tolist()
 
 
-def test_grey_is_repeated_over_the_channels() -> None:
-    assert grey(Image.fromarray(NUMBERED)) == [[10, 20, 30], [40, 50, 60]]
+def test_gray_is_repeated_over_the_channels() -> None:
+    assert gray(Image.fromarray(NUMBERED)) == [[10, 20, 30], [40, 50, 60]]
 
 
 def test_one_bit_images_become_black_and_white() -> None:
-    assert grey(Image.fromarray(np.array([[True, False]]))) == [[255, 0]]
+    assert gray(Image.fromarray(np.array([[True, False]]))) == [[255, 0]]
 
 
 def test_a_16_bit_png_is_scaled_by_its_depth() -> None:
     stored = encoded(Image.fromarray(np.array([[0, 257, 0x8000, 65535]], np.uint16)))
-    assert grey(Image.open(io.BytesIO(stored))) == [[0, 1, 128, 255]]
+    assert gray(Image.open(io.BytesIO(stored))) == [[0, 1, 128, 255]]
 
 
 def test_a_16_bit_big_endian_image_is_scaled_by_its_depth() -> None:
     image = Image.frombytes("I;16B", (2, 1), b"\x80\x00\xff\xff")
-    assert grey(image) == [[128, 255]]
+    assert gray(image) == [[128, 255]]
 
 
 def test_32_bit_integers_that_fit_into_16_are_scaled_as_those() -> None:
-    assert grey(Image.fromarray(np.array([[0, 257, 65535]], np.int32))) == [[0, 1, 255]]
+    assert gray(Image.fromarray(np.array([[0, 257, 65535]], np.int32))) == [[0, 1, 255]]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_32_bit_integers_that_fit_into_16_are_scaled_as_those() -> None:
     ],
 )
 def test_floats_are_scaled_by_the_range_that_holds_them(values: list[float], expected: list[int]) -> None:
-    assert grey(Image.fromarray(np.array([values], np.float32))) == [expected]
+    assert gray(Image.fromarray(np.array([values], np.float32))) == [expected]
 
 
 def test_floats_that_are_not_finite_are_refused() -> None:
@@ -88,7 +88,7 @@ def test_floats_that_are_not_finite_are_refused() -> None:
 def test_alpha_is_composited_on_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1))
     image.putdata([(0, 0, 0, 255), (0, 0, 0, 0), (0, 0, 0, 51)])
-    assert grey(image.convert(mode)) == [[0, 255, 204]]
+    assert gray(image.convert(mode)) == [[0, 255, 204]]
 
 
 def test_the_transparent_entry_of_a_palette_becomes_white() -> None:
@@ -103,13 +103,13 @@ def test_a_palette_with_an_alpha_for_each_entry_is_composited() -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     image.putpalette([0, 0, 0, 100, 100, 100])
     stored = encoded(image, transparency=bytes([51, 255]))
-    assert grey(Image.open(io.BytesIO(stored))) == [[204, 100]]
+    assert gray(Image.open(io.BytesIO(stored))) == [[204, 100]]
 
 
 def test_the_transparent_colour_of_an_rgb_png_becomes_white() -> None:
     image = Image.fromarray(np.array([[[9, 9, 9], [8, 8, 8]]], np.uint8))
     stored = encoded(image, transparency=(9, 9, 9))
-    assert grey(Image.open(io.BytesIO(stored))) == [[255, 8]]
+    assert gray(Image.open(io.BytesIO(stored))) == [[255, 8]]
 
 
 def test_a_cmyk_jpeg_keeps_its_colours() -> None:
@@ -119,7 +119,7 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
 
 
 def test_the_first_frame_of_an_animation_is_used() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     stored = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert load(stored)[0, 0].tolist() == [255, 0, 0]
 

@@ -31,7 +31,7 @@ def tiff(pixels: np.ndarray, **options: Any) -> bytes:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits, with as many channels as the array has: Pillow writes grey alone."""
+    """A PNG of 16 bits, with as many channels as the array has: Pillow writes gray alone."""
     height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -52,9 +52,9 @@ def to(kind: str, top: float) -> np.ndarray:
     ("kind", "top"), [("u1", 255), ("<u2", 65535), (">u2", 65535), ("f4", 1), ("f8", 1), ("f2", 1)]
 )
 def test_arrays_of_the_types_that_say_what_is_white_are_taken(kind: str, top: float, channels: int) -> None:
-    grey = to(kind, top)
-    assert off(grey) <= 1
-    stacked = np.dstack([grey] * min(channels, 3) + [np.full_like(grey, top)] * (channels == 4))
+    gray = to(kind, top)
+    assert off(gray) <= 1
+    stacked = np.dstack([gray] * min(channels, 3) + [np.full_like(gray, top)] * (channels == 4))
     assert off(stacked) <= 1
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from tests.data.malformed import FORMATS, chunk, picture, stored
-from upcycle.data import cache, decode, isolation
-from upcycle.data.folder import scan
+from upcycle.data import decode, isolation
+from upcycle.data.frames import build
+from upcycle.data.index import scan
 from upcycle.data.isolation import Decoders, Limits, Process
 from upcycle.data.worker import image_statistics
 from upcycle.errors import DataError, DecodeError, UpcycleError
@@ -193,7 +194,7 @@ def test_a_folder_with_such_files_is_used_without_them(tmp_path: Path, monkeypat
     (tmp_path / "bees" / "large.png").write_bytes(LARGE)
     index = scan(tmp_path)
     assert 9 == len(index)
-    images, failures = cache.build(index, side=24, interpolation="bilinear", root=tmp_path / "cache")
+    images, failures = build(index, side=24, interpolation="bilinear", root=tmp_path / "cache")
     assert ["bees/large.png"] == [index.path(at) for at in failures]
     assert ("decoding it takes more than 0.68 GiB of memory", "limit") == failures.popitem()[1]
     assert 8 == len(images.without([8]))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.data.malformed import corpus, picture, stored
-from upcycle.data import cache, decode
-from upcycle.data.folder import scan
+from upcycle.data import decode
+from upcycle.data.frames import build
+from upcycle.data.index import scan
 from upcycle.errors import DataError, DecodeError
 
 SIDE = 32
@@ -60,7 +61,7 @@ def test_a_folder_of_the_whole_corpus_is_scanned_and_decoded_to_the_end(tmp_path
     (tmp_path / "data" / "bees" / "self.png").symlink_to("self.png")
     (tmp_path / "data" / "bees" / "folder.png").mkdir()
     index = scan(tmp_path / "data")
-    built, failures = cache.build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")
+    built, failures = build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")
     used = index.without(failures)
     assert len(used) == len(built.without(failures))
     assert {f"bees/{name}.jpg" for name in names} <= {used.path(at) for at in range(len(used))}
@@ -82,4 +83,4 @@ def test_a_file_that_vanishes_or_changes_between_scan_and_read_ends_in_one_line(
     else:
         index.file(1).write_bytes(stored(picture(9, 9), "PNG"))
     with pytest.raises(DataError, match=r"(cannot be read any more|changed since it was scanned).*: run again$"):
-        cache.build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")
+        build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")

@@ -41,7 +41,7 @@ def test_faces_are_split_20_20_160_with_half_of_each_class(tmp_path: Path) -> No
     assert expected == counts(samples.write_faces(tmp_path / "faces"))
 
 
-def test_every_face_is_a_grey_image_of_25_pixels_and_occurs_once(tmp_path: Path) -> None:
+def test_every_face_is_a_gray_image_of_25_pixels_and_occurs_once(tmp_path: Path) -> None:
     folder = samples.write_faces(tmp_path / "faces")
     files = sorted(folder.rglob("*.png"))
     assert {("L", (25, 25))} == {shape(file) for file in files}

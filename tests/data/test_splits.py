@@ -1,16 +1,19 @@
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.made import made
-from upcycle.audit.audit import leaks
-from upcycle.data.folder import Index, scan
-from upcycle.data.splits import Splits, folds, split
-from upcycle.errors import ConfigError, DataError
+from upcycle.audit.summary import leaks
+from upcycle.data.index import Index, scan
+from upcycle.data.splits import Recorded, Splits, Units, changes, folds, read_splits, split, units, write_splits
+from upcycle.errors import ConfigError, DataError, RunError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
 NAMES = ("train", "val", "test")
@@ -306,3 +309,87 @@ def test_groups_on_one_declared_side_stay_there_when_others_are_drawn_again() ->
     index = made("ab" * 10, groups=groups, declared=["train", "test", *["train"] * 10, *["val"] * 4, *["test"] * 4])
     drawn = split(index, seed=0, regroup=True)
     assert [list(range(12)), [12, 13, 14, 15], [16, 17, 18, 19]] == [drawn.of(name).tolist() for name in NAMES]
+
+
+def members(found: Units) -> list[list[int]]:
+    return [found.positions[begin:end].tolist() for begin, end in zip(found.starts, found.starts[1:], strict=False)]
+
+
+def test_chains_of_groups_and_copies_are_one_unit() -> None:
+    index = made("aabba", contents=[0, 1, 1, 3, 4], groups=["p", "p", "", "", ""])
+    assert sorted(map(sorted, members(units(index, np.arange(5), seed=0)))) == [[0, 1, 2], [3], [4]]
+
+
+def test_only_images_of_the_pool_are_in_units() -> None:
+    index = made("aabb", contents=[0, 0, 0, 3])
+    assert sorted(map(sorted, members(units(index, np.array([1, 2, 3]), seed=0)))) == [[1, 2], [3]]
+
+
+def test_an_empty_pool_has_no_units() -> None:
+    found = units(made("ab"), np.empty(0, np.int64), seed=0)
+    assert len(found) == 0
+    assert found.rarest_first() == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6)), min_size=1, max_size=30))
+def test_the_columns_agree_with_each_other(images: list[tuple[str, int]]) -> None:
+    index = made("".join(label for label, _ in images), contents=[content for _, content in images])
+    found = units(index, np.arange(len(index)), seed=1)
+    for label in range(len(index.classes)):
+        holders, holding = found.of_class(label)
+        counted = [index.labels[unit].tolist().count(label) for unit in members(found)]
+        assert holders.tolist() == [at for at, count in enumerate(counted) if count]
+        assert holding.tolist() == [count for count in counted if count]
+    chosen = np.arange(0, len(found), 2)
+    kept = sorted(image for unit in members(found)[::2] for image in unit)
+    assert found.images(chosen).tolist() == kept
+    assert found.tally(chosen).tolist() == np.bincount(index.labels[kept], minlength=len(index.classes)).tolist()
+    assert members(found.take(chosen)) == members(found)[::2]
+
+
+def test_splitting_costs_few_bytes_an_image() -> None:
+    index = made("ab" * 10_000)
+    tracemalloc.start()
+    try:
+        split(index, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / len(index) < 350
+
+
+def test_splits_are_written_and_read_whatever_the_names(tmp_path: Path) -> None:
+    odd = ["a/,.jpg", 'a/".jpg', "a/new\nline.jpg", "a/re\rturn.jpg", "b/ü ß.jpg", "b/''.jpg"]
+    index = replace(made("aaaabb", declared=["train", "val", "test"] * 2), paths=pa.array(odd))
+    index = replace(index, groups=pa.array(["", "p,q", "", "\n", "", "x"]))
+    write_splits(tmp_path / "splits.csv", index, split(index, seed=0))
+    rows = read_splits(tmp_path / "splits.csv")
+    assert [row.path for row in rows] == odd
+    assert [row.group for row in rows] == ["", "p,q", "", "\n", "", "x"]
+    assert rows[1] == Recorded('a/".jpg', "a", "val", "p,q", index.hash(1))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "path,label\n", "path,label,split,group,sha256\na,b\n", 'path,label,split,group,sha256\n"a']
+)
+def test_a_damaged_splits_file_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "splits.csv").write_text(content)
+    with pytest.raises(RunError, match=r"splits.csv (is no splits file|cannot be read): .+"):
+        read_splits(tmp_path / "splits.csv")
+
+
+def test_a_missing_splits_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"splits.csv is missing$"):
+        read_splits(tmp_path / "splits.csv")
+
+
+def test_what_changed_is_counted_by_kind() -> None:
+    rows = [Recorded(f"{name}.jpg", "a", "train", "", name * 64) for name in "abcd"]
+    now = [rows[0]._replace(label="b"), rows[1]._replace(sha256="f" * 64, split="val"), rows[2]]
+    now.append(Recorded("e\n.jpg", "a", "train", "", "e" * 64))
+    now.append(Recorded("f.jpg", "a", "train", "", "f" * 64))
+    assert (
+        "1 gone: d.jpg, 2 new: e\\n.jpg, ..., 1 of other content: b.jpg, 1 of another class: a.jpg, "
+        "1 in another split: b.jpg"
+    ) == changes(rows, now)
+    assert "" == changes(rows, rows)

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.test_folder import FLAT, numbered, paths, problem, written
-from upcycle.data.folder import Index, Layout, scan
+from tests.data.test_index import FLAT, numbered, paths, problem, written
+from upcycle.data.index import Index, Layout, scan
 from upcycle.errors import ConfigError, DataError
 
 

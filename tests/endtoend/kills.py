@@ -34,8 +34,8 @@ import upcycle.reporting.run_page
 from upcycle.reporting.show import Silent
 
 PHASES = {
-    "decoding": ["upcycle.data.cache:decoded"],
-    "cache": ["upcycle.data.cache:_write"],
+    "decoding": ["upcycle.data.frames:decoded"],
+    "cache": ["upcycle.data.frames:_write"],
     "features": ["upcycle.training.features:_features", "upcycle.training.features:_write"],
     "probe": ["upcycle.training.probe:minimize"],
     "step": ["upcycle.training.loop:train_step"],

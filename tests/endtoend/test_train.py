@@ -26,7 +26,7 @@ from tests.conftest import TINY, draw, write_classes
 from tests.data.made import made
 from tests.reporting.pages import Page
 from upcycle.cli import main
-from upcycle.data.split_file import Recorded
+from upcycle.data.splits import Recorded
 from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
 from upcycle.history import ProbeResult
 from upcycle.manifest import unseal
@@ -333,7 +333,7 @@ def test_damaged_files_are_listed_and_never_trained_on(tiny_weights: Path, tmp_p
 def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
     trained: upcycle.Run, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("upcycle.data.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr("upcycle.data.frames.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     told: list[str] = []
     monkeypatch.setattr(Silent, "warn", lambda self, text: told.append(text))
     run = upcycle.train(

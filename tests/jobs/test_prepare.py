@@ -14,12 +14,11 @@ import upcycle
 from tests.data.made import made
 from upcycle.config import Config
 from upcycle.data import batches, isolation
-from upcycle.data.cache import Cache
-from upcycle.data.folder import scan
+from upcycle.data.frames import Cache, Stream
+from upcycle.data.index import scan
 from upcycle.data.listing import Quarantined
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split
-from upcycle.data.stream import Stream
 from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
 from upcycle.jobs import predict

@@ -39,7 +39,7 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kinds(scan: upcycle.Scan) -> list[str]:
-    return [finding["kind"] for finding in scan.audit["findings"]]
+    return [finding.kind for finding in scan.audit.findings]
 
 
 def test_a_scan_asks_for_their_white_and_proposes_to_set_none_aside(dark: Path, tmp_path: Path) -> None:

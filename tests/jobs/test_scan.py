@@ -40,7 +40,7 @@ def trouble(tmp_path: Path) -> Path:
     draw(1, 50).resize((10, 10)).save(down / "icon.png")
     draw(1, 51).resize((300, 40)).save(down / "banner.png")
     draw(1, 52).save(down / "named.png", "JPEG")
-    draw(1, 53).convert("L").save(down / "grey.png")
+    draw(1, 53).convert("L").save(down / "gray.png")
     shutil.copy(across / "001.png", down / "twin.png")  # the same bytes, another label
     Image.open(across / "002.png").save(across / "recoded.bmp")  # the same pixels, other bytes
     return data
@@ -48,7 +48,7 @@ def trouble(tmp_path: Path) -> Path:
 
 def kinds(scan: upcycle.Scan) -> dict[str, list[str]]:
     """The first path of each group of every finding."""
-    return {finding["kind"]: [group[0]["path"] for group in finding["groups"]] for finding in scan.audit["findings"]}
+    return {finding.kind: [group[0].path for group in finding.groups] for finding in scan.audit.findings}
 
 
 def listed(scan: upcycle.Scan) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
     expected = {
         "conflicts": ["across/001.png"],
         "blank": ["down/white.png"],
-        "grey": ["down/grey.png"],
+        "gray": ["down/gray.png"],
         "tiny": ["down/icon.png"],
         "odd-aspect": ["down/banner.png"],
         "copies": ["across/001.png", "across/002.png"],
@@ -84,9 +84,8 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
         "down/white.png",
     ] == [path for path, answer in rows.items() if answer == "yes"]
     assert "no" == rows["down/icon.png"]
-    assert {"images", "classes", "splits", "quarantined", "duplicates", "conflicts", "leaks", "warnings"} < set(
-        scan.audit
-    )
+    assert {"train", "val", "test"} == scan.audit.splits.keys()
+    assert "upcycle scan" in scan.audit.command
     assert "<li><b>" in scan._repr_html_()
     assert ["audit.json", "grouped.csv", "quarantine.csv", "scan.html"] == sorted(
         file.name for file in (tmp_path / "scan").iterdir()
@@ -133,8 +132,8 @@ def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: 
 def test_the_manifest_of_a_scan_can_be_scanned_and_keeps_copies_on_one_side(trouble: Path, tmp_path: Path) -> None:
     first = upcycle.scan(trouble, out=tmp_path / "scan", show=Silent())
     second = upcycle.scan(first.path / "grouped.csv", out=tmp_path / "again", show=Silent())
-    assert [] == [finding["kind"] for finding in second.audit["findings"] if finding["kind"] in ("leaks", "conflicts")]
-    assert 44 == second.audit["images"]
+    assert [] == [finding.kind for finding in second.audit.findings if finding.kind in ("leaks", "conflicts")]
+    assert 44 == second.audit.images
 
 
 def test_a_scan_with_a_list_looks_at_what_is_left(trouble: Path, tmp_path: Path) -> None:
@@ -173,7 +172,7 @@ def test_the_command_ends_with_0_whatever_it_finds_and_says_where_everything_is(
     page = tmp_path / "page.html"
     assert 0 == main(["scan", str(trouble), "--out", str(tmp_path / "scan"), "--html", str(page)])
     said = capsys.readouterr().out
-    assert "! 1 image is there under different labels\n    across/001.png = down/twin.png" in said
+    assert "! 1 image has different labels\n    across/001.png = down/twin.png" in said
     assert f"--quarantine {tmp_path / 'scan' / 'quarantine.csv'}" in said
     assert said.endswith(f"page: {page}\n")
     assert page.exists()
@@ -213,9 +212,9 @@ def test_the_same_mistakes_are_exceptions_in_python(tmp_path: Path) -> None:
 def test_images_that_cannot_be_trained_on_yet_are_scanned_and_told(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "data", {"across": 4})
     scan = upcycle.scan(data, out=tmp_path / "scan", show=Silent())
-    (finding,) = scan.audit["findings"]
-    assert ["untrainable", True] == [finding["kind"], finding["serious"]]
-    assert finding["effect"].startswith("only one class, 'across'")
+    (finding,) = scan.audit.findings
+    assert ["untrainable", True] == [finding.kind, finding.serious]
+    assert finding.effect.startswith("only one class, 'across'")
 
 
 def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_weights: Path) -> None:
@@ -231,9 +230,9 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
         weights=str(tiny_weights),
         show=Silent(),
     )
-    (finding,) = (finding for finding in scan.audit["findings"] if finding["kind"] == "label-errors")
-    assert "across/wrong.png" == finding["groups"][0][0]["path"]
-    assert finding["groups"][0][0]["note"].startswith("looks like disc, ")
+    (finding,) = (finding for finding in scan.audit.findings if finding.kind == "label-errors")
+    assert "across/wrong.png" == finding.groups[0][0].path
+    assert finding.groups[0][0].note.startswith("looks like disc, ")
     assert "no" == listed(scan)["across/wrong.png"]
 
 
@@ -248,8 +247,8 @@ def test_label_errors_need_weights_before_anything_is_read(tmp_path: Path, monke
 
 def test_the_trouble_in_real_photos_is_found(assets: Path, tmp_path: Path) -> None:
     scan = upcycle.scan(assets / "data" / "flowers5", out=tmp_path / "scan", show=Silent())
-    counts = {finding["kind"]: finding["count"] for finding in scan.audit["findings"]}
-    assert {"conflicts": 4, "near": 17, "grey": 69, "copies": 6} == counts
+    counts = {finding.kind: finding.count for finding in scan.audit.findings}
+    assert {"conflicts": 4, "near": 17, "gray": 69, "copies": 6} == counts
     aside = [path for path, answer in listed(scan).items() if answer == "yes"]
     assert 8 == len(aside)
     assert {"rose", "tulip"} == {path.split("/")[0] for path in aside}

@@ -9,9 +9,9 @@ import torch
 
 from tests.conftest import TINY
 from upcycle import device as machines
-from upcycle.data import cache as images
-from upcycle.data.cache import Cache
-from upcycle.data.folder import Index, scan
+from upcycle.data import frames as images
+from upcycle.data.frames import Cache
+from upcycle.data.index import Index, scan
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
 from upcycle.evaluation.forward import predict

@@ -5,21 +5,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from upcycle.audit import alike
-from upcycle.audit.findings import Audited, Finding
-from upcycle.audit.unusable import unusable
+from upcycle.audit import duplicates
+from upcycle.audit.duplicates import NameGroups, name_groups
+from upcycle.audit.findings import Audited, Finding, unusable
 from upcycle.data import depth
 from upcycle.data.decode import MAX_ASPECT
 from upcycle.data.formats import FORMATS
 from upcycle.data.listing import shown
-from upcycle.data.name_groups import NameGroups, name_groups
 
 TINY = 24
 """Images with fewer pixels on their short side are pointed out."""
-GREY = 4
-"""An image no part of which differs by more between its channels (of 255) is grey."""
-FEW_GREY = 0.2
-"""Grey images are pointed out up to this fraction; with more, grey is what these images are."""
+GRAY = 4
+"""An image no part of which differs by more between its channels (of 255) is gray."""
+FEW_GRAY = 0.2
+"""Gray images are pointed out up to this fraction; with more, gray is what these images are."""
 UNEVEN = 5
 """Classes whose image counts differ by more than this factor are pointed out."""
 
@@ -41,7 +40,7 @@ def misnamed(data: Audited) -> Finding | None:
     groups = tuple((data.image(at, f"is {data.index.formats[at].decode()}"),) for at in np.flatnonzero(wrong).tolist())
     if not groups:
         return None
-    return Finding(
+    return Finding.counted(
         "wrong-ending",
         "file has the ending of another format",
         "files have the ending of another format",
@@ -59,7 +58,6 @@ def reading(data: Audited) -> Finding | None:
     return Finding(
         "reading",
         "How folders and names were read",
-        "",
         "; ".join(notes),
         "If that is not what was meant, rename them or give the option that says so",
     )
@@ -71,13 +69,13 @@ def tiny(data: Audited) -> Finding | None:
     if not len(small):
         return None
     mostly = data.mostly(small)
-    return Finding(
+    return Finding.counted(
         "tiny",
         f"image is smaller than {TINY} pixels",
         f"images are smaller than {TINY} pixels",
         (f"{mostly}: the blur of enlarging may give the class away" if mostly else "")
         or "They are enlarged many times, to a blur that carries little of the class",
-        "Look whether they are thumbnails or icons that were swept up, and set those aside",
+        "Look whether they are thumbnails or icons that were swept up, and exclude those",
         tuple((data.image(at, _pixels(data, at)),) for at in small.tolist()),
         serious=bool(mostly),
     )
@@ -89,7 +87,7 @@ def elongated(data: Audited) -> Finding | None:
     long = np.flatnonzero(sides[1] > MAX_ASPECT * sides[0])
     if not len(long):
         return None
-    return Finding(
+    return Finding.counted(
         "odd-aspect",
         f"image is more than {MAX_ASPECT} times as long as it is wide",
         f"images are more than {MAX_ASPECT} times as long as they are wide",
@@ -111,16 +109,15 @@ def grouped_names(data: Audited) -> Finding | None:
         return None
     number = len(np.unique(found.codes[(found.codes >= 0) & (data.sides >= 0)]))
     beginnings = (found.names[int(found.codes[group[0]])] for group in mixed)
-    return Finding(
+    return Finding.counted(
         "name-groups",
         f"of {number:,} groups that file names show is on more than one side of the split",
         f"of {number:,} groups that file names show are on more than one side of the split",
-        f"If names that begin alike are of one patient, film or place, it is recalled rather than recognised: "
+        f"If names that begin alike are of one patient, film or place, it is recalled rather than recognized: "
         f"{_lower(data.exposed(mixed))}",
         "If they are groups, name them in the column group of a manifest: each is then kept on one side",
         data.together(mixed),
         names=tuple(f"{name}… ({len(group)} images)" for name, group in zip(beginnings, mixed, strict=True)),
-        shared=True,
         serious=True,
     )
 
@@ -136,7 +133,7 @@ def declared_groups(data: Audited) -> Finding | None:
     if not mixed:
         return None
     number = sum(1 for name in names if name)
-    return Finding(
+    return Finding.counted(
         "groups",
         f"of {number:,} groups is on more than one side of the declared split",
         f"of {number:,} groups are on more than one side of the declared split",
@@ -144,7 +141,6 @@ def declared_groups(data: Audited) -> Finding | None:
         "Declare one side for each group, or let --regroup draw the split again for these",
         data.together(mixed),
         names=tuple(f"{found.names[int(found.codes[group[0]])]} ({len(group)} images)" for group in mixed),
-        shared=True,
         serious=True,
     )
 
@@ -159,8 +155,7 @@ def uneven(data: Audited) -> Finding | None:
     return Finding(
         "imbalance",
         f"Classes are uneven: {counts[many]:,} images of {shown(many)!r}, {counts[few]:,} of {shown(few)!r}",
-        "",
-        f"Always saying {shown(many)!r} is right {share:.0f} % of the time, and {shown(few)!r} is learnt from little",
+        f"Always saying {shown(many)!r} is right {share:.0f} % of the time, and {shown(few)!r} is learned from little",
         "Read F1 by class rather than accuracy; try --class-weights balanced",
         serious=True,
     )
@@ -173,9 +168,9 @@ def _lower(text: str) -> str:
 # ------------------------------------------------------------------------------ copies
 
 
-def _copies(data: Audited) -> alike.Groups:
+def _copies(data: Audited) -> duplicates.Groups:
     """Equal images: by pixels where they were decoded, else by bytes."""
-    return data.index.duplicates() if data.facts is None else alike.same_pixels(data.facts)
+    return data.index.duplicates() if data.facts is None else duplicates.same_pixels(data.facts)
 
 
 def conflicts(data: Audited) -> Finding | None:
@@ -184,15 +179,14 @@ def conflicts(data: Audited) -> Finding | None:
     if not found:
         return None
     images = sum(map(len, found))
-    return Finding(
+    return Finding.counted(
         "conflicts",
-        "image is there under different labels",
-        "images are there under different labels",
+        "image has different labels",
+        "images have different labels",
         f"At least one label of each is wrong: {images:,} images pull training both ways, "
         "and in the test one of each pair counts as a mistake whatever is said",
-        "Look which label is right and remove the other copy; until then set all copies aside",
+        "Look which label is right and remove the other copy; until then exclude all copies",
         data.together(found),
-        shared=True,
         serious=True,
     )
 
@@ -202,14 +196,13 @@ def leaking(data: Audited) -> Finding | None:
     found = data.across(_copies(data))
     if not found:
         return None
-    return Finding(
+    return Finding.counted(
         "leaks",
         "image is on more than one side of the split",
         "images are on more than one side of the split",
         data.exposed(found),
         "Keep one copy; where the split is not declared, copies with equal bytes are kept on one side",
         data.together(found),
-        shared=True,
         serious=True,
     )
 
@@ -221,14 +214,13 @@ def copies(data: Audited) -> Finding | None:
         return None
     extra = sum(len(group) - 1 for group in found)
     how = "bytes" if data.facts is None else "pixels"
-    return Finding(
+    return Finding.counted(
         "copies",
-        f"image is there more than once (equal {how})",
-        f"images are there more than once (equal {how})",
+        f"image has duplicates (equal {how})",
+        f"images have duplicates (equal {how})",
         f"{extra:,} of {len(data.index):,} images add nothing new, and copies count again in training and scores",
         "Keep one of each",
         data.together(found),
-        shared=True,
     )
 
 
@@ -237,18 +229,18 @@ def copies(data: Audited) -> Finding | None:
 
 def blank(data: Audited) -> Finding | None:
     """Images that show nothing."""
-    found = alike.blank(data.facts) if data.facts is not None else np.empty(0, np.int64)
+    found = duplicates.blank(data.facts) if data.facts is not None else np.empty(0, np.int64)
     if data.facts is not None and dim(data):  # what they show is told only by their own white
         found = found[data.facts["peak"][found] == 0]
     if not len(found):
         return None
     mostly = data.mostly(found)
-    return Finding(
+    return Finding.counted(
         "blank",
         "image is blank",
         "images are blank",
-        f"{mostly}: emptiness is learnt as that class" if mostly else "Their label cannot be told from what they show",
-        "Set them aside",
+        f"{mostly}: emptiness is learned as that class" if mostly else "Their label cannot be told from what they show",
+        "Exclude them",
         data.alone(found.tolist()),
         serious=bool(mostly),
     )
@@ -270,26 +262,25 @@ def too_dark(peaks: Sequence[float]) -> Finding | None:
     return Finding(
         "scale",
         f"{bits} bits in 16? No value of {images} of more than 8 bits is above {peak:,.0f}",
-        "",
         f"White of 16 bits is 65,535, so they come out {65535 / (2**bits - 1):,.0f} times too dark",
         f"Say what is white, to scan and to train: --scale {2**bits - 1}",
         serious=True,
     )
 
 
-def grey(data: Audited) -> Finding | None:
-    """A few grey images among color."""
+def gray(data: Audited) -> Finding | None:
+    """A few gray images among color."""
     if data.facts is None:
         return None
-    found = np.flatnonzero((data.facts["color"] <= GREY) & (data.facts["contrast"] >= alike.BLANK))
-    if not 0 < len(found) <= FEW_GREY * len(data.index):
+    found = np.flatnonzero((data.facts["color"] <= GRAY) & (data.facts["contrast"] >= duplicates.BLANK))
+    if not 0 < len(found) <= FEW_GRAY * len(data.index):
         return None
     mostly = data.mostly(found)
-    return Finding(
-        "grey",
-        "image is grey among color",
-        "images are grey among color",
-        f"{mostly}: the lack of color may be learnt instead of the class"
+    return Finding.counted(
+        "gray",
+        "image is gray among color",
+        "images are gray among color",
+        f"{mostly}: the lack of color may be learned instead of the class"
         if mostly
         else "Little, as long as all classes have some; color is no cue in them",
         "Look whether they come from another source than the rest",
@@ -299,14 +290,13 @@ def grey(data: Audited) -> Finding | None:
 
 
 def near(data: Audited) -> Finding | None:
-    """Nearly the same picture more than once: resized, recompressed, recolored."""
-    found = alike.near(data.facts) if data.facts is not None else []
+    """Near-duplicate images: resized, recompressed, recolored."""
+    found = duplicates.near(data.facts) if data.facts is not None else []
     if found is None:
         return Finding(
             "near",
-            "The images are too alike for near duplicates to be told from others",
-            "",
-            "Unknown: nearly the same picture may be on both sides of the split",
+            "The images are too alike to tell near-duplicates from others",
+            "Unknown: near-duplicates may be on both sides of the split",
             "Where several are of one thing, name the groups in the column group of a manifest",
         )
     if not found:
@@ -315,14 +305,13 @@ def near(data: Audited) -> Finding | None:
     effect = f"{len(mixed):,} of them with different labels. " if mixed else ""
     effect += data.exposed(across) if across else "None is on two sides of the split; they count more than once"
     first = list(dict.fromkeys([*across, *mixed]))
-    return Finding(
+    return Finding.counted(
         "near",
-        "picture is there again, nearly the same",
-        "pictures are there again, nearly the same",
+        "set of near-duplicate images",
+        "sets of near-duplicate images",
         effect,
         "Look at them; keep one of each, or give them one name in the column group of a manifest",
         data.together(list(dict.fromkeys([*first, *found]))),
-        shared=True,
         serious=bool(first),
     )
 
@@ -350,7 +339,7 @@ ALL: tuple[Check, ...] = (
     grouped_names,
     uneven,
     blank,
-    grey,
+    gray,
     tiny,
     elongated,
     copies,

@@ -1,6 +1,6 @@
 """A finding: which images, what it would do to the result, what to do about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.audit.facts import Facts
-from upcycle.data.folder import Index
-from upcycle.data.listing import shown
+from upcycle.audit.statistics import Facts
+from upcycle.data.decode import MAX_PIXELS
+from upcycle.data.index import Index
+from upcycle.data.listing import Quarantined, shown
 from upcycle.data.splits import NAMES, Splits
+from upcycle.errors import FileProblem
 
 Sides = npt.NDArray[np.int8]
 TRAIN, VAL, TEST = range(3)
 
 
 class Image(NamedTuple):
-    """One image of a finding, with its class and split ("" where it has none) and what is said of it."""
+    """One image of a finding, with its class and split ("" where it has none) and a note."""
 
     path: str
     label: str = ""
@@ -38,33 +40,40 @@ Group = tuple[Image, ...]
 class Finding:
     """Some images and what is wrong with them.
 
-    `one` and `many`: what comes after the count; `effect`: one sentence on the result; `advice`: one on what to do;
-    `groups`: images that belong together, such as copies, or each alone, and `names` of them where they have some;
-    `shared`: whether they belong together; `serious`: it changes the scores, where the others cost a little at most.
-    Where there are no groups `one` says it all.
+    `title`: what was found, in a few words that begin with the count; `effect`: one sentence on the result; `advice`:
+    one on what to do; `groups`: images that belong together, such as copies, or each alone, and `names` of them where
+    they have some; `serious`: it changes the scores, where the others cost a little at most.
     """
 
     kind: str
-    one: str
-    many: str
+    title: str
     effect: str
     advice: str
     groups: tuple[Group, ...] = ()
     names: tuple[str, ...] = ()
-    shared: bool = False
     serious: bool = False
+
+    @classmethod
+    def counted(
+        cls,
+        kind: str,
+        one: str,
+        many: str,
+        effect: str,
+        advice: str,
+        groups: tuple[Group, ...],
+        *,
+        names: tuple[str, ...] = (),
+        serious: bool = False,
+    ) -> "Finding":
+        """A finding whose title is the count of its groups and `one` or `many`."""
+        title = f"{len(groups):,} {one if len(groups) == 1 else many}"
+        return cls(kind, title, effect, advice, groups, names, serious)
 
     @property
     def count(self) -> int:
         """How many groups, or images where each stands alone."""
         return len(self.groups)
-
-    @property
-    def title(self) -> str:
-        """What was found, in a few words that begin with the count."""
-        if not self.groups:
-            return self.one
-        return f"{self.count:,} {self.one if self.count == 1 else self.many}"
 
     def named(self, limit: int = 3) -> str:
         """The first few by path, or by the names of the groups."""
@@ -77,7 +86,7 @@ class Finding:
         """It in one sentence, with its effect where that is serious."""
         return f"{self.title}: {self.named()}" + (f". {self.effect}" if self.serious else "")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             "kind": self.kind,
@@ -91,6 +100,13 @@ class Finding:
             "groups": [[image._asdict() for image in group] for group in self.groups],
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
+        """The inverse of `to_dict`."""
+        groups = tuple(tuple(Image(**image) for image in group) for group in values["groups"])
+        kind, title, effect, advice = (str(values[name]) for name in ("kind", "title", "effect", "advice"))
+        return cls(kind, title, effect, advice, groups, tuple(values["names"]), bool(values["serious"]))
+
 
 @dataclass(frozen=True, eq=False)
 class Audited:
@@ -103,7 +119,7 @@ class Audited:
     @cached_property
     def sides(self) -> Sides:
         """The number of each image's split in `NAMES`, -1 for none."""
-        return sides_of(self.index, self.splits)
+        return self.splits.sides(len(self.index)) if self.splits is not None else np.full(len(self.index), -1, np.int8)
 
     def image(self, at: int, note: str = "") -> Image:
         """One image as a finding names it."""
@@ -164,10 +180,71 @@ def digits(share: float) -> str:
     return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 
-def sides_of(index: Index, splits: Splits | None) -> Sides:
-    """The number of each image's split in `NAMES`, -1 for none."""
-    sides = np.full(len(index), -1, np.int8)
-    if splits is not None:
-        for number, name in enumerate(NAMES):
-            sides[splits.of(name)] = number
-    return sides
+class _Problem(NamedTuple):
+    """How a kind of problem is reported: of one file, of several, its effect, and what to do."""
+
+    one: str
+    many: str
+    effect: str
+    advice: str = "They are excluded: fetch them again, or delete them"
+
+
+_PROBLEMS: dict[FileProblem, _Problem] = {
+    "excluded": _Problem(
+        "file is excluded by the list",
+        "files are excluded by the list",
+        "None: they are neither trained on nor tested",
+        "Edit the list to use them again",
+    ),
+    "empty": _Problem("file has zero bytes", "files have zero bytes", "Nothing can be learned from them"),
+    "too-large": _Problem(
+        "file is too large",
+        "files are too large",
+        f"An image of more than {MAX_PIXELS // 10**6} million pixels fills the memory when it is decoded",
+    ),
+    "truncated": _Problem(
+        "file is truncated",
+        "files are truncated",
+        "Read on regardless, the missing part is gray, and gray is learned as the class",
+    ),
+    "misplaced": _Problem(
+        "file is missing, badly named or not in a class folder",
+        "files are missing, badly named or not in a class folder",
+        "They are not trained on, nor tested",
+    ),
+    "unsupported": _Problem(
+        "file has an unsupported extension or format",
+        "files have an unsupported extension or format",
+        "They are not trained on, nor tested",
+        "Rename or convert them, or delete them",
+    ),
+    "limit": _Problem(
+        "file exceeds the limits of decoding",
+        "files exceed the limits of decoding",
+        "They are not trained on, nor tested. The limit may have been this machine's",
+    ),
+    "unreadable": _Problem(
+        "file cannot be read",
+        "files cannot be read",
+        "Tools that carry on regardless train on black images or on others under these labels",
+    ),
+}
+
+
+def unusable(files: Sequence[Quarantined]) -> list[Finding]:
+    """Files that are listed and never used, by kind."""
+    by_kind: dict[FileProblem, list[Quarantined]] = {}
+    for file in files:
+        by_kind.setdefault(file.kind, []).append(file)
+    return [
+        Finding.counted(
+            kind,
+            problem.one,
+            problem.many,
+            problem.effect,
+            problem.advice,
+            tuple((Image(file.path, note=file.reason),) for file in by_kind[kind]),
+        )
+        for kind, problem in _PROBLEMS.items()
+        if kind in by_kind
+    ]

@@ -6,11 +6,12 @@ DATA, or to the folder of the manifest. Paths are only compared with those that 
 
 import csv
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from upcycle.data.folder import Index
+from upcycle.audit.findings import Finding, Group, Image
+from upcycle.data.index import Index
 from upcycle.data.listing import Failure, shown
 from upcycle.errors import DataError
 from upcycle.rundir import replacing
@@ -101,3 +102,37 @@ def _inside(root: Path, path: str) -> str:
     if file.is_absolute() or plain == ".." or plain.startswith("../"):
         raise DataError(f"the quarantine names {shown(path)}, which is not in {shown(root)}")
     return plain
+
+
+EXCLUDED = ("conflicts", "blank", "empty", "too-large", "truncated", "misplaced", "limit", "unreadable")
+"""Kinds whose images no training should see."""
+TO_DECIDE = ("label-errors", "leaks", "near", "tiny", "odd-aspect", "copies")
+"""Kinds that a person has to look at first."""
+_REASONS = {
+    "conflicts": "the same image as",
+    "leaks": "the same image as",
+    "copies": "the same image as",
+    "near": "a near-duplicate of",
+    "blank": "blank",
+    "tiny": "tiny",
+    "odd-aspect": "very long",
+}
+
+
+def entries(findings: Sequence[Finding]) -> list[Entry]:
+    """A row for each file, those to exclude marked; the most pressing reason where there are several."""
+    rows: dict[str, Entry] = {}
+    for kind in (*EXCLUDED, *TO_DECIDE):
+        for group in (group for finding in findings if finding.kind == kind for group in finding.groups):
+            for image in group[1:] if kind == "copies" else group:
+                rows.setdefault(image.path, Entry(image.path, _reason(kind, image, group), kind in EXCLUDED))
+    return list(rows.values())
+
+
+def _reason(kind: str, image: Image, group: Group) -> str:
+    said = _REASONS.get(kind, "")
+    other = next((other for other in group if other != image), None)
+    if other is not None:
+        more = f" and {len(group) - 2} more" if len(group) > 2 else ""
+        return f"{said} {other.path} ({', '.join(filter(None, (other.label, other.split)))}){more}"
+    return f"{said}: {image.note}" if said and image.note else said or image.note

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upcycle.config import Config, absolute, canonical, read_toml
+from upcycle.config import READING, Config, absolute, canonical, read_toml
 from upcycle.errors import ConfigError
 from upcycle.recipes import resolve
 
@@ -19,9 +19,8 @@ LONGEST_NAME = 100
 """Bytes of a variant's name, which is a part of file names."""
 
 _SHARED = (
-    *("seed", "split_seed", "folds", "train_split", "val_split", "test_split", "classes_at", "drop_empty_classes"),
-    *("regroup", "image_root", "image_suffix", "path_column", "label_column", "split_column", "group_column"),
-    *("quarantine", "val_fraction", "test_fraction"),
+    *READING,
+    *("seed", "split_seed", "folds", "quarantine", "val_fraction", "test_fraction"),
 )
 """Options that are the same for all variants, or set by the comparison: no variant's file may set them."""
 _VARIED = ("recipe", "lr", "schedule")

@@ -214,7 +214,7 @@ def _whole_colors(data: bytes, image: Image.Image, scale: float) -> Image.Image:
     lower = depth.low_bytes(mode)
     if lower is None:
         if ";16" in mode and not depth.is_deep(image):
-            raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store grey or RGB")
+            raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store gray or RGB")
         return image
     depth.check(image)
     other: Any = _open(data)[0]
@@ -233,7 +233,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Image.Image:
     depth.check(image)
     if depth.is_deep(image):
-        image = depth.grey(image, scale).convert("RGB")
+        image = depth.gray(image, scale).convert("RGB")
     elif image.has_transparency_data:
         image = _opaque(image)
     elif image.mode != "RGB":
@@ -244,7 +244,7 @@ def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Im
 def rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
     """The current frame, upright, as 8-bit RGB; alpha on white; DecodeError when it cannot be decoded.
 
-    Grey, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
+    Gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
     orientation is applied. A file just opened stands at its first frame.
     """
     with decoding(image):

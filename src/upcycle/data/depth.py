@@ -122,7 +122,7 @@ def _samples(image: Image.Image) -> _Samples:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image has to go through `grey`: more than 8 bits of grey, floats, or bytes with a sign."""
+    """Whether an image has to go through `gray`: more than 8 bits of gray, floats, or bytes with a sign."""
     return image.mode == "F" or image.mode.startswith("I") or _samples(image).format == _SIGNED
 
 
@@ -139,8 +139,8 @@ def check(image: Image.Image) -> None:
         raise DecodeError(f"stores channels of {samples.bits} bits apart, which is not read: store them pixel by pixel")
 
 
-def grey(image: Image.Image, scale: float | None) -> Image.Image:
-    """Deep grey as 8-bit grey, `scale` being white, else what the file says; DecodeError where nothing says it.
+def gray(image: Image.Image, scale: float | None) -> Image.Image:
+    """Deep gray as 8-bit gray, `scale` being white, else what the file says; DecodeError where nothing says it.
 
     Of 16 bits 65535 is white, of a TIFF of 12 bits 4095. Integers of 32 bits: as 16-bit where all values fit. Floats:
     the smallest of 1, 255 and 65535 that no value exceeds is white.

@@ -34,7 +34,9 @@ FORMATS = (
         re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
         "PIL.Jpeg2KImagePlugin",
     ),
-    Format("PNM", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), ("PPM",), re.compile(rb"P[1-6f]\s"), "PIL.PpmImagePlugin"),
+    Format(
+        "PNM", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), ("PPM",), re.compile(rb"P[1-6f]\s+[#\d]"), "PIL.PpmImagePlugin"
+    ),
     Format("HEIC", (".heic", ".heif"), ("HEIF",), re.compile(_BOX + rb"(hei[cxms]|hev[cx]|mif1|msf1)"), "pillow_heif"),
 )
 ENDINGS = tuple(ending for format in FORMATS for ending in format.endings)

@@ -18,7 +18,7 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the short side to `resize_to`, crop the middle `size` x `size`, scale to 0..1, normalise.
+    """Resize the short side to `resize_to`, crop the middle `size` x `size`, scale to 0..1, normalize.
 
     `size`: pixels of the square input; `crop_pct`: the fraction of the short side that the crop
     keeps, in 0.1..1; `mean`, `std`: for each of the three channels, on the 0..1 scale.

@@ -118,7 +118,7 @@ def _write(folder: Path, images: Images) -> Path:
 def write_faces(folder: Path, seed: int = 0) -> Path:
     """`folder`, with 100 faces and 100 patches without one: 20 to train, 20 to validate, 160 to test.
 
-    Grey PNGs of 25 x 25 pixels at train|val|test/face|background/NNN.png, where NNN is the place in
+    Gray PNGs of 25 x 25 pixels at train|val|test/face|background/NNN.png, where NNN is the place in
     scikit-image's `lfw_subset` (from Labeled Faces in the Wild, Huang et al. 2007). Half of each
     split is of each class; `seed` chooses which. A folder that holds these images already is left
     alone; DataError when it holds anything else or scikit-image is not installed.
@@ -129,7 +129,7 @@ def write_faces(folder: Path, seed: int = 0) -> Path:
 def write_textures(folder: Path, seed: int = 0) -> Path:
     """`folder`, with patches of photographs of brick, grass and gravel, split by place.
 
-    Grey PNGs of 64 x 64 pixels at train|val|test/CLASS/ROW-COLUMN.png: of each class 8 to train, 8
+    Gray PNGs of 64 x 64 pixels at train|val|test/CLASS/ROW-COLUMN.png: of each class 8 to train, 8
     to validate and 40 to test. Each split is a strip of the photograph with 32 pixels between, so no
     test patch touches a training patch; `seed` chooses the side the strips begin at. A folder that
     holds these images already is left alone; DataError as for `write_faces`.

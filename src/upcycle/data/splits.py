@@ -1,15 +1,124 @@
-"""Which images train, validate and test: stratified, seeded, and never the same photo on two sides."""
+"""Which images train, validate and test: stratified, seeded, never the same photo on two sides; and `splits.csv`."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 from upcycle.data.listing import shown
-from upcycle.data.units import Positions, Units, components, units
-from upcycle.errors import ConfigError, DataError
+from upcycle.errors import ConfigError, DataError, RunError
+from upcycle.rundir import replacing
+
+Positions = npt.NDArray[np.int64]
+
+
+def components(index: Index) -> npt.NDArray[np.int32]:
+    """A number for each image, the same for images of one group or of equal bytes, also in a chain."""
+    grouped = pc.not_equal(index.groups, "").to_numpy(zero_copy_only=False)
+    codes = index.groups.dictionary_encode().indices.to_numpy()
+    links = [np.empty((0, 2), np.int64)]
+    for names, used in ((codes, grouped), (index.hashes, np.ones(len(index), bool))):
+        positions = np.flatnonzero(used)
+        order = positions[np.argsort(names[positions], kind="stable")]
+        same = np.flatnonzero(names[order][1:] == names[order][:-1])
+        links.append(np.stack([order[same], order[same + 1]], axis=1))
+    one, other = np.concatenate(links).T
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(index), len(index)))
+    numbers: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """m units in the order of a hash of seed and content, whatever the images' names and order.
+
+    `positions`: int64 [n], images in the index, those of one unit in a row; `starts`: int64 [m + 1], where
+    each unit's begin; `labels`: int32 [n], of `positions`. `holders` and `holding`, [p]: for each class, in
+    turn, the units with images of it, and how many; `first`: int64 [classes + 1], where each class begins.
+    """
+
+    positions: Positions
+    starts: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int32]
+    holders: npt.NDArray[np.int64]
+    holding: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def classes(self) -> int:
+        """How many classes the index has."""
+        return len(self.first) - 1
+
+    def of_class(self, label: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The units with images of a class, in order, and how many each has."""
+        part = slice(self.first[label], self.first[label + 1])
+        return self.holders[part], self.holding[part]
+
+    def rarest_first(self) -> list[int]:
+        """The classes that occur, the one in the fewest units first.
+
+        Rare classes are shared out first because they leave the least choice (iterative
+        stratification: Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011).
+        """
+        held = np.diff(self.first)
+        return [label for label in np.argsort(held, kind="stable").tolist() if held[label]]
+
+    def members(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where in `positions` and `labels` the images of the units `chosen` are, unit by unit."""
+        begins, sizes = self.starts[chosen], np.diff(self.starts)[chosen]
+        before = np.cumsum(sizes) - sizes
+        return np.repeat(begins - before, sizes) + np.arange(sizes.sum())
+
+    def tally(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Images of each class in the units `chosen`."""
+        return np.bincount(self.labels[self.members(chosen)], minlength=self.classes)
+
+    def images(self, chosen: npt.NDArray[np.int64]) -> Positions:
+        """Sorted positions of the images in the units `chosen`."""
+        return np.sort(self.positions[self.members(chosen)])
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> "Units":
+        """The units `chosen`, in that order."""
+        kept = self.members(chosen)
+        return _columns(self.positions[kept], np.diff(self.starts)[chosen], self.labels[kept], self.classes)
+
+
+def units(index: Index, pool: Positions, seed: int) -> Units:
+    """The images at `pool` in units, ordered by sha256 of the seed and the unit's smallest content hash."""
+    groups, hashes = components(index)[pool], index.hashes[pool]
+    order = np.lexsort((hashes, groups))
+    begins = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    sizes = np.diff(begins, append=len(pool))
+    keys = np.fromiter((_key(seed, bytes(name)) for name in hashes[order[begins]]), "S64", len(begins))
+    rank = np.argsort(keys, kind="stable")
+    in_order = _columns(pool[order], sizes, index.labels[pool[order]], len(index.classes))
+    return in_order.take(rank)
+
+
+def _key(seed: int, smallest: bytes) -> bytes:
+    return hashlib.sha256(b"%d:" % seed + smallest).hexdigest().encode()
+
+
+def _columns(positions: Positions, sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], classes: int) -> Units:
+    """The columns that follow from these."""
+    number = np.repeat(np.arange(len(sizes)), sizes)
+    pairs, holding = np.unique(labels.astype(np.int64) * max(1, len(sizes)) + number, return_counts=True)
+    label, holders = np.divmod(pairs, max(1, len(sizes)))
+    first = np.searchsorted(label, np.arange(classes + 1))
+    return Units(positions, np.concatenate([[0], np.cumsum(sizes)]), labels, holders, holding, first)
+
 
 NAMES = ("train", "val", "test")
 Sides = npt.NDArray[np.int64]
@@ -27,6 +136,13 @@ class Splits:
     def of(self, name: str) -> Positions:
         """The positions of "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def sides(self, count: int) -> npt.NDArray[np.int8]:
+        """The number in `NAMES` of the split of each of `count` images, -1 for none."""
+        sides = np.full(count, -1, np.int8)
+        for number, name in enumerate(NAMES):
+            sides[self.of(name)] = number
+        return sides
 
     @property
     def held_out(self) -> tuple[str, ...]:
@@ -94,11 +210,11 @@ def without_crossing(index: Index) -> Index:
 
 
 def _declared(index: Index) -> dict[str, Positions]:
-    """Images declared for a split, and undeclared ones tied to those by group or bytes: they belong on that side."""
-    tied, free, declared = components(index), index.declared == "", {}
+    """Images declared for a split, and undeclared ones of the same group or bytes: they belong on that side."""
+    groups, free, declared = components(index), index.declared == "", {}
     for name in ("test", "val", "train"):
         own = index.declared == name
-        claimed = free & np.isin(tied, tied[own])
+        claimed = free & np.isin(groups, groups[own])
         free &= ~claimed
         declared[name] = np.flatnonzero(own | claimed)
     return declared
@@ -181,3 +297,70 @@ def _check_shared(index: Index, together: Units, sides: Sides, names: Mapping[st
                 f"images or groups for {', '.join(names)}, so {missing[0]} would have none; "
                 "add images, use smaller groups, or put them into split folders yourself"
             )
+
+
+class Recorded(NamedTuple):
+    """One row of a splits file."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+    sha256: str
+
+
+def write_splits(path: Path, index: Index, splits: Splits) -> None:
+    """Write every image that is in a split as CSV `path,label,split,group,sha256`, in the index's order."""
+    # the csv module leaves a lone carriage return unquoted and then cannot read it back
+    odd = any(pc.any(pc.match_substring(texts, "\r")).as_py() for texts in (index.paths, index.groups))
+    odd = odd or any("\r" in name for name in index.classes)
+    # surrogateescape: names of files are any bytes
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
+        writer.writerow(Recorded._fields)
+        writer.writerows(_rows(index, splits))
+
+
+def _rows(index: Index, splits: Splits) -> Iterator[Recorded]:
+    sides = splits.sides(len(index))
+    for i in np.flatnonzero(sides >= 0).tolist():
+        yield Recorded(index.path(i), index.label(i), NAMES[sides[i]], index.group(i), index.hash(i))
+
+
+def read_splits(path: Path) -> list[Recorded]:
+    """The rows of a file that `write_splits` wrote; RunError when it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            head, *rows = list(csv.reader(file, strict=True)) or [[]]
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if head != list(Recorded._fields):
+        raise RunError(f"{path} is no splits file: its first line is not {','.join(Recorded._fields)}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(head):
+            raise RunError(f"{path} cannot be read: row {number} has {len(row)} values, not {len(head)}")
+    return [Recorded(*row) for row in rows]
+
+
+def changes(before: Iterable[Recorded], after: Iterable[Recorded]) -> str:
+    """What differs between two lists of images, counted by kind with the first of each; "" for nothing."""
+    old, new = ({row.path: row for row in rows} for rows in (before, after))
+    both = [(old[path], new[path]) for path in old if path in new]
+    kinds = {
+        "gone": [path for path in old if path not in new],
+        "new": [path for path in new if path not in old],
+        "of other content": [one.path for one, two in both if one.sha256 != two.sha256],
+        "of another class": [one.path for one, two in both if one.label != two.label],
+        "of another group": [one.path for one, two in both if one.group != two.group],
+        "in another split": [one.path for one, two in both if one.split != two.split],
+    }
+    return ", ".join(
+        f"{len(paths):,} {kind}: {shown(paths[0])}{', ...' * (len(paths) > 1)}"
+        for kind, paths in kinds.items()
+        if paths
+    )

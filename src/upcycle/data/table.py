@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from upcycle.data.doubts import SPLIT_LIKE
-from upcycle.data.layout import Layout
-from upcycle.data.listing import Found, Quarantined, Row, merged, spellings
-from upcycle.data.walk import clean, shown
+from upcycle.data.folders import SPLIT_LIKE, clean, shown
+from upcycle.data.listing import Found, Layout, Quarantined, Row, merged, spellings
 from upcycle.errors import ConfigError, DataError
 
 COLUMNS = ("path", "label", "split", "group")

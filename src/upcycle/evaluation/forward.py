@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from upcycle.data.augment import Frames
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
 from upcycle.evaluation.predictions import Predictions

@@ -26,7 +26,7 @@ from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, locked
 
 if TYPE_CHECKING:
-    from upcycle.data.folder import Index
+    from upcycle.data.index import Index
 
 
 def compare(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from upcycle.data.cache import default_root
+from upcycle.data.frames import default_root
 from upcycle.device import BF16_FLAGS, Hardware, detect, environment
 from upcycle.hardware import GIB
 from upcycle.model.sources import installed

@@ -10,11 +10,10 @@ import numpy as np
 from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.data import decode
-from upcycle.data.folder import Index, listed, scan
-from upcycle.data.layout import Layout
-from upcycle.data.listing import shown
-from upcycle.data.split_file import Recorded, read_splits
-from upcycle.data.walk import clean
+from upcycle.data.folders import clean
+from upcycle.data.index import Index, listed, scan
+from upcycle.data.listing import Layout, shown
+from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError
 from upcycle.evaluation.predict import chunks
 from upcycle.evaluation.predictions import Predictions

@@ -15,8 +15,7 @@ from upcycle import device as machines
 from upcycle.audit.findings import TEST, Audited, Finding, digits, points
 from upcycle.config import Config
 from upcycle.data.listing import shown
-from upcycle.data.splits import folds
-from upcycle.data.units import components
+from upcycle.data.splits import components, folds
 from upcycle.errors import ConfigError, DataError
 from upcycle.jobs.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model.network import create, load_body
@@ -144,7 +143,7 @@ def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -
             f". Suspected test labels: {doubtful:,} of {tested:,}: were all of them wrong, a score would be off by "
             f"{points(share)}"
         )
-    return Finding(
+    return Finding.counted(
         "label-errors",
         "label looks wrong",
         "labels look wrong",

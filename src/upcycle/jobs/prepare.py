@@ -9,16 +9,14 @@ import numpy as np
 
 from upcycle.audit import quarantine
 from upcycle.config import Config
-from upcycle.data import cache as images
+from upcycle.data import frames as images
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches
-from upcycle.data.cache import Cache
-from upcycle.data.folder import Index, scan
-from upcycle.data.layout import Layout
-from upcycle.data.listing import Failure, shown
+from upcycle.data.frames import Cache, Stream, open_stream
+from upcycle.data.index import Index, scan
+from upcycle.data.listing import Failure, Layout, shown
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits, split
-from upcycle.data.stream import Stream, open_stream
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
 from upcycle.reporting.show import Observer

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from upcycle.config import Config
-from upcycle.data.folder import Index, check_there
+from upcycle.data.index import Index, check_there
 from upcycle.data.listing import Failure, shown
-from upcycle.data.split_file import Recorded, changes, read_splits, write_splits
-from upcycle.data.splits import Splits, folds, split
+from upcycle.data.splits import Recorded, Splits, changes, folds, read_splits, split, write_splits
 from upcycle.errors import DataError, RunError
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.start import Start

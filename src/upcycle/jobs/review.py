@@ -1,20 +1,21 @@
 """What a run says of its images before it trains: `audit.json`, warnings, and what the test set can tell apart."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from upcycle.audit.audit import audit as audited
 from upcycle.audit.checks import CHEAP, check, too_dark
 from upcycle.audit.findings import Audited, Finding
+from upcycle.audit.summary import Audit
+from upcycle.audit.summary import audit as audited
 from upcycle.data import isolation
 from upcycle.data.depth import bits_of
-from upcycle.data.folder import Index
+from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.units import components
+from upcycle.data.splits import components
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import resolution
 from upcycle.jobs.prepare import Prepared
@@ -28,14 +29,14 @@ SAMPLED = 256
 """Images, evenly spread, that are looked at to see whether some have more than 8 bits and are dark."""
 
 
-def audit(prepared: Prepared) -> dict[str, Any]:
-    """What is to be known about the data, as plain values for `audit.json`: all that needs no second decoding."""
+def audit(prepared: Prepared) -> Audit:
+    """What is to be known about the data: all that needs no second decoding."""
     findings = check(Audited(prepared.index, prepared.splits), CHEAP)
     dark = darkness(prepared.index, prepared.preprocessing)
     known = audited(prepared.index, prepared.splits, [*([dark] if dark else []), *findings])
-    if dark is not None:
-        known["warnings"].insert(0, f"{dark.title}. {dark.effect}. {dark.advice}")
-    return known
+    if dark is None:
+        return known
+    return replace(known, warnings=(f"{dark.title}. {dark.effect}. {dark.advice}", *known.warnings))
 
 
 def darkness(index: Index, preprocessing: Preprocessing) -> Finding | None:
@@ -83,7 +84,7 @@ def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
         yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
 
 
-def describe(prepared: Prepared, audit: dict[str, Any], show: Observer) -> None:
+def describe(prepared: Prepared, audit: Audit, show: Observer) -> None:
     """Say how the images were split and what is wrong with them."""
     counts = {name: len(prepared.splits.of(name)) for name in ("train", "val", "test")}
     named = ", ".join(shown(name) for name in prepared.index.classes[:8]) + (
@@ -95,7 +96,7 @@ def describe(prepared: Prepared, audit: dict[str, Any], show: Observer) -> None:
     )
     for text in unused(prepared.index.quarantined):
         show.warn(text)
-    for warning in audit["warnings"]:
+    for warning in audit.warnings:
         show.warn(warning)
     if not counts["test"]:
         return

@@ -10,18 +10,16 @@ from typing import Any
 import pyarrow.compute as pc
 
 from upcycle import __version__
-from upcycle.audit import alike, quarantine, suggested
-from upcycle.audit.audit import audit
+from upcycle.audit import duplicates, quarantine
 from upcycle.audit.checks import check
-from upcycle.audit.facts import inspect
+from upcycle.audit.duplicates import name_groups
 from upcycle.audit.findings import Audited, Finding
-from upcycle.audit.summary import Audit
-from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
-from upcycle.data.cache import default_root, written_in
-from upcycle.data.folder import check_there
-from upcycle.data.layout import Layout
-from upcycle.data.listing import shown
-from upcycle.data.name_groups import name_groups
+from upcycle.audit.statistics import inspect
+from upcycle.audit.summary import Audit, audit
+from upcycle.config import IMAGES, READING, Config, absolute, canonical, expanded, path_or_none
+from upcycle.data.frames import default_root, written_in
+from upcycle.data.index import check_there
+from upcycle.data.listing import Layout, shown
 from upcycle.data.splits import split
 from upcycle.device import crowded, threads_for
 from upcycle.errors import ConfigError, DataError, RunError
@@ -34,12 +32,7 @@ from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
-READING = (
-    *("train_split", "val_split", "test_split", "classes_at", "regroup", "image_root", "image_suffix"),
-    *("path_column", "label_column", "split_column", "group_column"),
-)
-"""Options that say how DATA is read, and nothing of the list with groups that a scan writes."""
-TRAINING = (*READING, "drop_empty_classes", "val_fraction", "test_fraction", "seed", "split_seed", "scale")
+TRAINING = (*READING, "val_fraction", "test_fraction", "seed", "split_seed", "scale")
 """Options that decide which images train, validate and test, and how they are read."""
 
 
@@ -53,10 +46,9 @@ class Scan:
         object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
 
     @property
-    def audit(self) -> dict[str, Any]:
-        """All of audit.json: `scan.audit["findings"][0]["effect"]`."""
-        known: dict[str, Any] = read_json(self.path / AUDIT)
-        return known
+    def audit(self) -> Audit:
+        """What was found: `scan.audit.findings[0].effect`."""
+        return Audit.from_dict(read_json(self.path / AUDIT))
 
     @property
     def quarantine(self) -> Path:
@@ -67,7 +59,7 @@ class Scan:
         """What a notebook shows: the findings."""
         from upcycle.reporting.notebook import scan_fragment
 
-        return scan_fragment(Audit.from_dict(self.audit))
+        return scan_fragment(self.audit)
 
 
 def scan(
@@ -103,10 +95,11 @@ class Asked:
     given: Mapping[str, Any]
 
     def training(self, data: Path, *words: str) -> str:
-        """The command that trains on `data` as this scan has split it, or as it would split it anew."""
+        """The command that trains on `data` as this scan has split it, or would split it."""
         kept = {name: self.given[name] for name in TRAINING if name in self.given}
         if data != self.data:
-            kept = {name: value for name, value in kept.items() if name not in READING}
+            elsewhere = set(READING) - {"drop_empty_classes"}  # they say nothing of the manifest that a scan writes
+            kept = {name: value for name, value in kept.items() if name not in elsewhere}
         return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
 
 
@@ -146,16 +139,17 @@ def run_scan(asked: Asked, show: Observer) -> Path:
     if asked.label_errors:
         labels = _label_errors(data, asked.config, show)
         findings = sorted([*findings, *labels], key=lambda finding: not finding.serious)
-    values = audit(data.index, data.splits, findings) | {
-        "data": str(asked.data),
-        "created": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "command": asked.command,
-        "seconds": round(time.perf_counter() - began, 1),
-        "upcycle": __version__,
-    }
+    known = replace(
+        audit(data.index, data.splits, findings),
+        data=str(asked.data),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        command=asked.command,
+        seconds=round(time.perf_counter() - began, 1),
+        upcycle=__version__,
+    )
     # what a person has decided stands
-    entries = list({entry.path: entry for entry in (*suggested.entries(findings), *decided)}.values())
-    write_json(asked.out / AUDIT, values)
+    entries = list({entry.path: entry for entry in (*quarantine.entries(findings), *decided)}.values())
+    write_json(asked.out / AUDIT, known.to_dict())
     quarantine.write(asked.out / QUARANTINE, entries)
     train = asked.training(asked.data, "--quarantine", str(asked.out / QUARANTINE))
     grouped = asked.training(asked.out / GROUPED) if _write_grouped(asked.out / GROUPED, data, entries) else None
@@ -164,7 +158,7 @@ def run_scan(asked: Asked, show: Observer) -> Path:
         scale = asked.config.scale
         write_scan(
             asked.page,
-            Audit.from_dict(values),
+            known,
             entries,
             root=root,
             train=train,
@@ -223,7 +217,7 @@ def _untrainable(data: Audited) -> Finding | None:
     try:
         data.index.check_trainable()
     except DataError as error:
-        return Finding("untrainable", "Nothing can be trained on these images yet", "", str(error), "", serious=True)
+        return Finding("untrainable", "Nothing can be trained on these images yet", str(error), "", serious=True)
     return None
 
 
@@ -248,12 +242,12 @@ def _label_errors(data: Audited, config: Config, show: Observer) -> list[Finding
 def _write_grouped(path: Path, data: Audited, entries: list[quarantine.Entry]) -> bool:
     """A manifest with groups, without what is to be excluded, where images belong together."""
     assert data.facts is not None
-    tied = [*alike.same_pixels(data.facts), *(alike.near(data.facts) or [])]
+    groups = [*duplicates.same_pixels(data.facts), *(duplicates.near(data.facts) or [])]
     names = name_groups(data.index)
-    if names is None and not tied:
+    if names is None and not groups:
         return False
     aside = {entry.path for entry in entries if entry.excluded}
-    suggested.write_grouped(path, data.index, tied, names.codes if names is not None else None, without=aside)
+    duplicates.write_grouped(path, data.index, groups, names.codes if names is not None else None, without=aside)
     return True
 
 

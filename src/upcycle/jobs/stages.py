@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from upcycle.data.units import components
+from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
 from upcycle.evaluation.forward import predictions

@@ -6,9 +6,8 @@ continues from its last checkpoint.
 """
 
 from upcycle import device as machines
-from upcycle.data.folder import Index
-from upcycle.data.split_file import write_splits
-from upcycle.data.splits import Splits
+from upcycle.data.index import Index
+from upcycle.data.splits import Splits, write_splits
 from upcycle.errors import ConfigError
 from upcycle.jobs.prepare import Prepared, fit_size, machine_of, prepare, read_index
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
@@ -73,6 +72,6 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
 def _record_data(session: Session, prepared: Prepared) -> None:
     """Write down and say what is trained on."""
     known = audit(prepared)
-    write_json(session.run.audit, known)
+    write_json(session.run.audit, known.to_dict())
     write_splits(session.run.splits, prepared.index, prepared.splits)
     describe(prepared, known, session.show)

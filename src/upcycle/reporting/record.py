@@ -79,7 +79,7 @@ class RunRecord:
                 raise RunError(f"{path} holds no settings")
             return values
 
-        audit, evaluation, test = optional(run.audit), optional(run.evaluation), run.predictions("test")
+        evaluation, test = optional(run.evaluation), run.predictions("test")
         return cls(
             status=run.status(),
             config=settings(run.config),
@@ -87,7 +87,7 @@ class RunRecord:
             model=settings(run.model),
             phases=planned(optional(run.plan)),
             probe=ProbeResult.from_dict(settings(run.probe)) if run.probe.exists() else None,
-            audit=None if audit is None else Audit.from_dict(audit),
+            audit=Audit.from_dict(settings(run.audit)) if run.audit.exists() else None,
             history=History.from_dicts(read_lines(run.history)),
             timings=read_values(Timing, read_lines(run.timings), str(run.timings)),
             events=read_lines(run.events),

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upcycle.audit.findings import Image
+from upcycle.audit.findings import Finding, Image
 from upcycle.audit.quarantine import Entry
-from upcycle.audit.summary import Audit, FoundProblem
+from upcycle.audit.summary import Audit
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html
@@ -76,13 +76,13 @@ class Section:
     """One finding, cut to what the page shows."""
 
     id: str
-    finding: FoundProblem
+    finding: Finding
     together: bool
     pictured: bool
     groups: Cut[PicturedGroup]
 
 
-def _section(number: int, finding: FoundProblem) -> Section:
+def _section(number: int, finding: Finding) -> Section:
     together = any(len(group) > 1 for group in finding.groups)
     names = finding.names or ("",) * len(finding.groups)
     groups = [PicturedGroup(name, cut(images, IN_SET)) for name, images in zip(names, finding.groups, strict=True)]

@@ -15,8 +15,8 @@ import torch
 
 from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
-from upcycle.data.cache import rules, written_in
-from upcycle.data.folder import Index
+from upcycle.data.frames import rules, written_in
+from upcycle.data.index import Index
 from upcycle.device import Hardware
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.forward import EVAL_BATCH, forward

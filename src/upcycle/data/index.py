@@ -6,15 +6,15 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from upcycle.data import decode, isolation
-from upcycle.data.layout import Layout
-from upcycle.data.listing import Failure, Found, Quarantined, Row, list_folder, shown
+from upcycle.data import isolation
+from upcycle.data.decode import Header
+from upcycle.data.listing import Failure, Found, Layout, Quarantined, Row, list_folder, shown
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
 
@@ -24,6 +24,8 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What is the system's and says nothing of a file."""
 USUAL = Layout()
 Progress = Callable[[int, int], None]
+Read = tuple[str, Header]
+"""What reading a file gives: the sha256 of its bytes in hex, and its header."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -180,13 +182,6 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-class Read(NamedTuple):
-    """What reading a file gives: the sha256 of its bytes in hex, and its header."""
-
-    hash: str
-    header: decode.Header
-
-
 def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Failure:
     """What `read` makes of an image file, or the reason it cannot be used."""
     try:
@@ -203,10 +198,6 @@ def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Failure:
         return Failure(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def _read(file: Path) -> Read:
-    return Read(*isolation.SHARED.header(file))
-
-
 def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
     """Columns from the rows that could be read; the rest is quarantined."""
     rows, found = listing.rows, listing.found
@@ -219,8 +210,8 @@ def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
         if isinstance(result, Failure):
             bad.append(Quarantined(rows[i].path, result.reason, rows[i].label, rows[i].split, result.kind))
         else:
-            hashes[i], sizes[i] = result.hash.encode(), result.header[:2]
-            formats[i] = result.header.format.encode()
+            sha256, header = result
+            hashes[i], sizes[i], formats[i] = sha256.encode(), header[:2], header.format.encode()
     good = hashes != b""
     used = [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
     index = Index(
@@ -361,6 +352,9 @@ def scan(
     """
     listing = listed(data, layout)
     read = in_order(
-        lambda row: attempt(listing.root / row.path, _read), listing.rows, threads=threads, progress=progress
+        lambda row: attempt(listing.root / row.path, isolation.SHARED.header),
+        listing.rows,
+        threads=threads,
+        progress=progress,
     )
     return listing.index(read, trainable=trainable)

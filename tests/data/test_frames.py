@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import small_files
-from upcycle.data import cache, decode
-from upcycle.data.folder import Index, scan
+from upcycle.data import decode, frames
+from upcycle.data.frames import Stream, open_stream
+from upcycle.data.index import Index, scan
 from upcycle.errors import DataError, NoRoomError, StorageError
 
 NOISE = np.random.default_rng(0)
@@ -49,14 +50,14 @@ def damaged(index: Index) -> Index:
     return scan(index.root)
 
 
-def build(index: Index, root: Path, **options: int) -> tuple[cache.Cache, dict[int, str]]:
-    return cache.build(index, **({"side": 16} | options), interpolation="bilinear", root=root)
+def build(index: Index, root: Path, **options: int) -> tuple[frames.Cache, dict[int, str]]:
+    return frames.build(index, **({"side": 16} | options), interpolation="bilinear", root=root)
 
 
 def counted(index: Index, root: Path) -> int:
     """How many images a build decodes."""
     done = [0]
-    cache.build(index, side=16, interpolation="bilinear", root=root, progress=lambda now, _: done.append(now))
+    frames.build(index, side=16, interpolation="bilinear", root=root, progress=lambda now, _: done.append(now))
     return done[-1]
 
 
@@ -100,7 +101,7 @@ def test_side_interpolation_and_content_each_have_a_file_of_their_own(index: Ind
     files = {
         build(index, tmp_path)[0].path,
         build(index, tmp_path, side=17)[0].path,
-        cache.build(index, side=16, interpolation="bicubic", root=tmp_path)[0].path,
+        frames.build(index, side=16, interpolation="bicubic", root=tmp_path)[0].path,
         build(index.take(np.array([0, 1, 2])), tmp_path)[0].path,
         build(index.take(np.array([1, 0, 2])), tmp_path)[0].path,
     }
@@ -126,7 +127,7 @@ def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp
 
 def test_a_cache_whose_failures_have_no_code_is_rebuilt(damaged: Index, tmp_path: Path) -> None:
     built, failures = build(damaged, tmp_path / "cache")
-    layout = cache._Layout(built.shapes, built.sums, {i: failure.reason for i, failure in failures.items()})
+    layout = frames._Layout(built.shapes, built.sums, {i: failure.reason for i, failure in failures.items()})
     content = built.images.tobytes() + layout.to_bytes()
     built.path.write_bytes(content)
     again, remembered = build(damaged, tmp_path / "cache")
@@ -194,7 +195,7 @@ def test_an_interrupted_build_leaves_no_file_and_no_thread(index: Index, tmp_pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=interrupt)
+        frames.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=interrupt)
     assert list((tmp_path / "cache").iterdir()) == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
 
@@ -228,8 +229,8 @@ def test_two_runs_that_build_the_same_cache_at_once_are_both_right(index: Index,
         if done == total:
             begun.wait(timeout=60)  # all have decoded everything before any has a whole file
 
-    def run(_: int) -> cache.Cache:
-        return cache.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=together)[0]
+    def run(_: int) -> frames.Cache:
+        return frames.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=together)[0]
 
     with ThreadPoolExecutor(3) as pool:
         built = list(pool.map(run, range(3)))
@@ -253,12 +254,12 @@ def test_what_killed_runs_left_behind_is_removed_after_a_day_before_room_is_look
 
 def test_the_shared_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UPCYCLE_CACHE", str(tmp_path))
-    assert cache.default_root() == tmp_path
+    assert frames.default_root() == tmp_path
     monkeypatch.delenv("UPCYCLE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert cache.default_root() == tmp_path / "caches" / "upcycle"
+    assert frames.default_root() == tmp_path / "caches" / "upcycle"
     monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # to be ignored, as its specification says
-    assert cache.default_root() == Path.home() / ".cache" / "upcycle"
+    assert frames.default_root() == Path.home() / ".cache" / "upcycle"
 
 
 @pytest.fixture
@@ -273,16 +274,16 @@ def test_a_user_without_a_home_has_a_folder_of_their_own(temporary: Path, monkey
     for name in ("UPCYCLE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", str)
-    root = cache.default_root()
+    root = frames.default_root()
     assert temporary == root.parent
-    assert root == cache.spare_root()
+    assert root == frames.spare_root()
     assert 0o700 == stat.S_IMODE(root.stat().st_mode)
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="everything temporary is the user's own here")
 @pytest.mark.parametrize("how", ["a link", "open to all", "a file"])
 def test_a_spare_folder_that_may_be_somebody_elses_is_not_used(how: str, temporary: Path, tmp_path: Path) -> None:
-    root = cache.spare_root()
+    root = frames.spare_root()
     root.rmdir()
     (tmp_path / "theirs").mkdir()
     if how == "a link":
@@ -293,18 +294,63 @@ def test_a_spare_folder_that_may_be_somebody_elses_is_not_used(how: str, tempora
         root.mkdir()
         root.chmod(0o777)
     with pytest.raises(StorageError, match=str(root)):
-        cache.spare_root()
+        frames.spare_root()
 
 
 def test_what_cannot_be_kept_where_it_should_be_is_kept_in_the_spare_folder(temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert temporary / cache.spare_root().name / "facts" == cache.written_in(tmp_path / "file" / "cache", "facts")
-    assert tmp_path / "cache" / "facts" == cache.written_in(tmp_path / "cache", "facts")
+    assert temporary / frames.spare_root().name / "facts" == frames.written_in(tmp_path / "file" / "cache", "facts")
+    assert tmp_path / "cache" / "facts" == frames.written_in(tmp_path / "cache", "facts")
     assert [] == list((tmp_path / "cache" / "facts").iterdir())
 
 
 def test_what_is_white_has_a_file_of_its_own_and_none_the_one_it_had(index: Index, tmp_path: Path) -> None:
-    settings = json.dumps([cache.FORMAT, 16, "bilinear", PIL.__version__]).encode()
+    settings = json.dumps([frames.FORMAT, 16, "bilinear", PIL.__version__]).encode()
     name = hashlib.sha256(settings + np.ascontiguousarray(index.hashes).tobytes()).hexdigest()
     assert build(index, tmp_path)[0].path == tmp_path / f"{name}.images"
     assert build(index, tmp_path, scale=4095)[0].path != tmp_path / f"{name}.images"
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Index:
+    """Five images; the pixels of the second and the last are cut off behind a whole header."""
+    for i, size in enumerate([(40, 30), (30, 40), (20, 20), (64, 48), (33, 17)]):
+        file = tmp_path / "data" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = stored(size, "PNG")
+        file.write_bytes(content[: len(content) // 2] if i in (3, 4) else content)
+    return scan(tmp_path / "data", trainable=False)
+
+
+def opened(index: Index, threads: int = 2) -> tuple[Stream, dict[int, str]]:
+    return open_stream(index, side=16, interpolation="bilinear", threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stream_gives_what_the_cache_holds(half: Index, tmp_path: Path, threads: int) -> None:
+    kept, reasons = frames.build(half, side=16, interpolation="bilinear", root=tmp_path / "cache")
+    stream, failures = opened(half, threads)
+    assert failures == reasons
+    assert sorted(failures) == [2, 4]
+    kept, stream = kept.without(failures), stream.without(failures)
+    assert len(stream) == len(kept) == 3
+    for i in range(3):
+        np.testing.assert_array_equal(stream[i], kept[i])
+
+
+def test_progress_is_told(half: Index) -> None:
+    told: list[tuple[int, int]] = []
+    open_stream(
+        half, side=16, interpolation="bilinear", threads=1, progress=lambda done, total: told.append((done, total))
+    )
+    assert told[-1] == (5, 5)
+
+
+def test_a_file_that_changes_under_a_running_job_is_never_taken_for_the_one_scanned(half: Index) -> None:
+    stream, _ = opened(half)
+    half.file(0).write_bytes(stored((40, 30), "PNG"))
+    with pytest.raises(DataError, match=r"a/0.png changed since it was scanned: run again$"):
+        stream[0]
+    half.file(1).unlink()
+    with pytest.raises(DataError, match=r"cannot be read any more \(No such file or directory\): run again$"):
+        stream[1]

@@ -1,6 +1,15 @@
+import json
+from dataclasses import replace
+
+import pytest
+
 from tests.data.made import made
-from upcycle.audit.audit import leaks, warnings
+from upcycle.audit.checks import CHEAP, check
+from upcycle.audit.findings import Audited
+from upcycle.audit.summary import Audit, audit, leaks, warnings
+from upcycle.data.listing import Failure
 from upcycle.data.splits import split
+from upcycle.errors import RunError
 
 
 def test_copies_in_two_declared_splits_are_leaks() -> None:
@@ -40,3 +49,25 @@ def test_duplicates_conflicts_and_leaks_are_named() -> None:
         "a/0024.jpg = b/0399.jpg",
         "1 set of byte-identical images in more than one split: a/0024.jpg = b/0399.jpg",
     ]
+
+
+def test_an_audit_is_read_back_as_it_was() -> None:
+    declared = ["train", "train", "test", "test"] * 5 + ["val"] * 20
+    index = made("ab" * 20, contents=[0, 0, 0, *range(3, 40)], declared=declared)
+    index = index.without({5: Failure("empty file (zero bytes)", "empty")})
+    drawn = split(index, seed=0)
+    known = replace(audit(index, drawn, check(Audited(index, drawn), CHEAP)), data="/photos", command="upcycle scan")
+    read = Audit.from_dict(json.loads(json.dumps(known.to_dict())))
+    assert (known.to_dict(), known.findings) == (read.to_dict(), read.findings)
+    assert ["empty"] == [file.kind for file in read.quarantined]
+    assert read.leaks
+    assert read.conflicts
+
+
+def test_an_audit_of_an_earlier_version_is_read_and_another_file_refused() -> None:
+    index = made("ab" * 20)
+    values = audit(index, None, []).to_dict()
+    del values["findings"]
+    assert 40 == Audit.from_dict({**values, "quarantined": [{"path": "a", "reason": "torn"}]}).images
+    with pytest.raises(RunError, match="does not hold what upcycle writes"):
+        Audit.from_dict({"images": 3})

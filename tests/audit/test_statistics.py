@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw, write_classes
-from upcycle.audit import facts
-from upcycle.audit.facts import inspect
+from upcycle.audit import statistics
+from upcycle.audit.statistics import inspect
 from upcycle.data import isolation
 from upcycle.data.worker import ImageStatistics, image_statistics
 from upcycle.errors import DataError, DecodeError
@@ -35,15 +35,15 @@ def test_pixels_are_hashed_upright() -> None:
     assert (32, 48) == turned.header[:2]
 
 
-def test_a_blank_image_has_no_contrast_and_a_grey_one_no_color() -> None:
+def test_a_blank_image_has_no_contrast_and_a_gray_one_no_color() -> None:
     blank = image_statistics(stored(Image.new("RGB", (40, 40), (90, 90, 90)), "PNG"))
-    grey = image_statistics(stored(draw(1, 2).convert("L"), "JPEG"))
+    gray = image_statistics(stored(draw(1, 2).convert("L"), "JPEG"))
     color = image_statistics(
         stored(Image.merge("RGB", [draw(0, 1).convert("L"), *2 * [draw(1, 1).convert("L")]]), "JPEG")
     )
     assert (0.0, 0.0) == (blank.contrast, blank.color)
-    assert grey.contrast > 20
-    assert grey.color <= 2
+    assert gray.contrast > 20
+    assert gray.color <= 2
     assert color.color > 50
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_memory_is_built_again(data: Path, tmp_path: Path, read: list[
     memory.write_bytes({"cut": content[:200], "garbage": b"PAR1 nothing PAR1"}.get(damage, bytes(content)))
     with pytest.MonkeyPatch.context() as patch:
         if damage == "version":
-            patch.setattr(facts, "VERSION", 0)
+            patch.setattr(statistics, "VERSION", 0)
         _, again = inspect(data, folder=tmp_path / "facts")
     assert 12 == len(read)
     assert known["sha256"].tolist() == again["sha256"].tolist()
@@ -139,9 +139,9 @@ def test_an_interrupted_scan_forgets_nothing_of_those_before(data: Path, tmp_pat
         raise KeyboardInterrupt
 
     inspect(data, folder=tmp_path / "facts")
-    real = facts.in_order
+    real = statistics.in_order
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(facts, "in_order", lambda *some, **more: real(*some, **more, chunk=2))
+        patch.setattr(statistics, "in_order", lambda *some, **more: real(*some, **more, chunk=2))
         inspect(data, folder=tmp_path / "facts", threads=1, progress=stop)
     inspect(data, folder=tmp_path / "facts")
     assert 6 == len(read)
@@ -159,4 +159,4 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
 
 
 def test_facts_of_an_image_take_less_than_half_a_kilobyte() -> None:
-    assert 408 == facts.RECORD.itemsize
+    assert 408 == statistics.RECORD.itemsize

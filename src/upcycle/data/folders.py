@@ -1,83 +1,29 @@
-"""What folders may be other than classes: splits, parts, kinds of picture, one folder around all."""
+"""What lies below a folder, and what its folders may be other than classes: splits, parts, kinds of image."""
 
+import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from upcycle.data.walk import Tree, clean, shown
 from upcycle.errors import DataError
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-SPLIT_LIKE = {
-    **SPLITS,
-    "trn": "train",
-    "dev": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "tst": "test",
-} | dict.fromkeys(("holdout", "heldout", "unseen"), "test")
-ROLES = frozenset(
-    (
-        *("image", "images", "imgs", "jpegimages", "leftimg8bit", "mask", "masks", "label", "labels", "annotation"),
-        *("annotations", "groundtruth", "ground_truth", "gt", "gtfine", "trimaps", "segmentation", "segmentations"),
-        *("segmentationclass", "segmentationobject", "bboxes", "thumbnails"),
-    )
-)
-"""Names of folders that say what kind of picture is in them, and never a class."""
-_PARTS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "photo",
-        "photos",
-        "data",
-        "part",
-        "parts",
-        "batch",
-        "chunk",
-        "fold",
-        "set",
-        "subset",
-    ]
-)
-_AROUND = frozenset(["data", "dataset", "datasets", "images", "photos", "pictures", "classes", "all", "raw"])
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_THING = re.compile(r"(set|data|dataset|images?|imgs?|photos?|pics?|split|folder)$")
-TEXTS = frozenset(
-    (
-        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".htm", ".yaml", ".yml", ".toml"),
-        *(
-            ".ini",
-            ".cfg",
-            ".log",
-            ".db",
-            ".py",
-            ".ipynb",
-            ".sh",
-            ".parquet",
-            ".xls",
-            ".xlsx",
-            ".pbtxt",
-            ".names",
-            ".data",
-        ),
-    )
-)
-"""Endings of files that describe images and are none themselves."""
+SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that systems leave behind: never a class."""
 
-Prefix = tuple[str, ...]
+
+def shown(text: object) -> str:
+    """`text` on one line: control characters and undecodable bytes as escapes."""
+    readable = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
+
+
+def clean(name: str) -> str:
+    """`name` as labels, groups and columns are compared: Unicode's composed form (NFC), no blanks or BOM around it."""
+    return unicodedata.normalize("NFC", name).strip().strip("\ufeff").strip()
 
 
 @dataclass
@@ -99,22 +45,127 @@ def is_text(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in TEXTS
 
 
-def level(tree: Tree, above: Prefix) -> dict[str, Folder]:
-    """The folders right below `above` that hold images or folders."""
-    start = "".join(f"{name}/" for name in above)
-    level: dict[str, Folder] = {}
-    for path in tree.folders:
-        if path.startswith(start):
-            name, *rest = path[len(start) :].split("/")
-            level.setdefault(name, Folder()).folders += len(rest) == 1
-    for path in tree.files:
-        if path.startswith(start) and not is_text(path):
-            name, *rest = path[len(start) :].split("/")
-            if len(rest) == 1:
-                level.setdefault(name, Folder()).direct += 1
-            elif rest:
-                level.setdefault(name, Folder()).inside[rest[0]] += 1
-    return dict(sorted(level.items()))
+@dataclass(frozen=True)
+class Tree:
+    """Paths relative to the root, with "/"; what is hidden is left out.
+
+    `irregular`: the files that are broken links, pipes or devices.
+    """
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    irregular: set[str] = field(default_factory=set)
+
+    def level(self, above: "Prefix") -> "dict[str, Folder]":
+        """The folders right below `above`, by name."""
+        return self._levels.get("/".join(above), {})
+
+    @cached_property
+    def _levels(self) -> "dict[str, dict[str, Folder]]":
+        levels: dict[str, dict[str, Folder]] = {}
+
+        def folder(path: str) -> Folder:
+            above, _, name = path.rpartition("/")
+            return levels.setdefault(above, {}).setdefault(name, Folder())
+
+        for path in sorted(self.folders):
+            folder(path)
+            if "/" in path:
+                folder(path.rpartition("/")[0]).folders += 1
+        for path in self.files:
+            *parents, _ = path.split("/")
+            if not parents or is_text(path):
+                continue
+            folder("/".join(parents)).direct += 1
+            for depth in range(1, len(parents)):
+                folder("/".join(parents[:depth])).inside[parents[depth]] += 1
+        return levels
+
+
+def walk(root: Path) -> Tree:
+    """Everything below `root`; links to folders are followed, but never round a circle.
+
+    DataError for a folder that cannot be listed.
+    """
+    tree = Tree()
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        below, above = waiting.pop()
+        place = root / below if below else root
+        try:
+            with os.scandir(place) as entries:
+                status = place.stat()
+                here = (status.st_dev, status.st_ino)
+                if here in above:
+                    continue
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name in SYSTEM:
+                        continue
+                    path = f"{below}/{entry.name}" if below else entry.name
+                    if true(entry.is_dir):
+                        tree.folders.append(path)
+                        waiting.append((path, above | {here}))
+                        continue
+                    tree.files.append(path)
+                    if not true(entry.is_file):
+                        tree.irregular.add(path)
+        except OSError as error:
+            raise DataError(f"cannot list the folder {shown(place)}: {error.strerror or error}") from error
+    return tree
+
+
+def true(question: Callable[[], bool]) -> bool:
+    """What an entry answers; a link that leads back to itself is neither a folder nor a file."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+SPLIT_LIKE = {
+    **SPLITS,
+    "trn": "train",
+    "dev": "val",
+    "eval": "val",
+    "evaluation": "val",
+    "tst": "test",
+} | dict.fromkeys(("holdout", "heldout", "unseen"), "test")
+ROLES = frozenset(
+    (
+        *("image", "images", "imgs", "jpegimages", "leftimg8bit", "mask", "masks", "label", "labels"),
+        *("annotation", "annotations", "groundtruth", "ground_truth", "gt", "gtfine", "trimaps"),
+        *("segmentation", "segmentations", "segmentationclass", "segmentationobject", "bboxes", "thumbnails"),
+    )
+)
+"""Names of folders that say what kind of picture is in them, and never a class."""
+_PARTS = frozenset(
+    (
+        *("image", "images", "img", "imgs", "photo", "photos", "data", "part", "parts", "batch", "chunk"),
+        *("fold", "set", "subset"),
+    )
+)
+_AROUND = frozenset(["data", "dataset", "datasets", "images", "photos", "pictures", "classes", "all", "raw"])
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_THING = re.compile(r"(set|data|dataset|images?|imgs?|photos?|pics?|split|folder)$")
+TEXTS = frozenset(
+    (
+        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".html", ".htm", ".yaml", ".yml"),
+        *(".toml", ".ini", ".cfg", ".log", ".db", ".py", ".ipynb", ".sh", ".parquet", ".xls", ".xlsx"),
+        *(".pbtxt", ".names", ".data"),
+    )
+)
+"""Endings of files that describe images and are none themselves."""
+
+Prefix = tuple[str, ...]
 
 
 def _likeness(name: str) -> str | None:
@@ -173,7 +224,7 @@ def _holds_classes(tree: Tree, folder: Folder, path: Prefix) -> bool:
     if len(folder.inside) != 1 or folder.direct:
         return len(folder.inside) > 1 and not folder.direct
     (inner,) = folder.inside
-    return len([name for name, below in level(tree, (*path, inner)).items() if below.images]) > 1
+    return len([name for name, below in tree.level((*path, inner)).items() if below.images]) > 1
 
 
 def _check_kinds(used: Mapping[str, Folder], where: Path, depth: int) -> None:
@@ -235,7 +286,7 @@ def _check_wrapped(used: Mapping[str, Folder], above: Prefix, root: Path, tree: 
         if folder.direct or not folder.inside:
             return
         path = (*path, name)
-        used = {name: below for name, below in level(tree, path).items() if below.images}
+        used = {name: below for name, below in tree.level(path).items() if below.images}
     inner = shown(root.joinpath(*path))
     if above:
         split = SPLITS.get(clean(above[-1]).casefold(), "train")
@@ -295,7 +346,7 @@ def flattened(tree: Tree, splits: Mapping[Prefix, str]) -> Iterable[str]:
     for prefix in splits or {(): ""}:
         below = {
             (name, inner)
-            for name, folder in level(tree, prefix).items()
+            for name, folder in tree.level(prefix).items()
             for inner in folder.inside
             if SPLITS.get(key(inner)) and not SPLITS.get(key(name))
         }

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.data.made import made
 from upcycle.data import decode, isolation
-from upcycle.data.folder import Index, Layout, Quarantined, in_order, scan
 from upcycle.data.formats import FORMATS, Format
+from upcycle.data.index import Index, Layout, Quarantined, in_order, scan
 from upcycle.data.listing import Failure
 from upcycle.errors import DataError, UpcycleError
 

@@ -16,7 +16,7 @@ import PIL
 import pyarrow as pa
 
 from upcycle.data import decode, isolation
-from upcycle.data.folder import USUAL, Index, Layout, Progress, Read, attempt, in_order, listed
+from upcycle.data.index import USUAL, Index, Layout, Progress, Read, attempt, in_order, listed
 from upcycle.data.listing import Failure
 from upcycle.data.worker import SMALL, ImageStatistics
 from upcycle.errors import StorageError
@@ -114,7 +114,7 @@ def _record(sha256: str, seen: ImageStatistics, stamp: _Stamp) -> Any:
 
 def _read_of(record: np.void) -> Read:
     header = decode.Header(int(record["width"]), int(record["height"]), record["format"].decode())
-    return Read(record["sha256"].decode(), header)
+    return record["sha256"].decode(), header
 
 
 # ------------------------------------------------------------------------------------------ memory
@@ -135,7 +135,7 @@ def _key(scale: float | None) -> bytes:
 
 def _recall(memory: Path, scale: float | None) -> _Known:
     """The facts in a file; none where it is missing, damaged or of other versions."""
-    import pyarrow.parquet as pq  # takes a tenth of a second, and a run needs it not
+    import pyarrow.parquet as pq  # takes a tenth of a second, and a run does not need it
 
     nothing = _Known({}, np.zeros(0, RECORD))
     try:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_folder import FLAT, numbered, paths, problem, written
-from upcycle.data.folder import Index, Layout, scan
+from tests.data.test_index import FLAT, numbered, paths, problem, written
+from upcycle.data.index import Index, Layout, scan
 from upcycle.data.listing import Failure
 from upcycle.errors import ConfigError, DataError
 

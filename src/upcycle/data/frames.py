@@ -28,10 +28,10 @@ import PIL
 import platformdirs
 
 from upcycle.data import decode, isolation
-from upcycle.data.folder import Index, Progress, in_order
+from upcycle.data.index import Index, Progress, in_order
 from upcycle.data.listing import Failure
 from upcycle.data.preprocessing import Interpolation
-from upcycle.errors import DecodeError, NoRoomError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 FORMAT = 2
@@ -126,8 +126,11 @@ def default_root() -> Path:
     """The folder that runs share: $UPCYCLE_CACHE, else the user's own by the system's rules (~/.cache/upcycle)."""
     if os.environ.get("UPCYCLE_CACHE"):
         return Path(os.environ["UPCYCLE_CACHE"])
-    root = platformdirs.user_cache_path("upcycle", appauthor=False)
-    return root if root.is_absolute() else spare_root()  # a container's user may have no home
+    try:
+        root = platformdirs.user_cache_path("upcycle", appauthor=False)
+    except RuntimeError:  # a container's user may have no home; earlier versions leave its path relative
+        return spare_root()
+    return root if root.is_absolute() else spare_root()
 
 
 def spare_root() -> Path:
@@ -298,3 +301,54 @@ def build(
     if built is None:
         raise StorageError(f"cannot read back {path}: remove it, or set UPCYCLE_CACHE to another folder")
     return built
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """What a Cache of `index` would hold, to the bit; `stream[i]` reads and decodes the file, [H, W, 3] of uint8.
+
+    DataError when a file is no longer the one that was scanned.
+    """
+
+    index: Index
+    side: int
+    interpolation: Interpolation
+    scale: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
+        frame = decoded(self.index, i, side=self.side, interpolation=self.interpolation, scale=self.scale)
+        if isinstance(frame, Failure):
+            path = self.index.path(i)
+            raise DataError(f"{path} could be decoded before and cannot be now ({frame.reason}): run again")
+        return frame
+
+    def without(self, positions: Iterable[int]) -> "Stream":
+        """The same images without those at `positions`: keeps step with `Index.without`."""
+        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64))
+        return replace(self, index=self.index.take(kept))
+
+
+def open_stream(
+    index: Index,
+    *,
+    side: int,
+    interpolation: Interpolation,
+    scale: float | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> tuple[Stream, dict[int, Failure]]:
+    """All images of `index`, and position -> reason for those that cannot be decoded, as `cache.build` gives them.
+
+    Each is decoded once, to know which those are.
+    """
+
+    def attempt(i: int) -> Failure | None:
+        frame = decoded(index, i, side=side, interpolation=interpolation, scale=scale)
+        return frame if isinstance(frame, Failure) else None
+
+    reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
+    failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
+    return Stream(index, side, interpolation, scale), failures
