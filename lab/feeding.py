@@ -54,7 +54,7 @@ class Resident:
 
 
 def settings(
-    asked: argparse.Namespace, batch: int, index: Index, frames: Frames, machine: device.Machine
+    asked: argparse.Namespace, batch: int, index: Index, frames: Frames, machine: device.Hardware
 ) -> tuple[State, Setting, Setting]:
     """A network to train, on images and on a batch that stays where it is."""
     seen = Preprocessing(size=asked.size)
@@ -95,7 +95,7 @@ def speed(state: State, setting: Setting) -> float:
             return totals.images / totals.seconds
 
 
-def measure(asked: argparse.Namespace, batch: int, index: Index, frames: Frames, machine: device.Machine) -> list[Any]:
+def measure(asked: argparse.Namespace, batch: int, index: Index, frames: Frames, machine: device.Hardware) -> list[Any]:
     """Readings of a batch size, a round each: images a second from the cache and of one batch, and TFLOP/s."""
     state, fed, resident = settings(asked, batch, index, frames, machine)
     dtype, side = device.computed_in(machine), 4096 if machine.device == "cpu" else 8192

@@ -46,7 +46,6 @@ PROBE = """
 import sys, time
 import numpy as np, torch
 from upcycle import device
-from upcycle.recipes import phases, resolve
 from upcycle.task import Task
 from upcycle.training.loss import Loss
 from upcycle.training.probe import Split, train_probe
@@ -59,7 +58,7 @@ features = np.maximum(hidden @ mixing + random.normal(0, 0.5, (images + held, 20
 train, val = (Split(features, at, labels[at]) for at in np.split(np.arange(images + held), [images]))
 loss = Loss(Task.of([str(number) for number in range(classes)]))
 began = time.perf_counter()
-train_probe(train, val, phase=phases(resolve({}), images)[0], loss=loss, seed=0)
+train_probe(train, val, loss=loss, seed=0)
 print(time.perf_counter() - began)
 """
 
@@ -79,7 +78,7 @@ def network() -> nn.Module:
     return model
 
 
-def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+def forward(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with folding on or off."""
     model = network().eval()
 
@@ -91,7 +90,7 @@ def forward(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], N
     return once
 
 
-def keeping(machine: device.Machine, images: torch.Tensor) -> Callable[[bool], None]:
+def keeping(machine: device.Hardware, images: torch.Tensor) -> Callable[[bool], None]:
     """A forward pass with weights folded for it, or for all passes."""
     model, kept = network().eval(), Kept()
 
@@ -108,7 +107,7 @@ def frames() -> list[np.ndarray]:
     return [random.integers(0, 256, (256, 341, 3), dtype=np.uint8) for _ in range(64)]
 
 
-def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+def evaluating(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
     """Forward passes of ten batches; made ahead by a thread, or on demand."""
     model, decoded, positions = network(), frames(), np.arange(PASS * batch) % 64
 
@@ -122,14 +121,14 @@ def evaluating(machine: device.Machine, batch: int, size: int) -> Callable[[bool
     return once
 
 
-def logits(model: nn.Module, images: torch.Tensor, machine: device.Machine) -> torch.Tensor:
+def logits(model: nn.Module, images: torch.Tensor, machine: device.Hardware) -> torch.Tensor:
     """[B, classes] of images [B, 3, size, size]."""
     with device.autocast(machine):
         made: torch.Tensor = model(images)
     return made
 
 
-def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool], None]:
+def training(machine: device.Hardware, batch: int, size: int) -> Callable[[bool], None]:
     """Ten updates, lower half frozen, with augmented batches; made ahead by a thread, or on demand."""
     positions, step = np.arange(PASS * batch) % 64, update(machine, torch.empty(batch), "auto")
     made = {
@@ -154,7 +153,7 @@ def training(machine: device.Machine, batch: int, size: int) -> Callable[[bool],
     return once
 
 
-def update(machine: device.Machine, images: torch.Tensor, freeze: str) -> Callable[..., None]:
+def update(machine: device.Hardware, images: torch.Tensor, freeze: str) -> Callable[..., None]:
     """An update with fixed statistics, folding on or off."""
     model = network()
     frozen = frozen_names(model, freeze)

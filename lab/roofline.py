@@ -36,7 +36,7 @@ PARTS = {
 }
 
 
-def seconds(work: Callable[[], Any], repeats: int, machine: device.Machine | None = None) -> float:
+def seconds(work: Callable[[], Any], repeats: int, machine: device.Hardware | None = None) -> float:
     """Median seconds of `repeats` calls after one that is not counted; what a GPU has queued is waited for."""
     taken = []
     for _ in range(repeats + 1):
@@ -48,7 +48,7 @@ def seconds(work: Callable[[], Any], repeats: int, machine: device.Machine | Non
     return statistics.median(taken[1:])
 
 
-def product(dtype: torch.dtype, side: int = 4096, machine: device.Machine | None = None) -> float:
+def product(dtype: torch.dtype, side: int = 4096, machine: device.Hardware | None = None) -> float:
     """GFLOP/s of a matrix product, on the machine's device; on a GPU of fifty, one after the other."""
     where = machine.device if machine else "cpu"
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
@@ -99,7 +99,7 @@ def parts(step: Callable[[], None], batch: int) -> dict[str, float]:
     return known
 
 
-def profiled(setting: str, asked: argparse.Namespace, machine: device.Machine) -> dict[str, float]:
+def profiled(setting: str, asked: argparse.Namespace, machine: device.Hardware) -> dict[str, float]:
     """The parts in a setting; "torch" as it comes, or "upcycle"."""
     if setting == "torch":
         torch.set_num_threads(machine.threads)
@@ -115,7 +115,7 @@ def elsewhere(setting: str, asked: argparse.Namespace) -> dict[str, float]:
     return dict(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
-def measure(machine: device.Machine, batch: int, size: int, rounds: int) -> dict[str, Any]:
+def measure(machine: device.Hardware, batch: int, size: int, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, every reading beside them."""
     has_bf16 = bool(set(machine.flags) & device.BF16_FLAGS)
     step = update(machine.precision, batch, size, torch.channels_last)

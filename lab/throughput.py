@@ -127,7 +127,7 @@ def peer(cell: Cell, folder: Path, asked: argparse.Namespace, *more: str, kept: 
     return dict(json.loads(text.splitlines()[-1]))
 
 
-def cells(wanted: str, machine: device.Machine) -> list[Cell]:
+def cells(wanted: str, machine: device.Hardware) -> list[Cell]:
     """Those of all cells that are wanted: "all", or names like "upcycle" and "fastai, guide" with semicolons between.
 
     Mixed precision where the processor has it. Keras's guide fixes the statistics, and is taken in both precisions; no
@@ -203,7 +203,7 @@ def processor_model() -> dict[str, str]:
     return {name: known[name] for name in ("cpu family", "model", "stepping") if name in known}
 
 
-def write(asked: argparse.Namespace, machine: device.Machine, readings: dict[Cell, list[dict[str, Any]]]) -> None:
+def write(asked: argparse.Namespace, machine: device.Hardware, readings: dict[Cell, list[dict[str, Any]]]) -> None:
     """All readings so far and their table."""
     found = [summary(cell, values) for cell, values in readings.items() if values]
     facts = {

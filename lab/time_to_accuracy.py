@@ -138,7 +138,7 @@ def command(tool: str) -> tuple[list[str], int | None]:
     if found := re.fullmatch(r"Keras article (\d+)", named):
         return ["keras_article.py", "--epochs", found[1]], pixels
     if found := re.fullmatch(r"upcycle full (\d+)", named):
-        return ["--recipe", "default", "--head-epochs", "0", "--freeze", "none", "--epochs", found[1]], pixels
+        return ["--recipe", "default", "--no-probe", "--freeze", "none", "--epochs", found[1]], pixels
     known = ", ".join([*COMMANDS, "upcycle full N", "fastai N", "fastai N, best", "fastai N, bf16", "Keras article N"])
     raise SystemExit(f"unknown tool {tool!r}: use {known}, each with @PIXELS or without")
 

@@ -24,12 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from upcycle import device
-from upcycle.config import Config
 from upcycle.data import cache
 from upcycle.data.folder import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model import zoo
-from upcycle.recipes import phases
 from upcycle.rundir import read_json, write_json
 from upcycle.task import Task
 from upcycle.training.features import extract
@@ -37,7 +35,7 @@ from upcycle.training.loss import Loss
 from upcycle.training.probe import Features, Split, train_probe
 
 
-def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Machine) -> dict[str, Any]:
+def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine: device.Hardware) -> dict[str, Any]:
     """Cross-validated losses and hits of heads that see `data` by a view, by head."""
     arch = zoo.resolve_arch(asked.arch)
     weights = zoo.get_weights(arch, str(asked.weights))
@@ -74,8 +72,7 @@ def probed(features: Features, index: Index, fold: Splits) -> npt.NDArray[np.flo
     """Log probabilities of the fold's test images by the probe of its other images, [n, K]."""
     sides = [Split(features, part, index.labels[part]) for part in (fold.train, fold.val)]
     task = Task.of(index.classes)
-    plan = phases(Config(recipe="probe", epochs=0), len(fold.train))
-    probe = train_probe(*sides, phase=plan[0], loss=Loss(task), seed=0)
+    probe = train_probe(*sides, loss=Loss(task), seed=0)
     return -task.costs(features[fold.test] @ probe.weight.numpy().T + probe.bias.numpy())
 
 

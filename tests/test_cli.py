@@ -208,9 +208,24 @@ def test_the_plan_of_classic_prints_first_and_last_rate_and_draws_figure_1(
     assert (tmp_path / "figure1.svg").read_text().lstrip().startswith("<?xml")
 
 
-def test_the_plan_of_the_default_recipe_shows_both_phases(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_of_the_default_recipe_shows_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["plan", "--steps-per-epoch", "10"])
-    assert ["head", "finetune"] == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert ["finetune"] == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_probe_has_no_schedule_to_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == main(["plan", "--recipe", "probe"])
+    assert "epochs = 0 trains the probe alone, which has no schedule" in capsys.readouterr().err
+
+
+def test_the_option_that_trained_the_probe_by_epochs_names_its_successor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old.toml").write_text("head_epochs = 0\n")
+    assert 2 == main(["plan", "--head-epochs", "0"])
+    assert 2 == main(["plan", "--config", str(tmp_path / "old.toml")])
+    lines = capsys.readouterr().err.splitlines()
+    assert [True, True] == ["--no-probe" in line for line in lines]
 
 
 def test_the_help_shows_how_a_folder_is_laid_out(capsys: pytest.CaptureFixture[str]) -> None:

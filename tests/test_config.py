@@ -63,7 +63,8 @@ def test_an_option_given_under_two_names_is_an_error() -> None:
     ("options", "message"),
     [
         ({"epochs": -1}, "epochs = -1: input should be greater than or equal to 0"),
-        ({"epochs": 0, "head_epochs": 0}, "nothing would be trained"),
+        ({"epochs": 0, "probe": False}, "nothing would be trained"),
+        ({"head_epochs": 3}, "'head_epochs' is gone: give --probe or --no-probe"),
         ({"epochs": 0, "weights": "none"}, "a probe needs pretrained weights"),
         ({"epochs": "x"}, "epochs = 'x': input should be a valid integer"),
         ({"lr": float("nan")}, "lr = nan: input should be a finite number"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from upcycle.device import (
-    Machine,
+    Hardware,
     apply,
     autocast,
     choose_precision,
@@ -29,7 +29,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's system
 
 def machine(**changed):
     facts = {"device": "cpu", "precision": "fp32", "threads": 1, "cores": 2, "processor": "A", "flags": ()}
-    return Machine(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
+    return Hardware(**({**facts, "gpu": None, "memory_gb": 8.0} | changed))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_bf16_may_be_asked_for_on_any_processor():
 
 def test_mps_computes_in_fp32_only():
     assert choose_precision("auto", "mps", ()) == "fp32"
-    with pytest.raises(ConfigError, match="precision bf16 is not to be had on mps here: use fp32"):
+    with pytest.raises(ConfigError, match="precision bf16 is not available on mps here: use fp32"):
         choose_precision("bf16", "mps", ())
 
 

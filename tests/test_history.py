@@ -1,9 +1,11 @@
 """Questions about rows: the best, and whether to stop."""
 
+import json
+
 import pytest
 
 from upcycle.errors import ConfigError, RunError
-from upcycle.history import History, Row, best, is_best, should_stop
+from upcycle.history import History, ProbeResult, Row, best, is_best, should_stop
 
 
 def row(epoch: int, val_loss: float, *, phase: str = "finetune", accuracy: float = 0.5) -> Row:
@@ -71,6 +73,18 @@ def test_without_patience_nothing_stops() -> None:
 def test_a_phase_is_judged_by_its_own_rows() -> None:
     rows = History((row(1, 0.1, phase="head"), row(1, 0.5), row(2, 0.4)))
     assert (1, 2) == tuple(one.epoch for one in rows.of("finetune").rows)
+
+
+def test_rows_of_a_head_trained_by_an_earlier_version_are_left_out() -> None:
+    rows = History((row(1, 0.1, phase="head"), row(1, 0.5)))
+    assert [("finetune", 1)] == [(one.phase, one.epoch) for one in History.from_dicts(rows.to_dicts()).rows]
+
+
+def test_a_probes_result_survives_plain_values() -> None:
+    result = ProbeResult({"common": 0.1, "each": 1e-3}, 0.25, 0.9, 0.875)
+    assert result == ProbeResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    with pytest.raises(RunError, match="a probe's result has the wrong keys"):
+        ProbeResult.from_dict({"strengths": {}})
 
 
 def test_rows_survive_plain_values() -> None:

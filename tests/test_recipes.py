@@ -22,7 +22,7 @@ def test_classic_is_the_articles_recipe() -> None:
         "augment": "none",
         "monitor": "val_loss",
         "patience": 5,
-        "head_epochs": 0,
+        "probe": False,
         "label_smoothing": 0.0,
         "mixup": 0.0,
         "layer_decay": 1.0,
@@ -41,12 +41,14 @@ def test_options_win_over_the_recipe() -> None:
     assert (7, 5) == (lambda config: (config.epochs, config.patience))(resolve({"recipe": "classic", "epochs": 7}))
 
 
-def test_the_default_recipe_has_two_phases_each_with_its_own_cycle() -> None:
-    head, tuned = phases(resolve({"epochs": 3}), 1000)
-    assert ("head", "finetune") == (head.name, tuned.name)
-    assert isinstance(head.schedule, OneCycle)
-    assert (head.steps, 3 * 32) == (tuned.first_step, tuned.steps)
-    assert tuned.rate(tuned.first_step) == tuned.schedule(0)
+def test_the_default_recipe_fine_tunes_by_one_cycle_whose_steps_count_from_0() -> None:
+    (tuned,) = phases(resolve({"epochs": 3}), 1000)
+    assert ("finetune", 0, 3 * 32) == (tuned.name, tuned.first_step, tuned.steps)
+    assert isinstance(tuned.schedule, OneCycle)
+
+
+def test_the_probe_has_no_phase() -> None:
+    assert () == phases(resolve({"recipe": "probe"}), 1000)
 
 
 def test_a_networks_first_training_is_not_called_fine_tuning() -> None:
@@ -66,7 +68,7 @@ def test_an_unknown_recipe_lists_the_known() -> None:
 
 
 def test_a_plan_draws_at_most_500_points_and_every_epoch_of_classic() -> None:
-    long = phases(resolve({"epochs": 40}), 10_000)[1].to_dict()
+    long = phases(resolve({"epochs": 40}), 10_000)[0].to_dict()
     classic = phases(resolve({"recipe": "classic"}), 2000)[0].to_dict()
     assert len(long["rates"]) <= 501
     assert 101 == len(classic["rates"])
@@ -82,7 +84,7 @@ def test_the_peak_is_lower_where_the_frozen_network_already_fits(probe_loss: flo
 
 
 def test_a_slowed_phase_counts_its_steps_from_the_runs_first() -> None:
-    _, tuned = phases(resolve({"epochs": 3}), 320)
+    (tuned,) = phases(resolve({"epochs": 3}), 320)
     slowed = tuned.slowed(tuned.first_step + 10, 0.5)
     rates = [slowed.rate(tuned.first_step + at).lr / tuned.rate(tuned.first_step + at).lr for at in (9, 10, 29)]
     assert [1.0, 0.5, 0.5] == rates
@@ -97,7 +99,7 @@ def test_a_rate_that_is_named_is_the_rate() -> None:
 
 def test_without_pretrained_weights_nothing_is_frozen_and_no_probe_is_trained() -> None:
     config = resolve({"weights": "none"})
-    assert (0, "none", "train", 1.0) == (config.head_epochs, config.freeze, config.bn, config.layer_decay)
+    assert (False, "none", "train", 1.0) == (config.probe, config.freeze, config.bn, config.layer_decay)
     assert "layer2" == resolve({"weights": "none", "freeze": "layer2"}).freeze
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from upcycle.jobs.api import Run as Run
     from upcycle.jobs.api import compare as compare
     from upcycle.jobs.api import train as train
-    from upcycle.jobs.inference import Classifier as Classifier
-    from upcycle.jobs.inference import Prediction as Prediction
-    from upcycle.jobs.inference import load as load
+    from upcycle.jobs.predict import Classifier as Classifier
+    from upcycle.jobs.predict import Prediction as Prediction
+    from upcycle.jobs.predict import load as load
     from upcycle.jobs.scan import Scan as Scan
     from upcycle.jobs.scan import scan as scan
     from upcycle.schedules import Constant as Constant
@@ -34,9 +34,9 @@ _HOMES = {
     "Run": "upcycle.jobs.api",
     "Comparison": "upcycle.jobs.api",
     "Scan": "upcycle.jobs.scan",
-    "load": "upcycle.jobs.inference",
-    "Classifier": "upcycle.jobs.inference",
-    "Prediction": "upcycle.jobs.inference",
+    "load": "upcycle.jobs.predict",
+    "Classifier": "upcycle.jobs.predict",
+    "Prediction": "upcycle.jobs.predict",
     "UpcycleError": "upcycle.errors",
     "OneCycle": "upcycle.schedules",
     "RampSustainDecay": "upcycle.schedules",

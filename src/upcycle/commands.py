@@ -259,7 +259,8 @@ def evaluate(
     """
     from upcycle.config import read_json
     from upcycle.evaluation.metrics import evaluate as measure
-    from upcycle.jobs.inference import evaluate_run, load
+    from upcycle.jobs.evaluate import evaluate_run
+    from upcycle.jobs.predict import load
     from upcycle.reporting.terminal import table
     from upcycle.rundir import RunDir
 
@@ -297,7 +298,7 @@ def predict(
     """
     from upcycle.data.listing import shown
     from upcycle.jobs.files import Outcome, asked, files_of, predict_files
-    from upcycle.jobs.inference import load
+    from upcycle.jobs.predict import load
     from upcycle.reporting.show import Standard, Terminal, console_of
 
     def line(outcome: Outcome) -> str:

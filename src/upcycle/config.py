@@ -32,6 +32,8 @@ ALIASES = {
 
 IMAGES = "one folder or a manifest"
 """What DATA is."""
+FACTS = ("data", "weights_sha256", "updates")
+"""What a run records beside its options."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
 """Options whose number may be left out again, by the word none."""
 
@@ -100,8 +102,8 @@ class Config(BaseModel):
         le=2**32,
         description="White in images of more than 8 bits, e.g. 4095 of 12 bits in 16; left out, 65535 of 16.",
     )
-    head_epochs: int = Field(
-        20, ge=0, le=10_000, description="Passes over the frozen features before fine-tuning (0: none)."
+    probe: bool = Field(
+        True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
     )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant"] = Field(
@@ -224,8 +226,8 @@ def check(config: Config) -> Config:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
     if config.epochs == 0 and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
-    if config.epochs == 0 and config.head_epochs == 0:
-        raise ConfigError("epochs = 0 trains the probe alone, and head_epochs = 0 none: nothing would be trained")
+    if config.epochs == 0 and not config.probe:
+        raise ConfigError("epochs = 0 trains the probe alone, and probe = false none: nothing would be trained")
     ramp = config.rampup + config.sustain
     if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
@@ -245,6 +247,8 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for name, value in values.items():
         key = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if key == "head_epochs":
+            raise ConfigError(f"{name!r}{where} is gone: give --probe or --no-probe (in Python and TOML: probe)")
         if key not in Config.model_fields:
             near = difflib.get_close_matches(key, [*Config.model_fields, *ALIASES], n=1)
             hint = f": did you mean {near[0]}?" if near else ": see upcycle train --help"
@@ -326,9 +330,10 @@ def read_json(path: Path) -> Config:
 
 def _options(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run's record, older ones under the names that they have now."""
-    facts = ("data", "weights_sha256", "updates")  # what a run records beside its options
-    options = {key: value for key, value in recorded.items() if key not in facts}
+    options = {key: value for key, value in recorded.items() if key not in FACTS}
     restarted = options.pop("more_epochs", ())
     if isinstance(restarted, list) and all(isinstance(epochs, int) for epochs in (*restarted, options.get("epochs"))):
         options["epochs"] += sum(restarted)
+    if "head_epochs" in options:  # of a version that trained the probe by epochs
+        options["probe"] = options.pop("head_epochs") != 0
     return options

@@ -37,7 +37,7 @@ FEW_CORES = 4
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """What a run computes on.
 
     `threads`: for arithmetic on the processor; `cores`: physical cores this process may use;
@@ -83,7 +83,7 @@ def detect(
     device: str = "auto",
     fold_bn: bool = True,
     workers: int | None = None,
-) -> Machine:
+) -> Hardware:
     """Say what to compute on, from the processor's flags, the GPU's capability and cgroup limits.
 
     "auto" takes CUDA, then MPS, then the CPU, and bf16 where the processor (AMX or AVX-512 BF16)
@@ -95,7 +95,7 @@ def detect(
     chosen = _device(device)
     processor, flags = processor_facts(root)
     cores = usable_cores(root)
-    return Machine(
+    return Hardware(
         device=chosen,
         precision=choose_precision(precision, chosen, flags),
         threads=threads_for(threads, cores),
@@ -109,7 +109,7 @@ def detect(
     )
 
 
-def apply(machine: Machine, seed: int | None = None) -> None:
+def apply(machine: Hardware, seed: int | None = None) -> None:
     """Set torch's threads, seed (if given) and deterministic algorithms, and keep freed memory, for this process.
 
     With these the same seed on the same CPU and thread count gives the same bits. On a GPU only
@@ -148,7 +148,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Compute in this thread alone, so that no pool of threads is begun: a process that is forked has none."""
+    """Compute in this thread alone, so that no pool of threads is started: a process that is forked has none."""
     import torch
 
     threads = torch.get_num_threads()
@@ -216,7 +216,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in told)
 
 
-def settle(machine: Machine) -> None:
+def settle(machine: Hardware) -> None:
     """Wait until an accelerator has done what is queued for it; on a processor nothing is."""
     if machine.device == "cpu":
         return
@@ -225,14 +225,14 @@ def settle(machine: Machine) -> None:
     (torch.cuda if machine.device == "cuda" else torch.mps).synchronize()
 
 
-def computed_in(machine: Machine) -> "torch.dtype":
+def computed_in(machine: Hardware) -> "torch.dtype":
     """The type of numbers that convolutions and matrix products are computed in."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[machine.precision]
 
 
-def autocast(machine: Machine) -> AbstractContextManager[Any]:
+def autocast(machine: Hardware) -> AbstractContextManager[Any]:
     """Return the context to run a forward pass in: mixed precision, or nothing for fp32."""
     if machine.precision == "fp32":
         return contextlib.nullcontext()
@@ -249,7 +249,7 @@ def seed_for(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def environment(machine: Machine) -> dict[str, Any]:
+def environment(machine: Hardware) -> dict[str, Any]:
     """Describe the machine and the versions in plain values for JSON; a missing package is None."""
     packages = ("upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn")
     return {
@@ -316,7 +316,7 @@ def choose_precision(asked: str, device: Device, flags: tuple[str, ...]) -> Prec
         native = bool(BF16_FLAGS & set(flags)) if device == "cpu" else "bf16" in possible
         return "bf16" if native else "fp32"
     if asked not in possible:
-        raise ConfigError(f"precision {asked} is not to be had on {device} here: use {' or '.join(possible)}")
+        raise ConfigError(f"precision {asked} is not available on {device} here: use {' or '.join(possible)}")
     return asked
 
 

@@ -1,7 +1,7 @@
 """Rows of what happened, one an epoch, and pure questions about them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -38,6 +38,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ProbeResult:
+    """How the probe came out: the strength of L2 by scaling of the features, and its scores on validation images.
+
+    The loss is a mean over images, in nats; accuracy and F1 lie in 0..1.
+    """
+
+    strengths: Mapping[str, float]
+    val_loss: float
+    val_accuracy: float
+    val_f1_macro: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {**asdict(self), "strengths": dict(self.strengths)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "ProbeResult":
+        """The inverse of `to_dict`; RunError for values that lack a key or have one too many."""
+        names = {field.name for field in fields(cls)}
+        if names != values.keys() or not isinstance(values["strengths"], Mapping):
+            raise RunError(f"a probe's result has the wrong keys: {sorted(names ^ values.keys())}")
+        return cls(**values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class History:
     """The rows of a run, in order."""
 
@@ -60,14 +85,19 @@ class History:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> "History":
-        """The inverse of `to_dicts`; RunError for rows that lack a key or have one too many."""
+        """The inverse of `to_dicts`, without the head's; RunError for rows that lack a key or have one too many."""
         names = {field.name for field in fields(Row)}
-        plain = list(rows)
+        plain = without_head(rows)
         for row in plain:
             wrong = (names ^ row.keys()) - {"retries"}  # which is younger than some runs
             if wrong:
                 raise RunError(f"a history row has the wrong keys: {sorted(wrong)}")
         return cls(tuple(Row(**row) for row in plain))
+
+
+def without_head(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of fine-tuning alone: earlier versions trained the probe by epochs, in a phase "head"."""
+    return [row for row in rows if row.get("phase") != "head"]
 
 
 def check_monitor(monitor: str) -> str:

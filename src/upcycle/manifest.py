@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ RESULTS = (
     "model.json",
     "plan.json",
     "plan.jsonl",
+    "probe.json",
     "audit.json",
     "splits.csv",
     "history.jsonl",
@@ -30,7 +32,7 @@ def write_sealed(run: RunDir, path: Path, value: Any) -> None:
     _write(run, path, plain_json(value))
 
 
-def write_sealed_lines(run: RunDir, path: Path, rows: list[dict[str, Any]]) -> None:
+def write_sealed_lines(run: RunDir, path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write a JSON-lines file of a run, and its checksum beside it."""
     _write(run, path, plain_lines(rows))
 

@@ -9,14 +9,14 @@ from upcycle.config import Config, build, canonical
 from upcycle.errors import ConfigError
 from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
 
-RECIPES: dict[str, dict[str, Any]] = {
+RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
     "default": {},
     # The article "Fine-tuning pre-trained ResNet-50 with one-cycle learning rate" (Transfer Learning in
     # Action); docs/recipes.md lists what it leaves unsaid and what is taken for it.
     "classic": {
         "epochs": 100,
-        "head_epochs": 0,
+        "probe": False,
         "batch_size": 32,
         "schedule": "ramp-sustain-decay",
         "lr": 1e-4,
@@ -44,7 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "arch": "simple-cnn",
         "weights": "none",
         "epochs": 100,
-        "head_epochs": 0,
+        "probe": False,
         "schedule": "constant",
         "lr": 1e-3,
         "optimizer": "adam",
@@ -73,11 +73,11 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     return build({**RECIPES[name], **exact, **_from_scratch(name, named), **named, "recipe": name})
 
 
-def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, Any]:
+def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
     """What changes without pretrained weights: nothing is worth freezing, no features are worth a probe."""
     if named.get("weights", RECIPES[name].get("weights")) != "none":
         return {}
-    return {"head_epochs": 0, "freeze": "none", "bn": "train", "layer_decay": 1.0}
+    return {"probe": False, "freeze": "none", "bn": "train", "layer_decay": 1.0}
 
 
 def schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -134,7 +134,7 @@ class Phase:
         """The same with its learning rate times `factor` from the run's update `step` on."""
         return replace(self, schedule=Scaled(self.schedule, step - self.first_step, factor))
 
-    def to_dict(self, points: int = 500) -> dict[str, Any]:
+    def to_dict(self, points: int = 500) -> dict[str, object]:
         """Plain values, with at most `points` rates to draw."""
         per_epoch = by_epoch(self.schedule)
         stride = self.steps_per_epoch if per_epoch else max(1, -(-self.steps // points))
@@ -148,13 +148,6 @@ class Phase:
             "schedule": to_dict(self.schedule),
             "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
         }
-
-
-HEAD_BATCH = 256
-HEAD_STEPS = 20
-"""An epoch of the head phase is a pass over the features in batches of 256, and at least 20 updates."""
-HEAD_RATES = (3e-3, 3e-2)
-"""Peaks tried for the head: wide features need small steps, few or uneven ones need large steps."""
 
 
 FAR = 0.35
@@ -181,17 +174,9 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def phases(config: Config, images: int) -> tuple[Phase, ...]:
-    """What a run on `images` training images does: the head on frozen features, then fine-tuning, each if asked for."""
-    planned: list[Phase] = []
-    first = 0
-    if config.head_epochs:
-        steps = max(HEAD_STEPS, steps_per_epoch(images, HEAD_BATCH))
-        cycle = OneCycle(HEAD_RATES[0], config.head_epochs * steps, div_final=1e4)
-        planned.append(Phase("head", config.head_epochs, steps, cycle))
-        first = planned[0].steps
+    """What a run on `images` training images does after the probe: fine-tuning, or nothing."""
     if not config.epochs:
-        return tuple(planned)
+        return ()
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"
-    planned.append(Phase(name, config.epochs, steps, schedule(config, steps), first))
-    return tuple(planned)
+    return (Phase(name, config.epochs, steps, schedule(config, steps)),)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,7 +38,7 @@ def _finite(value: Any) -> Any:
     """Replace NaN and infinities by None, which JSON can say."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
@@ -178,7 +178,7 @@ def _check_size(path: Path) -> None:
         raise RunError(f"{path} has {path.stat().st_size / 1e6:.0f} MB, more than a run writes there: it is not read")
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
+def append_line(path: Path, row: Mapping[str, object]) -> None:
     """Append `row` as one JSON line and flush it to disk."""
     line = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
     with storage_errors(path), path.open("a", encoding="utf-8") as file:
@@ -187,12 +187,12 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write a JSON-lines file atomically."""
     write_text(path, plain_lines(rows))
 
 
-def plain_lines(rows: list[dict[str, Any]]) -> str:
+def plain_lines(rows: Sequence[Mapping[str, object]]) -> str:
     """`rows` as `write_lines` writes them."""
     return "".join(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
@@ -244,6 +244,11 @@ class RunDir:
     def plan(self) -> Path:
         """Phases with their schedules (JSON)."""
         return self.root / "plan.json"
+
+    @property
+    def probe(self) -> Path:
+        """How the probe came out (JSON)."""
+        return self.root / "probe.json"
 
     @property
     def events(self) -> Path:
@@ -319,7 +324,7 @@ class RunDir:
         return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
 
     def is_run(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started here."""
         return self.status_file.exists()
 
     def has_work(self) -> bool:

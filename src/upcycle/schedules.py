@@ -7,7 +7,7 @@ The one-cycle policy is Leslie Smith's (arXiv 1506.01186, 1708.07120, 1803.09820
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -208,7 +208,7 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     return values
 
 
-def from_dict(values: dict[str, Any]) -> Schedule:
+def from_dict(values: Mapping[str, Any]) -> Schedule:
     """The schedule that `to_dict` wrote; ConfigError for an unknown kind or key."""
     plain = dict(values)
     kind = plain.pop("kind", None)

@@ -29,7 +29,7 @@ import timm
 
 import upcycle
 import upcycle.jobs.api
-import upcycle.jobs.keep
+import upcycle.jobs.session
 import upcycle.reporting.report
 from upcycle.reporting.show import Silent
 
@@ -37,11 +37,15 @@ PHASES = {
     "decoding": ["upcycle.data.cache:decoded"],
     "cache": ["upcycle.data.cache:_write"],
     "features": ["upcycle.training.features:_features", "upcycle.training.features:_write"],
-    "head": ["upcycle.training.probe:_epoch_batches"],
+    "probe": ["upcycle.training.probe:minimize"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
-    "record": ["upcycle.rundir:write_json", "upcycle.jobs.keep:append_line", "upcycle.jobs.keep:write_lines"],
-    "evaluation": ["upcycle.jobs.stages:predict", "upcycle.jobs.stages:write_results", "upcycle.jobs.finish:evaluate"],
+    "record": ["upcycle.rundir:write_json", "upcycle.jobs.session:append_line", "upcycle.jobs.session:write_lines"],
+    "evaluation": [
+        "upcycle.jobs.finetune:predict",
+        "upcycle.jobs.stages:write_results",
+        "upcycle.jobs.results:evaluate",
+    ],
     "report": [
         "upcycle.reporting.report:_draw",
         "upcycle.reporting.report:_render",
@@ -100,7 +104,7 @@ def train(data: Path, weights: Path, out: Path, recipe: str) -> None:
     """A run, or the rest of it."""
     create = timm.create_model
     timm.create_model = lambda arch, **given: create(arch, **{**given, "drop_rate": 0.2, "drop_path_rate": 0.2})
-    upcycle.jobs.keep.MOST_OF_THE_TIME = 1e9  # a state after nearly every update
+    upcycle.jobs.session.MOST_OF_THE_TIME = 1e9  # a state after nearly every update
     epochs = {"default": 3, "classic": 6}[recipe]
     given = {**OPTIONS, "weights": str(weights), "recipe": recipe, "epochs": epochs, "cache": str(out.parent / "cache")}
     upcycle.train(data, out=out, resume=True, show=Silent(), **given)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_THE_HEAD = ("features", "head")
+OF_THE_PROBE = ("features", "probe")
 """Phases that `classic` does not have."""
-ALL = ("decoding", "cache", "features", "head", "step", "checkpoint", "record", "evaluation", "report")
+ALL = ("decoding", "cache", "features", "probe", "step", "checkpoint", "record", "evaluation", "report")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -36,7 +36,7 @@ def test_a_handful_of_kills_changes_no_byte(photos: Path, tiny_weights: Path, tm
 def test_a_hundred_kills_of_each_recipe_change_no_byte(
     recipe: str, photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    phases = [phase for phase in ALL if recipe == "default" or phase not in OF_THE_HEAD]
+    phases = [phase for phase in ALL if recipe == "default" or phase not in OF_THE_PROBE]
     counts = killed(recipe, [f"{phase}:12" for phase in phases], photos, tiny_weights, tmp_path / "kills")
     assert set(phases) == set(counts)
     assert all(count >= 10 for count in counts.values())

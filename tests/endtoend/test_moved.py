@@ -71,7 +71,7 @@ def test_other_images_at_another_place_are_refused_and_the_run_stays_as_it_was(
     else:
         write_classes(moved, {"across": 1}, start=500)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match=rf"run was begun with {photos}, not {moved} \(.+\): give another --out$"):
+    with pytest.raises(RunError, match=rf"run was started with {photos}, not {moved} \(.+\): give another --out$"):
         upcycle.train(moved, out=tmp_path / "run", resume=True, show=Silent())
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
@@ -79,7 +79,7 @@ def test_other_images_at_another_place_are_refused_and_the_run_stays_as_it_was(
 def test_a_finished_run_learns_where_its_images_are(photos: Path, tmp_path: Path) -> None:
     run = upcycle.train(photos, out=tmp_path / "run", show=Silent(), **FAST)
     moved = photos.rename(tmp_path / "moved")
-    with pytest.raises(RunError, match="was begun with"):
+    with pytest.raises(RunError, match="was started with"):
         upcycle.train(tmp_path, out=run.path, resume=True, show=Silent())
     upcycle.train(moved, out=run.path, resume=True, show=Silent())
     assert str(moved) == read_json(run.directory.config)["data"]

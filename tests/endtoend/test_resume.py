@@ -97,12 +97,12 @@ def test_a_signal_ends_a_run_after_its_update_with_a_code_and_the_command_that_g
         at_update(5, lambda: os.kill(os.getpid(), number), patch)
         assert code == main(words(photos, tiny_weights, tmp_path / "run"))
     said = capsys.readouterr()
-    assert f"to go on: upcycle train --out {tmp_path / 'run'} --resume" in said.out
+    assert f"to resume: upcycle train --out {tmp_path / 'run'} --resume" in said.out
     assert said.err.splitlines()[-1].startswith("upcycle: ")
     assert "interrupted" == upcycle.Run(tmp_path / "run").directory.status()["state"]
     show = Said()
     upcycle.train(out=tmp_path / "run", resume=True, show=show)
-    assert "going on after epoch 1 of 3 and 2 of 3 updates" in show.told
+    assert "resuming after epoch 1 of 3 and 2 of 3 updates" in show.told
     assert results(whole) == results(tmp_path / "run")
 
 
@@ -149,14 +149,14 @@ def test_damaged_states_are_told_and_the_result_is_the_same(
     flip(newer)
     show = Said()
     upcycle.train(out=tmp_path / "run", resume=True, show=show)
-    assert "going on after epoch 2 of 3" in show.told
+    assert "resuming after epoch 2 of 3" in show.told
     assert 1 == sum(text.endswith("; the other one is taken") for text in show.told)
     assert results(whole) == results(tmp_path / "run")
     for state in (older, newer):
         flip(tmp_path / "again" / state.relative_to(tmp_path / "run"))
     show = Said()
     upcycle.train(out=tmp_path / "again", resume=True, show=show)
-    assert 2 == sum(text.endswith("; fine-tuning begins again") for text in show.told)
+    assert 2 == sum(text.endswith("; fine-tuning starts again") for text in show.told)
     assert results(whole) == results(tmp_path / "again")
 
 
@@ -305,12 +305,12 @@ def test_another_input_than_before_is_refused(photos: Path, tiny_weights: Path, 
         options = {**OPTIONS, "input": str(seen), "weights": str(tiny_weights)}
         upcycle.train(photos, out=tmp_path / "run", show=Silent(), **options)
     seen.write_text('{"mean": [0.1, 0.1, 0.1]}', encoding="utf-8")
-    with pytest.raises(RunError, match=r"was begun with mean = \[0.5, 0.5, 0.5\], not \[0.1"):
+    with pytest.raises(RunError, match=r"was started with mean = \[0.5, 0.5, 0.5\], not \[0.1"):
         upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
 
 
 def test_a_new_run_takes_no_other_ones_place(whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    from upcycle.jobs.begin import begin
+    from upcycle.jobs.start import begin
     from upcycle.jobs.train import run_training
 
     options = {**OPTIONS, "weights": str(tiny_weights)}
@@ -373,9 +373,9 @@ def test_a_retry_goes_on_after_the_last_whole_epoch_at_half_the_rate(
     with pytest.MonkeyPatch.context() as patch:
         exploding(5, patch)
         run = upcycle.train(photos, out=tmp_path / "run", **options)
-    (told,) = [text for text in show.told if "Going on" in text]
+    (told,) = [text for text in show.told if "Resuming" in text]
     assert f"the loss is not finite between updates {FIRST + 4} and {FIRST + 5} of phase finetune" in told
-    assert told.endswith("Going on after epoch 1 at half the rate")
+    assert told.endswith("Resuming after epoch 1 at half the rate")
     first, *others = rates(whole)
     assert [first, *(rate / 2 for rate in others)] == rates(tmp_path / "run")
     assert [0, 1, 1] == [row.retries for row in run.history.of("finetune").rows]
@@ -464,7 +464,7 @@ def test_a_run_that_stopped_as_its_loss_exploded_can_be_gone_on_with_by_retrying
 def tight(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     """Let there be room for so many images at a time."""
     monkeypatch.setattr(
-        "upcycle.jobs.room.largest_micro_batch", lambda *_, batch, **__: (min(batch, images), 5 * 10**9)
+        "upcycle.jobs.finetune.largest_micro_batch", lambda *_, batch, **__: (min(batch, images), 5 * 10**9)
     )
 
 
@@ -476,7 +476,7 @@ def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
     tight(monkeypatch, 3)
     show = Said()
     run = upcycle.train(photos, out=tmp_path / "run", show=show, **options)
-    (told,) = [text for text in show.told if "at a time" in text]
+    (told,) = [text for text in show.told if "micro-batches" in text]
     assert told.startswith("training 8 images of 32 px at once takes about 5.0 GB and ")
     assert [3] == [event["images"] for event in read_lines(run.directory.events)]
     ours, theirs = ([row.val_loss for row in made.history.rows] for made in (run, plain))
@@ -553,7 +553,7 @@ def test_a_run_is_not_gone_on_with_with_other_weights(photos: Path, tiny_weights
     stopped(photos, mine, tmp_path / "run")
     tensors = load_file(mine)
     save_file({**tensors, "fc.bias": tensors["fc.bias"] + 1}, mine)
-    with pytest.raises(RunError, match="was begun with other weights than"):
+    with pytest.raises(RunError, match="was started with other weights than"):
         upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
 
 
@@ -562,7 +562,7 @@ def test_other_threads_than_before_are_told(stopped_run: Path, tmp_path: Path) -
     write_sealed(run, run.environment, {**read_json(run.environment), "threads": 7})
     show = Said()
     upcycle.train(out=run.root, resume=True, show=show)
-    assert any("was begun with threads 7, now it is 1: bits may differ" in text for text in show.told)
+    assert any("was started with threads 7, now it is 1: bits may differ" in text for text in show.told)
 
 
 def test_a_run_of_an_earlier_version_with_a_restart_can_be_read(whole: Path, tmp_path: Path) -> None:

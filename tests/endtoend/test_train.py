@@ -28,6 +28,7 @@ from tests.reporting.pages import Page
 from upcycle.cli import main
 from upcycle.data.split_file import Recorded
 from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, WeightsError
+from upcycle.history import ProbeResult
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.recipes import adapted_rate
@@ -65,6 +66,7 @@ def test_a_run_leaves_everything_that_later_stages_read(trained: upcycle.Run) ->
         "history.jsonl",
         "model.json",
         "plan.json",
+        "probe.json",
         "predictions/probe_test.csv",
         "predictions/probe_val.csv",
         "predictions/test.csv",
@@ -78,12 +80,20 @@ def test_a_run_leaves_everything_that_later_stages_read(trained: upcycle.Run) ->
     assert "finished" == trained.directory.status()["state"]
 
 
-def test_the_default_recipe_logs_both_phases(trained: upcycle.Run) -> None:
+def test_the_history_holds_fine_tuning_alone(trained: upcycle.Run) -> None:
     rows = trained.history.rows
-    assert ["head"] * 20 + ["finetune"] * 3 == [row.phase for row in rows]
-    assert [1, 2, 3] == [row.epoch for row in rows[20:]]
-    assert 400 == rows[19].step
-    assert 400 + 3 == rows[-1].step
+    assert [("finetune", 1, 1), ("finetune", 2, 2), ("finetune", 3, 3)] == [
+        (row.phase, row.epoch, row.step) for row in rows
+    ]
+
+
+def test_the_probes_recorded_scores_are_those_of_its_predictions(trained: upcycle.Run) -> None:
+    result = ProbeResult.from_dict(json.loads(trained.directory.probe.read_text()))
+    values = json.loads(trained.directory.evaluation.read_text())
+    found = values.get("probe_val") or values["val"]
+    assert found["log_loss"]["value"] == pytest.approx(result.val_loss, abs=1e-4)
+    assert found["accuracy"]["value"] == result.val_accuracy
+    assert ["common", "between", "each"] == list(result.strengths)
 
 
 def test_splits_record_every_file_with_its_content_hash(trained: upcycle.Run) -> None:
@@ -119,7 +129,7 @@ def test_the_test_f1_stands_where_it_is_promised(trained: upcycle.Run) -> None:
 def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_the_bit(
     trained: upcycle.Run, photos: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     recorded = trained.predictions("test")
     classifier = upcycle.load(trained.path)
@@ -146,7 +156,7 @@ def test_a_run_killed_while_its_report_is_written_gets_it_and_keeps_nothing_half
 
 
 def test_a_run_that_kept_batchnorm_apart_is_predicted_so(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     runs = {
         fold: upcycle.train(photos, out=tmp_path / str(fold), weights=str(tiny_weights), epochs=0, fold_bn=fold, **FAST)
@@ -210,7 +220,7 @@ def test_a_run_without_its_images_is_reported_again(trained: upcycle.Run, tmp_pa
 
 def test_a_run_in_the_way_is_refused_with_the_command_that_goes_on(trained: upcycle.Run, photos: Path) -> None:
     before = (trained.path / "history.jsonl").read_bytes()
-    message = f"{trained.path} is not empty; to go on with it: upcycle train --out {trained.path} --resume"
+    message = f"{trained.path} already exists. Resume it with `upcycle train --out {trained.path} --resume"
     with pytest.raises(RunError, match=message):
         upcycle.train(photos, out=trained.path, weights="none", **FAST)
     assert before == (trained.path / "history.jsonl").read_bytes()
@@ -262,9 +272,9 @@ def test_resume_with_other_options_or_images_is_refused(photos: Path, tiny_weigh
     options = {**FAST, "weights": str(tiny_weights), "epochs": 3}
     with pytest.raises(KeyboardInterrupt):
         upcycle.train(photos, out=tmp_path / "run", **{**options, "show": StopAfter(1)})
-    with pytest.raises(RunError, match="was begun with lr = 0.001, not 0.01, batch_size = 32, not 4: give another"):
+    with pytest.raises(RunError, match="was started with lr = 0.001, not 0.01, batch_size = 32, not 4: give another"):
         upcycle.train(out=tmp_path / "run", resume=True, lr=0.01, batch_size=4, show=Silent())
-    with pytest.raises(RunError, match="was begun with .*photos.*, not"):
+    with pytest.raises(RunError, match="was started with .*photos.*, not"):
         upcycle.train(tmp_path, out=tmp_path / "run", resume=True, show=Silent())
 
 
@@ -276,7 +286,7 @@ def test_resume_with_other_images_says_which(photos: Path, tiny_weights: Path, t
         upcycle.train(data, out=tmp_path / "run", **options)
     draw(0, 999).save(data / "test" / "across" / "200.png")
     (data / "test" / "across" / "201.png").unlink()
-    with pytest.raises(RunError, match=r"begun with \(1 gone: .*201.png, 1 of other content: .*200.png\)"):
+    with pytest.raises(RunError, match=r"started with \(1 gone: .*201.png, 1 of other content: .*200.png\)"):
         upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
 
 
@@ -329,7 +339,7 @@ def test_without_room_for_the_decoded_images_a_run_gives_the_same_bits(
     )
     (room,) = [text for text in told if "room" in text]
     assert room.startswith("the decoded images need 0.")
-    assert room.endswith("Going on without: every epoch reads and decodes the files again, which is slower")
+    assert room.endswith("Continuing without: every epoch reads and decodes the files again, which is slower")
     assert not (tmp_path / "cache" / "images").exists() or not any((tmp_path / "cache" / "images").iterdir())
     assert run.history.to_dicts() == trained.history.to_dicts()
     for name in ("val", "test", "probe_test"):
@@ -348,8 +358,7 @@ def test_without_a_folder_to_keep_decoded_images_in_a_temporary_one_is_told_and_
     run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), epochs=3, **FAST)
     (spare,) = (tmp_path / "temporary").iterdir()
     expected = (
-        f"cannot write {tmp_path}/home/cache: Not a directory. Going on with {spare}: give --cache FOLDER, "
-        "or set UPCYCLE_CACHE"
+        f"cannot write {tmp_path}/home/cache: Not a directory. Using {spare}: give --cache FOLDER, or set UPCYCLE_CACHE"
     )
     assert [expected] == [text for text in told if "cache" in text]
     assert {"images", "features"} == {path.name for path in spare.iterdir()}
@@ -367,7 +376,7 @@ def test_a_cross_validation_goes_on_with_the_same_images_alone(tiny_weights: Pat
     shutil.rmtree(out / "fold-2")
     RunDir(out).set_status("interrupted", seconds=1.0)
     (data / "across" / "000.png").rename(tmp_path / "000.png")
-    with pytest.raises(RunError, match="the images or their split are not those .*fold-1 was begun with"):
+    with pytest.raises(RunError, match="the images or their split are not those .*fold-1 was started with"):
         upcycle.train(out=out, resume=True, show=Silent())
     assert not (out / "fold-2").exists()
     (tmp_path / "000.png").rename(data / "across" / "000.png")
@@ -568,7 +577,7 @@ def test_a_device_that_is_asked_for_and_not_there_is_refused(trained: upcycle.Ru
 def test_evaluating_images_of_an_unknown_class_is_refused(trained: upcycle.Run, tmp_path: Path) -> None:
     write_classes(tmp_path / "data", {"across": 3, "zebra": 3})
     assert 3 == main(["evaluate", str(trained.path), str(tmp_path / "data")])
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     with pytest.raises(DataError, match="has a class 'zebra' the model does not know: it knows across, down"):
         evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test")
@@ -581,7 +590,7 @@ def test_an_image_that_changed_since_the_split_is_not_evaluated_as_the_old_one(
     shutil.copytree(photos, data)
     run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, **FAST)
     draw(0, 999).save(data / "test" / "across" / "200.png")
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     with pytest.raises(DataError, match="200.png is not the file it was"):
         evaluate_run(upcycle.load(run.path), None, "test")
@@ -600,7 +609,7 @@ class Warnings(Silent):
 def test_images_the_model_trained_on_and_damaged_ones_are_told(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data")
     (tmp_path / "data" / "down" / "empty.png").write_bytes(b"")
@@ -614,7 +623,7 @@ def test_images_the_model_trained_on_and_damaged_ones_are_told(
 
 
 def test_an_image_cut_short_in_another_folder_is_told_and_left_out(trained: upcycle.Run, tmp_path: Path) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     write_classes(tmp_path / "data", {"across": 3, "down": 3}, start=300)
     Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "data" / "down" / "cut.jpg")
@@ -630,7 +639,7 @@ def test_an_image_cut_short_in_another_folder_is_told_and_left_out(trained: upcy
 def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     shutil.copytree(photos, tmp_path / "moved")
     write_classes(tmp_path / "moved" / "train", {"across": 3}, start=300)
@@ -645,7 +654,7 @@ def test_where_the_photos_have_moved_the_runs_own_split_is_evaluated(
 def test_own_images_are_known_by_content_wherever_they_are_listed(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     everything = sorted(photos.rglob("*.png"))
     lines = ["path,label", *(f"{path},{path.parent.name}" for path in everything)]
@@ -655,7 +664,7 @@ def test_own_images_are_known_by_content_wherever_they_are_listed(
 
 
 def test_own_copies_and_groups_are_kept_and_a_larger_declared_split_is_taken_whole(tmp_path: Path) -> None:
-    from upcycle.jobs.inference import _own_rows
+    from upcycle.jobs.evaluate import _own_rows
 
     own = [Recorded(f"old/{at}", "a", "test", f"group {at}", str(content)) for at, content in enumerate((1, 1, 2))]
     index = made("aaab", contents=[1, 2, 1, 3])
@@ -673,7 +682,7 @@ def test_own_copies_and_groups_are_kept_and_a_larger_declared_split_is_taken_who
 def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
     trained: upcycle.Run, photos: Path, tmp_path: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     rows = [(str(photos / path), "down") for path in trained.predictions("test").paths]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *(",".join(row) for row in rows)]), encoding="utf-8")
@@ -684,7 +693,7 @@ def test_a_manifest_with_corrected_labels_is_evaluated_by_them(
 def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
     photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data" / "train")
     shutil.copytree(photos / "test", tmp_path / "data" / "held")
@@ -702,14 +711,14 @@ def test_a_run_with_a_test_split_of_its_own_name_can_be_evaluated_on_any_folder(
 
 
 def test_a_folder_of_a_single_class_can_be_evaluated(trained: upcycle.Run, tmp_path: Path) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     write_classes(tmp_path / "data", {"across": 1}, start=300)
     assert 1 == len(evaluate_run(upcycle.load(trained.path), tmp_path / "data", "test"))
 
 
 def test_a_folder_without_the_asked_split_is_refused(trained: upcycle.Run, photos: Path, tmp_path: Path) -> None:
-    from upcycle.jobs.inference import evaluate_run
+    from upcycle.jobs.evaluate import evaluate_run
 
     shutil.copytree(photos / "train", tmp_path / "data" / "train")
     with pytest.raises(DataError, match="has no images in the split 'test'"):
@@ -738,7 +747,7 @@ def test_early_stopping_stops_a_run(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.7, 0.8, 0.9])
-    monkeypatch.setattr("upcycle.jobs.stages._validate", lambda *_: Scores(next(losses), 0.5, 0.5))
+    monkeypatch.setattr("upcycle.jobs.finetune.score", lambda *_: Scores(next(losses), 0.5, 0.5))
     options = {"recipe": "classic", "epochs": 6, "patience": 2, **FAST}
     run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **options)
     assert [True, True, False, False] == [row.best for row in run.history.rows]
@@ -747,8 +756,8 @@ def test_early_stopping_stops_a_run(
 
 
 def test_the_peak_of_fine_tuning_is_fitted_to_the_probe(trained: upcycle.Run) -> None:
-    _, tuned = json.loads(trained.directory.plan.read_text())["phases"]
-    loss = trained.history.of("head").rows[-1].val_loss
+    (tuned,) = json.loads(trained.directory.plan.read_text())["phases"]
+    loss = json.loads(trained.directory.probe.read_text())["val_loss"]
     assert adapted_rate(trained.config.lr, loss, 2) == pytest.approx(tuned["schedule"]["lr_max"])
     assert tuned["schedule"]["lr_max"] < trained.config.lr
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.evaluation import predict
 
-CPU = Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+CPU = Hardware("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
 
 
 def padded(counts: list[int]) -> list[tuple[torch.Tensor, int]]:

@@ -120,8 +120,8 @@ def test_a_finished_run_of_other_options_is_not_taken_for_the_grids(
     photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     options = {"weights": str(tiny_weights), "show": Silent(), **FAST}
-    upcycle.train(photos, out=tmp_path / "ladder/runs/probe-seed-0", recipe="probe", head_epochs=3, **options)
-    with pytest.raises(RunError, match="was trained with head_epochs = 3, not 20"):
+    upcycle.train(photos, out=tmp_path / "ladder/runs/probe-seed-0", recipe="probe", label_smoothing=0.1, **options)
+    with pytest.raises(RunError, match="was trained with label_smoothing = 0.1, not 0.0"):
         upcycle.compare(photos, rungs=["probe", "default"], seeds=1, out=tmp_path / "ladder", resume=True, **options)
 
 
@@ -212,7 +212,7 @@ def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
 def test_what_a_list_sets_aside_no_rung_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/across/*"))[::7]]
     (tmp_path / "list.csv").write_text("excluded,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names))
-    (tmp_path / "short.toml").write_text("epochs = 0\nhead_epochs = 5\n")
+    (tmp_path / "short.toml").write_text("epochs = 0\nlabel_smoothing = 0.1\n")
     compared = upcycle.compare(
         photos,
         rungs=["probe", str(tmp_path / "short.toml")],
@@ -335,7 +335,7 @@ def test_runs_tested_on_other_images_are_refused(
             (flat / label / file.name).write_bytes(file.read_bytes())
     options = {"weights": str(tiny_weights), "show": Silent(), "recipe": "probe", **FAST}
     for seed in (0, 1):
-        upcycle.train(flat, out=tmp_path / f"run-{seed}", seed=seed, head_epochs=5 + seed, **options)
+        upcycle.train(flat, out=tmp_path / f"run-{seed}", seed=seed, label_smoothing=seed / 10, **options)
     assert 5 == main(["compare", str(tmp_path / "run-0"), str(tmp_path / "run-1"), "--out", str(tmp_path / "c")])
     assert "only runs with the same test images can be compared; train them with one --split-seed" in (
         capsys.readouterr().err

@@ -20,30 +20,25 @@ from upcycle.data.listing import Quarantined
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split
 from upcycle.data.stream import Stream
-from upcycle.device import Machine, detect
+from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
-from upcycle.jobs import inference
-from upcycle.jobs.prepare import Job, Prepared, decode, describe, fit_size, machine_of, unused
+from upcycle.jobs import predict
+from upcycle.jobs.prepare import Prepared, decode, fit_size, machine_of, workers_for
+from upcycle.jobs.review import describe, unused
 from upcycle.recipes import resolve
 from upcycle.reporting.show import Silent
 
 CPU = replace(detect(precision="fp32", threads=3, device="cpu"), cores=8)
 
 
-def job(frames: Any, device: str) -> Job:
-    machine = replace(CPU, device=cast(Any, device))
-    nothing = cast(Any, None)
-    return Job(nothing, nothing, machine, nothing, cast(Any, SimpleNamespace(frames=frames)), nothing, nothing)
-
-
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 2)])
-def test_decoded_images_are_cropped_by_the_machines_feeders(device: str, expected: int) -> None:
-    assert expected == job([], device).workers
+def test_decoded_images_are_cropped_by_the_machines_feeders(device: Any, expected: int) -> None:
+    assert expected == workers_for(cast(Any, []), replace(CPU, device=device))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_files_are_decoded_by_as_many_threads_as_there_are(device: str) -> None:
-    assert job(Stream.__new__(Stream), device).workers == 3
+def test_files_are_decoded_by_as_many_threads_as_there_are(device: Any) -> None:
+    assert 3 == workers_for(Stream.__new__(Stream), replace(CPU, device=device))
 
 
 def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
@@ -52,8 +47,7 @@ def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
 
 @pytest.mark.parametrize("frames", [[], Stream.__new__(Stream)])
 def test_workers_that_are_asked_for_make_batches_of_whatever_images(frames: Any) -> None:
-    asked = replace(job(frames, "cpu"), machine=replace(CPU, workers=2))
-    assert asked.workers == 2
+    assert 2 == workers_for(frames, replace(CPU, workers=2))
 
 
 def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
@@ -88,16 +82,16 @@ def test_predicting_files_has_the_machines_feeders(
     threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    plain = inference.eval_batches
+    plain = predict.eval_batches
 
     def watched(*given: Any, **named: Any) -> Any:
         asked.append(named["workers"])
         return plain(*given, **named)
 
-    monkeypatch.setattr(inference, "eval_batches", watched)
+    monkeypatch.setattr(predict, "eval_batches", watched)
     network = cast(Any, SimpleNamespace(preprocessing=Preprocessing(size=16)))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
-    classifier = inference.Classifier(cast(Any, Path()), network, model, replace(CPU, threads=threads))
+    classifier = predict.Classifier(cast(Any, Path()), network, model, replace(CPU, threads=threads))
     assert classifier.logits([np.zeros((20, 18, 3), np.uint8)] * 3).shape == (3, 2)
     assert [expected] == asked
 
@@ -113,7 +107,7 @@ def test_all_stages_of_a_run_have_the_machines_feeders(
         return plain(*given, workers=workers)
 
     monkeypatch.setattr(batches, "_ahead", watched)
-    monkeypatch.setattr(Machine, "feeders", property(lambda _: 3))
+    monkeypatch.setattr(Hardware, "feeders", property(lambda _: 3))
     options: dict[str, Any] = {"arch": "test_resnet", "image_size": 32, "epochs": 1, "device": "cpu"}
     upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **options)
     assert len(asked) >= 4  # features, training, validation, choice

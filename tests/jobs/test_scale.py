@@ -9,7 +9,7 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY
-from upcycle.jobs.inference import evaluate_run
+from upcycle.jobs.evaluate import evaluate_run
 from upcycle.reporting.show import Silent
 
 OPTIONS: dict[str, Any] = {"arch": TINY, "weights": "none", "image_size": 32, "epochs": 1, "threads": 1}

@@ -113,7 +113,6 @@ def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: 
         arch=TINY,
         weights=str(tiny_weights),
         epochs=0,
-        head_epochs=1,
         show=Heard(),
     )
     audit = json.loads(run.directory.audit.read_text(encoding="utf-8"))
@@ -229,7 +228,6 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
         label_errors=True,
         arch=TINY,
         weights=str(tiny_weights),
-        head_epochs=2,
         show=Silent(),
     )
     (finding,) = (finding for finding in scan.audit["findings"] if finding["kind"] == "label-errors")

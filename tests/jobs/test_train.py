@@ -15,7 +15,7 @@ from upcycle.model.weights import sha256
 
 def trained(photos: Path, weights: Path, out: Path, *more: str) -> tuple[int, Any]:
     """The exit code of a small probe, and what it recorded."""
-    options = ["--recipe", "probe", "--head-epochs", "1", "--arch", TINY, "--image-size", "32", "--precision", "fp32"]
+    options = ["--recipe", "probe", "--arch", TINY, "--image-size", "32", "--precision", "fp32"]
     code = main(["train", str(photos), "--weights", str(weights), "--out", str(out), *options, *more])
     return code, json.loads((out / "config.json").read_text())
 

@@ -76,16 +76,17 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
 
 
 def state(folder: Path, step: int, *, updates: int = 0, retries: int = 0) -> None:
-    weights, moments = zoo.create(network(), seed=step).state_dict(), {"w": torch.tensor(step)}
-    facts = {"step": step, "updates": updates, "retries": retries}
-    checkpoint.save_state(folder, weights=weights, moments=moments, facts=facts)
+    weights = zoo.create(network(), seed=step).state_dict()
+    tensors = {f"model|{name}": tensor for name, tensor in weights.items()} | {"moments|w": torch.tensor(step)}
+    facts = checkpoint.Facts(epoch=0, step=step, updates=updates, retries=retries, sums={}, rows=[])
+    checkpoint.save_state(folder, tensors, facts)
 
 
 def kept_step(folder: Path) -> int:
     kept, _ = checkpoint.load_state(folder)
     assert kept is not None
-    assert kept[2]["step"] == int(kept[1]["w"])
-    return int(kept[2]["step"])
+    assert kept.facts.step == int(kept.tensors["moments|w"])
+    return kept.facts.step
 
 
 def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
@@ -94,10 +95,9 @@ def test_the_newest_of_the_states_is_read_back(tmp_path: Path) -> None:
     kept, damaged = checkpoint.load_state(tmp_path)
     assert kept is not None
     assert [] == damaged
-    weights, moments, facts = kept
-    assert (3, 3) == (facts["step"], int(moments["w"]))
+    assert (3, 3) == (kept.facts.step, int(kept.tensors["moments|w"]))
     expected = zoo.create(network(), seed=3).state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
+    assert all(torch.equal(tensor, kept.tensors[f"model|{name}"]) for name, tensor in expected.items())
     assert 2 == len(list(tmp_path.iterdir()))
 
 
@@ -185,9 +185,9 @@ def test_states_within_an_epoch_leave_the_one_after_the_last_epoch_alone(tmp_pat
 def test_a_state_that_is_not_usable_is_passed_over(tmp_path: Path) -> None:
     state(tmp_path, 4)
     state(tmp_path, 6, updates=2)
-    kept, damaged = checkpoint.load_state(tmp_path, usable=lambda facts: facts["step"] < 5)
+    kept, damaged = checkpoint.load_state(tmp_path, usable=lambda facts: facts.step < 5)
     assert kept is not None
-    assert (4, []) == (kept[2]["step"], damaged)
+    assert (4, []) == (kept.facts.step, damaged)
 
 
 def test_a_state_after_a_retry_is_newer_than_any_before_it(tmp_path: Path) -> None:

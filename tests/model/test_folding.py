@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from upcycle.device import Machine, autocast, detect
+from upcycle.device import Hardware, autocast, detect
 from upcycle.evaluation.predict import forward
 from upcycle.model import folding
 from upcycle.model.folding import Kept, folded, pairs
@@ -35,7 +35,7 @@ def images() -> Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def computed(model: nn.Module, machine: Machine) -> tuple[Tensor, dict[str, Tensor]]:
+def computed(model: nn.Module, machine: Hardware) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the gradient of each parameter."""
     model.zero_grad()
     with folded(model, machine):

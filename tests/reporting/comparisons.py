@@ -36,7 +36,7 @@ class Way:
 
 WAYS = {
     "simple-cnn": Way(0.95, (19, 24, 33), 812.0, loss=(0.69, 0.42)),
-    "probe": Way(1.95, (20, 20, 20), 71.0, phase="head", loss=(0.3, 0.062)),
+    "probe": Way(1.95, (0,), 71.0),
     "constant": Way(1.6, (8, 11, 9), 1460.0, loss=(0.22, 0.13)),
     "constant-tuned": Way(1.95, (12, 9, 14), 1630.0, loss=(0.2, 0.07), options={"lr": 3e-5}),
     "classic": Way(2.05, (26, 34, 30), 2836.0, loss=(0.31, 0.058)),

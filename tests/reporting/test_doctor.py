@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.model import packaged
 from upcycle.reporting import doctor
 
-PLAIN = Machine(
+PLAIN = Hardware(
     device="cpu",
     precision="fp32",
     threads=2,

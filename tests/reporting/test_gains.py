@@ -81,7 +81,6 @@ def test_a_rung_without_a_time_has_no_cost() -> None:
 
 def test_epochs_have_a_decimal_where_seeds_differ() -> None:
     assert ["3", "14.3", "–"] == [epochs_words({"epochs": number}) for number in (3.0, 14.333, None)]
-    assert ["20 + 3", "20 + 0"] == [epochs_words({"epochs": number, "head_epochs": 20}) for number in (3, 0)]
 
 
 def test_parameters_are_told_in_three_digits() -> None:

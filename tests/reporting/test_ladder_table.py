@@ -44,7 +44,7 @@ What it takes to train once
 rung                  seeds  epochs         time      tuning  trained parameters
 ────────────────────────────────────────────────────────────────────────────────
 Simple CNN                3    25.3   14 min 4 s           –          22,000,000
-Frozen probe              3  20 + 0   1 min 14 s           –          22,000,000
+Frozen probe              3       0   1 min 14 s           –          22,000,000
 Constant rate, tuned      3    11.7  28 min 15 s  1 h 21 min          22,000,000
 """
     assert expected == rendered(three)[: len(expected)]

@@ -167,7 +167,7 @@ def test_phases_stand_beside_each_other_where_there_is_room(width: float, expect
 
 def test_curves_show_both_phases_with_their_best_epochs() -> None:
     found = words(curves_figure(history(4, 6)))
-    assert {"Head on frozen features", "○ best: epoch 3", "Fine-tuning", "○ best: epoch 5"} <= set(found)
+    assert {"head", "○ best: epoch 3", "Fine-tuning", "○ best: epoch 5"} <= set(found)
     assert 2 == found.count("validation")
     assert 2 == found.count("training")
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.reporting.pages import Page, picture
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
+from upcycle.history import ProbeResult
 from upcycle.reporting import names, page
 from upcycle.reporting.report import write_report
 from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
@@ -51,12 +53,14 @@ def cycle(steps: int, peak: float, first: int) -> list[dict[str, float]]:
     ]
 
 
-PHASES = (("head", 20, 4, 3e-2), ("finetune", 6, 15, 3e-4))
+FINETUNE = ("finetune", 6, 15, 3e-4)
+WITH_HEAD = (("head", 20, 4, 3e-2), FINETUNE)
+"""What a run of an earlier version has: the probe trained by epochs."""
 
 
-def write_training(run: RunDir) -> None:
+def write_training(run: RunDir, planned: Sequence[tuple[str, int, int, float]] = (FINETUNE,)) -> None:
     phases, step = [], 0
-    for name, epochs, steps, peak in PHASES:
+    for name, epochs, steps, peak in planned:
         rates = cycle(epochs * steps, peak, step)
         phases.append({"name": name, "epochs": epochs, "steps_per_epoch": steps, "per": "step", "rates": rates})
         high, low = (0.66, 0.12) if name == "head" else (0.15, 0.05)
@@ -122,7 +126,14 @@ def write_machine(run: RunDir, classes: tuple[str, ...], data: str) -> None:
             "outputs": 1 if len(classes) == 2 else len(classes),
         },
     )
-    options = {"recipe": "default", "arch": "resnet50", "epochs": 6, "batch_size": 32, "image_size": None}
+    options = {
+        "recipe": "default",
+        "arch": "resnet50",
+        "epochs": 6,
+        "probe": True,
+        "batch_size": 32,
+        "image_size": None,
+    }
     rates = {"lr": 3e-4, "pct_start": 0.25, "moms": [0.95, 0.85, 0.95], "layer_decay": 0.6, "mixup": 0.0}
     write_json(run.config, {**options, **rates, "monitor": "val_loss", "seed": 0, "data": data})
     write_json(
@@ -166,12 +177,13 @@ def sample_run(
     data: str = "photos/cats_dogs",
     thumbnails: list[bytes] | None = None,
 ) -> RunDir:
-    """A finished two-phase run on 160 test images, with a thumbnail of every mistake."""
+    """A finished run on 160 test images, with a thumbnail of every mistake."""
     run = RunDir(root)
     root.mkdir(parents=True)
     write_machine(run, classes, data)
     write_audit(run, classes)
     write_training(run)
+    write_json(run.probe, ProbeResult({"common": 0.1, "each": 0.01}, 0.103, 0.95, 0.95).to_dict())
     test = write_scores(run, classes, margin)
     for at in np.flatnonzero(test.predicted() != test.labels):
         content = thumbnails[at % len(thumbnails)] if thumbnails else picture(int(at))
@@ -331,7 +343,7 @@ def test_epochs_so_far_are_drawn_before_there_are_test_scores(unfinished: RunDir
     write_training(unfinished)
     found = Page(write_report(unfinished))
     assert ["schedule", "curves", "epochs", "settings", "repeat"] == [head["id"] for head in found.all("h2")]
-    assert "26 epochs in numbers" in found.text
+    assert "6 epochs in numbers" in found.text
 
 
 def test_a_model_without_mistakes_has_no_gallery(unfinished: RunDir) -> None:
@@ -466,12 +478,25 @@ def test_losses_of_any_size_are_readable(loss: float, said: str) -> None:
 def test_a_page_names_what_was_chosen_and_no_ring_that_is_not_drawn(pets: RunDir, tmp_path: Path) -> None:
     run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
     assert "chose the probe, the best epoch and the model" in Page(write_report(run)).text
-    heads = [{**row, "best": False} for row in map(json.loads, run.history.read_text().splitlines())]
-    heads = [row for row in heads if row["phase"] == "head"]
-    write_text(run.history, "".join(json.dumps(row) + "\n" for row in heads))
+    write_text(run.history, "")
     text = Page(write_report(run)).text
-    assert "chose the strength and scaling of the probe" in text
+    assert "chose the strengths of the probe" in text
     assert "ring" not in text.lower().replace("string", "").split()
+
+
+def test_the_probe_is_one_line(pets: RunDir) -> None:
+    expected = (
+        "It has a validation loss of 0.103 and a validation accuracy of 95.0 %. "
+        "Strengths of L2, by scaling of the features: common 0.1, each 0.01."
+    )
+    assert expected in Page(pets.report).text
+
+
+def test_a_head_trained_by_an_earlier_version_is_left_out(unfinished: RunDir) -> None:
+    write_training(unfinished, WITH_HEAD)
+    found = Page(write_report(unfinished))
+    assert "6 epochs in numbers" in found.text
+    assert "head" not in found.text.lower()
 
 
 def test_a_run_that_failed_is_not_being_fine_tuned(pets: RunDir, tmp_path: Path) -> None:

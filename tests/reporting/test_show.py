@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from tests.conftest import TINY
 from upcycle.history import History, Row
-from upcycle.reporting.show import Silent, Terminal, line
+from upcycle.reporting.show import Several, Silent, Terminal, line
 
 ROW = Row("finetune", 3, 21, 4.6e-05, 0.9, 0.5532, 0.7121, 0.5110, 0.7232, 0.72, best=True)
 
@@ -46,6 +47,36 @@ def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with show.progress("c") as progress:
         progress(1, 1)
     assert ("", "") == capsys.readouterr()
+
+
+def test_several_observers_each_hear_everything_in_order() -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Heard(Silent):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def say(self, text: str) -> None:
+            heard.append((self.name, text))
+
+        def started(self, run: Path) -> None:
+            heard.append((self.name, f"started {run}"))
+
+        @contextlib.contextmanager
+        def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+            yield lambda done, total: heard.append((self.name, f"{what} {done}/{total}"))
+
+    both = Several(Heard("a"), Heard("b"))
+    both.started(Path("run"))
+    both.say("text")
+    with both.progress("decoding") as progress:
+        progress(1, 2)
+    for call in (lambda: both.resumed(Path("run"), 1), lambda: both.finished(Path("run")), lambda: both.warn("text")):
+        call()
+    both.row(History((ROW,)), 100, 5.0)
+    both.table("a table")
+    expected = ["started run", "text", "decoding 1/2"]
+    assert [(name, text) for text in expected for name in ("a", "b")] == heard
 
 
 def test_a_notebook_shows_curves_that_grow_in_one_place(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ def ready(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(params=["fp32", "bf16"])
-def machine(request: pytest.FixtureRequest) -> machines.Machine:
-    return machines.Machine("cpu", request.param, 1, 1, "a processor", (), None, 8.0)
+def machine(request: pytest.FixtureRequest) -> machines.Hardware:
+    return machines.Hardware("cpu", request.param, 1, 1, "a processor", (), None, 8.0)
 
 
-def made(ready: dict[str, Any], machine: machines.Machine, folder: Path) -> Any:
+def made(ready: dict[str, Any], machine: machines.Hardware, folder: Path) -> Any:
     index, cache = ready["index"], ready["cache"]
     assert isinstance(index, Index)
     assert isinstance(cache, Cache)
@@ -49,7 +49,7 @@ def made(ready: dict[str, Any], machine: machines.Machine, folder: Path) -> Any:
 
 
 def test_features_are_pages_of_their_file_and_not_memory(
-    ready: dict[str, Any], machine: machines.Machine, tmp_path: Path
+    ready: dict[str, Any], machine: machines.Hardware, tmp_path: Path
 ) -> None:
     features = made(ready, machine, tmp_path)
     assert isinstance(features, np.memmap)
@@ -58,7 +58,7 @@ def test_features_are_pages_of_their_file_and_not_memory(
 
 
 def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
-    ready: dict[str, Any], machine: machines.Machine, tmp_path: Path
+    ready: dict[str, Any], machine: machines.Hardware, tmp_path: Path
 ) -> None:
     positions = np.array([3, 50, 0, 17, 55], dtype=np.int64)
     features, model = made(ready, machine, tmp_path), ready["model"]
@@ -72,7 +72,7 @@ def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "the checksum", "the shape"])
 def test_a_damaged_file_is_computed_again(ready: dict[str, Any], tmp_path: Path, damage: str) -> None:
-    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    machine = machines.Hardware("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
     expected = np.array(made(ready, machine, tmp_path))
     (file,) = (tmp_path / "features").iterdir()
     whole = file.read_bytes()
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_computed_again(ready: dict[str, Any], tmp_path: Path,
 
 def parted(ready: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> tuple[Any, int]:
     """The features in parts of 32 images, ended after computing some; and how many images were computed."""
-    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    machine = machines.Hardware("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
     monkeypatch.setattr(features_module, "PART", 32)
     seen = [0]
     plain = features_module.forward
@@ -112,7 +112,7 @@ def parted(ready: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch,
 def test_features_computed_before_an_interruption_are_not_computed_again(
     ready: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
-    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    machine = machines.Hardware("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
     expected = np.array(made(ready, machine, tmp_path / "whole"))
     assert (None, 32) == parted(ready, tmp_path / "parts", monkeypatch, after=32)
     (part,) = (tmp_path / "parts" / "features").glob("*.parts/*")
@@ -129,7 +129,7 @@ def test_features_computed_before_an_interruption_are_not_computed_again(
 def test_without_room_features_are_held_in_memory(
     ready: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = machines.Machine("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
+    machine = machines.Hardware("cpu", "fp32", 1, 1, "a processor", (), None, 8.0)
     expected = np.array(made(ready, machine, tmp_path / "room"))
 
     def full(*_: object) -> None:

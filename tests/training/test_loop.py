@@ -16,6 +16,7 @@ from upcycle.device import detect
 from upcycle.errors import DivergenceError
 from upcycle.model import zoo
 from upcycle.model.groups import frozen_names, set_training_mode
+from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
@@ -96,7 +97,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
-    here = setting({"recipe": "default", "epochs": 4, "head_epochs": 0, "freeze": "none", "bn": "train"})
+    here = setting({"recipe": "default", "epochs": 4, "probe": False, "freeze": "none", "bn": "train"})
     whole = begin(here.config)
     list(fit(whole, here, validate=lambda _: NOTHING))
     first = begin(here.config)
@@ -104,8 +105,7 @@ def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
         if row.epoch == 2:
             break
     second = begin(here.config)
-    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
-    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    second.from_tensors({name: tensor.clone() for name, tensor in first.to_tensors().items()})
     second.epoch, second.step = first.epoch, first.step
     list(fit(second, here, validate=lambda _: NOTHING))
     ours, theirs = second.model.state_dict(), whole.model.state_dict()
@@ -114,7 +114,7 @@ def test_a_state_put_back_goes_on_to_the_same_bits() -> None:
 
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_a_state_kept_between_two_updates_goes_on_to_the_same_bits_and_rows(stop: int) -> None:
-    here = setting({"recipe": "default", "epochs": 3, "head_epochs": 0, "freeze": "none", "bn": "train", "mixup": 0.3})
+    here = setting({"recipe": "default", "epochs": 3, "probe": False, "freeze": "none", "bn": "train", "mixup": 0.3})
     whole = begin(here.config)
     rows = [row for row, _ in fit(whole, here, validate=lambda _: NOTHING)]
     first = begin(here.config)
@@ -126,8 +126,7 @@ def test_a_state_kept_between_two_updates_goes_on_to_the_same_bits_and_rows(stop
     assert stop == first.step
     assert stop - 3 * len(seen) == first.sums.updates
     second = begin(here.config)
-    second.model.load_state_dict({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
-    optim.load_state_tensors(second.optimizer, second.names, optim.state_tensors(first.optimizer, first.names))
+    second.from_tensors({name: tensor.clone() for name, tensor in first.to_tensors().items()})
     facts = json.loads(json.dumps(asdict(first.sums)))
     second.epoch, second.step, second.sums = first.epoch, first.step, Sums(**facts)
     seen += [row for row, _ in fit(second, here, validate=lambda _: NOTHING)]
@@ -227,13 +226,6 @@ def test_a_validation_loss_beyond_all_measure_is_no_finished_epoch() -> None:
     assert 2 == len(list(fit(begin(here.config), here, validate=lambda _: Scores(50.0, 0.5, 0.5))))
 
 
-def test_a_phases_steps_go_on_from_those_before_it() -> None:
-    here = setting({"recipe": "default", "epochs": 1, "head_epochs": 2, "freeze": "none"})
-    state = begin(here.config, step=here.phase.first_step)
-    rows = [row for row, _ in fit(state, here, validate=lambda _: NOTHING)]
-    assert [40 + 3] == [row.step for row in rows]
-
-
 def test_progress_is_told_batch_by_batch() -> None:
     here = setting()
     told: list[tuple[int, int]] = []
@@ -243,7 +235,7 @@ def test_progress_is_told_batch_by_batch() -> None:
 
 def test_the_optimizer_is_the_one_that_was_named() -> None:
     assert isinstance(begin(setting().config).optimizer, torch.optim.Adam)
-    adamw = setting({"recipe": "default", "head_epochs": 0}).config
+    adamw = setting({"recipe": "default", "probe": False}).config
     assert isinstance(begin(adamw).optimizer, torch.optim.AdamW)
     assert 1e-7 == begin(setting().config).optimizer.param_groups[0]["eps"]
 
@@ -274,7 +266,7 @@ def test_moments_put_back_have_the_memory_layout_of_their_weights() -> None:
 def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_rounding() -> None:
     losses = {}
     for fold in (True, False):
-        here = setting({"recipe": "default", "head_epochs": 0, "epochs": 3, "lr": 1e-2})
+        here = setting({"recipe": "default", "probe": False, "epochs": 3, "lr": 1e-2})
         here = replace(here, machine=replace(here.machine, fold_bn=fold))
         losses[fold] = [row.loss for row, _ in fit(begin(here.config), here, validate=lambda _: NOTHING)]
     assert losses[True] != losses[False]
@@ -283,12 +275,12 @@ def test_with_batchnorm_inside_the_convolutions_the_losses_are_the_same_but_for_
 
 
 def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
-    here = setting({"recipe": "default", "head_epochs": 0, "freeze": "none", "bn": "frozen"})
+    here = setting({"recipe": "default", "probe": False, "freeze": "none", "bn": "frozen"})
     batch, found = next(here.batches.epoch(0)), []
-    for at_once in ((), ((0, 3),)):  # four images: three and one
+    for changes in ((), (MicroBatch(0, 3, ""),)):  # four images: three and one
         state = begin(here.config)
         set_training_mode(state.model, frozen=frozenset(), bn="frozen")
-        loss, right = loop.train_step(state, batch, replace(here, at_once=at_once))
+        loss, right = loop.train_step(state, batch, replace(here, changes=changes))
         found.append((loss, right, [parameter.grad.clone() for parameter in state.model.parameters()]))
     (whole, right, gradients), (parts, rights, theirs) = found
     assert right == rights

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.device import Machine, autocast
+from upcycle.device import Hardware, autocast
 from upcycle.model import zoo
 from upcycle.training.memory import MARGIN, activations, fixed, largest_micro_batch
 
 NETWORK = zoo.Network("test_resnet", ("a", "b"), Preprocessing(size=64), "test", "")
 
 
-def machine(precision: str) -> Machine:
-    return Machine("cpu", precision, 1, 1, "a processor", (), None, 8.0)  # type: ignore[arg-type]
+def machine(precision: str) -> Hardware:
+    return Hardware("cpu", precision, 1, 1, "a processor", (), None, 8.0)  # type: ignore[arg-type]
 
 
-def really_kept(model: nn.Module, images: Tensor, here: Machine) -> int:
+def really_kept(model: nn.Module, images: Tensor, here: Hardware) -> int:
     kept: dict[int, Tensor] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 

@@ -69,7 +69,7 @@ RUNGS = {
             "Simple CNN",
             "a small convolutional network trained from random weights",
             {"recipe": "simple-cnn"},
-            ignores=("arch", "weights", "input", "freeze", "bn", "head_epochs", "layer_decay"),
+            ignores=("arch", "weights", "input", "freeze", "bn", "probe", "layer_decay"),
         ),
         Rung(
             "probe",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from upcycle.config import Config, canonical
+from upcycle.config import FACTS, Config, canonical
 
 Values = dict[str, Any]
 
@@ -11,7 +11,7 @@ FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
 """Options that may differ when a run or a grid goes on: they change no result, or only that of a run without one."""
 OF_THE_MACHINE = ("seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one recipe."""
-_ELSEWHERE = ("recipe", *OF_THE_MACHINE, "data", "weights_sha256")
+_ELSEWHERE = ("recipe", *OF_THE_MACHINE, *FACTS, "more_epochs")
 _SHAPES = {
     "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
     "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
@@ -45,7 +45,7 @@ OF_THE_TASK = (
     "device",
 )
 """Options that say what is learned, on what and from where; a recipe stays what it is under any of them."""
-_ALWAYS = (*OF_THE_TASK, "label_smoothing", "head_epochs", "epochs")
+_ALWAYS = (*OF_THE_TASK, "label_smoothing", "probe", "epochs")
 """Options that count for the probe alone as well."""
 
 
@@ -56,7 +56,7 @@ def effective(config: Mapping[str, Any], resolved: Mapping[str, Any] | None = No
     unused = shaped - set(_SHAPES.get(str(options.get("schedule")), ()))
     if not options.get("epochs"):  # the probe alone
         unused = set(options) - set(_ALWAYS)
-    if not options.get("head_epochs"):
+    if not options.get("probe"):
         unused |= {"lr_adapt"}
     kept = {name: value for name, value in options.items() if name not in unused and value is not None}
     return {**kept, **(resolved or {})}

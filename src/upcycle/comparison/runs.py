@@ -20,6 +20,7 @@ from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.history import without_head
 from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines
@@ -78,8 +79,8 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs of training layers of the network; passes of the head alone, on features, left out."""
-        return sum(row["phase"] != "head" for row in self.history)
+        """Epochs of training layers of the network."""
+        return len(self.history)
 
     @property
     def rows(self) -> list[Values]:
@@ -186,7 +187,7 @@ def read_run(path: Path) -> Run:
         model=_values(run.model) if run.model.exists() else {},
         status=status,
         environment=_values(run.environment) if run.environment.exists() else {},
-        history=[row for row in _lines(run.history) if "phase" in row],
+        history=without_head(row for row in _lines(run.history) if "phase" in row),
         timings=_lines(run.timings),
         evaluation=_values(run.evaluation),
         predictions=read(run.predictions("test")),

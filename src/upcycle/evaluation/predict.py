@@ -12,7 +12,7 @@ from upcycle.data.augment import Frames
 from upcycle.data.batches import eval_batches
 from upcycle.data.folder import Index
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.device import Machine
+from upcycle.device import Hardware
 from upcycle.evaluation.predictions import Predictions
 from upcycle.model import zoo
 from upcycle.model.folding import Kept, folded
@@ -24,13 +24,13 @@ FETCHED = 16
 
 Positions = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
-Output = Callable[[nn.Module, Tensor, Machine], Tensor]
+Output = Callable[[nn.Module, Tensor, Hardware], Tensor]
 
 
 def forward(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, int]],
-    machine: Machine,
+    machine: Hardware,
     *,
     output: Output = zoo.logits,
     progress: Callable[[int], None] | None = None,
@@ -68,7 +68,7 @@ def predict(
     positions: Positions,
     *,
     preprocessing: Preprocessing,
-    machine: Machine,
+    machine: Hardware,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:

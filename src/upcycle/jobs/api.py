@@ -4,8 +4,9 @@ What draws and what compares is imported when it is asked for: a run's first upd
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,13 @@ from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
 from upcycle.history import History
-from upcycle.jobs.begin import Start, begin, removed_unless_begun
 from upcycle.jobs.crossval import cross_validate
-from upcycle.jobs.inference import Image, Prediction, load
-from upcycle.jobs.moved import find_moved, record_place
+from upcycle.jobs.predict import Classifier, Image, Prediction, load
+from upcycle.jobs.resume import find_moved, record_place
+from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
 from upcycle.recipes import resolve
-from upcycle.reporting.show import Show, default_show
+from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Curves(History):
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read when it is asked."""
+    """A run directory, read when it is asked; the model is loaded once."""
 
     path: Path
 
@@ -76,12 +77,17 @@ class Run:
         """The recorded logits of a split."""
         return read_predictions(self.directory.predictions(split))
 
+    @cached_property
+    def model(self) -> Classifier:
+        """Its best model, ready to predict; loaded when it is first asked for."""
+        return load(self.path)
+
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
-        """What an image, or each of several, shows; `upcycle.load(RUN)` keeps the model for many calls.
+        """What an image, or each of several, shows.
 
         Arrays are RGB, not BGR as OpenCV's are; `Classifier.predict` says what is white in them.
         """
-        return load(self.path).predict(image)
+        return self.model.predict(image)
 
 
 def train(
@@ -90,7 +96,7 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    show: Show | None = None,
+    show: Observer | None = None,
     **options: Any,
 ) -> Run:
     """Do the whole job and return the run.
@@ -102,13 +108,13 @@ def train(
     show = show or default_show()
     given = _with_file(options, config)
     start = begin(path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume)
-    with removed_unless_begun(start.run.root, reserved=out is None):
+    with removed_unless_started(start.run.root, reserved=out is None):
         return _train(start, given, show)
 
 
-def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
-    """Begin the run or go on with it."""
-    if start.anew:
+def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
+    """Start the run or resume it."""
+    if start.fresh:
         for line in without_effect(given, start.config):
             show.warn(line)
     index = find_moved(start, show) if start.moved else None
@@ -131,17 +137,17 @@ def _train(start: Start, given: dict[str, Any], show: Show) -> Run:
         (cross_validate if start.config.folds else run_training)(start, show, index=index)
     except KeyboardInterrupt:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
-        if recorded is not None and (recorded == start.config or not start.anew):
+        if recorded is not None and (recorded == start.config or not start.fresh):
             words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
-            show.say(f"to go on: {shlex.join(words)}")
+            show.say(f"to resume: {shlex.join(words)}")
         raise
     return Run(start.run.root)
 
 
-def _with_file(options: dict[str, Any], config: Path | str | None) -> dict[str, Any]:
+def _with_file(options: Mapping[str, Any], config: Path | str | None) -> dict[str, Any]:
     """The options of a TOML file, and those that are given over them."""
     file = path_or_none(config, "one TOML file")
-    return {**read_toml(file), **canonical(options)} if file else options
+    return {**read_toml(file), **canonical(options)} if file else dict(options)
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,7 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    show: Show | None = None,
+    show: Observer | None = None,
     **options: Any,
 ) -> Comparison:
     """Train rungs on one split and compare them, or compare runs that exist.
@@ -204,7 +210,7 @@ def compare(
         return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
     data = given[0] if given else None
     grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
-    with removed_unless_begun(grid.out, reserved=folder is None):
+    with removed_unless_started(grid.out, reserved=folder is None):
         if crowd := crowded(resolve({"threads": grid.common.get("threads", 0)}).threads):
             show.warn(crowd)
         run_grid(grid, show=show)

@@ -15,20 +15,20 @@ from upcycle.comparison.sweep import Progress, remaining, rounds
 from upcycle.config import absolute, canonical
 from upcycle.data.folder import Index
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
-from upcycle.jobs.begin import begin, free, name_of, removed_unless_begun, reserve, spelled
-from upcycle.jobs.estimate import spoken
+from upcycle.jobs.finetune import duration
 from upcycle.jobs.prepare import machine_of, read_index
+from upcycle.jobs.start import begin, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.jobs.train import run_training
 from upcycle.model import zoo
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison import FILE, write_comparison
 from upcycle.reporting.ladder_table import ladder_table
 from upcycle.reporting.names import counted
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.rundir import locked, write_json
 
 
-def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Show) -> Path:
+def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Observer) -> Path:
     """Compare finished runs; returns the folder of the comparison.
 
     RunError for a folder that is no tested run, or whose classes or test images are others than the
@@ -36,7 +36,7 @@ def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: 
     """
     groups = grouped([read_run(path) for path in paths])
     folder = out or reserve("compare")
-    with removed_unless_begun(folder, reserved=out is None):
+    with removed_unless_started(folder, reserved=out is None):
         _no_file(folder)
         if folder.exists() and not (_is_of_runs(folder) or not any(folder.iterdir())):
             raise RunError(f"{folder} is not empty and not a comparison of runs: give another --out")
@@ -59,7 +59,7 @@ def _is_of_runs(out: Path) -> bool:
     return (out / FILE).is_file() and not (out / "grid.json").exists()
 
 
-def _write(groups: Sequence[Group], out: Path, facts: Mapping[str, Any], goal: float, show: Show) -> None:
+def _write(groups: Sequence[Group], out: Path, facts: Mapping[str, Any], goal: float, show: Observer) -> None:
     """Compare, write everything down and show it."""
     created = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     values = compare(groups, folder=out, smallest_difference=goal, facts={**facts, "created": created})
@@ -134,7 +134,7 @@ def _rungs_of(known: Mapping[str, Any]) -> tuple[Rung, ...]:
     return tuple(from_options(name, options, known["files"].get(name, "")) for name, options in known["rungs"].items())
 
 
-def run_grid(grid: Grid, *, show: Show) -> None:
+def run_grid(grid: Grid, *, show: Observer) -> None:
     """Train every run of the grid that is not there, and write the comparison after each round of them.
 
     A run that fails is told and reported beside the others; a disk that cannot be written stops everything.
@@ -172,7 +172,7 @@ def _command(grid: Grid) -> str:
     return shlex.join([*words, "--out", str(grid.out)])
 
 
-def _checked(grid: Grid, show: Show) -> Index:
+def _checked(grid: Grid, show: Observer) -> Index:
     """The scanned images; raises for what would make every run of a rung fail, before anything is trained."""
     configs = [Cell(rung, grid.seeds[0], grid.options(rung, grid.seeds[0])).config for rung in grid.rungs]
     config = configs[0]
@@ -185,7 +185,7 @@ def _checked(grid: Grid, show: Show) -> Index:
     return index
 
 
-def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Show) -> None:
+def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Observer) -> None:
     """Train a rung for one seed, its trials first where its rate is still to be chosen."""
     if rung.rates and progress.chosen(rung) is None:
         for trial in _to_try(rung, progress):
@@ -204,7 +204,7 @@ def _to_try(rung: Rung, progress: Progress) -> Iterator[Cell]:
         yield max(waiting, key=lambda cell: float(cell.options["lr"]))  # large steps end soonest
 
 
-def _run(cell: Cell, progress: Progress, index: Index, show: Show) -> None:
+def _run(cell: Cell, progress: Progress, index: Index, show: Observer) -> None:
     """One training, unless it is there; a failure is kept and told."""
     place = progress.place(cell)
     if progress.done(cell):
@@ -224,7 +224,7 @@ def _where(cell: Cell, progress: Progress) -> str:
     """How far the grid is, and how long the rest takes as far as that is known."""
     rest = remaining(progress)
     least = "at least" if rest.untimed else "about"
-    left = f", {least} {spoken(rest.seconds)} left" if rest.seconds else ""
+    left = f", {least} {duration(rest.seconds)} left" if rest.seconds else ""
     untimed = f" ({', '.join(rest.untimed)} not timed yet)" if rest.untimed else ""
     return f"run {rest.done + 1} of {rest.total}: {cell.words}{left}{untimed}"
 

@@ -8,28 +8,19 @@ from upcycle.data.folder import Index
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
-from upcycle.jobs.begin import Start
-from upcycle.jobs.moved import check_place, record_place
-from upcycle.jobs.prepare import (
-    decodable,
-    digest_of,
-    fit_size,
-    machine_of,
-    read_index,
-    same_data,
-    same_network,
-    same_weights,
-)
-from upcycle.jobs.status import working
+from upcycle.jobs.prepare import decodable, fit_size, machine_of, read_index
+from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
+from upcycle.jobs.session import open_session
+from upcycle.jobs.start import Start
 from upcycle.jobs.train import run_training
 from upcycle.manifest import check
 from upcycle.model import zoo
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.reporting.terminal import table
 from upcycle.rundir import RunDir, read_json, write_json
 
 
-def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> None:
+def cross_validate(start: Start, show: Observer, *, index: Index | None = None) -> None:
     """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
@@ -42,13 +33,13 @@ def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> N
     machine = machine_of(config)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
-    digest, source = digest_of(weights), weights.source if weights else ""
+    digest, source = (weights.sha256, weights.source) if weights else ("", "")
     preprocessing = zoo.preprocessing_for(
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )
     del weights  # each fold reads its own
     index = index if index is not None else read_index(start.data, config, machine, show)
-    with working(start, "", machine, show) as work:
+    with open_session(start, "", machine, show) as session:
         index = decodable(index, config, machine, show)
         split = folds(index, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)
         parts = [RunDir(run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
@@ -66,12 +57,12 @@ def cross_validate(start: Start, show: Show, *, index: Index | None = None) -> N
             show.say(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})
-                run_training(replace(start, config=single, run=fold, anew=False), show, index=index, splits=splits)
-        work.details["folds"] = config.folds
+                run_training(replace(start, config=single, run=fold, fresh=False), show, index=index, splits=splits)
+        session.details["folds"] = config.folds
         _write_pooled(run, config.folds, config.seed, show)
 
 
-def _write_pooled(run: RunDir, count: int, seed: int, show: Show) -> None:
+def _write_pooled(run: RunDir, count: int, seed: int, show: Observer) -> None:
     parts = [RunDir(run.root / f"fold-{number}") for number in range(1, count + 1)]
     for part in parts:
         check(part)

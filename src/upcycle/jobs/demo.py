@@ -6,27 +6,27 @@ from typing import Literal
 from upcycle.data.samples import write_faces, write_textures
 from upcycle.errors import RunError
 from upcycle.jobs.api import train
-from upcycle.jobs.begin import removed_unless_begun, reserve
+from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.zoo import get_weights, resolve_arch
 from upcycle.recipes import resolve
-from upcycle.reporting.show import Show, Terminal
+from upcycle.reporting.show import Observer, Terminal
 from upcycle.reporting.terminal import comparison_table
 
 ARCH = "tf_efficientnet_lite0"
 
 
-def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Show | None = None) -> Path:
+def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Observer | None = None) -> Path:
     """Fine-tune EfficientNet-Lite0 and train the simple CNN on the same split; returns the report's path.
 
     OUT holds the images and both runs.
     """
     show = show or Terminal()
     folder = out or reserve(f"demo-{data}")
-    with removed_unless_begun(folder, reserved=out is None):
+    with removed_unless_started(folder, reserved=out is None):
         return _run(data, folder, seed, show)
 
 
-def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Show) -> Path:
+def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Observer) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty: give another --out")
     resolve({"seed": seed})  # before anything is written

@@ -12,7 +12,7 @@ from pathlib import Path
 from upcycle.data.listing import shown
 from upcycle.errors import DataError, DecodeError
 from upcycle.evaluation.predict import chunks
-from upcycle.jobs.inference import FILES_AT_ONCE, Classifier, Frame, Prediction
+from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, Prediction
 
 STDIN = Path("-")
 """What stands for standard input; a file of that name is ./-."""

@@ -14,14 +14,14 @@ from upcycle.errors import ConfigError, DataError
 from upcycle.jobs.prepare import cache_root, decode, fit_size, machine_of, workers_for
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
-from upcycle.reporting.show import Show
+from upcycle.reporting.show import Observer
 from upcycle.training.features import extract
-from upcycle.training.out_of_fold import out_of_fold
+from upcycle.training.probe import out_of_fold
 
 FOLDS = 5
 
 
-def label_errors(data: Audited, config: Config, show: Show) -> Finding | None:
+def label_errors(data: Audited, config: Config, show: Observer) -> Finding | None:
     """The images whose label a probe on frozen features speaks against, each judged by one that did not train on it.
 
     ConfigError or WeightsError where there are no pretrained weights; DataError where a class has too few images for
@@ -42,7 +42,7 @@ def check_weights(config: Config) -> tuple[str, Weights]:
 
 
 @machines.restored()
-def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float64]:
+def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.float64]:
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
     split = folds(index, k=FOLDS, seed=config.seed_of_split)  # first: it says soonest what is wrong
@@ -74,8 +74,10 @@ def _chances(data: Audited, config: Config, show: Show) -> npt.NDArray[np.float6
             progress=progress,
         )
     with show.progress("probes") as progress:
-        tied = components(index)
-        return out_of_fold(features, index.labels, network.task, split, tied=tied, config=config, progress=progress)
+        same = components(index)
+        return out_of_fold(
+            features, index.labels, network.task, split, groups=same, seed=config.seed, progress=progress
+        )
 
 
 def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:

@@ -21,6 +21,8 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
         raise ConfigError(f"steps_per_epoch = {steps_per_epoch} is out of range: use 1 or more")
     config = resolve(options)
     planned = phases(config, steps_per_epoch * config.batch_size)
+    if not planned:
+        raise ConfigError("epochs = 0 trains the probe alone, which has no schedule: give 1 or more --epochs")
     if plot is not None:
         _draw(planned, plot)
     if csv:

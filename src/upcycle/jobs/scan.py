@@ -25,11 +25,11 @@ from upcycle.data.splits import split
 from upcycle.device import crowded, threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
-from upcycle.jobs.begin import free, name_of, removed_unless_begun, reserve, spelled
+from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
 from upcycle.reporting.scan_page import PAGE, write_scan
-from upcycle.reporting.show import Show, default_show
+from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
@@ -69,7 +69,7 @@ def scan(
     out: Path | str | None = None,
     html: Path | str | None = None,
     label_errors: bool = False,
-    show: Show | None = None,
+    show: Observer | None = None,
     **options: Any,
 ) -> Scan:
     """Look at every image of `data`; what is wrong and what it would do to the result.
@@ -79,7 +79,7 @@ def scan(
     """
     folder, page = path_or_none(out, "one folder"), path_or_none(html, "one file")
     asked = begin_scan(expanded(data, IMAGES), options, out=folder, html=page, label_errors=label_errors)
-    with removed_unless_begun(asked.out, reserved=folder is None):
+    with removed_unless_started(asked.out, reserved=folder is None):
         return Scan(run_scan(asked, show or default_show()))
 
 
@@ -121,7 +121,7 @@ def begin_scan(
     return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors, given)
 
 
-def run_scan(asked: Asked, show: Show) -> Path:
+def run_scan(asked: Asked, show: Observer) -> Path:
     """Scan, and write audit.json, quarantine.csv, the page and, where images belong together, grouped.csv.
 
     Findings are no failure. DataError where DATA is nothing to scan.
@@ -160,7 +160,7 @@ def run_scan(asked: Asked, show: Show) -> Path:
     return asked.out
 
 
-def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
+def _looked(asked: Asked, show: Observer) -> tuple[Audited, list[quarantine.Entry]]:
     """Every image, decoded once or remembered, without those that --quarantine excludes, and what of it is there."""
     config = asked.config
     listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
@@ -186,7 +186,7 @@ def _looked(asked: Asked, show: Show) -> tuple[Audited, list[quarantine.Entry]]:
     return Audited(left, None, facts[kept]), [entry for entry in listed if entry.path not in gone]
 
 
-def _split(data: Audited, config: Config, show: Show) -> Audited:
+def _split(data: Audited, config: Config, show: Observer) -> Audited:
     """With the split that DATA declares, or that training with these options would draw."""
     try:
         drawn = split(
@@ -217,7 +217,7 @@ def _check_weights(config: Config) -> None:
     check_weights(config)
 
 
-def _label_errors(data: Audited, config: Config, show: Show) -> list[Finding]:
+def _label_errors(data: Audited, config: Config, show: Observer) -> list[Finding]:
     # it brings torch, which a scan without it does not wait for
     from upcycle.jobs.label_errors import label_errors
 
@@ -252,7 +252,7 @@ def _tell(
     *,
     train: str,
     grouped: str | None,
-    show: Show,
+    show: Observer,
 ) -> None:
     """The findings, three lines each, and where everything is."""
     serious = sum(finding.serious for finding in findings)

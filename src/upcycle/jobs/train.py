@@ -1,8 +1,8 @@
 """The main job: photos in, a fine-tuned, tested and reported classifier out.
 
 Top to bottom: weights, data, plan, head on frozen features, fine-tuning, choice, test, report. Each
-stage writes its files before the next begins; a run that is started again redoes what is cheap and
-exact, and goes on from the last state it has kept.
+stage writes its files before the next one; a run that is resumed redoes what is cheap and exact, and
+continues from its last checkpoint.
 """
 
 from upcycle import device as machines
@@ -10,33 +10,21 @@ from upcycle.data.folder import Index
 from upcycle.data.split_file import write_splits
 from upcycle.data.splits import Splits
 from upcycle.errors import ConfigError
-from upcycle.jobs.begin import Start
-from upcycle.jobs.moved import check_place, record_place
-from upcycle.jobs.prepare import (
-    Job,
-    Prepared,
-    audit,
-    describe,
-    digest_of,
-    fit_size,
-    machine_of,
-    prepare,
-    read_index,
-    same_data,
-    same_network,
-    same_weights,
-)
+from upcycle.jobs.prepare import Prepared, fit_size, machine_of, prepare, read_index
+from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
+from upcycle.jobs.review import audit, describe
+from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
-from upcycle.jobs.status import working
+from upcycle.jobs.start import Start
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
-from upcycle.reporting.show import Show
-from upcycle.rundir import RunDir, write_json
+from upcycle.reporting.show import Observer
+from upcycle.rundir import write_json
 
 
 @machines.restored()
-def run_training(start: Start, show: Show, *, index: Index | None = None, splits: Splits | None = None) -> None:
-    """Do the whole job in `start.run`, from the beginning or from the last state it has kept.
+def run_training(start: Start, show: Observer, *, index: Index | None = None, splits: Splits | None = None) -> None:
+    """Do the whole job in `start.run`, from the start or from its last checkpoint.
 
     What is wrong with the request is found out before the run directory is made. `index` and `splits`
     are for a caller that has scanned and split already, as cross-validation has.
@@ -47,15 +35,16 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
     machines.apply(machine, config.seed)
     arch = zoo.resolve_arch(config.arch)
     weights = zoo.get_weights(arch, config.weights)
+    digest = weights.sha256 if weights is not None else ""
     index = index if index is not None else read_index(start.data, config, machine, show)
-    if start.run.config.exists() and not start.anew:
-        same_weights(start.run, config, digest_of(weights))
-    with working(start, digest_of(weights), machine, show) as work:
+    if start.run.config.exists() and not start.fresh:
+        same_weights(start.run, config, digest)
+    with open_session(start, digest, machine, show) as session:
         preprocessing = zoo.preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
         preprocessing = fit_size(preprocessing, index, config, fixed=zoo.has_fixed_size(arch))
-        with work.timed("decoding_seconds"):
+        with session.timed("decoding_seconds"):
             prepared = prepare(index, preprocessing, config, machine, show, splits)
         network = _network(arch, weights, prepared)
         if start.run.has_work():
@@ -63,13 +52,12 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
             same_network(start.run, network)
             if start.moved:
                 record_place(start.run, start.data)
-        _record_data(start.run, prepared, show)
+        _record_data(session, prepared)
         show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
-        job = Job(start.run, config, machine, network, prepared, show, work)
         try:
-            work.details["stopped"] = run_stages(job, weights)
+            session.details["stopped"] = run_stages(session, prepared, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
             reason = zoo.refusal(network, images=images, training=config.bn == "train")
@@ -81,12 +69,12 @@ def run_training(start: Start, show: Show, *, index: Index | None = None, splits
             ) from error
 
 
-def _record_data(run: RunDir, prepared: Prepared, show: Show) -> None:
+def _record_data(session: Session, prepared: Prepared) -> None:
     """Write down and say what is trained on."""
     known = audit(prepared)
-    write_json(run.audit, known)
-    write_splits(run.splits, prepared.index, prepared.splits)
-    describe(prepared, known, show)
+    write_json(session.run.audit, known)
+    write_splits(session.run.splits, prepared.index, prepared.splits)
+    describe(prepared, known, session.show)
 
 
 def _network(arch: str, weights: Weights | None, prepared: Prepared) -> zoo.Network:

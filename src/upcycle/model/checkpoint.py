@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from upcycle.model.names import Shapes, misfit
 from upcycle.model.zoo import Network, create, shapes
 from upcycle.rundir import replacing, storage_errors
 
-Kept = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]
-"""Model tensors, moments and facts."""
 STATES = ("state-0.safetensors", "state-1.safetensors")
 """Two files that take turns, so that one is whole at every moment."""
 
@@ -113,26 +112,59 @@ def _shapes(path: Path) -> Shapes:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def save_state(
-    folder: Path, *, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], facts: dict[str, Any]
-) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """Where a run stood at a checkpoint, and what its epochs had brought until then.
+
+    `retries`, `step` and `updates` say which of two is newer; `updates` counts those since the last whole epoch.
+    """
+
+    epoch: int
+    step: int
+    updates: int
+    retries: int
+    sums: Mapping[str, float]
+    rows: list[dict[str, Any]]
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What grows from one checkpoint to the next."""
+        return self.retries, self.step, self.updates
+
+    @classmethod
+    def from_json(cls, text: str) -> "Facts":
+        """The inverse of JSON of the fields; ValueError for anything else."""
+        values = json.loads(text)
+        try:
+            counts = {name: int(values[name]) for name in ("epoch", "step", "updates", "retries")}
+            return cls(**counts, sums=dict(values["sums"]), rows=list(values["rows"]))
+        except (ArithmeticError, LookupError, TypeError) as error:
+            raise ValueError(f"no facts of a checkpoint: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All tensors of a training state by name, and where it stood."""
+
+    tensors: dict[str, Tensor]
+    facts: Facts
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     """Write everything that resuming needs over one of the two states kept.
 
-    `facts` are plain values. `retries` and `step` say which state is newer, `updates` how many updates it lies
-    within an epoch. The newest state between epochs is not written over, or without one the newest.
+    The newest state between epochs is not written over, or without one the newest.
     """
     states = _states(folder)
-    kept = next((path for path, known in states if not known["updates"]), states[0][0] if states else None)
+    kept = next((path for path, known in states if not known.updates), states[0][0] if states else None)
     path = next(folder / name for name in STATES if folder / name != kept)
-    tensors = {f"model|{key}": value for key, value in weights.items()}
-    tensors |= {f"moments|{key}": value for key, value in moments.items()}
-    save_tensors(path, tensors, {"facts": json.dumps(facts)})
+    save_tensors(path, dict(tensors), {"facts": json.dumps(asdict(facts))})
 
 
 def load_state(
-    folder: Path, *, usable: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> tuple[Kept | None, list[str]]:
-    """Model tensors, moments and facts of the newest usable state that is whole, and what is wrong with others.
+    folder: Path, *, usable: Callable[[Facts], bool] = lambda _: True
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest usable state that is whole, and what is wrong with others.
 
     None where no state was kept, or none is whole.
     """
@@ -142,29 +174,25 @@ def load_state(
     for path in [*unreadable, *newest_first]:
         try:
             tensors, metadata = _load(path)
-            facts: dict[str, Any] = json.loads(metadata["facts"])
+            facts = Facts.from_json(metadata["facts"])
         except (RunError, KeyError, ValueError) as error:
             said = str(error) if isinstance(error, RunError) else f"{path} holds no state that this version can read"
             damaged += [said] if path.exists() else []
             continue
-        model = {key.removeprefix("model|"): value for key, value in tensors.items() if key.startswith("model|")}
-        moments = {key.removeprefix("moments|"): value for key, value in tensors.items() if key.startswith("moments|")}
-        return (model, moments, facts), damaged
+        return Checkpoint(tensors, facts), damaged
     return None, damaged
 
 
-def _states(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _states(folder: Path) -> list[tuple[Path, Facts]]:
     """The states whose header can be read with their facts, the newest first."""
     found = []
     for path in (folder / name for name in STATES):
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
-            place = int(facts["retries"]), int(facts["step"]), int(facts["updates"])
-            found.append((place, path, facts))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+                found.append((path, Facts.from_json((file.metadata() or {})["facts"])))
+        except (OSError, SafetensorError, KeyError, ValueError):
             continue
-    return [(path, facts) for _, path, facts in sorted(found, key=lambda state: state[0], reverse=True)]
+    return sorted(found, key=lambda state: state[1].place, reverse=True)
 
 
 def clone_weights(model: nn.Module) -> dict[str, Tensor]:

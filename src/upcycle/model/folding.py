@@ -15,7 +15,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from upcycle.device import Machine, computed_in
+from upcycle.device import Hardware, computed_in
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 Kept = dict[nn.Conv2d, tuple[Tensor, Tensor]]
@@ -24,7 +24,7 @@ _PAIRS: WeakKeyDictionary[nn.Module, tuple[Pair, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
-def folded(model: nn.Module, machine: Machine, kept: Kept | None = None) -> Iterator[None]:
+def folded(model: nn.Module, machine: Hardware, kept: Kept | None = None) -> Iterator[None]:
     """Within it, each BatchNorm of `model` that is in evaluation mode now is part of the convolution it follows.
 
     Where `machine.fold_bn` is off, and where a network has no such pair, nothing changes. The model's parameters
@@ -122,7 +122,7 @@ def _uses(output: Any) -> Counter[Any]:
 
 
 def _convolution(
-    conv: nn.Conv2d, norm: nn.BatchNorm2d, machine: Machine, kept: Kept | None
+    conv: nn.Conv2d, norm: nn.BatchNorm2d, machine: Hardware, kept: Kept | None
 ) -> Callable[[Tensor], Tensor]:
     """The convolution with its BatchNorm's scale and shift."""
 

@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
-from upcycle.device import Machine, autocast
+from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
 from upcycle.model import baseline
 from upcycle.model.names import Shapes, fit, misfit, resemblance
@@ -260,7 +260,7 @@ def features(model: nn.Module, images: Tensor) -> Tensor:
     return model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
 
 
-def logits(model: nn.Module, images: Tensor, machine: Machine) -> Tensor:
+def logits(model: nn.Module, images: Tensor, machine: Hardware) -> Tensor:
     """Logits [B, outputs] in fp32: the body in the machine's precision, the linear head always in fp32.
 
     bf16 keeps 8 bits of a number: enough inside the network, too coarse for the last sum over

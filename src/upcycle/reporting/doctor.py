@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upcycle.data.cache import default_root
-from upcycle.device import BF16_FLAGS, Machine, detect, environment
+from upcycle.device import BF16_FLAGS, Hardware, detect, environment
 from upcycle.hardware import GIB
 from upcycle.model import packaged
 from upcycle.reporting.show import console_of
@@ -17,7 +17,7 @@ from upcycle.reporting.show import console_of
 Facts = list[tuple[str, str]]
 
 
-def precision_reason(machine: Machine) -> str:
+def precision_reason(machine: Hardware) -> str:
     """Why `machine` has its precision, in a few words."""
     if machine.device == "cuda":
         return "the GPU computes it natively" if machine.precision == "bf16" else "the GPU has no bf16 of its own"
@@ -88,7 +88,7 @@ def _weights() -> Facts:
     ]
 
 
-def _hardware(machine: Machine) -> Facts:
+def _hardware(machine: Hardware) -> Facts:
     memory = "unknown" if math.isnan(machine.memory_gb) else f"{machine.memory_gb:.1f} GiB"
     return [
         ("processor", machine.processor),
@@ -102,7 +102,7 @@ def _hardware(machine: Machine) -> Facts:
     ]
 
 
-def facts(machine: Machine) -> Facts:
+def facts(machine: Hardware) -> Facts:
     """(name, value) of everything worth knowing before a run or in a report of a problem; no long waits."""
     cache = default_root()
     described = environment(machine)

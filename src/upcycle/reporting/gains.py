@@ -150,11 +150,8 @@ def parameters_words(number: int | None) -> str:
 
 
 def epochs_words(rung: Row) -> str:
-    """Mean epochs of a rung, with a decimal where seeds differ; before the plus those of the head on features."""
-    if rung.get("epochs") is None:
-        return "–"
-    head, whole = rung.get("head_epochs") or 0, rung["epochs"]
-    return f"{_count(head)} + {_count(whole)}" if head else _count(whole)
+    """Mean epochs of a rung, with a decimal where seeds differ; 0 of the probe alone."""
+    return "–" if rung.get("epochs") is None else _count(rung["epochs"])
 
 
 def _count(mean: float) -> str:

@@ -238,12 +238,12 @@ def metric_rows(evaluation: Values) -> list[Values]:
     ]
 
 
-def chosen_by(history: Sequence[Values]) -> str:
+def chosen_by(config: Values, history: Sequence[Values]) -> str:
     """What the validation images have chosen."""
-    phases = {row.get("phase") for row in history}
-    if phases == {"head"}:
-        return "the strength and scaling of the probe"
-    return "the probe, the best epoch and the model" if "head" in phases else "the best epoch"
+    if not history:
+        return "the strengths of the probe"
+    probed = config.get("probe", config.get("head_epochs"))  # by earlier versions trained for epochs
+    return "the probe, the best epoch and the model" if probed else "the best epoch"
 
 
 def class_rows(test: Values) -> Cut:

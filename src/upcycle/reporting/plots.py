@@ -36,7 +36,7 @@ __all__ = [
     "svg",
 ]
 
-PHASES = {"head": "Head on frozen features", "finetune": "Fine-tuning", "train": "Training"}
+PHASES = {"finetune": "Fine-tuning", "train": "Training"}
 
 Row = dict[str, Any]
 Floats = NDArray[np.float64]

@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from upcycle.errors import RunError
 from upcycle.evaluation import predictions
 from upcycle.evaluation.predictions import Predictions
+from upcycle.history import ProbeResult, without_head
 from upcycle.manifest import check
 from upcycle.reporting import html, page, plots
 from upcycle.reporting.html import Draw
@@ -27,6 +28,7 @@ class Files:
     environment: Values
     model: Values | None
     plan: Values | None
+    probe: ProbeResult | None
     audit: Values | None
     history: list[Values]
     timings: list[Values]
@@ -68,14 +70,22 @@ def _read(run: RunDir) -> Files:
         config=optional(run.config) or {},
         environment=optional(run.environment) or {},
         model=optional(run.model),
-        plan=optional(run.plan),
+        plan=_without_head(optional(run.plan)),
+        probe=ProbeResult.from_dict(values) if (values := optional(run.probe)) else None,
         audit=optional(run.audit),
-        history=read_lines(run.history),
+        history=without_head(read_lines(run.history)),
         timings=read_lines(run.timings),
         events=read_lines(run.events),
         evaluation=optional(run.evaluation),
         predictions=predictions.read(test) if test.exists() else None,
     )
+
+
+def _without_head(plan: Values | None) -> Values | None:
+    """The plan of fine-tuning alone, as `without_head` has the rows."""
+    if plan is None or not isinstance(plan.get("phases"), list):
+        return plan
+    return plan | {"phases": [phase for phase in plan["phases"] if phase["name"] != "head"]}
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -110,8 +120,9 @@ def _render(files: Files, drawings: dict[str, Draw], thumbnails: Sequence[Path])
         pending=_pending(files),
         figures=html.figures(drawings),
         choice=page.choice(files.evaluation),
+        probe=files.probe,
         metrics=page.metric_rows(evaluation) if test else [],
-        chosen_by=page.chosen_by(files.history),
+        chosen_by=page.chosen_by(files.config, files.history),
         classes=page.class_rows(test) if test else None,
         confusions=page.confusions(test) if test else None,
         mistakes=wrong,
@@ -141,8 +152,9 @@ def _pending(files: Files) -> list[str]:
         return _pending_folds(files, int(folds))
     absent = {
         "The images have not been scanned and split yet.": files.audit is None,
-        "No schedule has been planned yet.": not (files.plan or {}).get("phases"),
-        "No epoch has finished yet, so there are no learning curves.": not files.history,
+        "No schedule has been planned yet.": files.plan is None,
+        "No epoch has finished yet, so there are no learning curves.": not files.history
+        and files.config.get("epochs") != 0,
         "The test set has not been looked at yet: there are no metrics, no confusion matrix and no mistakes.": not (
             (files.evaluation or {}).get("test") or page.without_test(files.audit)
         ),

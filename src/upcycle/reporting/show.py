@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
 from rich.console import Console, RenderableType
@@ -23,8 +24,17 @@ from upcycle.reporting.names import printable
 Told = Callable[[int, int], None]
 
 
-class Show(Protocol):
-    """What a job tells, as it happens."""
+class Observer(Protocol):
+    """What a job reports, as it happens: messages, progress, rows, and when it starts, resumes and ends."""
+
+    def started(self, run: Path) -> None:
+        """Work on the run's directory starts, whether it is new or resumed."""
+
+    def resumed(self, run: Path, epoch: int) -> None:
+        """Training resumes from a checkpoint, `epoch` epochs of its phase being done."""
+
+    def finished(self, run: Path) -> None:
+        """The run is trained and tested, and its report is written."""
 
     def say(self, text: str) -> None:
         """A line worth reading."""
@@ -51,7 +61,20 @@ def line(row: Row, epochs: int, images_per_second: float) -> str:
     )
 
 
-class Silent:
+class Quiet:
+    """Lets a run start, resume and end without a word."""
+
+    def started(self, run: Path) -> None:
+        """Nothing."""
+
+    def resumed(self, run: Path, epoch: int) -> None:
+        """Nothing."""
+
+    def finished(self, run: Path) -> None:
+        """Nothing."""
+
+
+class Silent(Quiet):
     """Tells nothing."""
 
     def say(self, text: str) -> None:
@@ -124,7 +147,7 @@ def console_of(name: Literal["stdout", "stderr"]) -> Console:
     return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
 
 
-class Terminal:
+class Terminal(Quiet):
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -181,8 +204,6 @@ class Notebook(Terminal):
         from upcycle.reporting.plots import curves_figure
 
         super().row(history, epochs, images_per_second)
-        if history.rows[-1].phase == "head":
-            return
         figure = curves_figure(history.to_dicts())
         if self._handle is None:
             self._handle = display(figure, display_id=True)  # type: ignore[no-untyped-call]
@@ -190,7 +211,61 @@ class Notebook(Terminal):
             self._handle.update(figure)
 
 
-def default_show() -> Show:
+class Several:
+    """Several observers as one: each gets everything, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def started(self, run: Path) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.started(run)
+
+    def resumed(self, run: Path, epoch: int) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.resumed(run, epoch)
+
+    def finished(self, run: Path) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.finished(run)
+
+    def say(self, text: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.say(text)
+
+    def warn(self, text: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.warn(text)
+
+    def table(self, table: RenderableType) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.table(table)
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Told]:
+        """A bar of each."""
+        with contextlib.ExitStack() as stack:
+            bars = [stack.enter_context(observer.progress(what)) for observer in self._observers]
+
+            def told(done: int, total: int) -> None:
+                for bar in bars:
+                    bar(done, total)
+
+            yield told
+
+    def row(self, history: History, epochs: int, images_per_second: float) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.row(history, epochs, images_per_second)
+
+
+def default_show() -> Observer:
     """Live curves in a notebook, lines elsewhere."""
     kernel = sys.modules.get("IPython")
     shell = kernel.get_ipython() if kernel is not None else None

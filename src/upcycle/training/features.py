@@ -18,7 +18,7 @@ from upcycle.data.augment import Frames, on_device
 from upcycle.data.batches import eval_batches
 from upcycle.data.cache import rules, written_in
 from upcycle.data.folder import Index
-from upcycle.device import Machine, autocast
+from upcycle.device import Hardware, autocast
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.predict import EVAL_BATCH, forward
 from upcycle.model import zoo
@@ -35,7 +35,7 @@ def extract(
     frames: Frames,
     *,
     network: zoo.Network,
-    machine: Machine,
+    machine: Hardware,
     folder: Path,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
@@ -118,7 +118,7 @@ def _write(path: Path, parts: Sequence[npt.NDArray[np.float32]], images: int) ->
 
 
 def head_logits(
-    model: nn.Module, features: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], machine: Machine
+    model: nn.Module, features: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], machine: Hardware
 ) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] from the `features` [N, D] at `positions` [n]: to the bit what the whole network gives."""
 
@@ -131,7 +131,7 @@ def head_logits(
     return forward(model, batches(), machine, output=lambda model, some, _: model.get_classifier()(some))  # type: ignore[operator]
 
 
-def _features(model: nn.Module, images: torch.Tensor, machine: Machine) -> torch.Tensor:
+def _features(model: nn.Module, images: torch.Tensor, machine: Hardware) -> torch.Tensor:
     with autocast(machine):
         return zoo.features(model, images)
 
@@ -153,7 +153,7 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
     return features if digest.digest() == expected else None
 
 
-def _key(index: Index, network: zoo.Network, machine: Machine) -> str:
+def _key(index: Index, network: zoo.Network, machine: Hardware) -> str:
     facts = {
         "version": VERSION,
         "arch": network.arch,

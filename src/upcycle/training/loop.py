@@ -1,12 +1,12 @@
 """The fine-tuning loop: `fit` yields one immutable row an epoch, and whoever drives it decides what then.
 
 Nothing here remembers where it is except `State`; the rate is asked of the schedule by step, and
-randomness is a function of (seed, phase, step). So a State kept between two updates goes on to the same bits.
+randomness is a function of (seed, phase, step). So a State kept between two updates continues to the same bits.
 """
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from upcycle.config import Config
 from upcycle.data.batches import Batch, Batches
-from upcycle.device import Machine, seed_for
+from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model import zoo
+from upcycle.model.checkpoint import load_clone
 from upcycle.model.folding import folded
 from upcycle.model.groups import parameter_groups, set_training_mode
+from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
 from upcycle.task import Task
+from upcycle.training import optim
 from upcycle.training.loss import LossFunction, predicted_classes
-from upcycle.training.optim import make_optimizer, set_rate
 from upcycle.training.scores import Scores
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,20 @@ class State:
     epoch: int = 0
     sums: Sums = Sums()
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All tensors that training changes, keyed `part|name`."""
+        parts = {"model": self.model.state_dict(), "moments": optim.state_tensors(self.optimizer, self.names)}
+        return {f"{part}|{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `to_tensors` gave."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "moments": {}}
+        for key, tensor in tensors.items():
+            part, name = key.split("|", 1)
+            parts[part][name] = tensor
+        load_clone(self.model, parts["model"])
+        optim.load_state_tensors(self.optimizer, self.names, parts["moments"])
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -74,15 +90,15 @@ class Setting:
     batches: Batches
     task: Task
     loss: LossFunction
-    machine: Machine
+    machine: Hardware
     frozen: frozenset[str]
-    at_once: tuple[tuple[int, int], ...] = ()
+    changes: tuple[MicroBatch, ...] = ()
     """From which update on how many images of a batch go through the network at a time, where not all do."""
 
-    def parts(self, batch: Batch, step: int) -> tuple[Batch, ...]:
+    def micro_batches(self, batch: Batch, step: int) -> tuple[Batch, ...]:
         """The batch of update `step` in the parts that go through the network one after the other."""
-        images = next((images for begin, images in reversed(self.at_once) if step >= begin), len(batch.labels))
-        return batch.split(images)
+        found = (change.images for change in reversed(self.changes) if step >= change.step)
+        return batch.split(next(found, len(batch.labels)))
 
 
 @dataclass(frozen=True)
@@ -99,16 +115,16 @@ def start(model: nn.Module, config: Config, *, step: int = 0) -> State:
     """A State that begins fine-tuning `model` at the run's update `step`."""
     groups = parameter_groups(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     names = [name for group in groups for name in group["names"]]
-    return State(model, make_optimizer(config, groups), names, step)
+    return State(model, optim.make_optimizer(config, groups), names, step)
 
 
 def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
     """One update; returns the batch's mean loss and its number of right answers, still on the device."""
-    torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step))
-    set_rate(state.optimizer, setting.phase.rate(state.step))
+    optim.set_rate(state.optimizer, setting.phase.rate(state.step))
     state.optimizer.zero_grad(set_to_none=True)
     losses, right = [], []
-    for part in setting.parts(batch, state.step):
+    for number, part in enumerate(setting.micro_batches(batch, state.step)):
+        torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step, number))
         with folded(state.model, setting.machine):
             logits = zoo.logits(state.model, part.images, setting.machine)
         loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / len(batch.labels))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from upcycle.device import Machine, autocast
+from upcycle.device import Hardware, autocast
 
 GENEROUS = 8192
 """Bytes per pixel that no network of 25 million parameters keeps for its backward pass (ResNet-50: 860 in bf16)."""
@@ -12,7 +12,7 @@ SCRATCH = 300 * 2**20
 """What libraries take beside the tensors."""
 
 
-def activations(model: nn.Module, machine: Machine, *, images: int, size: int) -> int:
+def activations(model: nn.Module, machine: Hardware, *, images: int, size: int) -> int:
     """Bytes that a pass of [images, 3, size, size] keeps for its backward pass, parameters left out.
 
     Computed in evaluation mode, so that no statistics change and no random numbers are drawn.
@@ -40,7 +40,7 @@ def fixed(model: nn.Module) -> int:
     return 4 * (3 * trained) + 4 * (everything + 2 * trained) + SCRATCH
 
 
-def largest_micro_batch(model: nn.Module, machine: Machine, *, batch: int, size: int, free: float) -> tuple[int, int]:
+def largest_micro_batch(model: nn.Module, machine: Hardware, *, batch: int, size: int, free: float) -> tuple[int, int]:
     """The most images, `batch` or a half of it and so on, that fit into `free` bytes, 0 if not one does; and the
     bytes that the whole batch takes.
     """

@@ -1,35 +1,42 @@
-"""The head phase: a linear classifier on frozen features, trained with one-cycle at many strengths at once.
+"""The probe: a linear head on the frozen network's features, by regularized logistic regression.
 
-All strengths of L2 regularisation learn side by side as one batched product; the one with the lowest
-held-out loss is the probe. Fine-tuning starts from it, and has to beat it.
+It takes seconds, and fine-tuning has to beat it. The strength of the penalty is chosen on held-out images, once for
+each of three scalings of the features; the probe is the mean of the three heads.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from upcycle.data.splits import Splits
 from upcycle.device import seed_for
-from upcycle.history import Row
-from upcycle.recipes import HEAD_BATCH, HEAD_RATES, Phase
-from upcycle.schedules import OneCycle
+from upcycle.history import ProbeResult
 from upcycle.task import Task
+from upcycle.training.lbfgs import MEMORY, minimize
 from upcycle.training.loss import Loss, targets_of
 from upcycle.training.scores import score
 
-STRENGTHS = tuple(10.0**power for power in np.arange(-5.0, 2.5, 0.5))
-"""Penalties tried: half of each times the squared weights is added to the mean loss."""
+STRENGTHS = tuple(float(10.0**power) for power in np.arange(2.0, -5.5, -0.5))
+"""Penalties tried, from strong to weak: half of each times the squared weights is added to the mean loss."""
+SCALINGS = ("common", "between", "each")
+PATIENCE = 2
+"""The path ends once no scaling has got better at so many strengths."""
+FEW = 200
+"""With fewer validation images than this, held-out folds of the training images help to choose."""
+FOLDS = 4
+LOOSE, TIGHT = 1e-4, 1e-7
+"""How far, in nats, a training loss may be from the lowest: along the path, and at its end."""
 
 CHUNK = 4096
-"""Images whose features are in memory at once."""
+"""Images whose features are read at once."""
 MOST_BYTES = 2**30
-"""Of weights, and of logits, of the heads that are trained at once: of hundreds of classes there is room for a part."""
+"""Of features, of weights and of logits that are held at once, each: more of them are taken in parts."""
 COPIES = 6
-"""Tensors of the weights' size that an update holds, or of the logits' size that a loss does (measured)."""
+"""Tensors of the logits' size that a loss holds."""
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -40,21 +47,16 @@ Positions = npt.NDArray[np.int64]
 class Split:
     """The images of `features` [N, D], a memory map perhaps, at `positions` [n], with their `labels` [n].
 
-    `tied` [n], where it is known, has equal numbers for images that must stay on one side, as those of one group.
+    `groups` [n], where known, has equal numbers for images that must stay on one side.
     """
 
     features: Features
     positions: Positions
     labels: Labels
-    tied: Labels | None = None
+    groups: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
-
-    def at(self, chosen: npt.NDArray[np.bool_]) -> "Split":
-        """The images marked in `chosen` [n]."""
-        tied = self.tied[chosen] if self.tied is not None else None
-        return Split(self.features, self.positions[chosen], self.labels[chosen], tied)
 
     def chunks(self) -> Iterator[Tensor]:
         """Features of all images in order, some at a time."""
@@ -64,271 +66,257 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear head: `weight` [outputs, D], `bias` [outputs], and how it was found."""
+    """A linear head for raw features: `weight` [outputs, D], `bias` [outputs], and how it was found."""
 
     weight: Tensor
     bias: Tensor
-    strength: float
-    scaling: str
-    lr_max: float
-    rows: tuple[Row, ...]
+    result: ProbeResult
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
-    """One split whose features are centred by `mean` [D], `held` [n, D] where they are few; labels [n] as a tensor."""
+class Head:
+    """The head of one scaling: `weight` [D, outputs] and `bias` [outputs] for raw features, and its held-out loss."""
 
-    split: Split
-    mean: Tensor
-    labels: Tensor
-    held: Tensor | None
-
-    def inputs(self, chosen: Tensor) -> Tensor:
-        """Centred features of the chosen images."""
-        if self.held is not None:
-            return self.held[chosen]
-        return torch.from_numpy(self.split.features[self.split.positions[chosen.numpy()]]) - self.mean
-
-    def parts(self) -> Iterator[Tensor]:
-        """All images in order, some at a time."""
-        everything = torch.arange(len(self.split))
-        return (everything[start : start + CHUNK] for start in range(0, len(everything), CHUNK))
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One way to train: the peak rate, how features are scaled, and the strength of L2."""
-
-    lr_max: float
     scaling: str
     strength: float
-
-
-CANDIDATES = tuple(
-    _Candidate(lr_max, scaling, strength)
-    for lr_max in HEAD_RATES
-    for scaling in ("common", "each")
-    for strength in STRENGTHS
-)
-FEW = 200
-"""With fewer validation images than this, held-out folds of the training images help to choose."""
-FOLDS = 4
-
-Heads = tuple[Tensor, Tensor]
-"""Weights [heads, D, outputs] for centred features, and biases [heads, 1, outputs]."""
+    loss: float
+    weight: Tensor
+    bias: Tensor
 
 
 def train_probe(
     train: Split,
     val: Split,
     *,
-    phase: Phase,
     loss: Loss,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
-    """The linear head on the features of `train` with the lowest held-out loss, with a row an epoch.
+    """The mean of the best heads of three scalings of the features.
 
-    Beside the strengths two scalings compete: all features by one number, which keeps their geometry
-    and wins with few images, and each feature by its own deviation, which can win with many; and
-    two peak rates. Held out are the validation images and, where they are few, each fold of the
-    training images in turn: the best of sixty candidates on thirty images is mostly luck. `progress` is told of
-    updates.
+    No scaling is always right, and a few held-out images cannot tell which one is. `progress` gets the number of
+    strengths that are done, and of all.
     """
-    parts = [(train, val), *(_folds(train, seed) if len(val) < FEW else [])]
-    together = _together(train.features.shape[1], loss.task.outputs)
-    updates = phase.epochs * phase.steps_per_epoch
-    count = itertools.count(1)
-    total = updates * (len(parts) * len(together) + 1)
-
-    def made() -> None:
-        if progress is not None:
-            progress(next(count), total)
-
-    losses = _held_out(parts, together, phase, loss, seed, made)
-    best = CANDIDATES[min(range(len(CANDIDATES)), key=losses.__getitem__)]
-    scale = _scale(train)
-    learn, check = _side(train, scale), _side(val, scale)
-    rows: list[Row] = []
-    trained = _train(learn, (best,), scale, phase=phase, loss=loss, seed=seed, made=made)
-    for epoch, (weight, bias) in enumerate(trained, 1):
-        rows.append(_row(_peaked(phase, best.lr_max), epoch, (learn, check), (weight, bias), loss.task))
-    folded = weight[0].T.contiguous()
-    shifted = bias[0, 0] - folded @ scale.mean
-    return Probe(folded, shifted, best.strength, best.scaling, best.lr_max, tuple(rows))
+    heads = best_heads(train, val, loss=loss, seed=seed, progress=progress)
+    weight = torch.stack([one.weight for one in heads]).mean(dim=0)
+    bias = torch.stack([one.bias for one in heads]).mean(dim=0)
+    logits = torch.cat([some @ weight + bias for some in val.chunks()])
+    scores = score(logits, torch.from_numpy(val.labels.astype(np.int64)), loss.task)
+    strengths = {one.scaling: one.strength for one in heads}
+    result = ProbeResult(strengths, scores.loss, scores.accuracy, scores.f1_macro)
+    return Probe(weight.T.contiguous(), bias, result)
 
 
-def _together(width: int, outputs: int) -> list[tuple[_Candidate, ...]]:
-    """The candidates in parts whose weights have room in memory at once; nearly always all of them."""
-    most = max(1, MOST_BYTES // (4 * COPIES * width * outputs))
-    return [CANDIDATES[start : start + most] for start in range(0, len(CANDIDATES), most)]
-
-
-def _held_out(
-    parts: Sequence[tuple[Split, Split]],
-    together: Sequence[tuple[_Candidate, ...]],
-    phase: Phase,
+def best_heads(
+    train: Split,
+    val: Split,
+    *,
     loss: Loss,
     seed: int,
-    made: Callable[[], None],
-) -> list[float]:
-    """The mean loss of each candidate on images it was not trained on."""
-    sums, images = torch.zeros(len(CANDIDATES)), 0
-    for learned, held in parts:
-        scale = _scale(learned)
-        learn, check = (_side(part, scale) for part in (learned, held))
-        found = []
-        for some in together:
-            *_, heads = _train(learn, some, scale, phase=phase, loss=loss, seed=seed, made=made)
-            rows = max(1, MOST_BYTES // (4 * COPIES * len(some) * loss.task.outputs))
-            losses = torch.zeros(len(some))
-            for piece in itertools.chain.from_iterable(torch.split(part, rows) for part in check.parts()):
-                losses += _losses(check, piece, heads, Loss(loss.task)) * len(piece)
-            found.append(losses)
-        sums += torch.cat(found)
-        images += len(held)
-    return (sums / images).tolist()
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Head, ...]:
+    """For each scaling the head, of all strengths, with the lowest held-out loss.
+
+    Features are divided by one number, which keeps their geometry and wins with few images; by each one's own
+    deviation, which can win with many; or by the geometric mean of both. Held out are the validation images and,
+    where they are few, each fold of the training images in turn: the best of many heads on thirty images is mostly
+    luck.
+    """
+    mean, divisors = _scales(train)
+    learned = torch.ones(len(train), 1, dtype=torch.bool)  # by all, then by all without a fold
+    if len(val) < FEW:
+        learned = torch.cat([learned, *_without_folds(train, seed)], dim=1)
+    learn, check = _Side(train, mean), _Side(val, mean)
+    heads = _Heads(learn, learned.repeat_interleave(len(SCALINGS), dim=1), divisors, loss)
+    whole = slice(len(SCALINGS))  # the heads that learn from all training images
+    points = heads.start()
+    best, losses = points[whole].clone(), torch.empty(0, len(SCALINGS))
+    for number, strength in enumerate(STRENGTHS, 1):
+        points = heads.fit(points, torch.full((len(points),), strength), LOOSE)
+        sums = heads.losses(learn, points, ~heads.learned).view(-1, len(SCALINGS)).sum(dim=0)
+        sums += heads.part(whole).losses(check, points[whole])
+        losses = torch.cat([losses, sums[None] / (len(val) + int((~learned).sum()))])
+        better = losses.argmin(dim=0) == number - 1
+        best[better] = points[whole][better]
+        if bool((losses.argmin(dim=0) < number - PATIENCE).all()):
+            break
+        if progress is not None:
+            progress(number, len(STRENGTHS))
+    lowest, at = losses.min(dim=0)
+    strengths = [STRENGTHS[place] for place in at.tolist()]
+    weights, biases = _raw(heads.part(whole).fit(best, torch.tensor(strengths), TIGHT), divisors)
+    biases = biases - torch.einsum("d,hdk->hk", mean, weights)
+    if progress is not None:
+        progress(len(STRENGTHS), len(STRENGTHS))
+    return tuple(map(Head, SCALINGS, strengths, lowest.tolist(), weights, biases))
 
 
-def _folds(train: Split, seed: int) -> list[tuple[Split, Split]]:
-    """The training images, each fold held out once; classes keep their shares, and tied images stay together."""
+def out_of_fold(
+    features: Features,
+    labels: Labels,
+    task: Task,
+    folds: Sequence[Splits],
+    *,
+    groups: Labels,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Probabilities [n, K] of every class, each image's from the probe of the fold that tests it.
+
+    `features` [n, D] are those of the frozen network. `folds` keep the images of `groups` [n] on one side, so no probe
+    has learned an image's label from its copy.
+    """
+    found = np.full((len(labels), len(task.classes)), np.nan)
+    for number, fold in enumerate(folds, 1):
+        train, val = (Split(features, side, labels[side], groups[side]) for side in (fold.train, fold.val))
+        probe = train_probe(train, val, loss=Loss(task), seed=seed)
+        held = Split(features, fold.test, labels[fold.test])
+        logits = torch.cat([some @ probe.weight.T + probe.bias for some in held.chunks()])
+        found[fold.test] = task.probabilities(logits.numpy())
+        if progress is not None:
+            progress(number, len(folds))
+    return found
+
+
+def _without_folds(train: Split, seed: int) -> list[Tensor]:
+    """Masks [n, 1] of the training images without one fold each; classes keep their shares, and groups stay whole."""
     labels = train.labels
     generator = torch.Generator().manual_seed(seed_for(seed, "probe folds"))
     order = torch.randperm(len(labels), generator=generator).numpy()
     by_class = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), np.int64)
-    tied = train.tied[by_class] if train.tied is not None else np.arange(len(labels))
-    _, first, unit = np.unique(tied, return_index=True, return_inverse=True)
-    fold[by_class] = np.argsort(np.argsort(first))[unit] % FOLDS  # dealt in the order they are met
-    parts = []
-    for number in range(FOLDS):
-        rest, held = fold != number, fold == number
-        if held.any() and len(np.unique(labels[rest])) == len(np.unique(labels)):
-            parts.append((train.at(rest), train.at(held)))
-    return parts
+    groups = train.groups[by_class] if train.groups is not None else np.arange(len(labels))
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    fold[by_class] = np.argsort(np.argsort(first))[group] % FOLDS  # dealt in the order they are met
+    masks = [fold != number for number in range(FOLDS)]
+    classes = len(np.unique(labels))
+    return [
+        torch.from_numpy(mask)[:, None] for mask in masks if not mask.all() and len(np.unique(labels[mask])) == classes
+    ]
+
+
+def _scales(train: Split) -> tuple[Tensor, Tensor]:
+    """The mean [D] of each feature, and what each scaling divides features by, [scalings, D]."""
+    mean = sum((part.double().sum(dim=0) for part in train.chunks()), torch.zeros(())) / len(train)
+    squares = sum(((part.double() - mean).square().sum(dim=0) for part in train.chunks()), torch.zeros(()))
+    each = (squares / len(train)).sqrt() + 1e-6
+    common = (squares / len(train)).mean().sqrt() + 1e-6
+    return mean.float(), torch.stack([common.expand_as(each), (common * each).sqrt(), each]).float()
+
+
+# ---------------------------------------------------------------- heads side by side
+
+
+class _Side:
+    """Centered features of one split; held in memory where they are few."""
+
+    def __init__(self, split: Split, mean: Tensor) -> None:
+        self.split, self.mean = split, mean
+        self.labels = torch.from_numpy(split.labels.astype(np.int64))
+        few = 4 * len(split) * len(mean) <= MOST_BYTES // 4
+        self.held = torch.cat([part - mean for part in split.chunks()]) if few else None
+
+    def parts(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """All images in order, at most `rows` at a time: where they are, and their features."""
+        for start in range(0, len(self.split), rows):
+            place = slice(start, min(start + rows, len(self.split)))
+            if self.held is not None:
+                yield place, self.held[place]
+            else:
+                yield place, torch.from_numpy(self.split.features[self.split.positions[place]]).sub_(self.mean)
 
 
 @dataclass(frozen=True, eq=False)
-class _Scale:
-    """Mean [D] and standard deviation [D] of each feature, and the one deviation [] of them all."""
+class _Heads:
+    """H heads that learn from the images of `side` that are marked in `learned` [n, H].
 
-    mean: Tensor
-    each: Tensor
-    common: Tensor
-
-    def divisors(self, candidates: tuple[_Candidate, ...]) -> Tensor:
-        """What each candidate divides centred features by, [heads, D, 1]."""
-        kinds = {"each": self.each, "common": self.common.expand_as(self.each)}
-        return torch.stack([kinds[candidate.scaling] for candidate in candidates])[:, :, None]
-
-
-def _scale(train: Split) -> _Scale:
-    mean = sum(part.double().sum(dim=0) for part in train.chunks()) / len(train)
-    variance = sum((part.double() - mean).square().sum(dim=0) for part in train.chunks()) / len(train)
-    assert isinstance(mean, Tensor)
-    assert isinstance(variance, Tensor)
-    return _Scale(mean.float(), variance.sqrt().float() + 1e-6, variance.mean().sqrt().float() + 1e-6)
-
-
-def _peaked(phase: Phase, lr_max: float) -> Phase:
-    """The phase at another peak rate."""
-    assert isinstance(phase.schedule, OneCycle)
-    return replace(phase, schedule=replace(phase.schedule, lr_max=lr_max))
-
-
-def _train(
-    learn: _Side,
-    candidates: tuple[_Candidate, ...],
-    scale: _Scale,
-    *,
-    phase: Phase,
-    loss: Loss,
-    seed: int,
-    made: Callable[[], None],
-) -> Iterator[Heads]:
-    """Train all candidates, those of one peak rate next to each other, with one-cycle Adam; yields heads by epoch.
-
-    Their weights are for scaled features. Dividing the weights instead lets all share one product.
+    `divisors` [S, D] scale the features of the heads in turn. A head is a point: its weights for scaled features
+    [D, outputs] and its bias [outputs], flat.
     """
-    divisors = scale.divisors(candidates)
-    width, outputs = learn.split.features.shape[1], loss.task.outputs
-    parameters, groups = [], []
-    for lr_max in dict.fromkeys(candidate.lr_max for candidate in candidates):
-        penalty = torch.tensor([one.strength for one in candidates if one.lr_max == lr_max])[:, None, None]
-        pair = [torch.zeros(len(penalty), size, outputs, requires_grad=True) for size in (width, 1)]
-        parameters.append(pair)
-        groups.append({"params": pair, "phase": _peaked(phase, lr_max), "penalty": penalty})
-    optimizer = torch.optim.Adam(groups, fused=True)
-    step = 0
-    for epoch in range(1, phase.epochs + 1):
-        for chosen in _epoch_batches(len(learn.labels), phase.steps_per_epoch, seed_for(seed, "head", epoch)):
-            for group in optimizer.param_groups:
-                rate = group["phase"].rate(phase.first_step + step)
-                group["lr"], group["betas"] = rate.lr, (rate.momentum, 0.99)
-            weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
-            losses = _losses(learn, chosen, (weight / divisors, bias), loss)
-            optimizer.zero_grad()
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            for group in optimizer.param_groups:
-                decayed = group["params"][0]
-                decayed.grad.addcmul_(group["penalty"], decayed.detach())
-            optimizer.step()
-            step += 1
-            made()
-        with torch.no_grad():
-            weight, bias = (torch.cat(some) for some in zip(*parameters, strict=True))
-        yield weight / divisors, bias
+
+    side: _Side
+    learned: Tensor
+    divisors: Tensor
+    loss: Loss
+
+    def part(self, some: slice) -> "_Heads":
+        """Some of the heads."""
+        return _Heads(self.side, self.learned[:, some], self._scales(self.learned.shape[1])[some], self.loss)
+
+    def _scales(self, heads: int) -> Tensor:
+        return self.divisors.repeat(-(-heads // len(self.divisors)), 1)[:heads]
+
+    def start(self) -> Tensor:
+        """Points of nothing learned."""
+        return torch.zeros(self.learned.shape[1], (self.divisors.shape[1] + 1) * self.loss.task.outputs)
+
+    def fit(self, points: Tensor, strengths: Tensor, exact: float) -> Tensor:
+        """The points where each head's loss is lowest, to within `exact` nats; as many at once as there is room for."""
+        most = max(1, MOST_BYTES // (4 * (2 * MEMORY + COPIES) * points.shape[1]))
+        found = []
+        for start in range(0, len(points), most):
+            some = slice(start, start + most)
+            found.append(self.part(some)._fit(points[some], strengths[some], exact))
+        return torch.cat(found)
+
+    def _fit(self, points: Tensor, strengths: Tensor, exact: float) -> Tensor:
+        divisors = self._scales(len(points))
+        shares = self.learned.float() / self.learned.sum(dim=0)
+
+        def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+            weight, bias = _raw(points, divisors)
+            losses = torch.zeros(len(points), dtype=torch.float64)
+            weight_slopes, bias_slopes = torch.zeros_like(_wide(weight)), torch.zeros_like(bias)
+            for place, inputs in self.side.parts(self._rows(len(points))):
+                logits = _logits(inputs, weight, bias).requires_grad_()
+                found = _losses(logits, self.side.labels[place], self.loss) * shares[place]
+                (slopes,) = torch.autograd.grad(found.sum(), logits)
+                losses += found.detach().sum(dim=0, dtype=torch.float64)
+                weight_slopes.addmm_(inputs.T, slopes.flatten(1))
+                bias_slopes += slopes.sum(dim=0)
+            by_head = weight_slopes.view(-1, *bias.shape).transpose(0, 1) / divisors[:, :, None]
+            scaled = points.clone()
+            scaled.view(len(points), -1, bias.shape[1])[:, -1] = 0  # the bias has no penalty
+            losses += strengths / 2 * scaled.square().sum(dim=1)
+            slopes = torch.cat([by_head, bias_slopes[:, None]], dim=1).flatten(1) + strengths[:, None] * scaled
+            return losses.float(), slopes
+
+        first = 1 / (strengths + points.shape[1] / 2)
+        small = (2 * strengths.clamp(1e-3, 0.1) * exact).sqrt()
+        return minimize(evaluate, points, first=first, small=small)
+
+    def _rows(self, heads: int) -> int:
+        return min(CHUNK, max(1, MOST_BYTES // (4 * COPIES * heads * self.loss.task.outputs)))
+
+    def losses(self, side: _Side, points: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The sum of each head's losses, [H], neither weighted nor smoothed, on the images `counted` [n, H], or all."""
+        weight, bias = _raw(points, self._scales(len(points)))
+        sums = torch.zeros(len(points))
+        for place, inputs in side.parts(self._rows(len(points))):
+            found = _losses(_logits(inputs, weight, bias), side.labels[place], Loss(self.loss.task))
+            sums += (found if counted is None else found * counted[place]).sum(dim=0)
+        return sums
 
 
-def _side(split: Split, scale: _Scale) -> _Side:
-    held = next(split.chunks()) - scale.mean if len(split) <= CHUNK else None
-    return _Side(split, scale.mean, torch.from_numpy(split.labels.astype(np.int64)), held)
+def _raw(points: Tensor, divisors: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [H, D, outputs] for centered features, and biases [H, outputs]."""
+    width = divisors.shape[1]
+    whole = points.view(len(points), width + 1, -1)
+    return whole[:, :width] / divisors[:, :, None], whole[:, width]
 
 
-def _epoch_batches(images: int, steps: int, seed: int) -> list[Tensor]:
-    """`steps` batches out of as many shuffled passes as they need."""
-    generator = torch.Generator().manual_seed(seed)
-    size = min(HEAD_BATCH, images)
-    passes = -(-steps * size // images)
-    order = torch.cat([torch.randperm(images, generator=generator) for _ in range(passes)])
-    return [order[at * size : (at + 1) * size] for at in range(steps)]
+def _wide(weight: Tensor) -> Tensor:
+    """The weights of all heads beside each other, [D, H * outputs]."""
+    return weight.transpose(0, 1).flatten(1)
 
 
-def _logits(inputs: Tensor, heads: Heads) -> Tensor:
-    """[heads, n, outputs], as one wide product."""
-    weight, bias = heads
-    count, width, outputs = weight.shape
-    wide = inputs @ weight.permute(1, 0, 2).reshape(width, count * outputs)
-    return wide.view(len(inputs), count, outputs).permute(1, 0, 2) + bias
+def _logits(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[n, H, outputs], as one wide product."""
+    return (inputs @ _wide(weight)).view(-1, *bias.shape) + bias
 
 
-def _losses(side: _Side, chosen: Tensor, heads: Heads, loss: Loss) -> Tensor:
-    """The mean loss of each head on the chosen images, [heads]."""
-    logits = _logits(side.inputs(chosen), heads)
-    targets = targets_of(loss.task, side.labels[chosen])
-    repeated = targets.expand(len(logits), *targets.shape).flatten(0, 1)
-    return loss(logits.flatten(0, 1), repeated).view(len(logits), -1).mean(dim=1)
-
-
-def _all_logits(side: _Side, head: Heads) -> Tensor:
-    """Logits [n, outputs] of every image by one head."""
-    return torch.cat([_logits(side.inputs(part), head)[0] for part in side.parts()])
-
-
-def _row(phase: Phase, epoch: int, sides: tuple[_Side, _Side], head: Heads, task: Task) -> Row:
-    """One epoch's row of one head."""
-    step = phase.first_step + epoch * phase.steps_per_epoch
-    rate = phase.rate(step - 1)
-    fit, held = (score(_all_logits(side, head), side.labels, task) for side in sides)
-    return Row(
-        phase=phase.name,
-        epoch=epoch,
-        step=step,
-        lr=rate.lr,
-        momentum=rate.momentum,
-        loss=fit.loss,
-        accuracy=fit.accuracy,
-        val_loss=held.loss,
-        val_accuracy=held.accuracy,
-        val_f1_macro=held.f1_macro,
-    )
+def _losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """The loss of each image by each head, [n, H]."""
+    heads = logits.shape[1]
+    targets = targets_of(loss.task, labels).repeat_interleave(heads, dim=0)
+    return loss(logits.flatten(0, 1), targets).view(-1, heads)

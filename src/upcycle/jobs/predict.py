@@ -1,9 +1,8 @@
-"""A trained run put to use: classes and probabilities of images, metrics of folders."""
+"""A trained run put to use: classes and probabilities of images."""
 
-import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,25 +16,18 @@ import torch
 from torch import nn
 
 from upcycle import device as machines
-from upcycle.config import Config, expanded
-from upcycle.config import read_json as read_config
+from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
-from upcycle.data.folder import Index, listed, scan
-from upcycle.data.layout import Layout
 from upcycle.data.listing import shown
-from upcycle.data.split_file import Recorded, read_splits
-from upcycle.data.walk import clean
-from upcycle.device import Machine
-from upcycle.errors import ConfigError, DataError, DecodeError, RunError
+from upcycle.device import Hardware
+from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
-from upcycle.evaluation.predictions import Predictions
 from upcycle.hardware import usable_cores
-from upcycle.jobs.prepare import darkness
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
 from upcycle.model.zoo import Network
-from upcycle.reporting.show import Show, Silent, default_show
+from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source
@@ -75,7 +67,7 @@ class Classifier:
     run: RunDir
     network: Network
     model: nn.Module
-    machine: Machine
+    machine: Hardware
 
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
@@ -166,7 +158,7 @@ def _content(file: BinaryIO) -> bytes:
     return content
 
 
-def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show | None = None) -> Classifier:
+def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Observer | None = None) -> Classifier:
     """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
     With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
@@ -183,7 +175,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Show 
         return _load(expanded(run), threads, device, show or default_show())
 
 
-def _load(run: Path, threads: int, device: str, show: Show) -> Classifier:
+def _load(run: Path, threads: int, device: str, show: Observer) -> Classifier:
     directory = RunDir(run)
     if any(directory.root.glob("fold-*")):
         raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
@@ -224,8 +216,8 @@ def _setting(environment: Any) -> _Setting:
     return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine:
-    """This machine as the run used its own, or, where it has not that device or precision, at its best.
+def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> Hardware:
+    """This machine as the run used its own, or, where it lacks that device or precision, at its best.
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
     """
@@ -246,148 +238,3 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Show) -> Machine
         machine = detect(device=device)  # with these threads, and BatchNorm as it was
         show.warn(f"{error}; predicting at this machine's best instead")
         return machine
-
-
-def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Show | None = None) -> Predictions:
-    """Predictions of the run's own `split`, or of the images of another folder `data`.
-
-    Where `data` holds all images of the run's `split`, as when its folder has moved, those alone are predicted. Images
-    are decoded from their files again. DataError when a file of the run is gone or is no longer
-    what it was, or when `data` has a class the model does not know. Files of `data` that cannot be read
-    are told and left out; images the model trained on are told.
-    """
-    show = show or Silent()
-    recorded = read_splits(classifier.run.splits)
-    config = read_config(classifier.run.config)
-    own = [row for row in recorded if row.split == split]
-    if data is None:
-        if not own and split == "test" and recorded:
-            again = f"give --split val, or labeled images of your own: upcycle evaluate {classifier.run.root} DATA"
-            raise DataError(f"{classifier.run.root} has no test set, as test_fraction was 0: {again}")
-        if not own:
-            raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
-        begun = Path(str(read_json(classifier.run.config)["data"]))
-        root = Path(config.image_root) if config.image_root else begun.parent if begun.is_file() else begun
-        return _predictions(classifier, own, root)
-    index = _scan(data, config)
-    dark = darkness(index, classifier.network.preprocessing)
-    if dark is not None:
-        show.warn(f"{dark.title}. {dark.effect}")
-    rows = _own_rows(index, own, split)
-    if rows:
-        show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
-    else:
-        for file in index.quarantined:
-            show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")
-        rows = _rows(index, split)
-    rows = _known_as(rows, classifier.network.classes)
-    unknown = {row.label for row in rows} - set(classifier.network.classes)
-    if unknown:
-        known = ", ".join(shown(name) for name in classifier.network.classes)
-        raise DataError(f"{shown(data)} has a class {min(unknown)!r} the model does not know: it knows {known}")
-    seen = {row.sha256 for row in recorded if row.split != "test"}
-    trained = sum(row.sha256 in seen for row in rows)
-    if trained:
-        show.warn(f"{trained} of these {len(rows)} images are ones the model was trained or chosen on")
-    return _predictions(classifier, rows, index.root, show)
-
-
-def _known_as(rows: Sequence[Recorded], classes: Sequence[str]) -> list[Recorded]:
-    """The rows with their labels as the model spells them: older ones kept blanks and Unicode's form as they came."""
-    names = {clean(name): name for name in classes}
-    return [row._replace(label=row.label if row.label in classes else names.get(row.label, row.label)) for row in rows]
-
-
-def _scan(data: Path, config: Config) -> Index:
-    """What another folder holds, read as the training's was where it can be; else by its own names."""
-    layout = Layout.of(config)
-    try:
-        listed(data, layout)
-    except (ConfigError, DataError):  # without it: what else is wrong is told then
-        layout = Layout(drop_empty_classes=layout.drop_empty_classes)
-    return scan(data, layout, trainable=False)
-
-
-def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:
-    """The images of a run's own split as `index` has them, by their content; none where it has not all of them.
-
-    Nor where it declares that split itself, with images beyond those. A group it does not tell is the recorded one.
-    """
-    left: dict[str, list[int]] = {}
-    for at in reversed(range(len(index))):
-        left.setdefault(index.hash(at), []).append(at)
-    exact = {(index.hash(at), index.path(at)): at for copies in left.values() if len(copies) > 1 for at in copies}
-    groups: dict[int, str] = {}
-    taken = {exact[row.sha256, row.path] for row in own if (row.sha256, row.path) in exact}
-    for row in own:
-        at = exact.get((row.sha256, row.path), -1)
-        copies = left.get(row.sha256, [])
-        while at < 0 and copies:  # copies of one image under other names: each row takes one
-            at = copies.pop()
-            at = -1 if at in taken else at
-        if at < 0:
-            return []
-        groups[at] = row.group
-    declared = set(np.flatnonzero(index.declared == split).tolist())
-    if (index.declared != "").any() and declared - groups.keys():
-        return []
-    rows = _recorded_as(index, sorted(groups), split)
-    return [row if row.group else row._replace(group=groups[at]) for row, at in zip(rows, sorted(groups), strict=True)]
-
-
-def _rows(index: Index, split: str) -> list[Recorded]:
-    """The images of one split where the folder declares splits, else all of them."""
-    declared = index.declared != ""
-    chosen = (index.declared == split) if declared.any() else ~declared
-    if not chosen.any():
-        raise DataError(f"{shown(index.root)} has no images in the split {split!r}")
-    return _recorded_as(index, [int(at) for at in np.flatnonzero(chosen)], split)
-
-
-def _recorded_as(index: Index, positions: Sequence[int], split: str) -> list[Recorded]:
-    return [Recorded(index.path(at), index.label(at), split, index.group(at), index.hash(at)) for at in positions]
-
-
-def _predictions(classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Show | None = None) -> Predictions:
-    """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
-    logits, used = [], []
-    with ThreadPoolExecutor(classifier.machine.threads) as pool:
-        for some in chunks(rows, FILES_AT_ONCE):
-            frames = []
-            for row, frame in zip(some, pool.map(lambda row: _recorded(classifier, row, root), some), strict=True):
-                if not isinstance(frame, str):
-                    frames.append(frame)
-                    used.append(row)
-                elif show is None:
-                    raise DataError(f"{shown(root / row.path)} cannot be read: {frame}")
-                else:
-                    show.warn(f"not evaluated: {shown(row.path)}: {frame}")
-            if frames:
-                logits.append(classifier.logits(frames))
-    if not used:
-        raise DataError(f"none of the {len(rows)} images in {shown(root)} can be read")
-    rows = used
-    classes = classifier.network.classes
-    return Predictions(
-        classes=classes,
-        paths=tuple(row.path for row in rows),
-        hashes=tuple(row.sha256 for row in rows),
-        groups=tuple(row.group for row in rows),
-        labels=np.array([classes.index(row.label) for row in rows]),
-        logits=np.concatenate(logits),
-    )
-
-
-def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame | str:
-    """The decoded image of a recorded file, if it still is that file, or why it cannot be decoded."""
-    try:
-        content = decode.read_file(root / row.path)
-    except (OSError, DecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
-    if hashlib.sha256(content).hexdigest() != row.sha256:
-        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
-    try:
-        return classifier.isolated(content)
-    except DecodeError as error:
-        return str(error)

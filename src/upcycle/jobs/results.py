@@ -1,4 +1,4 @@
-"""What a run leaves behind once it is trained: predictions, metrics, thumbnails."""
+"""What a run leaves behind once it is trained: the choice, predictions, metrics, thumbnails."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from upcycle.data import decode
 from upcycle.errors import DecodeError
-from upcycle.evaluation.metrics import evaluate
+from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
-from upcycle.jobs.prepare import Job
+from upcycle.jobs.prepare import Prepared
+from upcycle.jobs.session import Session
 from upcycle.reporting.terminal import comparison_table, table
 from upcycle.rundir import write_bytes, write_json
 
@@ -21,21 +22,30 @@ class Choice:
     mean_difference: float
     standard_error: float
 
+    @classmethod
+    def between(cls, tuned: Predictions, probe: Predictions) -> "Choice":
+        """Fine-tuning where its per-image log loss beats the probe's by more than one standard error of the paired
+        difference, on validation images.
+        """
+        paired = paired_log_loss(tuned, probe)
+        better = paired.mean_difference < -paired.standard_error
+        return cls("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
+
     @property
     def says(self) -> str:
         """The decision in words."""
         difference = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f}"
         if self.chosen == "finetune":
             return (
-                f"fine-tuning kept: its validation loss differs from the probe's by {difference} an image, "
+                f"fine-tuning kept: its validation loss differs from the probe's by {difference} per image, "
                 "better by more than one standard error"
             )
         return (
-            f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} an image, "
+            f"probe kept: fine-tuning's validation loss differs from the probe's by {difference} per image, "
             "not better by more than one standard error"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             "chosen": self.chosen,
@@ -54,45 +64,42 @@ class Results:
     choice: Choice | None = None
 
 
-def write_results(job: Job, results: Results) -> None:
+def write_results(session: Session, data: Prepared, results: Results) -> None:
     """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
+    run, show = session.run, session.show
     named = {**results.kept, **results.others}
     for name, made in named.items():
-        made.save(job.run.predictions(name))
+        made.save(run.predictions(name))
     known: dict[str, Any] = {
-        name: evaluate(made, seed=job.config.seed, split="val" if name.endswith("val") else "test").to_dict()
+        name: evaluate(made, seed=session.config.seed, split="val" if name.endswith("val") else "test").to_dict()
         for name, made in named.items()
     }
     if results.choice is not None:
         known["choice"] = results.choice.to_dict()
-    write_json(job.run.evaluation, known)
-    _write_thumbnails(job, results.kept.get("test"))
+    write_json(run.evaluation, known)
+    _write_thumbnails(session, data, results.kept.get("test"))
     split = "test" if "test" in known else "val"
     if split == "val":
-        job.show.say(
-            "no test set: these are scores of the validation images, which chose the model, so they flatter it"
-        )
-    job.show.table(table(known[split]))
+        show.say("no test set: these are scores of the validation images, which chose the model, so they flatter it")
+    show.table(table(known[split]))
     rivals = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
     others = {label: known[name] for label, name in rivals.items() if name in known}
     if others and results.choice is not None:
         kept = {"finetune": "fine-tuned (kept)", "probe": "probe (kept)"}[results.choice.chosen]
         rows = {kept: known[split], **{label: value for label, value in others.items() if label not in kept}}
-        job.show.table(comparison_table(rows))
+        show.table(comparison_table(rows))
 
 
-def _write_thumbnails(job: Job, test: Predictions | None) -> None:
+def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None) -> None:
     """Keep a small picture of every misclassified test image, so the report needs no data folder."""
-    shutil.rmtree(job.run.thumbnails, ignore_errors=True)
+    shutil.rmtree(session.run.thumbnails, ignore_errors=True)
     if test is None:
         return
     wrong = (test.predicted() != test.labels).nonzero()[0]
-    positions = job.prepared.splits.test
+    positions = data.splits.test
     for at in wrong:
         try:
-            small = decode.thumbnail(
-                job.prepared.index.file(int(positions[at])), scale=job.prepared.preprocessing.scale
-            )
+            small = decode.thumbnail(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
         except DecodeError:
             continue  # the file went away since it was decoded; its row in the table remains
-        write_bytes(job.run.thumbnails / f"{test.hashes[at]}.jpg", small)
+        write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)

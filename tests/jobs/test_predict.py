@@ -19,8 +19,8 @@ import upcycle
 from tests.conftest import TINY
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DecodeError
-from upcycle.jobs import inference
-from upcycle.jobs.inference import Classifier
+from upcycle.jobs import predict as job
+from upcycle.jobs.predict import Classifier
 from upcycle.manifest import write_sealed
 from upcycle.reporting.show import Silent
 from upcycle.rundir import read_json
@@ -47,6 +47,21 @@ def test_a_classifier_answers_many_threads_as_it_answers_one(classifier: Classif
     assert alone * 10 == together
 
 
+def test_a_run_loads_its_model_once(
+    trained: upcycle.Run, photos: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+
+    def load(path: Path) -> Classifier:
+        loaded.append(path)
+        return classifier
+
+    monkeypatch.setattr("upcycle.jobs.api.load", load)
+    run, file = upcycle.Run(trained.path), next(photos.glob("test/*/*.png"))
+    assert run.predict(file) == run.predict([file])[0]  # type: ignore[index]
+    assert [trained.path] == loaded
+
+
 def test_a_list_is_decoded_and_judged_in_parts(
     classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +72,7 @@ def test_a_list_is_decoded_and_judged_in_parts(
         return plain(self, frames)
 
     monkeypatch.setattr(Classifier, "judge", counting)
-    monkeypatch.setattr(inference, "FILES_AT_ONCE", 3)
+    monkeypatch.setattr(job, "FILES_AT_ONCE", 3)
     files = sorted(photos.glob("test/*/*.png"))[:7]
     assert 7 == len(classifier.predict(files))  # type: ignore[arg-type]
     assert [3, 3, 1] == sizes
@@ -109,8 +124,8 @@ def test_two_classifiers_compute_each_with_its_own_threads(
         seen.append(torch.get_num_threads())
         return plain(*given)
 
-    plain, seen = inference.forward, list[int]()
-    monkeypatch.setattr(inference, "forward", seeing)
+    plain, seen = job.forward, list[int]()
+    monkeypatch.setattr(job, "forward", seeing)
     one, two = (upcycle.load(trained.path, threads=number, show=Silent()) for number in (1, 2))
     for classifier in (one, two, one):
         classifier.predict(next(photos.glob("test/*/*.png")))
@@ -161,7 +176,7 @@ def test_a_file_that_gives_no_bytes_is_refused_in_a_line(classifier: Classifier,
 def test_an_iterator_of_images_gives_a_list_and_is_read_in_parts(
     classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr(job, "FILES_AT_ONCE", 2)
     files = sorted(photos.glob("test/*/*.png"))[:3]
     taken: list[Path] = []
     plain = Classifier.judge
@@ -200,7 +215,7 @@ class Warned(Silent):
 def test_a_run_of_a_larger_machine_is_predicted_with_the_cores_that_are_here(
     trained: upcycle.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "usable_cores", lambda _: 2)
+    monkeypatch.setattr(job, "usable_cores", lambda _: 2)
     path, show = with_threads(trained, tmp_path / "run", 64), Warned()
     assert 2 == upcycle.load(path, show=show).machine.threads
     assert ["the run was trained with 64 threads, and there are 2: last digits may differ"] == show.said

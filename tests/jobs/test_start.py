@@ -12,7 +12,7 @@ import pytest
 from upcycle.cli import app, main
 from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.begin import UPDATES, begin
+from upcycle.jobs.start import UPDATES, begin
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, write_json, write_text
 
@@ -69,7 +69,7 @@ def test_runs_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path, mo
 
 
 def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "from upcycle.jobs.begin import reserve; print(reserve('photos-scan'))"]
+    words = [sys.executable, "-c", "from upcycle.jobs.start import reserve; print(reserve('photos-scan'))"]
     started = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate()[0].strip() for process in started}
     assert {"runs/photos-scan-1", "runs/photos-scan-2", "runs/photos-scan-3"} == said
@@ -82,7 +82,7 @@ def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Pat
         ["scan", "photos"],
         ["compare", "photos", "--rungs", "simple-cnn"],
         ["demo", "--seed", "-1"],
-        ["train", "photos", "--weights", "none", "--head-epochs", "3"],
+        ["train", "photos", "--weights", "none", "--probe"],
     ],
     ids=lambda words: words[0],
 )
@@ -132,7 +132,7 @@ def test_options_given_again_must_agree_in_the_runs_own_recipe(tmp_path: Path) -
     run = begun(tmp_path / "out", tmp_path / "photos", **classic)
     start = begin(None, {"schedule": "ramp-sustain-decay", "epochs": 100}, out=run.root, resume=True)
     assert "upcycle train photos" == start.command
-    with pytest.raises(RunError, match="was begun with lr = 0.0001, not 0.01"):
+    with pytest.raises(RunError, match="was started with lr = 0.0001, not 0.01"):
         begin(None, {"lr": 0.01}, out=run.root, resume=True)
 
 
@@ -165,9 +165,7 @@ def test_a_run_of_another_version_is_not_resumed(tmp_path: Path) -> None:
 def test_a_run_without_its_configuration_is_told_apart(resume: bool, tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos")
     run.config.unlink()
-    with pytest.raises(
-        RunError, match=r"config.json is missing, so nothing can go on with the run: remove it, or give"
-    ):
+    with pytest.raises(RunError, match=r"config.json is missing, so the run cannot be resumed: remove it, or give"):
         begin(tmp_path / "photos", {}, out=run.root, resume=resume)
 
 
@@ -193,15 +191,27 @@ def test_class_weights_by_name_are_the_same_in_any_form_when_a_run_goes_on(tmp_p
     run = begun(tmp_path / "out", tmp_path / "photos", class_weights={"dog": 2.5, "cat": 1})
     for given in ({"cat": 1.0, "dog": 2.5}, "dog=2.5,cat=1"):
         assert "cat=1,dog=2.5" == begin(None, {"class_weights": given}, out=run.root, resume=True).config.class_weights
-    with pytest.raises(RunError, match="was begun with class_weights = cat=1,dog=2.5, not cat=2.5,dog=1"):
+    with pytest.raises(RunError, match="was started with class_weights = cat=1,dog=2.5, not cat=2.5,dog=1"):
         begin(None, {"class_weights": {"cat": 2.5, "dog": 1}}, out=run.root, resume=True)
 
 
-def test_random_weights_have_no_head_phase(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="head_epochs trains a head on pretrained features, and weights = none"):
-        begin(tmp_path / "photos", {"weights": "none", "head_epochs": 5}, out=None, resume=False)
-    begun(tmp_path / "out", tmp_path / "photos", weights="none", head_epochs=5)  # of an earlier version
-    assert 5 == begin(None, {}, out=tmp_path / "out", resume=True).config.head_epochs
+def test_random_weights_have_no_probe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a probe needs pretrained weights, and weights = none: leave probe out"):
+        begin(tmp_path / "photos", {"weights": "none", "probe": True}, out=None, resume=False)
+    begun(tmp_path / "out", tmp_path / "photos", weights="none", probe=True)  # of an earlier version
+    assert begin(None, {}, out=tmp_path / "out", resume=True).config.probe
+
+
+@pytest.mark.parametrize(("epochs", "probe"), [(0, False), (20, True)])
+def test_a_run_of_earlier_versions_tells_by_its_head_epochs_whether_it_has_a_probe(
+    epochs: int, probe: bool, tmp_path: Path
+) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", "finished")
+    values = {name: value for name, value in read_json(run.config).items() if name != "probe"}
+    write_json(run.config, {**values, "head_epochs": epochs})
+    assert probe == begin(None, {}, out=run.root, resume=True).config.probe
+    with pytest.raises(RunError, match="was trained by an earlier version of upcycle: give another --out"):
+        begin(None, {"epochs": 9}, out=run.root, resume=True)
 
 
 def test_a_finished_run_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starting a run, or going on with one: where it is written, and what may not change."""
+"""What a call of `train` means: a new run or one that is resumed, where it is written, and what may not change."""
 
 import contextlib
 import shlex
@@ -27,7 +27,7 @@ MOST_AT_ONCE = 1000
 class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
-    `anew`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
+    `fresh`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
     recorded.
     """
 
@@ -36,38 +36,36 @@ class Start:
     run: RunDir
     command: str
     finished: bool = False
-    anew: bool = False
+    fresh: bool = False
     moved: bool = False
 
 
 def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
     """What a call of `train` means.
 
-    RunError for a folder in the way, with the command that goes on with it, or for options that
-    differ from those the run was begun with. ConfigError when there is nothing to start with. A run
-    that failed before its training began holds nothing to lose: it is begun anew.
+    RunError for a folder in the way, with the command that resumes it, or for options that
+    differ from those the run was started with. ConfigError when there is nothing to start with. A run
+    that failed before its training began holds nothing to lose: it is started again.
     """
     given = absolute(canonical(options))
     run = RunDir(out) if out is not None else None
     if resume and run is None:
-        raise ConfigError("--resume needs --out RUN, the run to go on with")
+        raise ConfigError("--resume needs --out RUN, the run to resume")
     if run is not None and run.exists():
         if not run.is_run():
             raise RunError(f"{run.root} is not empty and not a run: give another --out")
         if run.has_work() and not run.config.exists():
-            raise RunError(
-                f"{run.config} is missing, so nothing can go on with the run: remove it, or give another --out"
-            )
+            raise RunError(f"{run.config} is missing, so the run cannot be resumed: remove it, or give another --out")
         if run.config.exists() and (resume or run.has_work()):
             if not resume:
                 again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
-                raise RunError(f"{run.root} is not empty; to go on with it: {again}; or give another --out")
-            return _going_on(data, given, run)
+                raise RunError(f"{run.root} already exists. Resume it with `{again}`, or give another --out")
+            return _resumed(data, given, run)
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
-    if config.head_epochs and config.weights == "none":  # not in resolve: runs were made with it
-        raise ConfigError("head_epochs trains a head on pretrained features, and weights = none: leave it out")
+    if config.probe and config.weights == "none":  # not in resolve: runs were made with it
+        raise ConfigError("a probe needs pretrained weights, and weights = none: leave probe out")
     for split in ("train_split", "val_split", "test_split"):
         if config.folds and getattr(config, split) is not None:  # the same
             raise ConfigError(
@@ -80,7 +78,7 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
     run = RunDir(reserve(name)) if out is None else run
-    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), anew=True)
+    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), fresh=True)
 
 
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
@@ -138,7 +136,7 @@ def reserve(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def removed_unless_begun(folder: Path, *, reserved: bool) -> Iterator[None]:
+def removed_unless_started(folder: Path, *, reserved: bool) -> Iterator[None]:
     """Remove a reserved folder that is still empty at the end: what it was for was refused, or stopped early."""
     try:
         yield
@@ -149,13 +147,13 @@ def removed_unless_begun(folder: Path, *, reserved: bool) -> Iterator[None]:
                 folder.parent.rmdir()
 
 
-def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
+def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
     check(run)
     config = read_json(run.config)
-    begun = Path(str(read_plain(run.config).get("data", "")))
-    moved = data is not None and data.resolve() != begun
+    before = Path(str(read_plain(run.config).get("data", "")))
+    moved = data is not None and data.resolve() != before
     if data is not None and moved and not _can_be_told_by_content(run, data):
-        raise RunError(f"{run.root} was begun with {begun}, not {data}: give another --out")
+        raise RunError(f"{run.root} was started with {before}, not {data}: give another --out")
     recorded = config.to_dict()
     now = resolve({**recorded, **given}).to_dict()
     other = [name for name in given if now[name] != recorded[name] and name not in FREE_TO_CHANGE]
@@ -166,13 +164,13 @@ def _going_on(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start
         )
     if other:
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
-        raise RunError(f"{run.root} was begun with {told}: give another --out")
+        raise RunError(f"{run.root} was started with {told}: give another --out")
     config = resolve({**recorded, **{name: now[name] for name in FREE_TO_CHANGE}})
     said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
     finished = run.status()["state"] == "finished"
     if not finished and read_plain(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
-    place = data.resolve() if data is not None else begun
+    place = data.resolve() if data is not None else before
     return Start(place, config, run, said, finished=finished, moved=moved)
 
 

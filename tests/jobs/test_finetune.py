@@ -1,19 +1,20 @@
-"""How long a run will take, told from its own updates."""
+"""Decisions of fine-tuning: when to stop, and how long it takes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from upcycle.config import Config
-from upcycle.jobs import estimate
-from upcycle.recipes import Phase, phases
+from upcycle.jobs import finetune
+from upcycle.recipes import Phase, phases, resolve
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in its only element."""
     now = [100.0]
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(finetune.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -26,7 +27,7 @@ def ran(found: Phase, clock: list[float], epochs: int, seconds: list[float]) -> 
     """What is said, and told, while `epochs` are made whose updates take `seconds`, then 50 s of validation."""
     said: list[str] = []
     told: list[tuple[int, int]] = []
-    telling = estimate.forecasting(
+    telling = finetune.forecasting(
         lambda *at: told.append(at),
         found,
         batch_size=32,
@@ -51,7 +52,7 @@ def test_the_estimate_is_said_once_and_leaves_the_first_update_out(clock: list[f
 
 def test_an_epoch_that_is_gone_on_with_is_told_by_the_updates_made_now(clock: list[float]) -> None:
     said: list[str] = []
-    told = estimate.forecasting(
+    told = finetune.forecasting(
         lambda *_: None, phase(3, 1000), batch_size=32, checked=96, say=said.append, settle=lambda: None
     )
     for done in range(501, 520):
@@ -86,7 +87,7 @@ def test_updates_that_an_accelerator_has_queued_are_waited_for(clock: list[float
 
     queued: list[int] = []
     options = {"batch_size": 32, "checked": 0, "say": said.append, "settle": settle}
-    telling = estimate.forecasting(lambda done, _: queued.append(done), phase(10, 10), **options)  # type: ignore[arg-type]
+    telling = finetune.forecasting(lambda done, _: queued.append(done), phase(10, 10), **options)  # type: ignore[arg-type]
     for update in range(1, 11):
         telling(update, 10)
     assert said == ["all epochs of finetune take about 3 min on this machine"]
@@ -96,8 +97,16 @@ def test_updates_that_an_accelerator_has_queued_are_waited_for(clock: list[float
 def test_a_phase_has_one_bar_for_all_its_epochs() -> None:
     told: list[tuple[int, int]] = []
     epoch = [0]
-    telling = estimate.across(lambda *at: told.append(at), phase(3, 10), lambda: epoch[0])
+    telling = finetune.across(lambda *at: told.append(at), phase(3, 10), lambda: epoch[0])
     telling(10, 10)
     epoch[0] = 1
     telling(1, 10)
     assert [(10, 30), (11, 30)] == told
+
+
+@pytest.mark.parametrize(
+    ("options", "armed"),
+    [({"recipe": "classic"}, 0), ({"recipe": "default"}, 3), ({"recipe": "default", "start_from_epoch": 5}, 5)],
+)
+def test_patience_counts_from_the_peak_of_one_cycle(options: dict[str, Any], armed: int) -> None:
+    assert armed == finetune.armed_from(resolve({**options, "epochs": 10, "patience": 5}))

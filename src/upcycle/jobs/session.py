@@ -1,0 +1,315 @@
+"""One training session of a run directory: it owns the plan, the checkpoints, the record and the signals.
+
+It reads the directory once, and nothing else writes the run's plan, history and checkpoints. A checkpoint is written
+after every epoch and, within one, every `checkpoint_every` seconds. When that is decides nothing about the result: from
+any checkpoint the run continues to the same bits.
+"""
+
+import contextlib
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from upcycle import device as machines
+from upcycle.config import Config
+from upcycle.device import Hardware
+from upcycle.errors import RunError, StorageError, UpcycleError
+from upcycle.history import History, ProbeResult, Row
+from upcycle.jobs.start import UPDATES, Start
+from upcycle.jobs.stopping import Stopping, stopping
+from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
+from upcycle.model import checkpoint
+from upcycle.model.zoo import Network
+from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
+from upcycle.recipes import Phase
+from upcycle.reporting.show import Observer
+from upcycle.rundir import (
+    RunDir,
+    append_line,
+    locked,
+    read_json,
+    read_lines,
+    remove_abandoned,
+    write_json,
+    write_lines,
+)
+from upcycle.rundir import State as Condition
+from upcycle.training.loop import State, Sums, Totals
+
+DIFFERENCES = ("device", "precision", "threads", "processor")
+MOST_OF_THE_TIME = 0.05
+"""The part of a run's time that writing checkpoints within epochs may take."""
+
+
+class Session:
+    """The work on one run, from its start or its last checkpoint until it ends or is stopped."""
+
+    def __init__(self, run: RunDir, config: Config, show: Observer, stopping: Stopping) -> None:
+        self.run, self.config, self.show, self.stopping = run, config, show, stopping
+        self.plan = Plan(changes=changes_from_dicts(read_lines(run.events, whole=True)))
+        status = run.status()
+        self.details: dict[str, float | str] = {
+            name: value for name, value in status.items() if name.endswith("_seconds")
+        }
+        """What the status holds beside its state and seconds."""
+        self._earlier, self._started = float(status.get("seconds") or 0.0), time.monotonic()
+        self._planned: Plan | None = None
+        self._network: Network | None = None
+        self._next_checkpoint = math.inf
+
+    # ------------------------------------------------------------ the record
+
+    def seconds(self) -> float:
+        """Seconds of all sessions so far."""
+        return self._earlier + time.monotonic() - self._started
+
+    def tick(self) -> None:
+        """Write the clock down, so that a killed run loses little of it."""
+        self.run.set_status("running", seconds=self.seconds(), **self.details)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the work inside takes to the details under `name`."""
+        started = time.monotonic()
+        yield
+        self.details[name] = float(self.details.get(name, 0.0)) + time.monotonic() - started
+
+    def describe(self, network: Network, **facts: int | bool) -> None:
+        """Write down the network that is trained, which every file of weights will name, and facts about it."""
+        self._network = network
+        write_json(self.run.model, network.to_dict() | facts)
+
+    def follow(self, plan: Plan) -> None:
+        """Follow `plan` from now on: what has changed is written down before it takes effect."""
+        if plan.changes != self.plan.changes:
+            write_sealed_lines(self.run, self.run.events, changes_to_dicts(plan.changes))
+        if plan != self._planned:
+            write_json(self.run.plan, plan.to_dict())
+        self.plan = self._planned = plan
+
+    def change(self, change: Change) -> None:
+        """Follow the plan with one change more."""
+        self.follow(replace(self.plan, changes=(*self.plan.changes, change)))
+
+    # ------------------------------------------------------------ weights
+
+    def save_best(self, model: nn.Module) -> None:
+        """Write the best weights so far."""
+        assert self._network is not None
+        checkpoint.save_model(self.run.best, model, self._network)
+
+    @property
+    def best_of_training(self) -> Path:
+        """The best weights of fine-tuning: moved aside once the probe was kept instead."""
+        return self.run.fine_tuned if self.run.fine_tuned.exists() else self.run.best
+
+    def keep_fine_tuned(self) -> None:
+        """The fine-tuned weights are the run's: a choice that was not finished may have moved them aside."""
+        if self.run.fine_tuned.exists():
+            self.run.fine_tuned.replace(self.run.best)
+
+    def keep_probe(self, model: nn.Module) -> None:
+        """The probe is the run's model, and the fine-tuned weights are moved aside."""
+        if not self.run.fine_tuned.exists():
+            self.run.best.replace(self.run.fine_tuned)
+        self.save_best(model)
+
+    def record_probe(self, result: ProbeResult) -> None:
+        """Write down how good the probe is."""
+        write_json(self.run.probe, result.to_dict())
+
+    def record_rows(self, rows: Sequence[Row]) -> None:
+        """Write the whole history."""
+        write_lines(self.run.history, History(tuple(rows)).to_dicts())
+
+    # ------------------------------------------------------------ checkpoints
+
+    def due(self) -> bool:
+        """Whether to pause after the update just made: it is time, or someone asked the run to stop."""
+        every = self.config.checkpoint_every
+        return self.stopping.asked or (every > 0 and time.monotonic() >= self._next_checkpoint)
+
+    def pause(self, state: State, history: History) -> None:
+        """Write a checkpoint within an epoch; KeyboardInterrupt where someone asked the run to stop."""
+        started = time.monotonic()
+        if _is_finite(state):  # the next loss would show it, but a checkpoint must be a good one
+            self._save(state, history)
+        ended = time.monotonic()
+        self._next_checkpoint = ended + max(self.config.checkpoint_every, (ended - started) / MOST_OF_THE_TIME)
+        self.stopping.obey()
+
+    def end_epoch(self, state: State, history: History, totals: Totals) -> History:
+        """Write the last epoch of `history` down: best weights, its row, the checkpoint that resuming starts from."""
+        row = history.rows[-1]
+        row = replace(row, retries=sum(retry.step < row.step for retry in self.plan.retries))
+        history = History((*history.rows[:-1], row))
+        if row.best:
+            self.save_best(state.model)
+        append_line(self.run.history, row.to_dict())
+        speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
+        append_line(self.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
+        self._save(state, history)
+        self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
+        return history
+
+    def _save(self, state: State, history: History) -> None:
+        # the rows as well: the checkpoint's checksum covers them
+        rows = history.of(self.plan.phases[-1].name).to_dicts()
+        place = {"epoch": state.epoch, "step": state.step, "updates": state.sums.updates}
+        facts = checkpoint.Facts(**place, retries=len(self.plan.retries), sums=asdict(state.sums), rows=rows)
+        checkpoint.save_state(self.run.last, state.to_tensors(), facts)
+        self.tick()
+
+    def resume(self, state: State, phase: Phase) -> History:
+        """Put the last checkpoint into `state`; the history file then holds just what is known.
+
+        Where what was kept is damaged, says so, and the phase starts again: it comes to the same result.
+        """
+        rows: tuple[Row, ...] = ()
+        found = self._last_whole()
+        if found is not None:
+            facts = found.facts
+            state.from_tensors(found.tensors)
+            state.epoch, state.step, state.sums = facts.epoch, facts.step, Sums(**facts.sums)  # type: ignore[arg-type]
+            rows = History.from_dicts(facts.rows).rows
+            part = f" and {facts.updates} of {phase.steps_per_epoch} updates" if facts.updates else ""
+            self.show.say(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
+            self.show.resumed(self.run.root, state.epoch)
+        self.record_rows(rows)
+        write_lines(self.run.timings, [row for row in self._timings() if row["epoch"] <= state.epoch])
+        self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
+        return History(rows)
+
+    def last_step(self, *, between_epochs: bool) -> tuple[int, int]:
+        """Epoch and update of the last checkpoint that the plan holds; those of the phase's start without one."""
+        found, _ = checkpoint.load_state(
+            self.run.last, usable=lambda facts: self._holds(facts) and not (between_epochs and facts.updates)
+        )
+        return (found.facts.epoch, found.facts.step) if found else (0, self.plan.phases[-1].first_step)
+
+    def _holds(self, facts: checkpoint.Facts) -> bool:
+        return self.plan.holds(retries=facts.retries, step=facts.step)
+
+    def _last_whole(self) -> checkpoint.Checkpoint | None:
+        """The checkpoint to resume from, if it and the best weights so far are whole; says what is not."""
+        found, damaged = checkpoint.load_state(self.run.last, usable=self._holds)
+        try:
+            if found is not None and found.facts.epoch:
+                checkpoint.load_tensors(self.best_of_training)
+        except RunError as error:
+            found, damaged = None, [*damaged, str(error)]
+        for text in damaged:
+            self.show.warn(f"{text}; {'the other one is taken' if found else 'fine-tuning starts again'}")
+        if found is None:
+            self.discard_checkpoints()
+            self.run.fine_tuned.unlink(missing_ok=True)
+        return found
+
+    def discard_checkpoints(self) -> None:
+        """Remove them: there is nothing left to resume."""
+        shutil.rmtree(self.run.last, ignore_errors=True)
+
+    def _timings(self) -> list[dict[str, Any]]:
+        """The epochs' clock values, none where their file is damaged: no result depends on them."""
+        try:
+            return [row for row in read_lines(self.run.timings) if isinstance(row.get("epoch"), int)]
+        except (RunError, AttributeError):
+            return []
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self) -> None:
+        """Seal the results and write the report."""
+        # imported here: the page's libraries must not delay the first update
+        from upcycle.reporting.report import write_report
+
+        seal(self.run)
+        self.run.set_status("finished", seconds=self.seconds(), **self.details)
+        self.show.say(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
+        self.show.finished(self.run.root)
+
+    def fail(self, condition: Condition, **why: str) -> None:
+        """Record that the work ended unfinished."""
+        with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
+            self.run.set_status(condition, **why, seconds=self.seconds(), **self.details)
+
+
+def _is_finite(state: State) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in state.model.parameters())
+
+
+@contextlib.contextmanager
+def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> Iterator[Session]:
+    """The session of a run, which no other process may write meanwhile.
+
+    Once the work inside is done the run gets its report; whatever stops it is recorded and raised again. Running out
+    of an accelerator's memory becomes one line.
+    """
+    run = start.run
+    with locked(run.root), stopping() as signals:
+        remove_abandoned(run.root)
+        _record_start(start, weights_sha256, machine, show)
+        session = Session(run, start.config, show, signals)
+        session.tick()
+        show.started(run.root)
+        try:
+            yield session
+        except KeyboardInterrupt:
+            session.fail("interrupted")
+            raise
+        except BaseException as error:
+            full = isinstance(error, RuntimeError) and machines.out_of_memory(error)
+            session.fail("failed", error="out of memory" if full else str(error))
+            if full:
+                raise UpcycleError(
+                    "the accelerator's memory is too small: give a smaller --image-size, or a smaller --arch"
+                ) from error
+            raise
+        session.finish()
+
+
+def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> None:
+    """Write status, environment and, last, the configuration: until that is there the run has not started."""
+    run = start.run
+    facts = machines.environment(machine)
+    if start.fresh:
+        if run.has_work():  # another process has started it since
+            raise RunError(f"{run.root} is not empty: give another --out")
+        run.config.unlink(missing_ok=True)
+    unseal(run)
+    if run.config.exists():
+        _warn_of_changes(read_json(run.environment), facts, run, show)
+        _record_retrying(run, start.config.on_divergence)
+        return
+    run.set_status("running", seconds=0.0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
+    recorded = {"data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
+    write_sealed(run, run.config, {**start.config.to_dict(), **recorded})
+
+
+def _record_retrying(run: RunDir, on_divergence: str) -> None:
+    """Write down that the run resumes with another answer to a loss that explodes: its result may depend on that."""
+    recorded, environment = read_json(run.config), read_json(run.environment)
+    command = str(environment.get("command", ""))
+    words = f" --on-divergence {on_divergence}"
+    if recorded.get("on_divergence", "stop") != on_divergence:
+        write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
+    elif on_divergence == "stop" or words in command:
+        return
+    write_sealed(run, run.environment, {**environment, "command": re.sub(r" --on-divergence \w+", "", command) + words})
+
+
+def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Observer) -> None:
+    then, this = ({**facts, **facts.get("versions", {})} for facts in (before, now))
+    for name in (*DIFFERENCES, *this.get("versions", {})):
+        if name in then and then[name] != this.get(name):
+            show.warn(f"{run.root} was started with {name} {then[name]}, now it is {this.get(name)}: bits may differ")
