@@ -11,6 +11,7 @@ import json
 import platform
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,19 @@ def run(name: str, recipe: str, seed: int, out: Path) -> upcycle.Run:
 def row(name: str, recipe: str, seed: int, done: upcycle.Run) -> dict[str, Any]:
     """What a run came to, as plain values."""
     known, clocks = done.evaluation, read_lines(done.directory.timings)
-    choice = known.get("choice", {})
-    probe = known.get("probe_test", {}).get("f1_macro", {}).get("value")
-    tuned = known["test"] if choice.get("chosen", "finetune") == "finetune" else known["finetune_test"]
+    chosen = known.choice.chosen if known.choice else None
+    probe = known.named.get("probe_test")
+    tuned = known["finetune_test"] if chosen == "probe" else known["test"]
     return {
         "set": name,
         "recipe": recipe,
         "seed": seed,
-        "test_images": known["test"]["n"],
-        "f1": known["test"]["f1_macro"],
-        "accuracy": known["test"]["accuracy"],
-        "probe_f1": probe,
-        "finetune_f1": tuned["f1_macro"]["value"],
-        "chosen": choice.get("chosen"),
+        "test_images": known["test"].n,
+        "f1": asdict(known["test"].f1_macro),
+        "accuracy": asdict(known["test"].accuracy),
+        "probe_f1": probe.f1_macro.value if probe else None,
+        "finetune_f1": tuned.f1_macro.value,
+        "chosen": chosen,
         "epochs": len(done.history.of("finetune")),
         "seconds": done.directory.status()["seconds"],
         "epoch_seconds": [clock["seconds"] for clock in clocks],

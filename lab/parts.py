@@ -34,7 +34,7 @@ from upcycle import device
 from upcycle.data.augment import Augmentation
 from upcycle.data.batches import Batches, eval_batches
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.evaluation.predict import forward as forward_pass
+from upcycle.evaluation.forward import forward as forward_pass
 from upcycle.model.folding import Kept, folded
 from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
 from upcycle.task import Task

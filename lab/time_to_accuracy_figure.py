@@ -7,9 +7,14 @@ FOLDER/time_to_accuracy.svg shows the mean of each setting, its lowest and highe
 logarithmic axis; settings more than `BELOW` under the best are named below instead of drawn.
 """
 
+import itertools
+import math
 import statistics
 import sys
 import textwrap
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,88 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from upcycle.reporting.cost import time_ticks
-from upcycle.reporting.drawing import PALETTE, STYLE, Drawing, svg
-from upcycle.reporting.labels import Box, Point, beside, nearest, width
+from upcycle.reporting.comparison_figures import time_ticks
+from upcycle.reporting.style import PALETTE, STYLE, Drawing, svg
 from upcycle.rundir import read_lines
+
+REACHES = (0.12, 0.18, 0.3, 0.45, 0.7)
+"""How far from its point a label may begin."""
+SLIDES = (0.5, 0.25, 0.75, 0.0, 1.0)
+"""Where along its side a label may stand; in its middle first."""
+
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in inches."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def overlap(self, other: "Box") -> float:
+        """The area that both cover, in square inches."""
+        wide = min(self.right, other.right) - max(self.left, other.left)
+        high = min(self.top, other.top) - max(self.bottom, other.bottom)
+        return max(wide, 0.0) * max(high, 0.0)
+
+    @property
+    def area(self) -> float:
+        """Square inches."""
+        return (self.right - self.left) * (self.top - self.bottom)
+
+
+def width(text: str, points: float) -> float:
+    """About how wide a line of text is in inches at a size in points; an upper bound for common fonts."""
+    cells = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    return cells * 0.6 * points / 72
+
+
+def beside(
+    points: Sequence[Point],
+    sizes: Sequence[Point],
+    obstacles: Sequence[Box],
+    frame: Box,
+) -> list[Box]:
+    """A box of each size beside its point, clear of obstacles, of each other and of the frame's edges.
+
+    Where not everything can be clear, what covers least is taken; labels are placed one after the other.
+    """
+    placed: list[Box] = []
+    for at, (point, size) in enumerate(zip(points, sizes, strict=True)):
+        others = [other for place, other in enumerate(points) if place != at]
+        placed.append(_best(point, size, [*obstacles, *placed], others, frame))
+    return placed
+
+
+def _candidates(point: Point, size: Point) -> Iterator[Box]:
+    """Boxes on all four sides of a point, each at every reach and slid along its side."""
+    (x, y), (wide, high) = point, size
+    for reach, slide in itertools.product(REACHES, SLIDES):
+        along, up = x - slide * wide, y - slide * high
+        corners = ((x + reach, up), (x - reach - wide, up), (along, y + reach), (along, y - reach - high))
+        yield from (Box(left, bottom, left + wide, bottom + high) for left, bottom in corners)
+
+
+def _best(point: Point, size: Point, taken: Sequence[Box], others: Sequence[Point], frame: Box) -> Box:
+    """Covered area weighs most, then nearness to other points, then distance; right of its point a label reads best."""
+
+    def cost(box: Box) -> float:
+        covered = sum(box.overlap(other) for other in taken) + box.area - box.overlap(frame)
+        away = math.dist(nearest(box, point), point)
+        misread = sum(math.dist(nearest(box, other), other) < away + 0.04 for other in others)
+        return 100 * covered + 0.3 * misread + away + 0.02 * (box.left < point[0])
+
+    return min(_candidates(point, size), key=cost)
+
+
+def nearest(box: Box, point: Point) -> Point:
+    """The point of `box` that is nearest to `point`."""
+    return min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top)
+
 
 BELOW = 0.09
 SPAN = 0.05

@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from upcycle.comparison.results import Comparison as Comparison
     from upcycle.errors import UpcycleError as UpcycleError
-    from upcycle.jobs.api import Comparison as Comparison
     from upcycle.jobs.api import Run as Run
-    from upcycle.jobs.api import compare as compare
     from upcycle.jobs.api import train as train
+    from upcycle.jobs.compare import compare as compare
     from upcycle.jobs.predict import Classifier as Classifier
     from upcycle.jobs.predict import Prediction as Prediction
     from upcycle.jobs.predict import load as load
@@ -29,10 +29,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": "upcycle.jobs.api",
-    "compare": "upcycle.jobs.api",
+    "compare": "upcycle.jobs.compare",
     "scan": "upcycle.jobs.scan",
     "Run": "upcycle.jobs.api",
-    "Comparison": "upcycle.jobs.api",
+    "Comparison": "upcycle.comparison.results",
     "Scan": "upcycle.jobs.scan",
     "load": "upcycle.jobs.predict",
     "Classifier": "upcycle.jobs.predict",

@@ -35,7 +35,7 @@ app = App(
 for _name, _help in {
     "scan": "Look at the images first: what is wrong with them, and what it would do to the result.",
     "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
-    "compare": "What each choice buys: train rungs on one split and compare them, or compare runs.",
+    "compare": "Train variants on one split and compare them, or compare runs that exist.",
     "plan": "Print and draw the learning-rate schedule; train nothing.",
     "evaluate": "Metrics of a run's best model, on its own split or another folder.",
     "predict": "Class and probabilities of files and folders.",

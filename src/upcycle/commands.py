@@ -32,14 +32,14 @@ def _whole(_: Any, tokens: Sequence[Any]) -> int:
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
-_OF_RUNGS = ("recipe", "lr", "schedule", "folds", "split_seed")
+_OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
 """Options that a comparison refuses, each with its reason: not in its help."""
 _Common = create_model(  # type: ignore[call-overload]
     "_Common",
     __base__=Config,
     **{
         name: (Annotated[Config.model_fields[name].annotation, Parameter(show=False)], Config.model_fields[name])
-        for name in _OF_RUNGS
+        for name in _OF_VARIANTS
     },
 )
 CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
@@ -160,7 +160,7 @@ def train(
 
 def compare(
     *paths: Path,
-    rungs: str | None = None,
+    variants: str | None = None,
     seeds: Whole | None = None,
     smallest_difference: float | None = None,
     out: Path | None = None,
@@ -168,31 +168,31 @@ def compare(
     config: Path | None = None,
     options: CommonOptions = _Common(),  # noqa: B008
 ) -> None:
-    """What each choice buys: train rungs on one split and compare them, or compare runs.
+    """Train variants on one split and compare them, or compare runs that exist.
 
     Parameters
     ----------
     paths
         DATA, a folder of labelled images to train on; or two or more runs that were tested on the same images.
-    rungs
+    variants
         simple-cnn,probe,constant,constant-tuned,classic,default (all of them if left out), or TOML files of options.
     seeds
-        Trainings of each rung (3 if left out); 5 or more say whether a recipe would win again.
+        Trainings of each variant (3 if left out); 5 or more tell whether a difference holds on retraining.
     smallest_difference
         Points of F1 that would matter to you (1 if left out).
     out
         The folder of the comparison; left out, runs/NAME-compare-N.
     resume
-        Go on with the comparison in --out; runs that are finished are kept.
+        Resume the comparison in --out; finished runs are kept.
     config
-        TOML file of options for all rungs; those on the command line win.
+        TOML file of options for all variants; those on the command line win.
     """
-    from upcycle.jobs.api import compare as run_compare
+    from upcycle.jobs.compare import compare as run_compare
 
     with _telling() as show:
         run_compare(
             *paths,
-            rungs=[name.strip() for name in rungs.split(",") if name.strip()] if rungs is not None else None,
+            variants=[name.strip() for name in variants.split(",") if name.strip()] if variants is not None else None,
             seeds=seeds,
             smallest_difference=smallest_difference,
             out=out,
@@ -261,13 +261,13 @@ def evaluate(
     from upcycle.evaluation.metrics import evaluate as measure
     from upcycle.jobs.evaluate import evaluate_run
     from upcycle.jobs.predict import load
-    from upcycle.reporting.terminal import table
+    from upcycle.reporting.tables import evaluation_table
     from upcycle.rundir import RunDir
 
     with _telling() as show:
         predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
         seed = read_json(RunDir(run).config).seed
-        show.table(table(measure(predictions, seed=seed, split=split).to_dict()))
+        show.table(evaluation_table(measure(predictions, seed=seed, split=split)))
 
 
 def predict(
@@ -348,7 +348,7 @@ def report(run: Path, /) -> None:
     run
         The run directory.
     """
-    from upcycle.reporting.report import write_report
+    from upcycle.reporting.run_page import write_report
     from upcycle.rundir import RunDir
 
     print(write_report(RunDir(run)))
@@ -374,6 +374,6 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
 
 def doctor() -> None:
     """What this machine has, and what upcycle would use."""
-    from upcycle.reporting.doctor import doctor as show_facts
+    from upcycle.jobs.doctor import doctor as show_facts
 
     show_facts()

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from upcycle.errors import ConfigError, RunError
+from upcycle.values import Number, read_values
 
 MONITORS = ("val_loss", "val_accuracy", "val_f1_macro")
 
@@ -22,17 +22,17 @@ class Row:
     phase: str
     epoch: int
     step: int
-    lr: float
-    momentum: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    val_f1_macro: float
+    lr: Number
+    momentum: Number
+    loss: Number
+    accuracy: Number
+    val_loss: Number
+    val_accuracy: Number
+    val_f1_macro: Number
     best: bool = False
     retries: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -79,12 +79,12 @@ class History:
         """The rows of one phase."""
         return History(tuple(row for row in self.rows if row.phase == phase))
 
-    def to_dicts(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[dict[str, object]]:
         """Rows as plain values."""
         return [row.to_dict() for row in self.rows]
 
     @classmethod
-    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> "History":
+    def from_dicts(cls, rows: Iterable[Mapping[str, object]]) -> "History":
         """The inverse of `to_dicts`, without the head's; RunError for rows that lack a key or have one too many."""
         names = {field.name for field in fields(Row)}
         plain = without_head(rows)
@@ -92,10 +92,10 @@ class History:
             wrong = (names ^ row.keys()) - {"retries"}  # which is younger than some runs
             if wrong:
                 raise RunError(f"a history row has the wrong keys: {sorted(wrong)}")
-        return cls(tuple(Row(**row) for row in plain))
+        return cls(read_values(Row, plain, "history.jsonl"))
 
 
-def without_head(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_head(rows: Iterable[Mapping[str, object]]) -> list[Mapping[str, object]]:
     """Rows of fine-tuning alone: earlier versions trained the probe by epochs, in a phase "head"."""
     return [row for row in rows if row.get("phase") != "head"]
 

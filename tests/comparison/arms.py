@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from upcycle.comparison.paired import Arm, Metric, again, difference, scored, sign_flip
+from upcycle.comparison.statistics import Arm, Score, difference, retrained, scored, sign_flip
 
 
 def expected_accuracy(ability: NDArray[np.float64], hardness: float) -> NDArray[np.float64]:
@@ -36,12 +36,12 @@ def answers(
 class Simulated:
     """Shares of simulated comparisons, and the truth behind them (shares of images).
 
-    `trained`: interval (a) holds the difference of the trained models over all images. `again`: interval (b)
+    `trained`: interval (a) holds the difference of the trained models over all images. `retrained`: interval (b)
     holds that of the recipes over all seeds and images. `rejected`: the sign-flip test finds a difference at 5 %.
     """
 
     trained: float
-    again: float
+    retrained: float
     rejected: float
     gap: float
     seed_deviation: float
@@ -55,7 +55,7 @@ def simulate(
     gap: float,
     hardness: float,
     spread: float,
-    metric: Metric = "accuracy",
+    metric: Score = "accuracy",
     group: int = 1,
 ) -> Simulated:
     """Compare two recipes whose abilities are `gap` apart, with a normal seed effect of deviation `spread`.
@@ -68,7 +68,7 @@ def simulate(
     weights = weights / weights.sum()
     spreads = [expected_accuracy(base + spread * nodes, hardness) for base in (2.0, 2.0 + gap)]
     low, high = (values @ weights for values in spreads)
-    held, held_again, rejected = 0, 0, 0
+    held, held_retrained, rejected = 0, 0, 0
     for _ in range(repeats):
         labels, hard = random.integers(0, 2, images), random.normal(0, hardness, images // group).repeat(group)
         abilities = [base + random.normal(0, spread, seeds) for base in (2.0, 2.0 + gap)]
@@ -76,11 +76,11 @@ def simulate(
         draw = int(random.integers(2**31))
         ones, twos = (scored(one, n_boot=200, seed=draw) for one in (first, second))
         truth = [expected_accuracy(ability, hardness).mean() for ability in abilities]
-        made = difference(ones, twos, metric, units=first.independent)
+        made = difference(ones, twos, metric)
         held += made.low <= truth[1] - truth[0] <= made.high
-        retrained = again(ones, twos, metric, units=first.independent)
-        if retrained.interval is not None:
-            held_again += retrained.interval[0] <= high - low <= retrained.interval[1]
+        recipes = retrained(ones, twos, metric, [(at, at) for at in range(seeds)])
+        if recipes is not None:
+            held_retrained += recipes.low <= high - low <= recipes.high
         rejected += sign_flip(first, second) < 0.05
     deviation = float(np.sqrt(((spreads[0] - low) ** 2) @ weights))
-    return Simulated(held / repeats, held_again / repeats, rejected / repeats, float(high - low), deviation)
+    return Simulated(held / repeats, held_retrained / repeats, rejected / repeats, float(high - low), deviation)

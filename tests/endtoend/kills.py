@@ -30,7 +30,7 @@ import timm
 import upcycle
 import upcycle.jobs.api
 import upcycle.jobs.session
-import upcycle.reporting.report
+import upcycle.reporting.run_page
 from upcycle.reporting.show import Silent
 
 PHASES = {
@@ -47,9 +47,9 @@ PHASES = {
         "upcycle.jobs.results:evaluate",
     ],
     "report": [
-        "upcycle.reporting.report:_draw",
-        "upcycle.reporting.report:_render",
-        "upcycle.reporting.report:write_text",
+        "upcycle.reporting.run_page:_figures",
+        "upcycle.reporting.run_page:_render",
+        "upcycle.reporting.run_page:write_text",
     ],
 }
 CLOCKS = {"status.json", "timings.jsonl", "environment.json", "report.html", "config.json", "manifest.json", ".lock"}

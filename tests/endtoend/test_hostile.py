@@ -15,7 +15,7 @@ import upcycle
 from tests.conftest import TINY
 from upcycle.comparison.runs import read_run
 from upcycle.errors import RunError, UpcycleError, WeightsError
-from upcycle.reporting.report import write_report
+from upcycle.reporting.run_page import write_report
 from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir
 

@@ -48,8 +48,11 @@ def test_a_run_without_a_test_set_says_so_and_has_no_test_scores(untested: tuple
     assert NO_TEST in show.lines
     assert [line for line in show.lines if line.startswith("no test set: these are scores of the validation images")]
     assert not [line for line in show.lines if "test images" in line or "test split" in line]
-    assert {"val", "choice"} <= run.evaluation.keys()
+    assert "val" in run.evaluation.named
+    assert run.evaluation.choice is not None
     assert not [name for name in run.evaluation if "test" in name]
+    with pytest.raises(RunError, match="has no metrics of a test set"):
+        _ = run.test
     assert not list(run.path.glob("predictions/*test.csv"))
     audit = json.loads(run.directory.audit.read_text())
     assert NO_TEST in audit["warnings"]

@@ -21,7 +21,7 @@ from upcycle.comparison.runs import read_run
 from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.manifest import write_sealed
 from upcycle.model import zoo
-from upcycle.reporting.report import write_report
+from upcycle.reporting.run_page import write_report
 from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
 from upcycle.training import loop

@@ -113,17 +113,19 @@ def test_the_configuration_names_the_weights_by_their_hash(trained: upcycle.Run)
 
 def test_the_model_that_is_kept_never_loses_to_the_other_by_validation_loss(trained: upcycle.Run) -> None:
     known = trained.evaluation
-    chosen = known["choice"]["chosen"]
-    difference, error = known["choice"]["mean_difference"], known["choice"]["standard_error"]
-    assert ("finetune" if difference < -error else "probe") == chosen
-    other = known["probe_val"] if chosen == "finetune" else known["finetune_val"]
-    assert known["val"]["log_loss"]["value"] <= other["log_loss"]["value"] + error
+    choice = known.choice
+    assert choice is not None
+    difference, error = choice.mean_difference, choice.standard_error
+    assert ("finetune" if difference < -error else "probe") == choice.chosen
+    other = known["probe_val"] if choice.chosen == "finetune" else known["finetune_val"]
+    assert known["val"].log_loss.value <= other.log_loss.value + error
 
 
 def test_the_test_f1_stands_where_it_is_promised(trained: upcycle.Run) -> None:
-    metric = trained.evaluation["test"]["f1_macro"]
-    assert metric["low"] < metric["high"]
-    assert metric["low"] <= metric["value"] <= metric["high"]
+    metric = trained.test.f1_macro
+    assert f"{metric.low:.3f} to {metric.high:.3f}" in trained._repr_html_()
+    assert metric.low < metric.high
+    assert metric.low <= metric.value <= metric.high
 
 
 def test_evaluating_again_and_predicting_the_files_give_the_recorded_logits_to_the_bit(
@@ -191,7 +193,7 @@ def test_classic_trains_every_layer_and_keeps_the_best_weights(classic: upcycle.
     assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
     best = min(rows, key=lambda row: row.val_loss)
-    assert best.val_loss == pytest.approx(classic.evaluation["val"]["log_loss"]["value"], abs=1e-5)
+    assert best.val_loss == pytest.approx(classic.val.log_loss.value, abs=1e-5)
     assert best.best
 
 
@@ -394,8 +396,10 @@ def test_cross_validation_tests_every_image_once(tiny_weights: Path, tmp_path: P
     data = write_classes(tmp_path / "data", {"across": 12, "down": 12})
     run = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), epochs=1, folds=3, **FAST)
     assert 24 == len(set(run.predictions("test").paths))
-    assert 24 == run.evaluation["test"]["n"]
-    assert 3 == len(run.evaluation["folds"]["f1_macro"])
+    assert 24 == run.test.n
+    folds = run.evaluation.folds
+    assert folds is not None
+    assert 3 == len(folds.f1_macro)
     assert (run.path / "report.html").exists()
 
 

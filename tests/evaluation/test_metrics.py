@@ -215,7 +215,7 @@ def test_the_dictionary_has_the_layout_of_evaluation_json():
         "per_class",
         "confusion",
         "distinguishable_points",
-        "says",
+        "resolution",
     ] == list(got)
     assert dict.fromkeys(AVERAGES, metric) == {name: list(got[name]) for name in AVERAGES}
     assert ["precision", "recall", "f1", "support"] == list(got["per_class"]["a"])
@@ -238,7 +238,7 @@ def right_on(share, n, **options):
 def test_160_images_say_that_four_points_separate_models():
     got = right_on(0.95, 160)
     assert 4.0 == got.distinguishable_points
-    assert "160 test images: models closer than about 4 points cannot be told apart" == got.says
+    assert "160 test images: models closer than about 4 points cannot be told apart" == got.resolution
 
 
 def test_models_with_many_errors_are_harder_to_tell_apart():
@@ -247,14 +247,14 @@ def test_models_with_many_errors_are_harder_to_tell_apart():
 
 def test_groups_count_for_what_can_be_told_apart():
     got = right_on(0.95, 160, groups=tuple(str(i // 4) for i in range(160)))
-    assert "160 test images in 40 groups: models closer than about 15 points cannot be told apart" == got.says
+    assert "160 test images in 40 groups: models closer than about 15 points cannot be told apart" == got.resolution
 
 
 def test_five_images_are_too_few():
     got = evaluate(answering([0, 1, 0, 1, 0], [0, 1, 0, 1, 0]), n_boot=2, split="val")
     assert (100.0, "5 val images: too few to tell any two models apart") == (
         got.distinguishable_points,
-        got.says,
+        got.resolution,
     )
 
 

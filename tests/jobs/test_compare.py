@@ -1,6 +1,8 @@
 """The comparison job on small real images with a small real network."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import pytest
 import upcycle
 from tests.conftest import TINY
 from upcycle.cli import main
+from upcycle.comparison.runs import Failure
 from upcycle.errors import ConfigError, DataError, DivergenceError, RunError, UpcycleError, WeightsError
-from upcycle.jobs import compare as job
+from upcycle.jobs import train as job
 from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
-RUNGS = ["simple-cnn", "probe", "constant-tuned", "default"]
+VARIANTS = ["simple-cnn", "probe", "constant-tuned", "default"]
 
 
 class Listening(Silent):
@@ -38,10 +41,10 @@ def show() -> Listening:
 
 @pytest.fixture(scope="module")
 def compared(photos: Path, tiny_weights: Path, tmp_path_factory: Any, show: Listening) -> upcycle.Comparison:
-    out = tmp_path_factory.mktemp("compared") / "ladder"
+    out = tmp_path_factory.mktemp("compared") / "comparison"
     return upcycle.compare(
         photos,
-        rungs=RUNGS,
+        variants=VARIANTS,
         seeds=2,
         out=out,
         weights=str(tiny_weights),
@@ -52,10 +55,12 @@ def compared(photos: Path, tiny_weights: Path, tmp_path_factory: Any, show: List
     )
 
 
-def test_every_rung_is_trained_with_every_seed(compared: upcycle.Comparison) -> None:
-    assert {name: [0, 1] for name in RUNGS} == {rung["name"]: rung["seeds"] for rung in compared.values["rungs"]}
+def test_every_variant_is_trained_with_every_seed(compared: upcycle.Comparison) -> None:
+    assert {name: [0, 1] for name in VARIANTS} == {
+        one.name: [run.seed for run in one.runs] for one in compared.variants
+    }
     names = sorted(path.name for path in (compared.path / "runs").iterdir())
-    assert 2 + 2 + 3 + 1 + 2 == len(names)
+    assert 2 + 2 + 4 + 1 + 2 == len(names)
     assert "constant-tuned-rate-0.0003-seed-0" in names
 
 
@@ -64,38 +69,33 @@ def test_all_runs_share_one_split(compared: upcycle.Comparison) -> None:
     assert 1 == len(splits)
 
 
-def test_the_comparison_carries_both_answers_and_the_tuned_rate(compared: upcycle.Comparison) -> None:
-    values = compared.values
-    steps = [pair for pair in values["pairs"] if "step" in pair["kinds"]]
-    assert 3 == len(steps) == values["family"]["size"]
-    for pair in steps:
-        low, high = pair["difference"]["interval"]
-        assert low <= pair["difference"]["value"] <= high
-        assert 0 <= pair["mcnemar"]["p"] <= 1
-        assert 2 == len(pair["mcnemar"]["pairs"])
-        assert not pair["again"]["answerable"]
-    tuned = values["rungs"][2]["tuned"]
-    assert [3e-5, 1e-4, 3e-4] == [trial["lr"] for trial in tuned["trials"]]
-    assert tuned["lr"] == min(tuned["trials"], key=lambda trial: trial["val_loss"])["lr"]
-    assert values["rungs"][2]["tuning_seconds"] > 0
+def test_the_comparison_has_every_pair_and_the_tuned_rate(compared: upcycle.Comparison) -> None:
+    assert 6 == len(compared.pairs)
+    for pair in compared.pairs:
+        assert pair.f1.low <= pair.f1.value <= pair.f1.high
+        assert 0 <= pair.f1.p <= 1
+        assert (2, None) == (pair.seeds, pair.retrained)
+    tuned = compared.variants[2]
+    assert [1e-5, 3e-5, 1e-4, 3e-4] == [trial.lr for trial in tuned.trials]
+    assert tuned.lr == min(tuned.trials, key=lambda trial: trial.val_loss or 0.0).lr
+    assert tuned.cost is not None
+    assert tuned.cost.tuning_seconds > 0
 
 
-def test_how_far_the_grid_is_is_told_with_an_estimate(compared: upcycle.Comparison, show: Listening) -> None:
-    told = [line for line in show.lines if line.startswith("run ")]
-    assert "run 1 of 10: simple-cnn, seed 0 (simple-cnn, probe, constant-tuned, default not timed yet)" == told[0]
-    assert told[-1].startswith("run 10 of 10: ")
-    assert all((", at least " in line) == ("not timed yet" in line) for line in told if " left" in line)
-    assert any(", at least " in line for line in told)
-    assert told[-1].endswith("s left")
-    assert any("constant-tuned: the lowest validation loss is that of the rate" in line for line in show.lines)
+def test_how_far_it_is_is_reported_with_the_time_left(compared: upcycle.Comparison, show: Listening) -> None:
+    lines = [line for line in show.lines if line.startswith("run ")]
+    assert "run 1 of 11: simple-cnn, seed 0" == lines[0]
+    assert lines[-1].startswith("run 11 of 11: default, seed 1, about ")
+    assert lines[-1].endswith("s left")
 
 
 def test_the_page_and_the_figures_are_there(compared: upcycle.Comparison) -> None:
+    assert len(compared.variants) + 1 == compared._repr_html_().count("<tr>")
     assert compared.page.read_text().startswith("<!DOCTYPE html>")
     assert list((compared.path / "figures").glob("*.svg"))
 
 
-def test_features_are_computed_once_for_all_rungs_and_seeds(compared: upcycle.Comparison) -> None:
+def test_features_are_computed_once_for_all_variants_and_seeds(compared: upcycle.Comparison) -> None:
     spent = {
         path.name: RunDir(path).status().get("features_seconds", 0.0) for path in (compared.path / "runs").iterdir()
     }
@@ -103,29 +103,30 @@ def test_features_are_computed_once_for_all_rungs_and_seeds(compared: upcycle.Co
     assert max(spent.values()) < first
 
 
-def test_finished_runs_are_kept_and_seeds_may_be_added(compared: upcycle.Comparison) -> None:
-    kept = compared.path / "runs" / "probe-seed-0" / "status.json"
-    before = kept.stat().st_mtime_ns
-    again = upcycle.compare(out=compared.path, resume=True, seeds=3, show=Silent())
-    assert before == kept.stat().st_mtime_ns
-    assert [0, 1, 2] == again.values["rungs"][0]["seeds"]
+def test_resuming_a_finished_comparison_trains_nothing(compared: upcycle.Comparison) -> None:
+    files = sorted(compared.path.glob("runs/*/status.json"))
+    before = [file.stat().st_mtime_ns for file in files]
+    resumed = upcycle.compare(out=compared.path, resume=True, show=Silent())
+    assert before == [file.stat().st_mtime_ns for file in files]
+    assert (compared.variants, compared.pairs) == (resumed.variants, resumed.pairs)
 
 
-def test_other_options_are_refused_on_going_on(compared: upcycle.Comparison) -> None:
-    with pytest.raises(RunError, match="was begun with options"):
-        upcycle.compare(out=compared.path, resume=True, batch_size=8, show=Silent())
+@pytest.mark.parametrize("changed", [{"batch_size": 8}, {"seeds": 3}, {"variants": ["probe", "default"]}])
+def test_another_grid_is_refused_on_resuming(compared: upcycle.Comparison, changed: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=r"was started with .* Choose another --out"):
+        upcycle.compare(out=compared.path, resume=True, show=Silent(), **changed)
 
 
-def test_a_finished_run_of_other_options_is_not_taken_for_the_grids(
-    photos: Path, tiny_weights: Path, tmp_path: Path
+def test_a_folder_that_exists_is_refused_with_the_command_that_resumes(
+    compared: upcycle.Comparison, photos: Path
 ) -> None:
-    options = {"weights": str(tiny_weights), "show": Silent(), **FAST}
-    upcycle.train(photos, out=tmp_path / "ladder/runs/probe-seed-0", recipe="probe", label_smoothing=0.1, **options)
-    with pytest.raises(RunError, match="was trained with label_smoothing = 0.1, not 0.0"):
-        upcycle.compare(photos, rungs=["probe", "default"], seeds=1, out=tmp_path / "ladder", resume=True, **options)
+    with pytest.raises(
+        RunError, match=r"already exists. Resume it with `upcycle compare --out .* --resume`, or choose"
+    ):
+        upcycle.compare(photos, out=compared.path, show=Silent())
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(
+def test_killed_in_the_middle_it_resumes_where_it_was(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: upcycle.Comparison
 ) -> None:
     real, calls = job.run_training, []
@@ -136,9 +137,9 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
             raise KeyboardInterrupt
         real(start, show, **given)
 
-    show, out = Listening(), tmp_path / "ladder"
+    show, out = Listening(), tmp_path / "comparison"
     options = {
-        "rungs": ["simple-cnn", "probe", "default"],
+        "variants": ["simple-cnn", "probe", "default"],
         "seeds": 1,
         "weights": str(tiny_weights),
         "epochs": 2,
@@ -147,19 +148,19 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
     monkeypatch.setattr(job, "run_training", killed)
     with pytest.raises(KeyboardInterrupt):
         upcycle.compare(photos, out=out, show=show, **options)
-    assert f"to go on: upcycle compare --out {out} --resume" == show.lines[-1]
+    assert f"to resume: upcycle compare --out {out} --resume" == show.lines[-1]
     monkeypatch.setattr(job, "run_training", real)
-    values = upcycle.compare(out=out, resume=True, show=Silent()).values
+    resumed = upcycle.compare(out=out, resume=True, show=Silent())
 
-    def scores(made: dict[str, Any]) -> dict[str, list[float]]:
-        rungs = [rung for rung in made["rungs"] if rung["name"] in options["rungs"]]
-        return {rung["name"]: [run["f1_macro"] for run in rung["runs"] if run["seed"] == 0] for rung in rungs}
+    def scores(made: upcycle.Comparison) -> dict[str, list[float]]:
+        there = [one for one in made.variants if one.name in options["variants"]]
+        return {one.name: [run.f1_macro for run in one.runs if run.seed == 0] for one in there}
 
-    assert ["simple-cnn", "probe", "default"] == list(scores(values))
-    assert scores(compared.values) == scores(values)
+    assert ["simple-cnn", "probe", "default"] == list(scores(resumed))
+    assert scores(compared) == scores(resumed)
 
 
-def test_a_rung_that_fails_stands_beside_the_others(
+def test_a_variant_that_fails_stands_beside_the_others(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = job.run_training
@@ -173,22 +174,17 @@ def test_a_rung_that_fails_stands_beside_the_others(
     show = Listening()
     made = upcycle.compare(
         photos,
-        rungs=["simple-cnn", "classic", "probe"],
+        variants=["simple-cnn", "classic", "probe"],
         seeds=1,
-        out=tmp_path / "ladder",
+        out=tmp_path / "comparison",
         weights=str(tiny_weights),
         epochs=6,
         show=show,
         **FAST,
     )
-    rung = made.values["rungs"][1]
-    assert ([], [{"seed": 0, "reason": "the loss is not finite between steps 3 and 4"}]) == (
-        rung["runs"],
-        rung["failed"],
-    )
-    assert [("simple-cnn", "probe")] == [
-        (pair["first"], pair["second"]) for pair in made.values["pairs"] if "step" in pair["kinds"]
-    ]
+    failed = made.variants[1]
+    assert ((), (Failure(0, "the loss is not finite between steps 3 and 4"),)) == (failed.runs, failed.failed)
+    assert [("simple-cnn", "probe")] == [(pair.first, pair.second) for pair in made.pairs]
     assert "warning: classic, seed 0 failed: the loss is not finite between steps 3 and 4" in show.lines
 
 
@@ -204,18 +200,18 @@ def test_an_error_of_another_kind_ends_its_run_and_not_the_grid(
 
     monkeypatch.setattr(job, "run_training", failing)
     options = {"weights": str(tiny_weights), "show": Silent(), "epochs": 1, **FAST}
-    made = upcycle.compare(photos, rungs=["simple-cnn", "probe", "default"], seeds=1, out=tmp_path / "l", **options)
-    reasons = [failed["reason"] for failed in made.values["rungs"][2]["failed"]]
+    made = upcycle.compare(photos, variants=["simple-cnn", "probe", "default"], seeds=1, out=tmp_path / "l", **options)
+    reasons = [failed.reason for failed in made.variants[2].failed]
     assert ["ValueError: expected more than 1 value per channel"] == reasons
 
 
-def test_what_a_list_sets_aside_no_rung_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_what_a_list_excludes_no_variant_trains_or_tests_on(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/across/*"))[::7]]
     (tmp_path / "list.csv").write_text("excluded,path,reason\n" + "".join(f"yes,{name},looked odd\n" for name in names))
     (tmp_path / "short.toml").write_text("epochs = 0\nlabel_smoothing = 0.1\n")
     compared = upcycle.compare(
         photos,
-        rungs=["probe", str(tmp_path / "short.toml")],
+        variants=["probe", str(tmp_path / "short.toml")],
         seeds=1,
         out=tmp_path / "out",
         weights=str(tiny_weights),
@@ -239,7 +235,7 @@ def test_an_out_that_is_a_file_is_one_line(
     runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0")]
     for paths in (runs, [str(photos)]):
         assert 5 == main(["compare", *paths, "--out", str(file)])
-        assert "is a file: give another --out" in capsys.readouterr().err
+        assert "is a file. Choose another --out" in capsys.readouterr().err
     assert "x" == file.read_text()
 
 
@@ -252,7 +248,7 @@ def test_if_everything_fails_there_is_nothing_to_compare(
     monkeypatch.setattr(job, "run_training", failing)
     options = {"weights": str(tiny_weights), "show": Silent(), **FAST}
     with pytest.raises(UpcycleError, match="nothing to compare: 2 runs failed, first probe-seed-0: the loss is not"):
-        upcycle.compare(photos, rungs=["probe", "default"], seeds=1, out=tmp_path / "ladder", **options)
+        upcycle.compare(photos, variants=["probe", "default"], seeds=1, out=tmp_path / "comparison", **options)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +256,9 @@ def test_if_everything_fails_there_is_nothing_to_compare(
     [
         ({"arch": "resnet5O"}, WeightsError, "unknown architecture"),
         ({"weights": "/absent.safetensors"}, WeightsError, "absent"),
-        ({"recipe": "classic"}, ConfigError, "name them with --rungs"),
+        ({"recipe": "classic"}, ConfigError, "choose them with --variants"),
         ({"seeds": 0}, ConfigError, "seeds = 0 is out of range"),
-        ({"rungs": ["probe"]}, ConfigError, "needs 2 or more rungs"),
+        ({"variants": ["probe"]}, ConfigError, "needs 2 or more variants"),
         ({"smallest_difference": 0}, ConfigError, "smallest_difference = 0 is out of range"),
         ({"epochs": 3}, ConfigError, "a ramp-up of 5"),
     ],
@@ -272,14 +268,18 @@ def test_a_mistake_is_told_before_anything_is_trained(
 ) -> None:
     given = {"weights": str(tiny_weights), **FAST, **options}
     with pytest.raises(error, match=message):
-        upcycle.compare(photos, out=tmp_path / "ladder", show=Silent(), **given)
-    assert not (tmp_path / "ladder").exists()
+        upcycle.compare(photos, out=tmp_path / "comparison", show=Silent(), **given)
+    assert not (tmp_path / "comparison").exists()
 
 
 def test_images_that_cannot_be_trained_on_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         upcycle.compare(
-            tmp_path / "absent", out=tmp_path / "ladder", show=Silent(), rungs=["simple-cnn", "default"], weights="none"
+            tmp_path / "absent",
+            out=tmp_path / "comparison",
+            show=Silent(),
+            variants=["simple-cnn", "default"],
+            weights="none",
         )
 
 
@@ -293,9 +293,23 @@ def test_runs_that_exist_are_compared_without_training(
     out = tmp_path / "pair"
     assert 0 == main(["compare", *runs, "--out", str(out), "--smallest-difference", "5"])
     values = json.loads((out / "comparison.json").read_text())
-    assert [("probe", [0]), ("default-seed-0", [0, 1])] == [(rung["name"], rung["seeds"]) for rung in values["rungs"]]
+    assert [("probe", [0]), ("default-seed-0", [0, 1])] == [
+        (one["name"], [run["seed"] for run in one["runs"]]) for one in values["variants"]
+    ]
     assert 0.05 == values["smallest_difference"]
     assert f"comparison: {out / 'comparison.html'}" in capsys.readouterr().out
+
+
+def test_runs_that_exist_are_compared_without_loading_torch(compared: upcycle.Comparison, tmp_path: Path) -> None:
+    runs = [str(compared.path / "runs" / name) for name in ("probe-seed-0", "default-seed-0")]
+    words = ["compare", *runs, "--out", str(tmp_path / "out")]
+    code = (
+        f"import sys; from upcycle.cli import main; assert main({words!r}) == 0; "
+        "print([name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (0, "[]") == (done.returncode, done.stdout.splitlines()[-1]), done.stderr
+    assert (tmp_path / "out" / "comparison.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +351,7 @@ def test_runs_tested_on_other_images_are_refused(
     for seed in (0, 1):
         upcycle.train(flat, out=tmp_path / f"run-{seed}", seed=seed, label_smoothing=seed / 10, **options)
     assert 5 == main(["compare", str(tmp_path / "run-0"), str(tmp_path / "run-1"), "--out", str(tmp_path / "c")])
-    assert "only runs with the same test images can be compared; train them with one --split-seed" in (
+    assert "only runs with the same test images can be compared. Train them with one --split-seed" in (
         capsys.readouterr().err
     )
     assert not (tmp_path / "c").exists()

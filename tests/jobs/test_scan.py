@@ -87,6 +87,7 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
     assert {"images", "classes", "splits", "quarantined", "duplicates", "conflicts", "leaks", "warnings"} < set(
         scan.audit
     )
+    assert "<li><b>" in scan._repr_html_()
     assert ["audit.json", "grouped.csv", "quarantine.csv", "scan.html"] == sorted(
         file.name for file in (tmp_path / "scan").iterdir()
     )

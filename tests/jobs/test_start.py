@@ -80,7 +80,7 @@ def test_processes_that_start_at_one_moment_get_names_of_their_own(tmp_path: Pat
     [
         ["train", "photos", "--weights", "none"],
         ["scan", "photos"],
-        ["compare", "photos", "--rungs", "simple-cnn"],
+        ["compare", "photos", "--variants", "simple-cnn"],
         ["demo", "--seed", "-1"],
         ["train", "photos", "--weights", "none", "--probe"],
     ],

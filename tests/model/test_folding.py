@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from upcycle.device import Hardware, autocast, detect
-from upcycle.evaluation.predict import forward
+from upcycle.evaluation.forward import forward
 from upcycle.model import folding
 from upcycle.model.folding import Kept, folded, pairs
 from upcycle.model.groups import set_training_mode

@@ -1,20 +1,20 @@
-"""A comparison as `upcycle compare` leaves it: six rungs, three seeds, with everything their page reads."""
+"""A comparison as `upcycle compare` leaves it: six variants, three seeds, with everything its page reads."""
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.comparison.rundirs import write_run
-from tests.reporting.pages import picture
-from upcycle.comparison.compare import compare
-from upcycle.comparison.ladder import RUNGS
-from upcycle.comparison.runs import Group, Run, read_run
+from upcycle.comparison.results import About, Comparison, VariantResult
+from upcycle.comparison.runs import Failure, Group, Run, read_run
+from upcycle.comparison.summary import summarize
+from upcycle.comparison.variants import VARIANTS
 from upcycle.evaluation.predictions import Predictions
-from upcycle.rundir import RunDir, read_json, write_bytes, write_json, write_lines
+from upcycle.rundir import RunDir, write_lines
 
 IMAGES = 500
 PETS = ("cats", "dogs")
@@ -24,7 +24,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How a rung of the example came out: skill in standard deviations of difficulty, epochs by seed, seconds."""
+    """How a variant of the example came out: skill in standard deviations of difficulty, epochs by seed, seconds."""
 
     skill: float
     epochs: tuple[int, ...]
@@ -74,15 +74,13 @@ def history(way: Way, seed: int) -> list[Values]:
 
 
 def train(path: Path, name: str, seed: int, classes: tuple[str, ...] = PETS, *, n: int = IMAGES, **options: Any) -> Run:
-    """The run directory of one seed of a rung, as a training leaves it, thumbnails of its mistakes included."""
+    """The run directory of one seed of a variant, as a training leaves it."""
     way = WAYS[name]
     made = answers(way.skill, seed, classes, n)
-    given = {"recipe": "default", **RUNGS[name].options, **way.options, **options, "seed": seed}
+    given = {"recipe": "default", **VARIANTS[name].options, **way.options, **options, "seed": seed}
     write_run(path, made, seconds=way.seconds * (1 + 0.04 * seed), **given)
     run = RunDir(path)
     write_lines(run.history, history(way, seed))
-    for at in np.flatnonzero(made.predicted() != made.labels):
-        write_bytes(run.thumbnails / f"{made.hashes[at]}.jpg", picture(int(at)))
     return read_run(path)
 
 
@@ -100,60 +98,41 @@ def write_example(
     classes: tuple[str, ...] = PETS,
     data: str = "/home/anna/photos/cats_dogs",
     n: int = IMAGES,
-) -> Path:
-    """A comparison of `names`, written down in `folder` with its runs; gives `folder`."""
+) -> Comparison:
+    """A comparison of `names`, saved in `folder` with its runs."""
     groups = []
     for name in names:
-        rung, tuned = RUNGS[name], name == "constant-tuned"
-        groups.append(
-            Group(
-                name,
-                rung.title,
-                rung.does,
-                tuple(train(folder / "runs" / f"{name}-seed-{seed}", name, seed, classes, n=n) for seed in seeds),
-                trials=tuple(_trial(folder, lr, loss) for lr, loss in TRIALS.items()) if tuned else (),
-                lr=3e-5 if tuned else None,
-            )
-        )
-    command = f"upcycle compare '{data}' --rungs {','.join(names)} --seeds {len(seeds)} --out runs/compare-1"
-    facts = {"data": data, "command": command, "created": "2026-11-24 00:20:00 UTC"}
-    write_json(folder / "comparison.json", compare(groups, folder=folder, facts=facts))
-    return folder
+        variant, tuned = VARIANTS[name], name == "constant-tuned"
+        runs = tuple(train(folder / "runs" / f"{name}-seed-{seed}", name, seed, classes, n=n) for seed in seeds)
+        trials = tuple(_trial(folder, lr, loss) for lr, loss in TRIALS.items()) if tuned else ()
+        lr = 3e-5 if tuned else None
+        groups.append(Group(name, variant.title, variant.description, runs, trials=trials, lr=lr))
+    command = f"upcycle compare '{data}' --variants {','.join(names)} --seeds {len(seeds)} --out runs/compare-1"
+    about = About(data, command, "2026-11-24 00:20:00 UTC")
+    made = summarize(groups, folder=folder, about=about)
+    made.save()
+    return made
 
 
-def read_example(folder: Path) -> Values:
-    """What its comparison.json holds."""
-    values: Values = read_json(folder / "comparison.json")
-    return values
+def changed(made: Comparison, name: str, **more: Any) -> Comparison:
+    """The same comparison with some values of one variant replaced."""
+
+    def one(variant: VariantResult) -> VariantResult:
+        return replace(variant, **more) if variant.name == name else variant
+
+    return replace(made, variants=tuple(map(one, made.variants)))
 
 
-def without_results(values: Values, name: str) -> Values:
-    """The same comparison, had every run of the rung `name` failed."""
-    gone = dict.fromkeys(
-        ("accuracy", "f1_macro", "epochs", "seconds", "tuning_seconds", "trained_parameters", "parameters")
-    )
-    failed = [{"seed": seed, "reason": "the loss is not finite between steps 4 and 5"} for seed in SEEDS]
-    rungs = [
-        {**rung, **gone, "seeds": [], "runs": [], "failed": failed} if rung["name"] == name else rung
-        for rung in values["rungs"]
-    ]
-    pairs = [pair for pair in values["pairs"] if name not in (pair["first"], pair["second"])]
-    return {**values, "rungs": rungs, "pairs": pairs}
+def without_results(made: Comparison, name: str) -> Comparison:
+    """The same comparison, had every run of the variant `name` failed."""
+    failed = tuple(Failure(seed, "the loss is not finite between steps 4 and 5") for seed in SEEDS)
+    bare = changed(made, name, runs=(), failed=failed, accuracy=None, f1_macro=None, cost=None)
+    pairs = tuple(pair for pair in made.pairs if name not in (pair.first, pair.second))
+    return replace(bare, pairs=pairs, recommendation=None)
 
 
-def renamed(values: Values, titles: dict[str, str]) -> Values:
-    """The same comparison with other words for some rungs, in every sentence too."""
-    known = {rung["name"]: rung["title"] for rung in values["rungs"]}
-    swap = {known[name]: title for name, title in titles.items()}
-
-    def said(text: str) -> str:
-        for old, new in swap.items():
-            text = text.replace(old, new)
-        return text
-
-    return {
-        **values,
-        "rungs": [{**rung, "title": titles.get(rung["name"], rung["title"])} for rung in values["rungs"]],
-        "pairs": [{**pair, "says": said(pair["says"])} for pair in values["pairs"]],
-        "says": [said(text) for text in values["says"]],
-    }
+def renamed(made: Comparison, titles: dict[str, str]) -> Comparison:
+    """The same comparison with other titles for some variants."""
+    for name, title in titles.items():
+        made = changed(made, name, title=title)
+    return made

@@ -1,11 +1,22 @@
 """Pages as a browser would find them, and pictures to put into them."""
 
 import io
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
+
+from upcycle.reporting.style import svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def words(figure: Figure) -> list[str]:
+    """Every text of the figure, as its SVG has it."""
+    return ["".join(node.itertext()) for node in ET.fromstring(svg(figure)).iter(f"{SVG}text")]
 
 
 def picture(seed: int, side: int = 160) -> bytes:

@@ -1,20 +1,29 @@
 import html
-import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
-from tests.reporting.comparisons import PETS, answers, read_example, renamed, without_results, write_example
-from tests.reporting.pages import Page, picture
-from upcycle.errors import RunError
-from upcycle.evaluation.predictions import Predictions
-from upcycle.reporting.comparison import write_comparison
-from upcycle.reporting.disagreements import SHOWN, opinion, sides
-from upcycle.rundir import RunDir, write_bytes, write_json, write_text
+from tests.reporting.comparisons import changed, renamed, without_results, write_example
+from tests.reporting.pages import Page
+from upcycle.comparison.results import Comparison, Cost, Estimate
+from upcycle.comparison.runs import Failure
+from upcycle.reporting.comparison_page import (
+    chance,
+    comparison_table,
+    epochs,
+    parameters,
+    points,
+    seeds,
+    time_once,
+    write_page,
+)
+from upcycle.rundir import RunDir, write_text
 
 HOSTILE = {
     "simple-cnn": "<script>alert(1)</script>",
@@ -24,38 +33,40 @@ HOSTILE = {
     "classic": "<img src=x onerror=alert(2)>",
 }
 CLASSES = ("<b>bold</b>", 'quo"te\nnext\u202eline')
-SECTIONS = ["ladder", "real", "curves", "cost", "disagreements", "options", "tuned", "methods", "repeat"]
+SECTIONS = ["scores", "pairs", "curves", "cost", "options", "tuned", "methods", "repeat"]
 
 
 @pytest.fixture(scope="module")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_example(tmp_path_factory.mktemp("six"))
-    write_comparison(folder)
-    return folder
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    made = write_example(tmp_path_factory.mktemp("six"))
+    write_page(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def six(compared: Comparison) -> Path:
+    return compared.path
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = "a 'b\n\"><img src=x onerror=alert(3)>"
-    folder = write_example(tmp_path_factory.mktemp("hostile"), classes=CLASSES, data=data, seeds=(0,), n=200)
-    values = renamed(read_example(folder), HOSTILE)
-    values["rungs"][0]["failed"] = [{"seed": 7, "reason": "<script>alert(4)</script> of 'x'"}]
-    values["options"] |= {"<i>option</i>": {"probe": "<u>value</u>", "classic": "\u202e"}}
-    write_json(folder / "comparison.json", values)
-    write_comparison(folder)
+    folder = tmp_path_factory.mktemp("hostile")
+    made = renamed(write_example(folder, classes=CLASSES, data=data, seeds=(0,), n=200), HOSTILE)
+    made = changed(made, "simple-cnn", failed=(Failure(7, "<script>alert(4)</script> of 'x'"),))
+    options = {**made.options, "<i>option</i>": {"probe": "<u>value</u>", "classic": "\u202e"}}
+    write_page(replace(made, options=options))
     return folder
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Path:
-    """Two rungs of one seed each: the smallest comparison there is."""
+def two(tmp_path: Path) -> Comparison:
+    """Two variants of one seed each: the smallest comparison there is."""
     return write_example(tmp_path / "two", ("probe", "default"), seeds=(0,), n=60)
 
 
-def page_of(folder: Path, **changes: Any) -> Page:
-    """The page after some values of comparison.json were replaced."""
-    write_json(folder / "comparison.json", read_example(folder) | changes)
-    return Page(write_comparison(folder))
+def page_of(made: Comparison) -> Page:
+    return Page(write_page(made))
 
 
 def read_page(folder: Path) -> Page:
@@ -66,247 +77,112 @@ def read_page(folder: Path) -> Page:
 
 
 def test_a_page_comes_with_every_figure_as_svg_and_png(six: Path) -> None:
-    expected = [f"{name}.{ending}" for name in ("cost", "curves", "ladder") for ending in ("png", "svg")]
+    expected = [f"{name}.{ending}" for name in ("cost", "curves", "scores") for ending in ("png", "svg")]
     assert expected == sorted(file.name for file in (six / "figures").iterdir())
-
-
-def test_the_path_of_the_page_is_returned(two: Path) -> None:
-    assert two / "comparison.html" == write_comparison(two)
 
 
 def test_the_page_has_a_section_for_everything_a_comparison_knows(six: Path) -> None:
     assert SECTIONS == [found["id"] for found in read_page(six).all("h2")]
 
 
-def test_the_headline_is_what_the_statistics_say(six: Path) -> None:
-    values, text = read_example(six), read_page(six).text
-    assert text.startswith("What each choice bought on cats_dogs · upcycle")
-    assert all(said in text for said in (*values["says"], values["recommendation"]["says"]))
-    assert "Steps that are real 4 of 5 3 gains, 1 loss" in text
+def test_the_headline_is_what_the_statistics_say(compared: Comparison) -> None:
+    text = read_page(compared.path).text
+    assert text.startswith("Variants compared on cats_dogs · upcycle")
+    assert compared.recommendation is not None
+    assert all(sentence in text for sentence in (*compared.notes, compared.recommendation.reason))
+    significant = sum(pair.f1.significant for pair in compared.pairs)
+    assert f"Significant differences {significant} of 15 pairs" in text
 
 
-def test_a_row_of_the_table_has_scores_gains_and_costs(six: Path) -> None:
+def test_a_row_of_the_table_has_scores_gain_and_costs(six: Path) -> None:
     text = read_page(six).text
     assert (
-        "Frozen probe 3 seeds 98.3 97.1 to 99.0 0.983 0.970 to 0.990 0.003 +12.1 ▲ a real gain +12.1 0 1 min 14 s 22 M"
+        "Frozen probe 3 seeds 98.3 97.1 to 99.0 0.983 0.970 to 0.990 0.003 "
+        "+12.1 +9.6 to +14.7 ▲ significant gain 0 1 min 14 s 22 M"
     ) in text
     assert "28 min 15 s + 1 h 21 min tuning" in text
     assert "upcycle's default recommended 3 seeds" in text
-    assert "+13.3 +10.6 to +16.1 ▲ real 3 " in text  # over the first rung
 
 
-def test_each_step_is_told_in_words_with_its_verdict(six: Path) -> None:
+def test_every_pair_has_its_verdict_and_corrected_p(six: Path) -> None:
     text = read_page(six).text
-    steps = [pair for pair in read_example(six)["pairs"] if "step" in pair["kinds"]]
-    assert 5 == len(steps)
-    assert all(pair["says"] in text for pair in steps)
-    assert "▼ a real loss Constant rate lost 2.3 points of F1 against Frozen probe" in text
+    assert "Simple CNN → Frozen probe +12.1 +9.6 to +14.7 ▲ significant gain < 0.0001 +12.1" in text
+    assert "p corrected for 15 pairs (Holm)" in text
+    assert re.search("Frozen probe → Constant rate −2.3 .* ▼ significant loss", text)
 
 
-def test_the_two_questions_are_kept_apart(six: Path) -> None:
-    text = read_page(six).text
-    models, recipe = text.index("These trained models, on new images"), text.index("The recipe, trained again")
-    assert "Simple CNN → Frozen probe +12.1 +9.6 to +14.7" in text[models:recipe]
-    assert "0 / 62, p < 0.0001" in text[models:recipe]
-    assert "not answerable: 3 seeds in common; 5 or more are needed" in text[recipe:]
+def test_with_enough_seeds_the_page_tells_whether_it_holds_on_retraining(two: Comparison) -> None:
+    assert "1 seed" in page_of(two).text
+    pairs = tuple(replace(pair, retrained=Estimate(0.02, 0.012, 0.03)) for pair in two.pairs)
+    assert "+2.0 +1.2 to +3.0" in page_of(replace(two, pairs=pairs)).text
 
 
-def test_a_recipe_that_was_trained_often_enough_has_an_answer(six: Path, tmp_path: Path) -> None:
-    values = read_example(six)
-    for pair in values["pairs"]:
-        pair["again"] |= {"answerable": True, "reason": None, "interval": [0.012, 0.03], "df": 4}
-    write_json(tmp_path / "comparison.json", values)
-    assert "+12.1 +1.2 to +3.0 4 1.3 0.6 better again" in Page(write_comparison(tmp_path)).text
-
-
-def test_pairs_that_are_no_steps_stand_apart_with_both_ps(six: Path) -> None:
-    text = read_page(six).text
-    apart = text[text.index("Each rung against the first and the best") : text.index("The recipe, trained again")]
-    assert "Simple CNN → upcycle's default +13.3" in apart
-    assert "F1 accuracy p corrected" in apart
-
-
-def test_only_options_that_differ_are_listed_those_with_one_value_apart(six: Path, tmp_path: Path) -> None:
-    values = read_example(six)
-    values["options"] = {"lr": {"constant": 1e-4, "default": 1e-3}, "decay": {"classic": 0.8}}
-    write_json(tmp_path / "comparison.json", values)
-    text = Page(write_comparison(tmp_path)).text
+def test_only_options_that_differ_are_listed_those_with_one_value_apart(compared: Comparison, tmp_path: Path) -> None:
+    options = {"lr": {"constant": 1e-4, "default": 1e-3}, "decay": {"classic": 0.8}}
+    text = page_of(replace(compared, options=options, path=tmp_path)).text
     assert "lr – – 0.0001 – – 0.001" in text
-    assert "1 option that only some rungs make use of with one value" in text
+    assert "1 option that only some variants use with one value" in text
     assert "decay – – – – 0.8 –" in text
 
 
-def test_the_rates_that_were_tried_are_listed_and_the_one_taken_marked(six: Path) -> None:
-    assert "1e-5 0.0848 3e-5 0.0698 ✓ taken 1e-4 0.0978 3e-4 0.3138" in read_page(six).text
+def test_the_rates_that_were_tried_are_listed_and_the_one_used_marked(six: Path) -> None:
+    assert "1e-5 0.0848 3e-5 0.0698 ✓ used 1e-4 0.0978 3e-4 0.3138" in read_page(six).text
 
 
-def test_the_command_to_repeat_it_is_there(six: Path) -> None:
-    assert read_example(six)["command"] in html.unescape((six / "comparison.html").read_text())
+def test_the_command_to_repeat_it_is_there(compared: Comparison) -> None:
+    assert compared.about.command is not None
+    assert compared.about.command in html.unescape((compared.path / "comparison.html").read_text())
 
 
-def test_runs_that_failed_are_named_with_their_reason(two: Path) -> None:
-    values = read_example(two)
-    values["rungs"][1]["failed"] = [{"seed": 2, "reason": "the loss is not finite between steps 4 and 5"}]
-    text = page_of(two, rungs=values["rungs"]).text
+def test_runs_that_failed_are_named_with_their_reason(two: Comparison) -> None:
+    text = page_of(changed(two, "default", failed=(Failure(2, "the loss is not finite between steps 4 and 5"),))).text
     assert "upcycle's default, seed 2: the loss is not finite between steps 4 and 5" in text
     assert "1 seed, 1 failed" in text
 
 
-def test_a_rung_without_any_finished_run_keeps_its_row(six: Path, tmp_path: Path) -> None:
-    write_json(tmp_path / "comparison.json", without_results(read_example(six), "default") | {"recommendation": None})
-    text = Page(write_comparison(tmp_path)).text
+def test_a_variant_without_any_finished_run_keeps_its_row(compared: Comparison, tmp_path: Path) -> None:
+    text = page_of(replace(without_results(compared, "default"), path=tmp_path)).text
     assert "upcycle's default 0 seeds, 3 failed no run finished" in text
     assert "Recommended takes" not in text
 
 
-def test_unknown_numbers_are_dashes(two: Path) -> None:
-    values = read_example(two)
-    for rung in values["rungs"]:
-        rung |= {"trained_parameters": None, "parameters": None}
-        for name in ("accuracy", "f1_macro"):
-            rung[name] |= {"low": None, "high": None, "spread": None}
-    for pair in values["pairs"]:
-        for name in ("difference", "f1_difference"):
-            pair[name] |= {"interval": None, "p": None}
-        pair |= {"mcnemar": None, "holm": None, "images_needed": None}
-    gone = dict.fromkeys(("data", "command", "created", "recommendation", "environment"))
-    found = page_of(two, **(values | gone))
-    assert "Frozen probe 1 seed 100.0 1.000 – – – 0 1 min 11 s –" in found.text
-    assert ["repeat"] == [name for name in SECTIONS if name not in {head["id"] for head in found.all("h2")}][-1:]
-
-
-# -------------------------------------------------------------------------------------- disagreements
-
-
-def test_disagreements_are_shown_with_their_pictures_and_counted(six: Path) -> None:
-    found = read_page(six)
-    assert "Simple CNN → Frozen probe 57 images right by the second alone, 0 by the first" in found.text
-    assert "49 images more are left out here." in found.text
-    shown = [image for image in found.all("img") if image["src"].startswith("data:image/jpeg;base64,")]
-    assert SHOWN <= len(shown) <= 10 * SHOWN
-    assert all(image["alt"] for image in shown)
-
-
-def models(folder: Path, name: str, probabilities: list[list[float]]) -> list[Path]:
-    """Runs of one rung: the probability that each seed's model gives to 'dogs', for three images: cat, dog, dog."""
-    paths = []
-    for seed, row in enumerate(probabilities):
-        logits = np.log(np.array(row) / (1 - np.array(row)))[:, None].astype(np.float32)
-        names = ("cat.jpg", "dog.jpg", "dog 2.jpg")
-        made = Predictions(PETS, names, tuple("abc"), ("",) * 3, np.array([0, 1, 1]), logits)
-        paths.append(folder / f"{name}-{seed}")
-        made.save(RunDir(paths[-1]).predictions("test"))
-    return paths
-
-
-def test_an_image_counts_where_one_is_right_and_the_other_wrong_with_seeds_averaged(tmp_path: Path) -> None:
-    one = opinion(models(tmp_path, "one", [[0.1, 0.2, 0.6], [0.2, 0.6, 0.7], [0.3, 0.3, 0.3]]))
-    two = opinion(models(tmp_path, "two", [[0.2, 0.9, 0.8], [0.1, 0.9, 0.9], [0.9, 0.2, 0.7]]))
-    assert one is not None
-    assert two is not None
-    found = sides(one, two)
-    assert found is not None
-    assert ([], ["dog.jpg"]) == (list(found.only_first.items), [item.path for item in found.only_second.items])
-    (item,) = found.only_second.items
-    assert ("dogs", "cats") == (item.label, item.said)
-    assert (1.9 / 3, 2.0 / 3) == pytest.approx((item.wrong, item.right), abs=1e-6)
-
-
-def test_two_seeds_that_disagree_go_by_their_average(tmp_path: Path) -> None:
-    one = opinion(models(tmp_path, "one", [[0.1, 0.2, 0.9], [0.1, 0.7, 0.9]]))
-    two = opinion(models(tmp_path, "two", [[0.1, 0.9, 0.9]]))
-    assert one is not None
-    assert two is not None
-    found = sides(one, two)
-    assert found is not None
-    assert (0, ["dog.jpg"]) == (found.only_first.total, [item.path for item in found.only_second.items])
-
-
-def test_the_surest_mistake_comes_first(tmp_path: Path) -> None:
-    one = opinion(models(tmp_path, "one", [[0.6, 0.4, 0.01]]))
-    two = opinion(models(tmp_path, "two", [[0.1, 0.9, 0.9]]))
-    assert one is not None
-    assert two is not None
-    found = sides(one, two)
-    assert found is not None
-    assert "dog 2.jpg" == found.only_second.items[0].path
-    assert 3 == found.only_second.total
-
-
-def test_runs_on_other_images_are_not_compared(tmp_path: Path) -> None:
-    answers(2.0, 0, n=40).save(RunDir(tmp_path / "a").predictions("test"))
-    answers(2.0, 0, n=41).save(RunDir(tmp_path / "b").predictions("test"))
-    one, two = opinion([tmp_path / "a"]), opinion([tmp_path / "b"])
-    assert one is not None
-    assert two is not None
-    assert sides(one, two) is None
-
-
-def test_runs_that_list_their_images_in_another_order_are_matched(tmp_path: Path) -> None:
-    made = answers(1.0, 0, n=80)
-    turned = Predictions(
-        made.classes, made.paths[::-1], made.hashes[::-1], made.groups, made.labels[::-1], made.logits[::-1]
-    )
-    made.save(RunDir(tmp_path / "a").predictions("test"))
-    turned.save(RunDir(tmp_path / "b").predictions("test"))
-    one, two = opinion([tmp_path / "a"]), opinion([tmp_path / "b"])
-    assert one is not None
-    assert two is not None
-    found = sides(one, two)
-    assert found is not None
-    assert (0, 0) == (found.only_first.total, found.only_second.total)
+def test_many_pairs_are_folded_away(compared: Comparison, tmp_path: Path) -> None:
+    made = replace(compared, pairs=compared.pairs * 2, path=tmp_path)
+    assert "30 pairs" in page_of(made).text
+    assert len(page_of(made).all("details")) == len(read_page(compared.path).all("details")) + 1
 
 
 # ------------------------------------------------------------------------------- what is not there
 
 
-def test_vanished_runs_cost_their_curves_and_pictures_alone(six: Path, tmp_path: Path) -> None:
-    shutil.copy(six / "comparison.json", tmp_path)
-    found = Page(write_comparison(tmp_path))
-    expected = [name for name in SECTIONS if name not in {"curves", "disagreements"}]
-    assert expected == [head["id"] for head in found.all("h2")]
+def test_missing_runs_cost_their_curves_alone(compared: Comparison, tmp_path: Path) -> None:
+    found = page_of(replace(compared, path=tmp_path))
+    assert [name for name in SECTIONS if name != "curves"] == [head["id"] for head in found.all("h2")]
     assert not (tmp_path / "figures" / "curves.svg").exists()
-    assert "Curves and disagreements are without simple-cnn-seed-0, " in found.text
-    assert "Curves and disagreements are without" not in read_page(six).text
+    assert "Learning curves are without simple-cnn-seed-0, " in found.text
+    assert "Learning curves are without" not in read_page(compared.path).text
 
 
-def test_a_damaged_run_costs_its_own_curves_and_pictures_alone(two: Path) -> None:
-    run = RunDir(two / "runs" / "probe-seed-0")
-    write_text(run.history, "{\n{}\n")
-    write_text(run.predictions("test"), "no such columns\n")
-    found = Page(write_comparison(two))
+def test_a_damaged_run_costs_its_own_curves_alone(two: Comparison) -> None:
+    write_text(RunDir(two.path / "runs" / "probe-seed-0").history, "{\n{}\n")
+    found = page_of(two)
     assert "curves" in {head["id"] for head in found.all("h2")}
-    assert "disagreements" not in {head["id"] for head in found.all("h2")}
+    assert "Learning curves are without probe-seed-0" in found.text
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "a\0b", "", "../../..", "x" * 5000])
-def test_any_path_of_a_run_is_survived(two: Path, path: str) -> None:
-    values = read_example(two)
-    values["rungs"][0]["runs"][0]["path"] = path
-    assert "ladder" in {head["id"] for head in page_of(two, rungs=values["rungs"]).all("h2")}
+def test_any_path_of_a_run_is_survived(two: Comparison, path: str) -> None:
+    runs = (replace(two.variants[0].runs[0], path=path),)
+    assert "scores" in {head["id"] for head in page_of(changed(two, "probe", runs=runs)).all("h2")}
 
 
-def test_runs_may_lie_anywhere(two: Path, tmp_path: Path) -> None:
-    values = read_example(two)
-    shutil.move(two / "runs", tmp_path / "elsewhere")
-    for rung in values["rungs"]:
-        for run in rung["runs"]:
-            run["path"] = str(tmp_path / "elsewhere" / Path(run["path"]).name)
-    assert {"curves", "disagreements"} <= {head["id"] for head in page_of(two, rungs=values["rungs"]).all("h2")}
-
-
-def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"comparison\.json is missing"):
-        write_comparison(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"), [("{", "cannot be read"), ("[]", "does not hold"), ('{"rungs": []}', "does not hold")]
-)
-def test_a_damaged_comparison_is_one_error(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "comparison.json").write_text(text)
-    with pytest.raises(RunError, match=says):
-        write_comparison(tmp_path)
+def test_runs_may_lie_anywhere(two: Comparison, tmp_path: Path) -> None:
+    shutil.move(two.path / "runs", tmp_path / "elsewhere")
+    made = two
+    for one in two.variants:
+        place = str(tmp_path / "elsewhere" / Path(one.runs[0].path).name)
+        made = changed(made, one.name, runs=(replace(one.runs[0], path=place),))
+    assert "Learning curves are without" not in page_of(made).text
 
 
 # ---------------------------------------------------------------------------------- anyone's names
@@ -316,13 +192,12 @@ def test_hostile_names_are_shown_as_text_and_nothing_else(hostile: Path) -> None
     found = read_page(hostile)
     assert [] == found.all("script")
     assert [] == [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
-    assert {"data:image/jpeg;base64"} == {image["src"].partition(",")[0] for image in found.all("img")}
+    assert [] == found.all("img")
     assert ([], []) == (found.unbalanced, found.open)
     assert "<script>alert(1)</script>" in found.text
     assert "quo\"te's & $x^2$\\nnext\\u202eline" in found.text
     assert "seed 7: <script>alert(4)</script> of 'x'" in found.text
     assert "<i>option</i>" in found.text
-    assert 'is <b>bold</b> said quo"te\\nnext\\u202eline' in found.text
     assert "\u202e" not in (hostile / "comparison.html").read_text()
 
 
@@ -354,18 +229,105 @@ def test_the_page_is_well_formed_and_readable_to_a_screen_reader(six: Path) -> N
     assert all(found.get("scope") in {"row", "col"} for found in page.all("th"))
 
 
-def test_a_thumbnail_is_read_by_its_content_hash_alone(two: Path) -> None:
-    write_bytes(two / "secret.jpg", picture(0))
-    path = RunDir(two / "runs" / "probe-seed-0").predictions("test")
-    path.write_text(path.read_text().replace(answers(1.95, 0).hashes[0], "../../../secret"))
-    before = json.dumps(sorted(image["src"] for image in Page(write_comparison(two)).all("img")))
-    (two / "secret.jpg").unlink()
-    assert before == json.dumps(sorted(image["src"] for image in Page(write_comparison(two)).all("img")))
+def test_writing_it_again_gives_the_same_page(compared: Comparison) -> None:
+    before = compared.page.read_bytes()
+    assert before == write_page(compared).read_bytes()
 
 
-def test_writing_it_again_gives_the_same_page(six: Path) -> None:
-    before = (six / "comparison.html").read_bytes()
-    assert before == write_comparison(six).read_bytes()
+# ------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0214, "+2.1"), (-0.003, "−0.3"), (0.0001, "0.0"), (-0.0001, "0.0"), (None, "–")]
+)
+def test_differences_are_points_with_their_sign(share: float | None, expected: str) -> None:
+    assert expected == points(share)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.37, "0.37"), (0.0213, "0.021"), (0.00213, "0.0021"), (1e-9, "< 0.0001")]
+)
+def test_chances_have_as_many_digits_as_say_something(p: float, expected: str) -> None:
+    assert expected == chance(p)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(2562, "2,562"), (354_600, "355 k"), (23_512_130, "23.5 M"), (999_999, "1 M"), (None, "–")]
+)
+def test_numbers_of_parameters_have_three_digits(number: int | None, expected: str) -> None:
+    assert expected == parameters(number)
+
+
+@pytest.mark.parametrize(("mean", "expected"), [(3.0, "3"), (0.0, "0"), (25.333, "25.3")])
+def test_epochs_have_a_decimal_where_seeds_differ(compared: Comparison, mean: float, expected: str) -> None:
+    cost = Cost(mean, 62.0, False, 0.0, None, None)
+    one = changed(compared, "probe", cost=cost).variants[1]
+    assert (expected, "≥ 1 min 2 s", "3 seeds") == (epochs(one), time_once(one), seeds(one))
+
+
+# ---------------------------------------------------------------------------------------- terminal
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return write_example(tmp_path_factory.mktemp("three"), ("simple-cnn", "probe", "constant-tuned"))
+
+
+def rendered(made: Comparison, width: int = 80) -> str:
+    console = Console(width=width, no_color=True, force_terminal=False)
+    with console.capture() as captured:
+        console.print(comparison_table(made))
+    return captured.get()
+
+
+def test_the_tables_read_without_color(three: Comparison) -> None:
+    expected = """\
+Test scores
+variant                    accuracy (95 %)             F1 (95 %)  ± seeds
+─────────────────────────────────────────────────────────────────────────
+Simple CNN            0.861 [0.832, 0.886]  0.861 [0.831, 0.887]    0.013
+Frozen probe          0.983 [0.971, 0.990]  0.983 [0.970, 0.990]    0.003
+Constant rate, tuned  0.983 [0.971, 0.990]  0.983 [0.970, 0.990]    0.003
+
+Differences
+variant                       over         p    points of F1 (95 %)
+───────────────────────────────────────────────────────────────────
+Frozen probe            Simple CNN  < 0.0001  +12.1 [+9.6, +14.7] ▲
+Constant rate, tuned    Simple CNN  < 0.0001  +12.1 [+9.6, +14.7] ▲
+Constant rate, tuned  Frozen probe      1.00     0.0 [−0.6, +0.6] =
+
+▲ ▼ significant  = no difference that matters  ? not significant
+
+What it takes to train once
+variant               seeds  epochs         time      tuning  trained parameters
+────────────────────────────────────────────────────────────────────────────────
+Simple CNN                3    25.3   14 min 4 s           –          22,000,000
+Frozen probe              3  20 + 0   1 min 14 s           –          22,000,000
+Constant rate, tuned      3    11.7  28 min 15 s  1 h 21 min          22,000,000
+"""
+    assert expected == rendered(three)[: len(expected)]
+
+
+def test_sentences_follow_the_tables_the_recommendation_last(three: Comparison) -> None:
+    text = " ".join(rendered(three).split())
+    assert three.recommendation is not None
+    places = [text.index(" ".join(said.split())) for said in (*three.notes, three.recommendation.reason)]
+    assert sorted(places) == places
+
+
+def test_a_variant_whose_runs_failed_keeps_its_row(three: Comparison) -> None:
+    lines = rendered(without_results(three, "probe")).splitlines()
+    assert ["Frozen", "probe", "no", "run", "finished", "–", "–"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_names_are_text_and_give_way_so_that_numbers_fit(three: Comparison, width: int) -> None:
+    hostile = {"simple-cnn": "[red]a\x1b[31m\u202eb[/red]", "probe": "猫" * 70, "constant-tuned": "word " * 40}
+    text = rendered(renamed(three, hostile), width)
+    assert width >= max(map(cell_len, text.splitlines()))
+    assert r"[red]a\x1b" in text
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert all(part in text for part in ("0.983 [0.970, 0.990]", "28 min 15 s  1 h 21 min"))
 
 
 # -------------------------------------------------------------------------------- in a real browser

@@ -8,6 +8,7 @@ import upcycle
 from tests.conftest import draw, write_classes
 from tests.reporting.pages import Page
 from upcycle.audit.quarantine import Entry
+from upcycle.audit.summary import Audit
 from upcycle.reporting.scan_page import ALONE, IN_SET, SETS, write_scan
 from upcycle.reporting.show import Silent
 
@@ -23,8 +24,8 @@ def image(path: str, note: str = "", label: str = "across") -> dict[str, str]:
     return {"path": path, "label": label, "split": "train", "note": note}
 
 
-def values_of(findings: list[dict[str, Any]], data: str = "/photos") -> dict[str, Any]:
-    return {
+def audit_of(findings: list[dict[str, Any]], data: str = "/photos") -> Audit:
+    values = {
         "images": 40,
         "classes": {"across": 20, "down": 20},
         "splits": {name: {"across": 5, "down": 5} for name in ("train", "val", "test")},
@@ -35,6 +36,7 @@ def values_of(findings: list[dict[str, Any]], data: str = "/photos") -> dict[str
         "command": f"upcycle scan '{data}' --out runs/x",
         "upcycle": "0.1.0",
     }
+    return Audit.from_dict(values)
 
 
 def page_of(
@@ -42,7 +44,7 @@ def page_of(
 ) -> Page:
     written = write_scan(
         folder / "scan.html",
-        values_of(findings, data),
+        audit_of(findings, data),
         entries,
         root=folder / "data",
         train="upcycle train /photos --quarantine runs/x/quarantine.csv",
@@ -100,8 +102,8 @@ def test_long_findings_are_cut_with_a_count(tmp_path: Path) -> None:
     alone = [[image(f"a/{at}.png")] for at in range(ALONE + 5)]
     sets = [[image(f"b/{at}-{copy}.png") for copy in range(IN_SET + 2)] for at in range(SETS + 3)]
     page = page_of(tmp_path, [finding("grey", alone), finding("copies", sets)])
-    assert f"5 more of {ALONE + 5} are left out here and stand in audit.json." in page.text
-    assert f"3 more of {SETS + 3} are left out here and stand in audit.json." in page.text
+    assert f"5 more of {ALONE + 5} are left out here and are in audit.json." in page.text
+    assert f"3 more of {SETS + 3} are left out here and are in audit.json." in page.text
     assert SETS == page.text.count("and 2 images more")
     assert ALONE + SETS * IN_SET == page.text.count("no picture")
 
@@ -109,7 +111,7 @@ def test_long_findings_are_cut_with_a_count(tmp_path: Path) -> None:
 def test_a_page_without_findings_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, [])
     assert "Nothing was found" in page.text
-    assert "No file is proposed for exclusion." in page.text
+    assert "No file is proposed to be excluded." in page.text
 
 
 @pytest.mark.parametrize("width", [1280, 360])

@@ -14,7 +14,7 @@ from upcycle.data.cache import Cache
 from upcycle.data.folder import Index, scan
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
-from upcycle.evaluation.predict import predict
+from upcycle.evaluation.forward import predict
 from upcycle.model import zoo
 from upcycle.model.weights import Weights
 from upcycle.training import features as features_module

@@ -1,1 +1,1 @@
-"""Studies over several runs: the ladder of rungs, and what tells them apart on the same test images."""
+"""Comparisons: variants on one split, or runs that exist, on the same test images."""

@@ -1,161 +1,134 @@
-"""Runs as a comparison sees them: what a run directory says of itself, and several on the same test images."""
+"""Finished runs as a comparison reads them, grouped by variant, and the test images that they share."""
 
 import hashlib
 import json
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from upcycle.comparison.ladder import RUNGS, Rung
-from upcycle.comparison.options import effective, way
-from upcycle.comparison.paired import Arm
+from upcycle.comparison.statistics import Arm
+from upcycle.comparison.variants import VARIANTS, Variant, effective, follows
+from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import without_head
 from upcycle.manifest import check
-from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.values import read_value, read_values
 
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run: its files as plain values, and its predictions of the test images."""
-
-    path: Path
-    config: Values
-    model: Values
-    status: Values
-    environment: Values
-    history: list[Values]
-    timings: list[Values]
-    evaluation: Values
-    predictions: Predictions
-    splits: str
-
-    @property
-    def seed(self) -> int:
-        """The seed it was trained with."""
-        return int(self.config.get("seed", 0))
-
-    @property
-    def split_seed(self) -> int:
-        """The seed that decided its split."""
-        given = self.config.get("split_seed")
-        return self.seed if given is None else int(given)
-
-    @property
-    def size(self) -> int | None:
-        """Pixels of the square input, as it was resolved."""
-        size = (self.model.get("preprocessing") or {}).get("size")
-        return int(size) if size else None
-
-    def score(self, metric: str) -> float:
-        """One test metric's value."""
-        return float(self.evaluation["test"][metric]["value"])
-
-    @property
-    def options(self) -> Values:
-        """The options that had an effect, with the image size and the crop that were resolved."""
-        known = self.model.get("preprocessing") or {}
-        resolved = {"image_size": self.size, "crop_pct": known.get("crop_pct")}
-        return effective(self.config, {name: value for name, value in resolved.items() if value})
-
-    @property
-    def is_timed_whole(self) -> bool:
-        """Whether its seconds hold all its epochs: a session that was killed may have taken some along."""
-        spent = sum(float(row.get("seconds") or 0.0) for row in self.timings)
-        return spent <= float(self.status.get("seconds") or 0.0)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of training layers of the network."""
-        return len(self.history)
-
-    @property
-    def rows(self) -> list[Values]:
-        """The epochs of its last phase, the one that its curves are about."""
-        return [row for row in self.history if row["phase"] == self.history[-1]["phase"]]
+Read = TypeVar("Read")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
-class _Config(_Strict):
+class Source(_Strict):
+    """What a run's config.json says beside its options."""
+
     data: str | None = None
     weights_sha256: str | None = None
 
 
-class _Environment(_Strict):
+class Environment(_Strict):
+    """Where a run was trained."""
+
     processor: str | None = None
     device: str | None = None
+    gpu: str | None = None
     threads: int | None = None
     precision: str | None = None
     versions: dict[str, str] = {}
 
+    def __str__(self) -> str:
+        threads = None if self.threads is None else f"{self.threads} threads"
+        return ", ".join(part for part in (self.processor, self.device, self.gpu, threads) if part is not None)
 
-class _Status(_Strict):
+
+class Seconds(_Strict):
+    """Seconds of a run, and of the parts whose results are cached: the run that comes first pays for them."""
+
     seconds: float | None = None
     decoding_seconds: float | None = None
     features_seconds: float | None = None
 
 
-class _Preprocessing(_Strict):
+class Input(_Strict):
+    """What a network was given, as far as variants may differ in it."""
+
     size: int | None = None
     crop_pct: float | None = None
 
 
-class _Model(_Strict):
+class Model(_Strict):
+    """The network of a run."""
+
     arch: str | None = None
     parameters: int | None = None
     trained_parameters: int | None = None
-    preprocessing: _Preprocessing | None = None
+    preprocessing: Input | None = None
 
 
-class _Epoch(_Strict):
+class Epoch(_Strict):
+    """What a comparison reads of a row of history.jsonl."""
+
     phase: str
     val_loss: float | None = None
+    val_accuracy: float | None = None
+    retries: int = 0
 
 
 class _Timing(_Strict):
     seconds: float | None = None
 
 
-class _Score(_Strict):
-    value: float
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: what its files say, and its predictions of the test images.
 
+    `splits` is a digest of its split. `timed` tells whether its seconds hold all its epochs: a session that was
+    killed may have lost some.
+    """
 
-class _Scores(_Strict):
-    accuracy: _Score
-    f1_macro: _Score
-    log_loss: _Score
+    path: Path
+    config: Config
+    source: Source
+    model: Model
+    seconds: Seconds
+    environment: Environment
+    history: tuple[Epoch, ...]
+    test: Evaluation
+    predictions: Predictions
+    splits: str
+    timed: bool
 
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return self.config.seed
 
-class _Evaluation(_Strict):
-    test: _Scores
+    @property
+    def options(self) -> dict[str, object]:
+        """The options that had an effect, with the image size and the crop that were resolved."""
+        seen = self.model.preprocessing or Input()
+        return effective(
+            self.config, {k: v for k, v in (("image_size", seen.size), ("crop_pct", seen.crop_pct)) if v is not None}
+        )
 
-
-class _Files(_Strict):
-    """What a comparison takes from a run's files, checked before it is used."""
-
-    config: _Config
-    environment: _Environment
-    status: _Status
-    model: _Model
-    history: list[_Epoch]
-    timings: list[_Timing]
-    evaluation: _Evaluation
+    @property
+    def rows(self) -> tuple[Epoch, ...]:
+        """The epochs of its last phase, the one that its curves are about."""
+        return tuple(row for row in self.history if row.phase == self.history[-1].phase)
 
 
 def read_run(path: Path) -> Run:
@@ -165,68 +138,90 @@ def read_run(path: Path) -> Run:
         raise RunError(f"{path} is not a run: give folders that upcycle train wrote")
     status = run.status()
     if status["state"] != "finished":
-        again = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
-        raise RunError(f"{path} is {status['state']}, not finished: {again}")
-    if run.evaluation.exists() and "test" not in _values(run.evaluation):
-        raise RunError(f"{path} has no test set, and runs are compared by their test: train it with a test_fraction")
+        resume = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
+        raise RunError(f"{path} is {status['state']}, not finished: {resume}")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
-            raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared; train it again")
+            raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
     check(run)
+    test = _test(run)
     try:
         config = read_config(run.config)
     except ConfigError as error:
         raise RunError(str(error)) from None
     if config.folds:
-        raise RunError(
-            f"{path} is cross-validated, each image tested by another model: compare its folds' runs instead"
-        )
-    made = Run(
+        raise RunError(f"{path} is cross-validated, each image tested by another model. Compare its folds' runs")
+    seconds = _read(Seconds, run.status_file)
+    timings = read_values(_Timing, read_lines(run.timings), str(run.timings))
+    return Run(
         path=path,
-        config={**_values(run.config), **config.to_dict()},
-        model=_values(run.model) if run.model.exists() else {},
-        status=status,
-        environment=_values(run.environment) if run.environment.exists() else {},
-        history=without_head(row for row in _lines(run.history) if "phase" in row),
-        timings=_lines(run.timings),
-        evaluation=_values(run.evaluation),
+        config=config,
+        source=read_source(run),
+        model=_read(Model, run.model) if run.model.exists() else Model(),
+        seconds=seconds,
+        environment=_read(Environment, run.environment) if run.environment.exists() else Environment(),
+        history=read_history(run),
+        test=test,
         predictions=read(run.predictions("test")),
-        splits=hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
+        splits=digest(run.splits),
+        timed=sum(row.seconds or 0.0 for row in timings) <= (seconds.seconds or 0.0),
     )
-    _check(made)
-    return made
 
 
-def _check(run: Run) -> None:
-    """RunError for a file whose values are of another kind than upcycle writes."""
+def read_history(run: RunDir) -> tuple[Epoch, ...]:
+    """The epochs of a run; RunError where its file is damaged."""
+    return read_values(Epoch, without_head(read_lines(run.history)), str(run.history))
+
+
+def read_source(run: RunDir) -> Source:
+    """The images and weights that a run recorded; RunError where its file is damaged."""
+    return _read(Source, run.config)
+
+
+def digest(file: Path) -> str:
+    """The sha256 of a file; '' where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+
+
+def _read(kind: type[Read], file: Path) -> Read:
+    return read_value(kind, read_json(file), str(file))
+
+
+def _test(run: RunDir) -> Evaluation:
+    """The metrics of a run's test; RunError where it has none."""
+    values = read_json(run.evaluation)
+    if isinstance(values, dict) and "test" not in values:
+        raise RunError(
+            f"{run.root} has no test set, and runs are compared by their test: train it with a test_fraction"
+        )
     try:
-        _Files.model_validate({name: getattr(run, name) for name in _Files.model_fields})
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RunError(f"{run.path} does not hold what a run writes there: look at {where}") from None
+        test = RunEvaluation.from_dict(values).test
+    except RunError as error:
+        raise RunError(f"{run.root}: {error}") from None
+    assert test is not None
+    return test
 
 
-def _values(path: Path) -> Values:
-    """A JSON file's object; RunError for anything else."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise RunError(f"{path} does not hold what a run writes there")
-    return values
+# --------------------------------------------------------------------------------------- groups
 
 
-def _lines(path: Path) -> list[Values]:
-    return [row for row in read_lines(path) if isinstance(row, dict)]
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed, and why."""
+
+    seed: int
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs of one rung, a seed each, with the words for it and, where there are, trials and failures."""
+    """The finished runs of one variant, one per seed; failures; where its rate is chosen, the runs that tried them."""
 
     name: str
     title: str
-    does: str
+    description: str
     runs: tuple[Run, ...]
-    failed: tuple[Values, ...] = ()
+    failed: tuple[Failure, ...] = ()
     trials: tuple[Run, ...] = ()
     lr: float | None = None
 
@@ -234,45 +229,34 @@ class Group:
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Runs that differ in nothing but their seed, together; groups in the order of their first run.
 
-    A group has the name and title of the built-in rung that its runs are; else, and where two are the
-    same rung, the name of its first folder. RunError when one run was given twice, or one configuration
-    was trained twice with one seed.
+    A group has the name and title of the built-in variant that its runs are; else, and where two are the
+    same variant, the name of its first folder. RunError for one configuration and seed twice.
     """
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        facts = {**run.options, "data": run.splits, "weights": run.config.get("weights_sha256")}
-        kinds[json.dumps(facts, sort_keys=True)].append(run)
+        facts = {**run.options, "data": run.splits, "weights": run.source.weights_sha256}
+        kinds[json.dumps(facts, sort_keys=True, default=str)].append(run)
     for some in kinds.values():
         _check_seeds(some)
-    rungs = [_rung_of(some[0]) for some in kinds.values()]
-    rungs = [rung if rungs.count(rung) == 1 else None for rung in rungs]
-    names = [
-        rung.name if rung else some[0].path.resolve().name for rung, some in zip(rungs, kinds.values(), strict=True)
-    ]
-    if len(set(names)) < len(names):
-        names = [str(some[0].path) for some in kinds.values()]
-    return [_group(*parts) for parts in zip(names, rungs, kinds.values(), strict=True)]
+    variants = [_variant_of(some[0]) for some in kinds.values()]
+    variants = [variant if variants.count(variant) == 1 else None for variant in variants]
+    groups = [_group(variant, tuple(some)) for variant, some in zip(variants, kinds.values(), strict=True)]
+    if len({group.name for group in groups}) < len(groups):
+        groups = [replace(group, name=str(group.runs[0].path)) for group in groups]
+    return groups
 
 
-def _rung_of(run: Run) -> Rung | None:
-    """The built-in rung whose recipe a run followed to the letter; those that tune their rate left out."""
-    for rung in RUNGS.values():
-        config = resolve(rung.options).to_dict()
-        alike = run.config.get("recipe") == config["recipe"] and way(run.config) == way(config)
-        if config["weights"] == "none":
-            alike = alike and run.config["weights"] == "none" and run.config["arch"] == config["arch"]
-        else:
-            alike = alike and run.config["weights"] != "none"
-        if alike and not rung.rates:
-            return rung
-    return None
+def _variant_of(run: Run) -> Variant | None:
+    """The built-in variant whose recipe a run followed exactly; those that tune their rate left out."""
+    return next((one for one in VARIANTS.values() if not one.rates and follows(run.config, one)), None)
 
 
-def _group(name: str, rung: Rung | None, runs: Sequence[Run]) -> Group:
+def _group(variant: Variant | None, runs: tuple[Run, ...]) -> Group:
     what = f"the run{'' if len(runs) == 1 else 's'} {', '.join(run.path.name for run in runs)}"
-    if rung is None:
-        return Group(name, name, what, tuple(runs))
-    return Group(name, rung.title, f"{rung.does} ({what})", tuple(runs))
+    if variant is None:
+        name = runs[0].path.resolve().name
+        return Group(name, name, what, runs)
+    return Group(variant.name, variant.title, f"{variant.description} ({what})", runs)
 
 
 def _check_seeds(runs: Sequence[Run]) -> None:
@@ -281,6 +265,9 @@ def _check_seeds(runs: Sequence[Run]) -> None:
         if run.seed in seen:
             raise RunError(f"{seen[run.seed]} and {run.path} are the same configuration and seed: give one of them")
         seen[run.seed] = run.path
+
+
+# ---------------------------------------------------------------------------------- shared test
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,12 +295,12 @@ def shared_test(runs: Sequence[Run]) -> SharedTest:
     """
     first = runs[0]
     keys = first.predictions.identities()
-    places = {key: at for at, key in enumerate(keys)}
+    places = set(keys)
     order = {}
     for run in runs:
         _same_classes(first, run)
         theirs = {key: at for at, key in enumerate(run.predictions.identities())}
-        if theirs.keys() != places.keys():
+        if theirs.keys() != places:
             raise RunError(_other_images(first, run))
         order[run.path] = np.array([theirs[key] for key in keys], dtype=np.int64)
     return SharedTest(first.predictions, order, min((_units(run, order[run.path]) for run in runs), key=np.max))
@@ -329,7 +316,7 @@ def _same_classes(first: Run, other: Run) -> None:
     ours, theirs = first.predictions.classes, other.predictions.classes
     if ours != theirs:
         raise RunError(
-            f"{other.path} knows other classes ({_listed(theirs)}) than {first.path} ({_listed(ours)}): "
+            f"{other.path} has other classes ({_listed(theirs)}) than {first.path} ({_listed(ours)}): "
             "only runs of the same classes can be compared"
         )
 
@@ -344,4 +331,4 @@ def _other_images(first: Run, other: Run) -> str:
     what = f"{other.path} was tested on {len(theirs)} images, {first.path} on {len(ours)}, {both} of them the same"
     if both == len(set(ours.hashes)) == len(set(theirs.hashes)):
         what = f"{other.path} and {first.path} were tested on the same images with other labels or in other numbers"
-    return f"{what}: only runs with the same test images can be compared; train them with one --split-seed"
+    return f"{what}: only runs with the same test images can be compared. Train them with one --split-seed"

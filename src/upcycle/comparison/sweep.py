@@ -1,211 +1,292 @@
-"""A grid of runs being worked through: where each cell is, what has finished, the order, and the time left."""
+"""What a comparison trains: its grid of variants and seeds as it is saved, its cells, and what of them is finished."""
 
-import hashlib
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
-from upcycle.comparison.grid import Cell, Grid, key_of
-from upcycle.comparison.ladder import Rung
-from upcycle.comparison.options import deciding
-from upcycle.config import read_json as read_config
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from upcycle.comparison.runs import Failure, Group, Run, digest, read_history, read_run, read_source
+from upcycle.comparison.variants import FREE_TO_CHANGE, Options, Variant, check_name, effective, from_options
+from upcycle.config import Config
 from upcycle.errors import ConfigError, RunError
-from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.recipes import resolve
+from upcycle.rundir import RunDir, read_json, write_json
+
+MOST_SEEDS = 100
+_LABELS = {
+    "data": "DATA",
+    "common": "options",
+    "seeds": "seeds",
+    "smallest_difference": "smallest difference",
+    "variants": "variants",
+}
 
 
-class Progress:
-    """Which run directory each cell has, and which failed; what has finished is read from the directories."""
+class _Saved(BaseModel):
+    """What grid.json holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    data: str
+    common: dict[str, Any]
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31 + MOST_SEEDS)]] = Field(min_length=1, max_length=MOST_SEEDS)
+    smallest_difference: float = Field(gt=0, le=1)
+    variants: dict[Annotated[str, AfterValidator(check_name)], dict[str, Any]]
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: `variants` in order, `seeds`, the options that all share, and the difference that matters."""
+
+    data: Path
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    common: Options
+    out: Path
+    smallest_difference: float = 0.01
+    command: str = ""
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its run directories."""
+        return self.out / "runs"
+
+    @property
+    def file(self) -> Path:
+        """Where it is saved (JSON)."""
+        return self.out / "grid.json"
+
+    def save(self) -> None:
+        """Write it down, so that it can resume."""
+        saved = _Saved(
+            data=str(self.data),
+            common=_plain(self.common),
+            seeds=list(self.seeds),
+            smallest_difference=self.smallest_difference,
+            variants={variant.name: _plain(variant.options) for variant in self.variants},
+            command=self.command,
+        )
+        write_json(self.file, saved.model_dump())
+
+
+def _plain(options: Options) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+    return made
+
+
+def read_grid(out: Path) -> Grid:
+    """The grid saved in `out`; RunError when there is none, or it was written by an earlier version."""
+    values = read_json(out / "grid.json")
+    if isinstance(values, dict) and "variants" not in values:
+        raise RunError(
+            f"{out} was started by an earlier version and cannot resume. Compare its runs with "
+            f"`upcycle compare {out}/runs/*`, or choose another --out"
+        )
+    try:
+        saved = _Saved.model_validate(values)
+    except ValidationError:
+        raise RunError(f"{out / 'grid.json'} does not hold a comparison's grid. Choose another --out") from None
+    return Grid(
+        data=Path(saved.data),
+        variants=tuple(from_options(name, options) for name, options in saved.variants.items()),
+        seeds=tuple(saved.seeds),
+        common=saved.common,
+        out=out,
+        smallest_difference=saved.smallest_difference,
+        command=saved.command,
+    )
+
+
+def seeds_from(first: int, count: int) -> tuple[int, ...]:
+    """`count` seeds from `first`; ConfigError when that is none, too many or no number."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ConfigError(f"seeds = {count!r} is not a whole number")
+    if not 1 <= count <= MOST_SEEDS:
+        raise ConfigError(f"seeds = {count} is out of range: use 1 to {MOST_SEEDS}")
+    return tuple(range(first, first + count))
+
+
+def resumed(saved: Grid, now: Grid) -> Grid:
+    """`now`, if it is `saved` but for options that change no result; RunError, naming the difference, otherwise."""
+    before, after = (_fixed(grid) for grid in (saved, now))
+    for name, label in _LABELS.items():
+        if before[name] != after[name]:
+            raise RunError(
+                f"{now.out} was started with {label} {before[name]}, not {after[name]}. Choose another --out"
+            )
+    return replace(now, common={**saved.common, **now.common}, command=saved.command)
+
+
+def _fixed(grid: Grid) -> dict[str, object]:
+    """What may not change on resuming, by its name in grid.json."""
+    return {
+        "data": str(grid.data),
+        "common": _plain({name: value for name, value in grid.common.items() if name not in FREE_TO_CHANGE}),
+        "seeds": ", ".join(map(str, grid.seeds)),
+        "smallest_difference": grid.smallest_difference,
+        "variants": {variant.name: _plain(variant.options) for variant in grid.variants},
+    }
+
+
+# ---------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid: a variant with a seed, at the rate `lr` where the variant has several to choose from.
+
+    `config` is resolved from `options`; `path` is its run directory.
+    """
+
+    variant: Variant
+    seed: int
+    options: Mapping[str, object]
+    config: Config
+    path: Path
+    lr: float | None = None
+
+    def __str__(self) -> str:
+        rate = "" if self.lr is None else f" at rate {self.lr:g}"
+        return f"{self.variant.name}{rate}, seed {self.seed}"
+
+
+class Sweep:
+    """The cells of a grid and how far they are: what is finished is read from the run directories.
+
+    Cells with the same configuration, of whatever variant, are one run. `failed` has the reasons by run directory.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.failed: dict[Path, str] = {}
-        self._places = _existing(grid.runs)
+        self._paths: dict[str, Path] = {}
         self._facts: dict[str, tuple[Path, str]] = {}
-        # in one fixed order, so that cells that are the same run get the name of the rung that comes first
-        for rung in grid.rungs:
-            for seed in grid.seeds if not rung.rates else ():
-                self.place(Cell(rung, seed, grid.options(rung, seed)))
-        for rung in grid.rungs:
-            for trial in self._possible(rung):
-                self.place(trial)
+        # in one fixed order, so that cells that are the same run get the name of the variant that comes first
+        for variant in grid.variants:
+            for seed in grid.seeds if not variant.rates else ():
+                self._cell(variant, seed)
+        for variant in grid.variants:
+            self.trials(variant)
 
-    def place(self, cell: Cell) -> Path:
-        """The run directory of a cell: cells of one configuration, in whatever rung, are one run."""
-        rate = f"-rate-{cell.options['lr']:g}" if cell.rung.rates else ""
-        return self._places.setdefault(cell.key, self.grid.runs / f"{cell.rung.name}{rate}-seed-{cell.seed}")
+    def _cell(self, variant: Variant, seed: int, lr: float | None = None) -> Cell:
+        """A cell; all share the split of the first seed. ConfigError, naming the variant, if it cannot be trained."""
+        first = self.grid.seeds[0]
+        options = variant.over(self.grid.common, seed=seed, split_seed=None if seed == first else first, lr=lr)
+        try:
+            config = resolve(options)
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.name}: {error}") from None
+        key = json.dumps({**effective(config), "seed": seed}, sort_keys=True, default=str)
+        rate = "" if lr is None else f"-rate-{lr:g}"
+        path = self._paths.setdefault(key, self.grid.runs / f"{variant.name}{rate}-seed-{seed}")
+        return Cell(variant, seed, options, config, path, lr)
+
+    def trials(self, variant: Variant) -> tuple[Cell, ...]:
+        """The cells that a variant's rate is chosen from, one per rate, with the first seed."""
+        return tuple(self._cell(variant, self.grid.seeds[0], lr) for lr in variant.rates)
+
+    def cells(self, variant: Variant) -> tuple[Cell, ...]:
+        """The cells of a variant, one per seed; none until its rate is chosen."""
+        lr = self.rate(variant)
+        if variant.rates and lr is None:
+            return ()
+        return tuple(self._cell(variant, seed, lr) for seed in self.grid.seeds)
+
+    def rate(self, variant: Variant) -> float | None:
+        """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
+        trials = self.trials(variant)
+        finished = [cell for cell in trials if self.finished(cell)]
+        if not finished or not all(self.done(cell) for cell in trials):
+            return None
+        return min(finished, key=lambda cell: _lowest_loss(RunDir(cell.path))).lr
 
     def finished(self, cell: Cell) -> bool:
-        """Whether its run is there; RunError when it was trained with other options, images, split or weights."""
-        run = RunDir(self.place(cell))
+        """Whether its run is finished; RunError when other images, another split or other weights were used."""
+        run = RunDir(cell.path)
         if not run.is_run() or run.status()["state"] != "finished":
             return False
         if not (run.config.exists() and run.evaluation.exists() and run.predictions("test").exists()):
             return False  # tested again from its best weights
-        there, asked = deciding(_read(run.config)), deciding(cell.config.to_dict())
-        other = next((name for name in {**asked, **there} if asked.get(name) != there.get(name)), None)
-        if other is not None:
-            raise RunError(
-                f"{run.root} was trained with {other} = {there.get(other)}, not {asked.get(other)}: give another --out"
-            )
-        self._check_facts(run, f"weights {cell.config.weights} of {cell.config.arch}", cell.rung.name)
+        source = read_source(run)
+        facts = {
+            "images": source.data,
+            "images or split": digest(run.splits),
+            f"weights {cell.config.weights} of {cell.config.arch}": source.weights_sha256,
+            f"input for the variant {cell.variant.name}": _input(run),
+        }
+        for name, value in facts.items():
+            first, text = self._facts.setdefault(name, (run.root, str(value)))
+            if text != str(value):
+                raise RunError(f"{run.root} and {first} were trained with other {name}. Choose another --out")
         return True
 
     def done(self, cell: Cell) -> bool:
-        """Whether its run is there, or has failed."""
-        return self.finished(cell) or self.place(cell) in self.failed
+        """Whether its run is finished, or has failed."""
+        return cell.path in self.failed or self.finished(cell)
 
-    def _check_facts(self, run: RunDir, weights: str, rung: str) -> None:
-        """RunError when a run has other images, another split or other `weights` of one name than those before it."""
-        recorded = read_json(run.config)
-        facts = {
-            "images": str(recorded.get("data")),
-            "images or split": hashlib.sha256(run.splits.read_bytes()).hexdigest() if run.splits.exists() else "",
-            weights: str(recorded.get("weights_sha256")),
-            f"input for the rung {rung}": _input(run),
-        }
-        if facts["images"] != str(self.grid.data):
-            raise RunError(f"{run.root} was trained on {facts['images']}, not {self.grid.data}: give another --out")
-        for name, value in facts.items():
-            first, known = self._facts.setdefault(name, (run.root, value))
-            if known != value:
-                raise RunError(f"{run.root} and {first} were trained with other {name}: give another --out")
+    def progress(self) -> tuple[int, int, float | None]:
+        """Runs that are done, runs in all, and the seconds left; None while a variant to come is not timed yet."""
+        done, total, left = 0, 0, 0.0
+        counted: set[Path] = set()
+        timed = True
+        for variant in self.grid.variants:
+            cells = {cell.path: cell for cell in (*self.trials(variant), *self.cells(variant))}
+            cells = {path: cell for path, cell in cells.items() if path not in counted}
+            counted |= cells.keys()
+            unchosen = len(self.grid.seeds) - 1 if variant.rates and self.rate(variant) is None else 0
+            finished = [path for path, cell in cells.items() if self.finished(cell)]
+            ended = {*finished, *(cells.keys() & self.failed.keys())}
+            done, total = done + len(ended), total + len(cells) + unchosen
+            waiting = len(cells) - len(ended) + unchosen
+            timed = timed and bool(finished or not waiting)
+            if finished:
+                left += waiting * mean(float(RunDir(path).status().get("seconds") or 0.0) for path in finished)
+        return done, total, left if timed else None
 
-    def trials(self, rung: Rung) -> tuple[Cell, ...]:
-        """The cells that a rung's rate is chosen from, one a rate, with the first seed, as far as they are known yet.
+    def groups(self) -> list[Group]:
+        """The finished runs of each variant, its failures and its trials; a damaged run counts as failed."""
+        return [self._group(variant) for variant in self.grid.variants]
 
-        The rate tried first and its neighbours; then, while the best of those tried is the lowest or the highest of
-        them, the next one beyond. What has been trained besides is taken as well.
-        """
-        cells = self._possible(rung)
-        if not cells:
-            return ()
-        losses = [self._loss(cell) for cell in cells]
-        low, high = max(0, rung.middle - 1), min(len(cells) - 1, rung.middle + 1)
-        while None not in losses[low : high + 1]:
-            best = min(range(low, high + 1), key=lambda at: losses[at] or 0.0)
-            if best == low > 0:
-                low -= 1
-            elif best == high < len(cells) - 1:
-                high += 1
-            else:
-                break
-        return tuple(cell for at, cell in enumerate(cells) if low <= at <= high or losses[at] not in (None, math.inf))
+    def _group(self, variant: Variant) -> Group:
+        trials, cells = self.trials(variant), self.cells(variant)
+        tried, runs = (tuple(run for cell in some if (run := self._read(cell))) for some in (trials, cells))
+        failed = {cell.path: cell.seed for cell in (*trials, *cells) if cell.path in self.failed}
+        return Group(
+            variant.name,
+            variant.title,
+            variant.description,
+            runs,
+            failed=tuple(Failure(seed, self.failed[path]) for path, seed in failed.items()),
+            trials=tried,
+            lr=self.rate(variant),
+        )
 
-    def _loss(self, cell: Cell) -> float | None:
-        """The lowest validation loss of a trial; infinite where it failed, None where it is still to come."""
-        if self.finished(cell):
-            return lowest_loss(self.place(cell))
-        return math.inf if self.place(cell) in self.failed else None
-
-    def _possible(self, rung: Rung) -> tuple[Cell, ...]:
-        """A trial of each of a rung's rates."""
-        seed = self.grid.seeds[0]
-        return tuple(Cell(rung, seed, self.grid.options(rung, seed, lr), trial=True) for lr in rung.rates)
-
-    def cell(self, rung: Rung, seed: int) -> Cell | None:
-        """The run of a rung for one seed; None while its rate is not chosen."""
-        if not rung.rates:
-            return Cell(rung, seed, self.grid.options(rung, seed))
-        lr = self.chosen(rung)
-        return None if lr is None else Cell(rung, seed, self.grid.options(rung, seed, lr))
-
-    def places_of(self, rung: Rung) -> dict[Path, Cell]:
-        """The run directories of a rung's trials and runs, those of a rate not chosen yet left out."""
-        cells = [*self.trials(rung), *(self.cell(rung, seed) for seed in self.grid.seeds)]
-        return {self.place(cell): cell for cell in cells if cell is not None}
-
-    def chosen(self, rung: Rung) -> float | None:
-        """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
-        trials = self.trials(rung)
-        finished = [cell for cell in trials if self.finished(cell)]
-        if not finished or not all(self.done(cell) for cell in trials):
+    def _read(self, cell: Cell) -> Run | None:
+        try:
+            return read_run(cell.path) if self.finished(cell) else None
+        except RunError as error:
+            self.failed[cell.path] = str(error)
             return None
-        return float(min(finished, key=lambda cell: lowest_loss(self.place(cell))).options["lr"])
 
 
 def _input(run: RunDir) -> str:
-    """What a run's network was given: size, crop, mean and so on, as text."""
+    """What a run's network was given (size, crop, mean and so on), as text."""
     model = read_json(run.model) if run.model.exists() else {}
     seen = model.get("preprocessing") if isinstance(model, dict) else None
-    known = seen if isinstance(seen, dict) else {}
-    return str(sorted((key, str(value)) for key, value in known.items() if key != "source"))
+    facts = seen if isinstance(seen, dict) else {}
+    return str(sorted((key, str(value)) for key, value in facts.items() if key != "source"))
 
 
-def _existing(folder: Path) -> dict[str, Path]:
-    """The run directories that are there, by configuration."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        config = RunDir(path).config
-        if config.exists():
-            found.setdefault(key_of(_read(config)), path)
-    return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A run's configuration; RunError when it is damaged."""
-    try:
-        return read_config(file).to_dict()
-    except ConfigError as error:
-        raise RunError(str(error)) from None
-
-
-def lowest_loss(run: Path) -> float:
-    """The lowest validation loss of a run's last phase; infinite where none is known, or its rate did not hold."""
-    rows = read_lines(RunDir(run).history)
-    if rows and rows[-1].get("retries"):
+def _lowest_loss(run: RunDir) -> float:
+    """The lowest validation loss of a run's last phase; infinite where there is none, or the loss had exploded."""
+    rows = read_history(run)
+    if not rows or rows[-1].retries:
         return math.inf
-    losses = [row["val_loss"] for row in rows if row.get("phase") == rows[-1].get("phase")]
-    return min((float(loss) for loss in losses if loss is not None), default=math.inf)
-
-
-def rounds(progress: Progress) -> Iterator[list[tuple[Rung, int]]]:
-    """Rungs and seeds in the order of work: the whole ladder with the first seed, then the cheapest rung's other seeds,
-    the next cheapest's and so on, so that an early end leaves a whole ladder and many seeds of what is cheap."""
-    first, *others = progress.grid.seeds
-    # a rate that is to be chosen takes several runs: the rest of the ladder comes before it
-    yield [(rung, first) for rung in sorted(progress.grid.rungs, key=lambda rung: len(rung.rates))]
-    known = costs(progress)
-    for rung in sorted(progress.grid.rungs, key=lambda rung: known.get(rung.name, math.inf)) if others else ():
-        yield [(rung, seed) for seed in others]
-
-
-def costs(progress: Progress) -> dict[str, float]:
-    """Mean seconds of each rung's finished runs."""
-    found = {}
-    for rung in progress.grid.rungs:
-        places = [place for place, cell in progress.places_of(rung).items() if progress.finished(cell)]
-        if places:
-            found[rung.name] = mean(float(RunDir(place).status().get("seconds") or 0.0) for place in places)
-    return found
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """What is left to do: `done` of `total` runs, failed ones too, `seconds` of those with a time, the other rungs."""
-
-    done: int
-    total: int
-    seconds: float
-    untimed: tuple[str, ...]
-
-
-def remaining(progress: Progress) -> Remaining:
-    """How long the rest will take, if each rung goes on taking what its finished runs took on average."""
-    done, known, waiting = 0, costs(progress), {}
-    counted: set[Path] = set()
-    for rung in progress.grid.rungs:
-        places = progress.places_of(rung)
-        finished = [place for place, cell in places.items() if progress.finished(cell)]
-        to_come = places.keys() - set(finished) - progress.failed.keys() - counted
-        # while the rate is not chosen, every seed but the trials' own is still to come
-        waiting[rung.name] = len(to_come) + (
-            len(progress.grid.seeds) - 1 if rung.rates and progress.chosen(rung) is None else 0
-        )
-        done += len({*finished, *(places.keys() & progress.failed.keys())} - counted)
-        counted |= places.keys()
-    left = sum(count * known.get(name, 0.0) for name, count in waiting.items())
-    untimed = tuple(name for name, count in waiting.items() if count and name not in known)
-    return Remaining(done, done + sum(waiting.values()), left, untimed)
+    losses = [row.val_loss for row in rows if row.phase == rows[-1].phase and row.val_loss is not None]
+    return min(losses, default=math.inf)

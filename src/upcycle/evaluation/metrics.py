@@ -10,8 +10,7 @@ costlier the mistakes, as no resampling knows a cost that it has not seen.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from upcycle.evaluation.intervals import (
     proportion,
 )
 from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric
 
 Reals = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -41,52 +41,6 @@ DISCORDANCE = 1 / 15
 
 SCALES: tuple[Scale, ...] = ("logit", "logit", "logit", "log", "logit")
 """Of macro precision, recall and F1, log loss, ROC AUC."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A value with its 95 % interval, and the method that gave the interval."""
-
-    value: float
-    low: float
-    high: float
-    method: str
-
-
-@dataclass(frozen=True)
-class ClassMetrics:
-    """Metrics of one class; `support` counts its images."""
-
-    precision: Metric
-    recall: Metric
-    f1: Metric
-    support: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics over n images; `confusion` has a row a true class and a column a predicted one."""
-
-    n: int
-    classes: tuple[str, ...]
-    accuracy: Metric
-    precision_macro: Metric
-    recall_macro: Metric
-    f1_macro: Metric
-    log_loss: Metric
-    roc_auc: Metric | None
-    per_class: dict[str, ClassMetrics]
-    confusion: tuple[tuple[int, ...], ...]
-    distinguishable_points: float
-    says: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `roc_auc` only where it is defined."""
-        values = asdict(self) | {
-            "classes": list(self.classes),
-            "confusion": [list(row) for row in self.confusion],
-        }
-        return {key: value for key, value in values.items() if value is not None}
 
 
 def evaluate(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, split: str = "test") -> Evaluation:
@@ -106,7 +60,7 @@ def evaluate(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, spl
         for i, name in enumerate(("precision", "recall", "f1"))
     )
     accuracy = _share(labels == predicted, np.ones(n, dtype=np.bool_), units)
-    points, says = resolution(int(units.max()) + 1, accuracy.value, n, split)
+    points, sentence = resolution(int(units.max()) + 1, accuracy.value, n, split)
     return Evaluation(
         n=n,
         classes=predictions.classes,
@@ -119,7 +73,7 @@ def evaluate(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, spl
         per_class=dict(zip(predictions.classes, parts, strict=True)),
         confusion=_confusion(predictions),
         distinguishable_points=points,
-        says=says,
+        resolution=sentence,
     )
 
 

@@ -1,34 +1,34 @@
-"""The Python interface: `train`, `compare` and `load`, with the command line's words.
+"""The Python interface: `train` and `load`, with the command line's words.
 
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upcycle.comparison.options import without_effect
+from upcycle.comparison.variants import without_effect
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
 from upcycle.device import crowded
-from upcycle.errors import ConfigError, RunError
+from upcycle.errors import RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.predictions import read as read_predictions
+from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History
 from upcycle.jobs.crossval import cross_validate
 from upcycle.jobs.predict import Classifier, Image, Prediction, load
 from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
-from upcycle.recipes import resolve
 from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
-    from upcycle.reporting.drawing import Drawing
+    from upcycle.reporting.style import Drawing
 
 
 class Curves(History):
@@ -36,9 +36,9 @@ class Curves(History):
 
     def plot(self) -> "Drawing":
         """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
-        from upcycle.reporting.plots import curves_figure
+        from upcycle.reporting.curves import curves_figure
 
-        return curves_figure(self.to_dicts())
+        return curves_figure(self)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,32 @@ class Run:
         return Curves.from_dicts(read_lines(self.directory.history))  # type: ignore[return-value]
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """Metrics with intervals, by split: `run.evaluation["test"]["f1_macro"]["value"]`."""
-        known: dict[str, Any] = read_json(self.directory.evaluation)
-        return known
+    def evaluation(self) -> RunEvaluation:
+        """Metrics with intervals, by split, and how the model was chosen: `run.evaluation["val"].log_loss.value`."""
+        return RunEvaluation.from_dict(read_json(self.directory.evaluation))
+
+    @property
+    def test(self) -> Evaluation:
+        """Metrics of the test images, with intervals: `run.test.f1_macro.value`; RunError without a test set."""
+        return self._evaluated("test")
+
+    @property
+    def val(self) -> Evaluation:
+        """Metrics of the validation images, which chose the model."""
+        return self._evaluated("val")
+
+    def _evaluated(self, split: str) -> Evaluation:
+        evaluation = self.evaluation
+        if split not in evaluation.named:
+            raise RunError(f"{self.path} has no metrics of a {split} set")
+        return evaluation[split]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the learning curves and the test metrics with their intervals."""
+        from upcycle.reporting.notebook import run_fragment
+
+        evaluation = self.evaluation if self.directory.evaluation.exists() else None
+        return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)
 
     def predictions(self, split: str = "test") -> Predictions:
         """The recorded logits of a split."""
@@ -124,7 +146,7 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
                 for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
                     record_place(run, start.data)
         show.say(f"{start.run.root} is finished already: nothing to do")
-        from upcycle.reporting.report import write_report
+        from upcycle.reporting.run_page import write_report
 
         if not start.run.report.exists():  # killed while it was written
             with locked(start.run.root):
@@ -148,70 +170,3 @@ def _with_file(options: Mapping[str, Any], config: Path | str | None) -> dict[st
     """The options of a TOML file, and those that are given over them."""
     file = path_or_none(config, "one TOML file")
     return {**read_toml(file), **canonical(options)} if file else dict(options)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The folder of a comparison, read when it is asked."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """All of comparison.json: `values["pairs"][0]["difference"]["interval"]`."""
-        from upcycle.reporting.comparison import FILE
-
-        known: dict[str, Any] = read_json(self.path / FILE)
-        return known
-
-    @property
-    def page(self) -> Path:
-        """The self-contained page."""
-        from upcycle.reporting.comparison import PAGE
-
-        return self.path / PAGE
-
-
-def compare(
-    *paths: Path | str,
-    rungs: Sequence[str] | None = None,
-    seeds: int | None = None,
-    smallest_difference: float | None = None,
-    out: Path | str | None = None,
-    resume: bool = False,
-    config: Path | str | None = None,
-    show: Observer | None = None,
-    **options: Any,
-) -> Comparison:
-    """Train rungs on one split and compare them, or compare runs that exist.
-
-    `upcycle.compare("photos/", rungs=["probe", "default"], seeds=5, arch="resnet50")` trains;
-    `upcycle.compare("runs/a", "runs/b")` trains nothing. `smallest_difference` is in points of F1: what
-    would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
-    """
-    from upcycle.comparison.compare import SMALLEST_DIFFERENCE
-    from upcycle.jobs.compare import begin_grid, compare_runs, run_grid
-
-    if isinstance(smallest_difference, bool) or not isinstance(smallest_difference, int | float | None):
-        raise ConfigError(f"smallest_difference = {smallest_difference!r} is no number of points")
-    if smallest_difference is not None and not 0 < smallest_difference <= 100:
-        raise ConfigError(f"smallest_difference = {smallest_difference} is out of range: use points above 0, up to 100")
-    options = _with_file(options, config)
-    given, folder = [expanded(path, f"{IMAGES}, or runs one by one") for path in paths], path_or_none(out, "one folder")
-    show, goal = show or default_show(), None if smallest_difference is None else smallest_difference / 100
-    if len(given) > 1 or any(RunDir(path).is_run() for path in given):
-        others = {"rungs": rungs, "seeds": seeds, "resume": resume or None}
-        unused = [*options, *(name for name, value in others.items() if value is not None)]
-        if unused:
-            raise ConfigError(f"{unused[0]} is for training, and runs that exist are not trained again: leave it out")
-        return Comparison(compare_runs(given, out=folder, goal=goal or SMALLEST_DIFFERENCE, show=show))
-    data = given[0] if given else None
-    grid = begin_grid(data, rungs, seeds=seeds, options=options, goal=goal, out=folder, resume=resume)
-    with removed_unless_started(grid.out, reserved=folder is None):
-        if crowd := crowded(resolve({"threads": grid.common.get("threads", 0)}).threads):
-            show.warn(crowd)
-        run_grid(grid, show=show)
-    return Comparison(grid.out)

@@ -1,72 +1,119 @@
-"""The comparison job: train what of the grid is missing, then compare; or compare runs that exist."""
+"""Comparing: train what is missing of a grid of variants and seeds, or take runs that exist; nothing here loads torch.
+
+What trains is imported when something is trained: comparing runs that exist starts without it.
+"""
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from upcycle.comparison.compare import SMALLEST_DIFFERENCE, compare
-from upcycle.comparison.grid import Cell, Grid, check_same, read_grid, seeds_from, write_grid
-from upcycle.comparison.ladder import RUNGS, Rung, check_common, from_options, rungs
-from upcycle.comparison.runs import Group, Run, grouped, read_run
-from upcycle.comparison.sweep import Progress, remaining, rounds
-from upcycle.config import absolute, canonical
-from upcycle.data.folder import Index
+from upcycle.comparison.results import FILE, PAGE, SMALLEST_DIFFERENCE, About, Comparison
+from upcycle.comparison.runs import Group, grouped, read_run
+from upcycle.comparison.summary import summarize
+from upcycle.comparison.sweep import Cell, Grid, Sweep, read_grid, resumed, seeds_from
+from upcycle.comparison.variants import VARIANTS, Options, check_common, variants_of
+from upcycle.config import IMAGES, absolute, canonical, expanded, path_or_none, read_toml
+from upcycle.device import crowded
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
-from upcycle.jobs.finetune import duration
-from upcycle.jobs.prepare import machine_of, read_index
-from upcycle.jobs.start import begin, free, name_of, removed_unless_started, reserve, spelled
-from upcycle.jobs.train import run_training
-from upcycle.model import zoo
+from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.recipes import resolve
-from upcycle.reporting.comparison import FILE, write_comparison
-from upcycle.reporting.ladder_table import ladder_table
-from upcycle.reporting.names import counted
-from upcycle.reporting.show import Observer
-from upcycle.rundir import locked, write_json
+from upcycle.reporting.comparison_page import comparison_table, write_page
+from upcycle.reporting.names import clock, counted
+from upcycle.reporting.show import Observer, default_show
+from upcycle.rundir import RunDir, locked
+
+if TYPE_CHECKING:
+    from upcycle.data.folder import Index
 
 
-def compare_runs(paths: Sequence[Path], *, out: Path | None, goal: float, show: Observer) -> Path:
-    """Compare finished runs; returns the folder of the comparison.
+def compare(
+    *paths: Path | str,
+    variants: Sequence[str] | None = None,
+    seeds: int | None = None,
+    smallest_difference: float | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    config: Path | str | None = None,
+    show: Observer | None = None,
+    **options: Any,
+) -> Comparison:
+    """Train variants on one split and compare them, or compare runs that exist.
 
-    RunError for a folder that is no tested run, or whose classes or test images are others than the
-    first's; ConfigError for fewer than two configurations.
+    `upcycle.compare("photos/", variants=["probe", "default"], seeds=5, arch="resnet50")` trains;
+    `upcycle.compare("runs/a", "runs/b")` does not. `smallest_difference` is in points of F1: what
+    would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
     """
+    goal = _share(smallest_difference)
+    file = path_or_none(config, "one TOML file")
+    given = {**read_toml(file), **canonical(options)} if file else options
+    places, folder = (
+        [expanded(path, f"{IMAGES}, or runs one by one") for path in paths],
+        path_or_none(out, "one folder"),
+    )
+    show = show or default_show()
+    if len(places) > 1 or any(RunDir(path).is_run() for path in places):
+        others = {"variants": variants, "seeds": seeds, "resume": resume or None}
+        unused = [*given, *(name for name, value in others.items() if value is not None)]
+        if unused:
+            raise ConfigError(f"{unused[0]} is for training, and runs that exist are not trained again. Leave it out")
+        return _compare_runs(places, folder, goal or SMALLEST_DIFFERENCE, show)
+    grid = begin_grid(
+        places[0] if places else None, variants, seeds=seeds, options=given, goal=goal, out=folder, resume=resume
+    )
+    with removed_unless_started(grid.out, reserved=folder is None):
+        if crowd := crowded(resolve({"threads": grid.common.get("threads", 0)}).threads):
+            show.warn(crowd)
+        return run_grid(grid, show)
+
+
+def _share(points: float | None) -> float | None:
+    """Points of F1 as a share; ConfigError for what is not a number of points."""
+    if isinstance(points, bool) or not isinstance(points, int | float | None):
+        raise ConfigError(f"smallest_difference = {points!r} is not a number of points")
+    if points is not None and not 0 < points <= 100:
+        raise ConfigError(f"smallest_difference = {points} is out of range: use points above 0, up to 100")
+    return None if points is None else points / 100
+
+
+def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Observer) -> Comparison:
     groups = grouped([read_run(path) for path in paths])
     folder = out or reserve("compare")
     with removed_unless_started(folder, reserved=out is None):
-        _no_file(folder)
-        if folder.exists() and not (_is_of_runs(folder) or not any(folder.iterdir())):
-            raise RunError(f"{folder} is not empty and not a comparison of runs: give another --out")
-        known = {str(run.config.get("data")) for group in groups for run in group.runs}
-        words = ["upcycle", "compare", *(str(path) for path in paths), "--out", str(folder)]
-        facts = {
-            "data": known.pop() if len(known) == 1 else None,
-            "command": shlex.join([*words, "--smallest-difference", f"{100 * goal:g}"]),
-        }
-        _write(groups, folder, facts, goal, show)
-    return folder
+        _check_folder(folder)
+        ours = (folder / FILE).is_file() and not (folder / "grid.json").exists()
+        if folder.exists() and any(folder.iterdir()) and not ours:
+            raise RunError(f"{folder} is not empty and not a comparison of runs. Choose another --out")
+        data = {run.source.data for group in groups for run in group.runs}
+        words = [
+            "upcycle",
+            "compare",
+            *map(str, paths),
+            "--out",
+            str(folder),
+            "--smallest-difference",
+            f"{100 * goal:g}",
+        ]
+        return _summarize(groups, folder, About(data.pop() if len(data) == 1 else None, shlex.join(words)), goal, show)
 
 
-def _no_file(out: Path) -> None:
+def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file: give another --out")
+        raise RunError(f"{out} is a file. Choose another --out")
 
 
-def _is_of_runs(out: Path) -> bool:
-    return (out / FILE).is_file() and not (out / "grid.json").exists()
-
-
-def _write(groups: Sequence[Group], out: Path, facts: Mapping[str, Any], goal: float, show: Observer) -> None:
-    """Compare, write everything down and show it."""
-    created = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    values = compare(groups, folder=out, smallest_difference=goal, facts={**facts, "created": created})
-    write_json(out / FILE, values)
-    page = write_comparison(out)
-    show.table(ladder_table(values))
-    show.say(f"comparison: {page}")
+def _summarize(groups: Sequence[Group], out: Path, about: About, goal: float, show: Observer) -> Comparison:
+    """Compare, write the result and its page, and show the table."""
+    about = replace(about, created=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+    # the working directory may change before the result is used
+    comparison = summarize(groups, folder=out.absolute(), smallest_difference=goal, about=about)
+    comparison.save()
+    write_page(comparison)
+    show.table(comparison_table(comparison))
+    show.say(f"comparison: {out / PAGE}")
+    return comparison
 
 
 # ------------------------------------------------------------------------------------------- grid
@@ -77,185 +124,133 @@ def begin_grid(
     names: Sequence[str] | None,
     *,
     seeds: int | None,
-    options: Mapping[str, Any],
+    options: Options,
     goal: float | None,
     out: Path | None,
     resume: bool,
 ) -> Grid:
     """What a call of `compare` on images means; ConfigError or RunError for what it cannot mean.
 
-    With `resume` whatever is left out is as the comparison in `out` was begun; rungs and seeds may be added.
+    With `resume` whatever is left out is as the comparison in `out` was started; whatever is given has to agree.
     """
     given = absolute(canonical(options))
     check_common(given)
-    known: dict[str, Any] = {}
     if resume and out is None:
-        raise ConfigError("--resume needs --out DIR, the comparison to go on with")
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        known = _known(out, resume=resume)
-    if data is None and not known:
+        raise ConfigError("--resume needs --out DIR, the comparison to resume")
+    saved = _saved(out, resume=resume) if out is not None else None
+    if data is None and saved is None:
         raise ConfigError("say what to compare: upcycle compare DATA, or upcycle compare RUN RUN ...")
-    data = data if data is not None else Path(known["data"])
-    first = _seed(given.pop("seed", known.get("first_seed", 0)))
+    first = given.pop("seed", None)
+    if saved is not None:
+        first = saved.seeds[0] if first is None else resolve({"seed": first}).seed
+        common = {**saved.common, **given}
+        chosen = variants_of(names) if names is not None else saved.variants
+        now = replace(
+            saved,
+            data=saved.data if data is None else data.resolve(),
+            variants=chosen,
+            seeds=seeds_from(first, len(saved.seeds) if seeds is None else seeds),
+            common=common,
+            smallest_difference=goal or saved.smallest_difference,
+        )
+        return resumed(saved, now)
+    assert data is not None
     grid = Grid(
         data=data.resolve(),
-        rungs=rungs(names) if names is not None else _rungs_of(known),
-        seeds=seeds_from(first, seeds if seeds is not None else known.get("seeds", 3)),
-        common={**known.get("common", {}), **known.get("free", {}), **given},
+        variants=variants_of(names) if names is not None else tuple(VARIANTS.values()),
+        seeds=seeds_from(resolve({"seed": first or 0}).seed, 3 if seeds is None else seeds),
+        common=given,
         out=out or free(name_of(data, "compare")),
-        goal=goal if goal is not None else known.get("smallest_difference", SMALLEST_DIFFERENCE),
+        smallest_difference=goal or SMALLEST_DIFFERENCE,
     )
-    if known:
-        check_same(grid)
     if grid.data.is_dir() and grid.out.resolve().is_relative_to(grid.data):
-        raise ConfigError(f"{grid.out} lies inside {data}: give another --out")
-    return grid if out is not None else replace(grid, out=reserve(name_of(data, "compare")))
+        raise ConfigError(f"{grid.out} lies inside {data}. Choose another --out")
+    grid = grid if out is not None else replace(grid, out=reserve(name_of(data, "compare")))
+    return replace(grid, command=_command(grid, names))
 
 
-def _known(out: Path, *, resume: bool) -> dict[str, Any]:
-    """The grid in a folder that is not empty; RunError when there is none, or it is not to be gone on with."""
-    _no_file(out)
+def _saved(out: Path, *, resume: bool) -> Grid | None:
+    """The grid saved in `out`, to be resumed; None where it is empty. RunError when it is in the way."""
+    _check_folder(out)
+    if not out.exists() or not any(out.iterdir()):
+        return None
     if not resume:
-        again = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
-        raise RunError(f"{out} is not empty; to go on with it: {again}; or give another --out")
-    if not (out / "grid.json").exists() and {path.name for path in out.iterdir()} <= {"runs"}:
-        return {}  # runs that are there already: each is checked before it is taken
-    return read_grid(out / "grid.json")
+        command = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
+        raise RunError(f"{out} already exists. Resume it with `{command}`, or choose another --out")
+    return read_grid(out)
 
 
-def _seed(given: object) -> int:
-    return resolve({"seed": given}).seed
+def _command(grid: Grid, names: Sequence[str] | None) -> str:
+    """The command that trains the same grid."""
+    named = ",".join(names or VARIANTS)
+    words = ["upcycle", "compare", str(grid.data), "--variants", named, "--seeds", str(len(grid.seeds))]
+    words += ["--seed", str(grid.seeds[0]), "--smallest-difference", f"{100 * grid.smallest_difference:g}"]
+    return shlex.join([*words, *spelled(grid.common), "--out", str(grid.out)])
 
 
-def _rungs_of(known: Mapping[str, Any]) -> tuple[Rung, ...]:
-    """The rungs a comparison was begun with; all built-in ones where there is none."""
-    if not known:
-        return tuple(RUNGS.values())
-    return tuple(from_options(name, options, known["files"].get(name, "")) for name, options in known["rungs"].items())
+def run_grid(grid: Grid, show: Observer) -> Comparison:
+    """Train every run of the grid that is missing, a seed of all variants after the other, and compare after each.
 
-
-def run_grid(grid: Grid, *, show: Observer) -> None:
-    """Train every run of the grid that is not there, and write the comparison after each round of them.
-
-    A run that fails is told and reported beside the others; a disk that cannot be written stops everything.
+    A run that fails is reported beside the others; a disk that cannot be written stops everything.
     """
-    progress = Progress(grid)
-    index = _checked(grid, show)
-    remaining(progress)  # refuses runs that are there and are others
-    facts = {"data": str(grid.data), "command": _command(grid)}
+    sweep = Sweep(grid)
+    index = _checked(sweep, show)
+    sweep.progress()  # refuses finished runs of other images, split or weights
+    comparison = None
     try:
         with locked(grid.out):
-            if grid.file.exists():
-                check_same(grid)  # it may have grown since it was read
-            write_grid(grid)
-            for cells in rounds(progress):
-                for rung, seed in cells:
-                    _climb(rung, seed, progress, index, show)
-                groups = _groups(progress)
+            grid.save()
+            for seed in grid.seeds:
+                for variant in grid.variants:
+                    for cell in sweep.trials(variant):
+                        _train(cell, sweep, index, show)
+                    for cell in sweep.cells(variant):
+                        if cell.seed == seed:
+                            _train(cell, sweep, index, show)
+                groups = sweep.groups()
                 if sum(bool(group.runs) for group in groups) >= 2:
-                    _write(groups, grid.out, facts, grid.goal, show)
+                    about = About(str(grid.data), grid.command)
+                    comparison = _summarize(groups, grid.out, about, grid.smallest_difference, show)
     except KeyboardInterrupt:
-        show.say(f"to go on: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
+        show.say(f"to resume: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
         raise
-    if sum(bool(group.runs) for group in groups) < 2:
-        place, reason = next(iter(progress.failed.items()))
+    if comparison is None:
+        place, reason = next(iter(sweep.failed.items()))
         raise UpcycleError(
-            f"nothing to compare: {counted(len(progress.failed), 'run')} failed, first {place.name}: {reason}"
+            f"nothing to compare: {counted(len(sweep.failed), 'run')} failed, first {place.name}: {reason}"
         )
+    return comparison
 
 
-def _command(grid: Grid) -> str:
-    """The command that trains the same grid."""
-    names = ",".join(rung.file or rung.name for rung in grid.rungs)
-    words = ["upcycle", "compare", str(grid.data), "--rungs", names, "--seeds", str(len(grid.seeds))]
-    words += ["--seed", str(grid.seeds[0]), "--smallest-difference", f"{100 * grid.goal:g}", *spelled(grid.common)]
-    return shlex.join([*words, "--out", str(grid.out)])
+def _checked(sweep: Sweep, show: Observer) -> "Index":
+    """The scanned images; raises for what would make every run of a variant fail, before anything is trained."""
+    from upcycle.jobs.prepare import machine_of, read_index
+    from upcycle.model import zoo
 
-
-def _checked(grid: Grid, show: Observer) -> Index:
-    """The scanned images; raises for what would make every run of a rung fail, before anything is trained."""
-    configs = [Cell(rung, grid.seeds[0], grid.options(rung, grid.seeds[0])).config for rung in grid.rungs]
-    config = configs[0]
-    machine = machine_of(config)
-    index = read_index(grid.data, config, machine, show)
-    if not config.test_fraction and not (index.declared == "test").any():
+    grid = sweep.grid
+    configs = [(sweep.trials(variant) or sweep.cells(variant))[0].config for variant in grid.variants]
+    index = read_index(grid.data, configs[0], machine_of(configs[0]), show)
+    if not configs[0].test_fraction and not (index.declared == "test").any():
         raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
         zoo.get_weights(zoo.resolve_arch(arch), weights)
     return index
 
 
-def _climb(rung: Rung, seed: int, progress: Progress, index: Index, show: Observer) -> None:
-    """Train a rung for one seed, its trials first where its rate is still to be chosen."""
-    if rung.rates and progress.chosen(rung) is None:
-        for trial in _to_try(rung, progress):
-            _run(trial, progress, index, show)
-        lr = progress.chosen(rung)
-        if lr is not None:
-            show.say(f"{rung.name}: the lowest validation loss is that of the rate {lr:g}")
-    cell = progress.cell(rung, seed)
-    if cell is not None:
-        _run(cell, progress, index, show)
+def _train(cell: Cell, sweep: Sweep, index: "Index", show: Observer) -> None:
+    """One training, unless it is done; a failure is kept and reported."""
+    from upcycle.jobs.start import begin
+    from upcycle.jobs.train import run_training
 
-
-def _to_try(rung: Rung, progress: Progress) -> Iterator[Cell]:
-    """A rung's trials that are neither finished nor failed: which comes next depends on those before."""
-    while waiting := [cell for cell in progress.trials(rung) if not progress.done(cell)]:
-        yield max(waiting, key=lambda cell: float(cell.options["lr"]))  # large steps end soonest
-
-
-def _run(cell: Cell, progress: Progress, index: Index, show: Observer) -> None:
-    """One training, unless it is there; a failure is kept and told."""
-    place = progress.place(cell)
-    if progress.done(cell):
+    if sweep.done(cell):
         return
-    show.say(_where(cell, progress))
+    done, total, left = sweep.progress()
+    show.say(f"run {done + 1} of {total}: {cell}{f', about {clock(left)} left' if left else ''}")
     try:
-        run_training(begin(progress.grid.data, cell.options, out=place, resume=True), show, index=index)
+        run_training(begin(sweep.grid.data, cell.options, out=cell.path, resume=True), show, index=index)
     except StorageError:
         raise
     except Exception as error:  # whatever stops one run is reported beside the others
         reason = str(error) if isinstance(error, UpcycleError) else f"{type(error).__name__}: {error}"
-        progress.failed[place] = reason
-        show.warn(f"{cell.words} failed: {reason}")
-
-
-def _where(cell: Cell, progress: Progress) -> str:
-    """How far the grid is, and how long the rest takes as far as that is known."""
-    rest = remaining(progress)
-    least = "at least" if rest.untimed else "about"
-    left = f", {least} {duration(rest.seconds)} left" if rest.seconds else ""
-    untimed = f" ({', '.join(rest.untimed)} not timed yet)" if rest.untimed else ""
-    return f"run {rest.done + 1} of {rest.total}: {cell.words}{left}{untimed}"
-
-
-def _groups(progress: Progress) -> list[Group]:
-    return [_group(rung, progress) for rung in progress.grid.rungs]
-
-
-def _group(rung: Rung, progress: Progress) -> Group:
-    """A rung's finished runs, failures and trials."""
-    cells = [cell for seed in progress.grid.seeds if (cell := progress.cell(rung, seed)) is not None]
-    trials = progress.trials(rung)
-    runs, tried = (_readable(some, progress) for some in (cells, trials))
-    failed = [cell for cell in [*trials, *cells] if progress.place(cell) in progress.failed]
-    return Group(
-        name=rung.name,
-        title=rung.title,
-        does=rung.does,
-        runs=runs,
-        failed=tuple({"seed": cell.seed, "reason": progress.failed[progress.place(cell)]} for cell in failed),
-        trials=tried,
-        lr=progress.chosen(rung) if rung.rates else None,
-    )
-
-
-def _readable(cells: Sequence[Cell], progress: Progress) -> tuple[Run, ...]:
-    """The finished runs of `cells`; one whose files are damaged counts as failed."""
-    runs = []
-    for cell in cells:
-        try:
-            runs += [read_run(progress.place(cell))] if progress.finished(cell) else []
-        except RunError as error:
-            progress.failed[progress.place(cell)] = str(error)
-    return tuple(runs)
+        sweep.failed[cell.path] = reason
+        show.warn(f"{cell} failed: {reason}")

@@ -8,6 +8,7 @@ from upcycle.data.folder import Index
 from upcycle.data.splits import folds
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions, read
+from upcycle.evaluation.results import FoldScores, RunEvaluation
 from upcycle.jobs.prepare import decodable, fit_size, machine_of, read_index
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
 from upcycle.jobs.session import open_session
@@ -16,7 +17,7 @@ from upcycle.jobs.train import run_training
 from upcycle.manifest import check
 from upcycle.model import zoo
 from upcycle.reporting.show import Observer
-from upcycle.reporting.terminal import table
+from upcycle.reporting.tables import evaluation_table
 from upcycle.rundir import RunDir, read_json, write_json
 
 
@@ -68,14 +69,14 @@ def _write_pooled(run: RunDir, count: int, seed: int, show: Observer) -> None:
         check(part)
     pooled = _pool([read(part.predictions("test")) for part in parts])
     pooled.save(run.predictions("test"))
-    known = evaluate(pooled, seed=seed).to_dict()
-    scores = [float(read_json(part.evaluation)["test"]["f1_macro"]["value"]) for part in parts]
-    spread = {"f1_macro": scores, "mean": float(np.mean(scores)), "deviation": float(np.std(scores, ddof=1))}
-    write_json(run.evaluation, {"test": known, "folds": spread})
-    show.table(table(known))
+    evaluation = evaluate(pooled, seed=seed)
+    scores = [RunEvaluation.from_dict(read_json(part.evaluation))["test"].f1_macro.value for part in parts]
+    folds = FoldScores(tuple(scores), float(np.mean(scores)), float(np.std(scores, ddof=1)))
+    write_json(run.evaluation, RunEvaluation({"test": evaluation}, folds=folds).to_dict())
+    show.table(evaluation_table(evaluation))
     show.say(
         f"test F1 by fold: {', '.join(f'{score:.4f}' for score in scores)} "
-        f"(mean {spread['mean']:.4f}, standard deviation {spread['deviation']:.4f})"
+        f"(mean {folds.mean:.4f}, standard deviation {folds.deviation:.4f})"
     )
 
 

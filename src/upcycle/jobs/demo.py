@@ -10,7 +10,7 @@ from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.zoo import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.show import Observer, Terminal
-from upcycle.reporting.terminal import comparison_table
+from upcycle.reporting.tables import models_table
 
 ARCH = "tf_efficientnet_lite0"
 
@@ -38,6 +38,6 @@ def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Observe
     # with a few images a class, batches of 32 would leave it one update an epoch
     simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", batch_size=4, seed=seed, show=show)
     tested = {"upcycle": tuned.evaluation["test"], "simple CNN": simple.evaluation["test"]}
-    show.table(comparison_table(tested))
+    show.table(models_table(tested))
     show.say(f"report: {tuned.directory.report}")
     return tuned.directory.report

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from upcycle.data.listing import shown
 from upcycle.errors import DataError, DecodeError
-from upcycle.evaluation.predict import chunks
+from upcycle.evaluation.forward import chunks
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, Prediction
 
 STDIN = Path("-")

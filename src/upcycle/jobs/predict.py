@@ -22,7 +22,7 @@ from upcycle.data.batches import eval_batches
 from upcycle.data.listing import shown
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError, DecodeError, RunError
-from upcycle.evaluation.predict import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint, zoo
@@ -58,6 +58,12 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: one bar per class, the most probable five."""
+        from upcycle.reporting.notebook import prediction_fragment
+
+        return prediction_fragment(self.probabilities)
 
 
 @dataclass(frozen=True, eq=False)

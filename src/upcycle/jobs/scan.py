@@ -15,6 +15,7 @@ from upcycle.audit.audit import audit
 from upcycle.audit.checks import check
 from upcycle.audit.facts import inspect
 from upcycle.audit.findings import Audited, Finding
+from upcycle.audit.summary import Audit
 from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
 from upcycle.data.cache import default_root, written_in
 from upcycle.data.folder import check_there
@@ -61,6 +62,12 @@ class Scan:
     def quarantine(self) -> Path:
         """The list of files to exclude, for you to look through: `upcycle.train(..., quarantine=scan.quarantine)`."""
         return self.path / QUARANTINE
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the findings."""
+        from upcycle.reporting.notebook import scan_fragment
+
+        return scan_fragment(Audit.from_dict(self.audit))
 
 
 def scan(
@@ -155,7 +162,16 @@ def run_scan(asked: Asked, show: Observer) -> Path:
     with show.progress("pictures") as progress:
         root = data.index.root
         scale = asked.config.scale
-        write_scan(asked.page, values, entries, root=root, train=train, grouped=grouped, scale=scale, progress=progress)
+        write_scan(
+            asked.page,
+            Audit.from_dict(values),
+            entries,
+            root=root,
+            train=train,
+            grouped=grouped,
+            scale=scale,
+            progress=progress,
+        )
     _tell(asked, data, findings, entries, train=train, grouped=grouped, show=show)
     return asked.out
 

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from upcycle.data.units import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
-from upcycle.evaluation.predict import predictions
+from upcycle.evaluation.forward import predictions
+from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Choice
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.prepare import Prepared, cache_root, workers_for
-from upcycle.jobs.results import Choice, Results, write_results
+from upcycle.jobs.results import Results, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups, zoo
 from upcycle.model.weights import Weights
@@ -149,8 +151,10 @@ def _choose(
     }
     if head is None:
         return Results(tuned)
-    choice = Choice.between(tuned["val"], head.held_out["val"])
-    session.show.say(choice.says)
+    paired = paired_log_loss(tuned["val"], head.held_out["val"])
+    better = paired.mean_difference < -paired.standard_error
+    choice = Choice("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
+    session.show.say(choice.reason)
     others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
         session.keep_fine_tuned()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.class_weights import class_weights_text
-from upcycle.comparison.options import FREE_TO_CHANGE
+from upcycle.comparison.variants import FREE_TO_CHANGE
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
 from upcycle.manifest import check

@@ -1,32 +1,30 @@
 """What every page shares: escaped templates, figures as elements of the page, thumbnails as data.
 
-A page holds its style, figures and thumbnails itself, runs no script and asks for nothing: it can
-be mailed. Names of files and classes are anyone's, so every value is escaped where it is written
-and the page's own policy forbids scripts and remote content.
+A page holds its style, figures and thumbnails itself, runs no script and asks for nothing: it can be mailed. Names of
+files and classes are anyone's, so every value is escaped where it is written and the page's own policy forbids
+scripts and remote content.
 """
 
 import base64
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from upcycle.reporting import drawing, page, plots
-from upcycle.reporting.drawing import NARROW, PALETTE, Drawing, svg
-from upcycle.reporting.names import cost, counted, printable, short
+from upcycle.reporting import names
+from upcycle.reporting.curves import phase_name
+from upcycle.reporting.names import printable
+from upcycle.reporting.style import PALETTE, Drawing, save, svg
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-Values = dict[str, Any]
-Draw = Callable[[float | None], Drawing]
-"""Draws a figure at a width in inches, or at its own."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -45,17 +43,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "three": page.three,
-        "percent": page.percent,
-        "clock": page.clock,
-        "from_home": page.from_home,
-        "cost": cost,
-        "sentence": page.sentence,
-        "rate": plots.rate_text,
-        "phase": plots.phase_name,
-        "counted": counted,
+        "three": names.three,
+        "percent": names.percent,
+        "clock": names.clock,
+        "cost": names.cost,
+        "sentence": names.sentence,
+        "rate": names.rate_text,
+        "counted": names.counted,
+        "short": names.short,
+        "phase": phase_name,
+        "from_home": from_home,
         "breakable": _breakable,
-        "short": short,
     }
     return environment
 
@@ -77,42 +75,63 @@ def command(text: str | None) -> Markup | None:
     return escape(printable(text, keep="\n\t")) if text else None
 
 
+# ----------------------------------------------------------------------------------------- settings
+
+
+def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Settings as names and texts, nested ones under both names, long texts cut at 300 characters."""
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += [(f"{name} {inner}", text) for inner, text in settings(value)]
+        elif value not in (None, "", []):
+            rows.append((name, setting(value)))
+    return rows
+
+
+def setting(value: object) -> str:
+    """A setting as text: yes and no, numbers without needless digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = ", ".join(map(setting, value)) if isinstance(value, list) else from_home(str(value))
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text) - 300:,} characters more)"
+
+
+def from_home(path: str) -> str:
+    """A path below the home of whoever makes the page, from there: pages are mailed."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # nobody's
+        return path
+    return f"~{path[len(home) :]}" if path.startswith(f"{home}/") and len(home) > 1 else path
+
+
 # ------------------------------------------------------------------------------------------ figures
 
 
-def drawn(figure: Callable[..., Drawing], data: Any) -> Draw:
-    """What draws `figure` of `data` at any width."""
-    return lambda width: figure(data) if width is None else figure(data, width=width)
+@dataclass(frozen=True)
+class Inline:
+    """A figure as an element of a page, and its own width in inches."""
+
+    element: Markup
+    inches: float
 
 
-def save(drawings: Mapping[str, Draw], folder: Path) -> None:
+def save_figures(figures: Mapping[str, Drawing], folder: Path) -> None:
     """Write every figure into `folder` as NAME.svg and NAME.png; StorageError when that fails."""
-    for name, draw in drawings.items():
-        drawing.save(draw(None), folder / name)
+    for name, figure in figures.items():
+        save(figure, folder / name)
 
 
-def figures(drawings: Mapping[str, Draw]) -> dict[str, Values]:
-    """Each figure in the page's own width and, where it differs, a phone's."""
-    return {name: _figure(name, draw) for name, draw in drawings.items()}
-
-
-def _figure(name: str, draw: Draw) -> Values:
-    wide = draw(None)
-    inches = float(wide.get_figwidth())
-    # a large matrix cannot be made narrow: it scrolls
-    narrow = draw(NARROW) if inches > NARROW else None
-    if narrow is not None and narrow.get_figwidth() > NARROW + 0.01:
-        narrow = None
-    return {
-        "wide": _inline(wide, name),
-        "narrow": None if narrow is None else _inline(narrow, f"{name}-narrow"),
-        "inches": round(inches, 2),
-        "scrolls": narrow is None and inches > NARROW,
-    }
+def inlined(figures: Mapping[str, Drawing]) -> dict[str, Inline]:
+    """Each figure as an element that scales with the page and takes its colors and font."""
+    return {name: Inline(_inline(figure, name), round(figure.get_figwidth(), 2)) for name, figure in figures.items()}
 
 
 def _inline(figure: Drawing, prefix: str) -> Markup:
-    """The figure as an element of the page: its own ids, the page's colours and font, no namespaces."""
+    """The figure's SVG with ids of its own, the style sheet's colors, and without namespaces."""
     root = ET.fromstring(svg(figure))
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
@@ -128,15 +147,15 @@ def _inline(figure: Drawing, prefix: str) -> Markup:
 
 
 def _adapted(name: str, value: str, prefix: str) -> str:
-    """One attribute with the page's colours for the palette's, and ids that no other figure has."""
+    """One attribute with the page's colors for the palette's, and ids that no other figure has."""
     if name == "id":
         return f"{prefix}-{value}"
     if name == "href":
         return value.replace("#", f"#{prefix}-", 1)
     if name == "clip-path":
         return value.replace("url(#", f"url(#{prefix}-")
-    for colour, code in PALETTE.items():
-        value = value.replace(code, f"var(--{colour})") if name == "style" else value
+    for color, code in PALETTE.items():
+        value = value.replace(code, f"var(--{color})") if name == "style" else value
     return value
 
 

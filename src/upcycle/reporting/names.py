@@ -1,11 +1,28 @@
-"""Names and numbers as words that are safe to print: in a terminal, a figure or a page."""
+"""Names and numbers as text that is safe to show: in a terminal, a figure or a page."""
 
 import math
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from upcycle.evaluation.results import Metric
+
+METRICS = {
+    "f1_macro": "F1 (macro)",
+    "accuracy": "Accuracy",
+    "precision_macro": "Precision (macro)",
+    "recall_macro": "Recall (macro)",
+    "roc_auc": "ROC AUC",
+    "log_loss": "Log loss",
+}
+LISTED = 20
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+Item = TypeVar("Item")
+
+
+# --------------------------------------------------------------------------------------------- names
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -37,11 +54,52 @@ def short(text: str, limit: int = 22) -> str:
     return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
 
 
-def occurring(evaluation: Mapping[str, Any]) -> set[str]:
-    """The classes of one split's part of evaluation.json that an image is of, or was taken for."""
-    counts = evaluation["confusion"]
-    columns = [sum(column) for column in zip(*counts, strict=True)]
-    return {name for name, row, claims in zip(evaluation["classes"], counts, columns, strict=True) if sum(row) + claims}
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names as a phrase: a, b and c; beyond `most`, the count of the others."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1:,} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def sentence(text: str) -> str:
+    """A message as a sentence: a capital letter, and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+@dataclass(frozen=True)
+class Cut(Generic[Item]):
+    """The first items of a longer list, and how many are left out."""
+
+    items: Sequence[Item]
+    left_out: int
+
+    @property
+    def total(self) -> int:
+        """How many there are altogether."""
+        return len(self.items) + self.left_out
+
+
+def cut(items: Sequence[Item], limit: int = LISTED) -> Cut[Item]:
+    """`items`, or the first `limit` of them."""
+    return Cut(items[:limit], max(len(items) - limit, 0))
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """A number with its noun: 1 epoch, 1,200 epochs; `several` is the plural that is not made with an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
+def three(value: float | None) -> str:
+    """A score with three decimals; a dash where it is unknown."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """A share of one as a percentage with one decimal; a dash where it is unknown."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
 def cost(value: float | None) -> str:
@@ -51,6 +109,24 @@ def cost(value: float | None) -> str:
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
-def counted(number: int, noun: str, several: str | None = None) -> str:
-    """A number with its noun: 1 epoch, 1,200 epochs; `several` where that is not made with an s."""
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+def interval(metric: Metric, write: Callable[[float], str] = three) -> str:
+    """The 95 % interval of a metric: 0.912 to 0.979."""
+    return f"{write(metric.low)} to {write(metric.high)}"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate in three digits, the way it is typed: 1e-5, 0.012."""
+    mantissa, _, exponent = f"{rate:.2e}".partition("e")
+    if rate == 0 or -3 <= int(exponent) < 3:
+        return f"{rate:.3g}"
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def clock(seconds: float | None) -> str:
+    """A duration in its two largest units: 8.4 s, 2 min 31 s, 1 h 5 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,15 +1,17 @@
-"""The page of a scan: each finding with pictures, what it would do to the result, and what is proposed."""
+"""The page of a scan: each finding with pictures, what it would do to the result, and what to do about it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from upcycle.audit.findings import Image
 from upcycle.audit.quarantine import Entry
+from upcycle.audit.summary import Audit, FoundProblem
 from upcycle.data import decode
 from upcycle.errors import DecodeError
-from upcycle.reporting import html, page
-from upcycle.reporting.names import counted
-from upcycle.reporting.page import Cut, cut
+from upcycle.reporting import html
+from upcycle.reporting.names import Cut, counted, cut
+from upcycle.reporting.run_page import Tile, split_table
 from upcycle.rundir import write_text
 
 PAGE = "scan.html"
@@ -18,12 +20,10 @@ ALONE, SETS, IN_SET = 24, 12, 4
 SIDE = 128
 """Pixels of a picture's long side: a few kilobytes."""
 
-Values = dict[str, Any]
-
 
 def write_scan(
     path: Path,
-    values: Values,
+    audit: Audit,
     entries: Sequence[Entry],
     *,
     root: Path,
@@ -34,15 +34,13 @@ def write_scan(
 ) -> Path:
     """Write the page of a scan from its audit; gives its path. Pictures are read from below `root`.
 
-    `scale` is white in images of more than 8 bits.
-
-    `train` is the command that trains without what is excluded, `grouped` the one that keeps together what belongs
-    together, where anything does. StorageError when the page cannot be written. An image that cannot be read any more
-    has no picture.
+    `train` is the command that trains without the excluded files, `grouped` the one that keeps images together that
+    belong together, where any do. `scale` is white in images of more than 8 bits. StorageError when the page cannot
+    be written. An image that cannot be read any more has no picture.
     """
-    findings = [_finding(number, finding) for number, finding in enumerate(values["findings"], 1)]
-    groups = [group for finding in findings if finding["pictured"] for group in finding["groups"].items]
-    shown = list(dict.fromkeys(image["path"] for group in groups for image in group["images"].items))
+    findings = [_section(number, finding) for number, finding in enumerate(audit.findings, 1)]
+    groups = [group for finding in findings if finding.pictured for group in finding.groups.items]
+    shown = list(dict.fromkeys(image.path for group in groups for image in group.images.items))
     pictures: dict[str, str | None] = {}
     for done, name in enumerate(shown, 1):
         pictures[name] = _picture(root / name, scale)
@@ -50,36 +48,46 @@ def write_scan(
             progress(done, len(shown))
     text = html.render(
         "scan.html",
-        values=values,
-        title=f"What is in {Path(values['data']).name}",
-        tiles=_tiles(values, entries),
+        audit=audit,
+        title=f"What is in {Path(audit.data).name}",
+        tiles=_tiles(audit, entries),
         findings=findings,
         pictures=pictures,
-        splits=page.split_rows(values) if values["splits"] else None,
-        entries=_entries(entries),
+        splits=split_table(audit) if audit.splits else None,
+        entries=cut([entry for entry in entries if entry.excluded]),
         train=html.command(train),
         grouped=html.command(grouped),
-        command=html.command(values["command"]),
+        command=html.command(audit.command),
     )
     write_text(path, text)
     return path
 
 
-def _finding(number: int, finding: Values) -> Values:
+@dataclass(frozen=True)
+class PicturedGroup:
+    """Images of a finding that belong together, cut, and their common name."""
+
+    name: str
+    images: Cut[Image]
+
+
+@dataclass(frozen=True)
+class Section:
     """One finding, cut to what the page shows."""
-    together = any(len(group) > 1 for group in finding["groups"])
-    names = finding["names"] or [""] * finding["count"]
-    groups = [
-        {"name": name, "images": cut(images, IN_SET)} for name, images in zip(names, finding["groups"], strict=True)
-    ]
-    pictured = any(image["label"] for group in finding["groups"] for image in group)
-    return {
-        **finding,
-        "id": f"finding-{number}",
-        "together": together,
-        "pictured": pictured,
-        "groups": cut(groups, SETS if together else ALONE),
-    }
+
+    id: str
+    finding: FoundProblem
+    together: bool
+    pictured: bool
+    groups: Cut[PicturedGroup]
+
+
+def _section(number: int, finding: FoundProblem) -> Section:
+    together = any(len(group) > 1 for group in finding.groups)
+    names = finding.names or ("",) * len(finding.groups)
+    groups = [PicturedGroup(name, cut(images, IN_SET)) for name, images in zip(names, finding.groups, strict=True)]
+    pictured = any(image.label for group in finding.groups for image in group)
+    return Section(f"finding-{number}", finding, together, pictured, cut(groups, SETS if together else ALONE))
 
 
 def _picture(file: Path, scale: float | None) -> str | None:
@@ -89,26 +97,17 @@ def _picture(file: Path, scale: float | None) -> str | None:
         return None
 
 
-def _tiles(values: Values, entries: Sequence[Entry]) -> list[Values]:
+def _tiles(audit: Audit, entries: Sequence[Entry]) -> list[Tile]:
     """The headline numbers."""
-    serious = sum(finding["serious"] for finding in values["findings"])
-    aside = sum(entry.excluded for entry in entries)
-    classes = counted(len(values["classes"]), "class", "classes")
-    listed = sum(file["kind"] == "excluded" for file in values["quarantined"])
-    unusable = counted(len(values["quarantined"]) - listed, "file")
-    left = f", {listed:,} excluded" if listed else ""
+    serious = sum(finding.serious for finding in audit.findings)
+    chosen = sum(entry.excluded for entry in entries)
+    classes = counted(len(audit.classes), "class", "classes")
+    excluded = sum(file.kind == "excluded" for file in audit.quarantined)
+    unusable = counted(len(audit.quarantined) - excluded, "unusable file")
+    left = f", {excluded:,} excluded" if excluded else ""
     return [
-        {"name": "Images", "value": f"{values['images']:,}", "note": f"{classes}, {unusable} not usable{left}"},
-        {
-            "name": "Change the result",
-            "value": f"{serious}",
-            "note": f"of {counted(len(values['findings']), 'finding')}",
-        },
-        {"name": "To exclude", "value": f"{aside:,}", "note": "proposed in quarantine.csv"},
-        {"name": "To decide", "value": f"{len(entries) - aside:,}", "note": "listed there as well, marked no"},
+        Tile("Images", f"{audit.images:,}", f"{classes}, {unusable}{left}"),
+        Tile("Change the result", f"{serious}", f"of {counted(len(audit.findings), 'finding')}"),
+        Tile("To exclude", f"{chosen:,}", "proposed in quarantine.csv"),
+        Tile("To decide", f"{len(entries) - chosen:,}", "in the same list, marked no"),
     ]
-
-
-def _entries(entries: Sequence[Entry]) -> Cut:
-    """The list of what is to be excluded, cut."""
-    return cut([entry for entry in entries if entry.excluded])

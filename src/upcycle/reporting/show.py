@@ -201,10 +201,10 @@ class Notebook(Terminal):
         """Draw the curves again in the same place."""
         from IPython.display import display
 
-        from upcycle.reporting.plots import curves_figure
+        from upcycle.reporting.curves import curves_figure
 
         super().row(history, epochs, images_per_second)
-        figure = curves_figure(history.to_dicts())
+        figure = curves_figure(history)
         if self._handle is None:
             self._handle = display(figure, display_id=True)  # type: ignore[no-untyped-call]
         else:

@@ -20,7 +20,7 @@ from upcycle.data.cache import rules, written_in
 from upcycle.data.folder import Index
 from upcycle.device import Hardware, autocast
 from upcycle.errors import StorageError, WeightsError
-from upcycle.evaluation.predict import EVAL_BATCH, forward
+from upcycle.evaluation.forward import EVAL_BATCH, forward
 from upcycle.model import zoo
 from upcycle.rundir import replacing
 

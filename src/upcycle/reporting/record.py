@@ -1,0 +1,96 @@
+"""What a run has written so far, read from its directory as values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upcycle.audit.summary import Audit
+from upcycle.errors import RunError
+from upcycle.evaluation import predictions
+from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Evaluation, RunEvaluation
+from upcycle.history import History, ProbeResult
+from upcycle.reporting.curves import PlannedPhase, planned
+from upcycle.rundir import RunDir, read_json, read_lines
+from upcycle.values import Number, read_values
+
+Settings = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an epoch took."""
+
+    phase: str
+    epoch: int
+    seconds: Number = math.nan
+    images_per_second: Number = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """What a run has written so far; None or empty for what is not there yet."""
+
+    status: Settings
+    config: Settings
+    environment: Settings
+    model: Settings
+    phases: tuple[PlannedPhase, ...]
+    probe: ProbeResult | None
+    audit: Audit | None
+    history: History
+    timings: tuple[Timing, ...]
+    events: Sequence[Settings]
+    evaluation: RunEvaluation | None
+    predictions: Predictions | None
+
+    @property
+    def state(self) -> str:
+        """running, finished, interrupted or failed."""
+        return str(self.status.get("state"))
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The kept model on the test images."""
+        return self.evaluation.test if self.evaluation else None
+
+    @property
+    def versions(self) -> Settings:
+        """Versions of packages by name."""
+        found = self.environment.get("versions")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def arch(self) -> str:
+        """The architecture, "" where it is not decided yet."""
+        return str(self.model.get("arch") or self.config.get("arch") or "")
+
+    @classmethod
+    def read(cls, run: RunDir) -> "RunRecord":
+        """The record of a run directory; RunError for one that holds something else."""
+
+        def optional(path: Path) -> object:
+            return read_json(path) if path.exists() else None
+
+        def settings(path: Path) -> Settings:
+            values = optional(path) or {}
+            if not isinstance(values, Mapping):
+                raise RunError(f"{path} holds no settings")
+            return values
+
+        audit, evaluation, test = optional(run.audit), optional(run.evaluation), run.predictions("test")
+        return cls(
+            status=run.status(),
+            config=settings(run.config),
+            environment=settings(run.environment),
+            model=settings(run.model),
+            phases=planned(optional(run.plan)),
+            probe=ProbeResult.from_dict(settings(run.probe)) if run.probe.exists() else None,
+            audit=None if audit is None else Audit.from_dict(audit),
+            history=History.from_dicts(read_lines(run.history)),
+            timings=read_values(Timing, read_lines(run.timings), str(run.timings)),
+            events=read_lines(run.events),
+            evaluation=None if evaluation is None else RunEvaluation.from_dict(evaluation),
+            predictions=predictions.read(test) if test.exists() else None,
+        )
