@@ -57,7 +57,7 @@ LOCK = $(TOOLS)/uv pip compile pyproject.toml --universal --python-version 3.11 
 	--no-annotate --no-header --quiet $(UPGRADE)
 WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
 
-lock: $(TOOLS)/python ## requirements/ anew from pyproject.toml
+lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(LOCK) --extra demo -o requirements/demo.txt
 	$(LOCK) --extra demo --extra test -c requirements/demo.txt -o requirements/test.txt \

@@ -118,7 +118,7 @@ def api_list() -> str:
         value = getattr(upcycle, name)
         lines.append(f"- `{name}`: {first_sentence(value)}")
         if name in ("Run", "Classifier", "Prediction", "Comparison", "Scan"):
-            members = [member for member in vars(value) if not member.startswith("_")]
+            members = [member for member in vars(value) if not member.startswith("_") and member not in INNER]
             named = [f"`.{member}`: {first_sentence(inspect.getattr_static(value, member))}" for member in members]
             lines += [f"  - {line}" for line in named if not line.endswith(": ")]
     return "\n".join(lines)
@@ -129,9 +129,11 @@ def first_sentence(value: object) -> str:
     text = inspect.getdoc(value) or ""
     if not text or type(value).__doc__ == value.__doc__:
         return ""
-    return re.split(r"(?<=[.:])\s", " ".join(text.split("\n\n")[0].split()))[0].rstrip(":") + ""
+    return re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()))[0]
 
 
+INNER = ("directory", "frame", "isolated", "logits", "judge", "to_dict", "from_dict", "save")
+"""Members that serve the package itself."""
 GENERATED: dict[str, Callable[[], str]] = {"options": options_table, "api": api_list}
 
 
