@@ -10,8 +10,8 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from tests.data.made import made
-from upcycle.comparison.label_errors import suspects
 from upcycle.data.splits import folds
+from upcycle.jobs.label_errors import suspects
 from upcycle.task import Task
 from upcycle.training import probe
 from upcycle.training.loss import Loss, targets_of
