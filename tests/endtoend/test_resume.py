@@ -240,11 +240,7 @@ def test_a_cache_removed_while_a_run_trains_changes_nothing(
     assert results(whole) == results(tmp_path / "run")
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.training.features:_features"])
-=======
-@pytest.mark.parametrize("place", ["upcycle.data.cache:decoded", "upcycle.training.features:_part"])
->>>>>>> b4f5e68 (Kill and resume tests name the features' part by its function)
+@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.training.features:_part"])
 def test_a_cache_removed_while_it_is_written_is_written_again(
     place: str, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
