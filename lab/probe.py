@@ -70,9 +70,8 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     from upcycle import device
     from upcycle.data import frames as cache
     from upcycle.data.index import scan
-from upcycle.data.listing import Layout
-    from upcycle.data.splits import split
-    from upcycle.data.splits import components
+    from upcycle.data.listing import Layout
+    from upcycle.data.splits import components, split
     from upcycle.model.network import create, load_body
     from upcycle.model.sources import get_weights
     from upcycle.model.spec import preprocessing_for, resolve_arch, spec_of

@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
+from upcycle.comparison.label_errors import suspects
 
 from tests.data.made import made
-from upcycle.comparison.label_errors import suspects
 from upcycle.data.splits import folds
 from upcycle.task import Task
 from upcycle.training import probe
