@@ -240,7 +240,7 @@ def test_a_cache_removed_while_a_run_trains_changes_nothing(
     assert results(whole) == results(tmp_path / "run")
 
 
-@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.training.features:_features"])
+@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.training.features:_part"])
 def test_a_cache_removed_while_it_is_written_is_written_again(
     place: str, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -250,7 +250,7 @@ def test_a_cache_removed_while_it_is_written_is_written_again(
     def remove(*given: Any, **more: Any) -> Any:
         asked.append(1)
         if len(asked) == 2:
-            written = {"decoded": "images/*", "_features": "features/*.parts/*"}[name]
+            written = {"decoded": "images/*", "_part": "features/*.parts/*"}[name]
             assert list((tmp_path / "cache").glob(written))
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         return plain(*given, **more)

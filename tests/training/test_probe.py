@@ -12,6 +12,7 @@ from upcycle.comparison.label_errors import suspects
 
 from tests.data.made import made
 from upcycle.data.splits import folds
+from upcycle.jobs.label_errors import suspects
 from upcycle.task import Task
 from upcycle.training import probe
 from upcycle.training.loss import Loss, targets_of

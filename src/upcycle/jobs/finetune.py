@@ -16,7 +16,7 @@ from upcycle import hardware
 from upcycle.config import Config
 from upcycle.device import Hardware, out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
-from upcycle.evaluation.predict import predict
+from upcycle.evaluation.forward import predict
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session

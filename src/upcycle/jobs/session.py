@@ -229,7 +229,7 @@ class Session:
     def finish(self) -> None:
         """Seal the results and write the report."""
         # imported here: the page's libraries must not delay the first update
-        from upcycle.reporting.report import write_report
+        from upcycle.reporting.run_page import write_report
 
         seal(self.run)
         self.run.set_status("finished", seconds=self.seconds(), **self.details)
