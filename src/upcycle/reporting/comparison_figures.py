@@ -70,7 +70,7 @@ def overlay_figure(comparison: Comparison, curves: CurvesByVariant) -> Drawing:
             _scale_losses(axes)
         else:
             axes.set_title("validation accuracy")
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.grid(axis="y")
     handles = []
     for one in variants:

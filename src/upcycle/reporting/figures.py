@@ -192,7 +192,7 @@ def _frame_losses(axes: Axes, losses: _Floats) -> None:
 def _frame_accuracies(axes: Axes, shares: _Floats) -> None:
     axes.margins(y=0.08)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if _spread(shares) > 0.04 else 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if _spread(shares) > 0.04 else 1, symbol=" %"))
 
 
 # ------------------------------------------------------------------------------ scores by class
@@ -250,7 +250,7 @@ def confusion_figure(evaluation: Evaluation) -> Drawing:
     shown = sorted(np.argsort(-wrong, kind="stable")[:CLASSES_DRAWN].tolist())
     totals, counts = np.maximum(counts.sum(axis=1), 1), counts[np.ix_(shown, shown)]
     size, right, total = len(shown), evaluation.correct, evaluation.n
-    cell = 1.15 if size <= 3 else 0.75 if size <= 6 else max((WIDE - 1.7) / max(size, 12), 0.19)
+    cell = 1.1 if size <= 3 else 0.6 if size <= 6 else max((WIDE - 1.7) / max(size, 12), 0.19)
     side = cell * size + 1.7
     summary = f"Confusion matrix: {right:,} of {total:,} images on the diagonal, {total - right:,} mistaken."
     figure = Drawing(side, side, summary)
@@ -269,7 +269,7 @@ def confusion_figure(evaluation: Evaluation) -> Drawing:
     names = [short(evaluation.classes[at], 18) for at in shown]
     for axis in (axes.xaxis, axes.yaxis):
         as_text(axis, names, size=9.0 if size <= 12 else 6.5)
-    if max(map(len, names)) > 10 * cell:
+    if max(map(len, names)) > 14 * cell:
         axes.tick_params(axis="x", labelrotation=90)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class")
