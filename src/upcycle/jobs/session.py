@@ -9,10 +9,13 @@ import contextlib
 import math
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,10 +23,9 @@ import torch
 from upcycle import device as machines
 from upcycle.config import Config
 from upcycle.device import Hardware
-from upcycle.errors import RunError, StorageError, UpcycleError
+from upcycle.errors import HungUp, RunError, StorageError, Terminated, UpcycleError
 from upcycle.history import History, ProbeResult, Row
 from upcycle.jobs.start import UPDATES, Start
-from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
@@ -47,6 +49,78 @@ from upcycle.training.loop import State, Sums, Totals
 DIFFERENCES = ("device", "precision", "threads", "processor")
 MOST_OF_THE_TIME = 0.05
 """The part of a run's time that writing checkpoints within epochs may take."""
+
+
+# ---------------------------------------------------------------- signals
+
+MEANINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    MEANINGS[signal.SIGHUP] = HungUp
+SIGNALS = tuple(MEANINGS)
+
+
+class Stopping:
+    """Whether someone asked the job to stop, and whether it may stop where it is."""
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._held = False
+        self._hung_up = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal waits to be obeyed."""
+        return self._asked is not None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a first signal waits until `obey` or the end; a second one stops at once."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.obey()
+
+    def obey(self) -> None:
+        """Raise what was asked for: KeyboardInterrupt, Terminated or HungUp."""
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            raise MEANINGS[asked]
+
+    def signalled(self, number: int, _frame: FrameType | None) -> None:
+        """What a signal does. A terminal that closes may send its own twice: the second one says nothing new."""
+        if MEANINGS[number] is HungUp:
+            if self._hung_up:
+                return
+            self._hung_up = True
+        at_once = not self._held or self._asked is not None
+        self._asked = number
+        if at_once:
+            self.obey()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Listen to the signals inside; in a thread other than the main one, where that cannot be, to none.
+
+    A signal that whoever started the process had it ignore stays ignored, as Ctrl-C does in a shell's background
+    and SIGHUP under nohup.
+    """
+    job = Stopping()
+    if threading.current_thread() is not threading.main_thread():
+        yield job
+        return
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, job.signalled) for number in heard}
+    try:
+        yield job
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+# ---------------------------------------------------------------- the session
 
 
 class Session:
