@@ -34,17 +34,10 @@ import upcycle.reporting.run_page
 from upcycle.reporting.show import Silent
 
 PHASES = {
-<<<<<<< HEAD
     "decoding": ["upcycle.data.frames:decoded"],
     "cache": ["upcycle.data.frames:_write"],
-    "features": ["upcycle.training.features:_features", "upcycle.training.features:_write"],
-    "probe": ["upcycle.training.probe:minimize"],
-=======
-    "decoding": ["upcycle.data.cache:decoded"],
-    "cache": ["upcycle.data.cache:_write"],
     "features": ["upcycle.training.features:_part", "upcycle.training.features:_write"],
-    "head": ["upcycle.training.probe:_epoch_batches"],
->>>>>>> b4f5e68 (Kill and resume tests name the features' part by its function)
+    "probe": ["upcycle.training.probe:minimize"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
     "record": ["upcycle.rundir:write_json", "upcycle.jobs.session:append_line", "upcycle.jobs.session:write_lines"],
