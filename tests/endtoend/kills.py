@@ -31,7 +31,7 @@ import upcycle
 import upcycle.jobs.api
 import upcycle.jobs.session
 import upcycle.reporting.run_page
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 PHASES = {
     "decoding": ["upcycle.data.frames:decoded"],

@@ -13,7 +13,7 @@ from tests.endtoend.test_train import StopAfter
 from upcycle.cli import main
 from upcycle.errors import DataError, RunError
 from upcycle.manifest import check
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import read_json
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}

@@ -21,8 +21,8 @@ from upcycle.comparison.runs import read_run
 from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
 from upcycle.manifest import write_sealed
 from upcycle.model.network import Network
+from upcycle.reporting.progress import Silent
 from upcycle.reporting.run_page import write_report
-from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir, locked, read_json, read_lines, write_json
 from upcycle.training import loop
 
@@ -45,10 +45,10 @@ class Said(Silent):
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.told.append(text)
 
-    warn = say
+    warn = message
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from upcycle.history import ProbeResult
 from upcycle.manifest import unseal
 from upcycle.model.checkpoint import load_tensors
 from upcycle.recipes import adapted_rate
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_lines
 from upcycle.training.scores import Scores
 

@@ -14,7 +14,7 @@ from upcycle.cli import main
 from upcycle.comparison.runs import Failure
 from upcycle.errors import ConfigError, DataError, DivergenceError, RunError, UpcycleError, WeightsError
 from upcycle.jobs import train as job
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
@@ -27,7 +27,7 @@ class Listening(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
     def warn(self, text: str) -> None:

@@ -22,7 +22,7 @@ from upcycle.errors import ConfigError, DecodeError
 from upcycle.jobs import predict as job
 from upcycle.jobs.predict import Classifier
 from upcycle.manifest import write_sealed
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import read_json
 
 
@@ -291,7 +291,7 @@ assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 FORKED = """
 import os, signal, sys
 import upcycle
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 def in_a_child():
     read, write = os.pipe()

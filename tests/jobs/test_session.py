@@ -16,7 +16,7 @@ from upcycle.jobs import session
 from upcycle.jobs.session import SIGNALS, Session, stopping
 from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import phases
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.training import features
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
+from upcycle.comparison.label_errors import suspects
 
 from tests.data.made import made
 from upcycle.data.splits import folds

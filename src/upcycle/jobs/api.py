@@ -24,7 +24,7 @@ from upcycle.jobs.predict import Classifier, Image, Prediction, load
 from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
-from upcycle.reporting.show import Observer, default_show
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
             with locked(start.run.root):
                 for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
                     record_place(run, start.data)
-        show.say(f"{start.run.root} is finished already: nothing to do")
+        show.message(f"{start.run.root} is finished already: nothing to do")
         from upcycle.reporting.run_page import write_report
 
         if not start.run.report.exists():  # killed while it was written
@@ -161,7 +161,7 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.fresh):
             words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
-            show.say(f"to resume: {shlex.join(words)}")
+            show.message(f"to resume: {shlex.join(words)}")
         raise
     return Run(start.run.root)
 

@@ -22,7 +22,7 @@ from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, s
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.names import clock, counted
-from upcycle.reporting.show import Observer, default_show
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, locked
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _summarize(groups: Sequence[Group], out: Path, about: About, goal: float, sh
     comparison.save()
     write_page(comparison)
     show.table(comparison_table(comparison))
-    show.say(f"comparison: {out / PAGE}")
+    show.message(f"comparison: {out / PAGE}")
     return comparison
 
 
@@ -212,7 +212,7 @@ def run_grid(grid: Grid, show: Observer) -> Comparison:
                     about = About(str(grid.data), grid.command)
                     comparison = _summarize(groups, grid.out, about, grid.smallest_difference, show)
     except KeyboardInterrupt:
-        show.say(f"to resume: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
+        show.message(f"to resume: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
         raise
     if comparison is None:
         place, reason = next(iter(sweep.failed.items()))
@@ -246,7 +246,7 @@ def _train(cell: Cell, sweep: Sweep, index: "Index", show: Observer) -> None:
     if sweep.done(cell):
         return
     done, total, left = sweep.progress()
-    show.say(f"run {done + 1} of {total}: {cell}{f', about {clock(left)} left' if left else ''}")
+    show.message(f"run {done + 1} of {total}: {cell}{f', about {clock(left)} left' if left else ''}")
     try:
         run_training(begin(sweep.grid.data, cell.options, out=cell.path, resume=True), show, index=index)
     except StorageError:

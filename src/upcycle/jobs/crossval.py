@@ -17,7 +17,7 @@ from upcycle.jobs.train import run_training
 from upcycle.manifest import check
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import ModelSpec, has_fixed_size, preprocessing_for, resolve_arch
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.reporting.tables import evaluation_table
 from upcycle.rundir import RunDir, read_json, write_json
 from upcycle.task import Task
@@ -57,7 +57,7 @@ def cross_validate(start: Start, show: Observer, *, index: Index | None = None) 
             for part in (*(fold for fold in parts if fold.config.exists()), run):
                 record_place(part, start.data)
         for number, (fold, splits) in enumerate(zip(parts, split, strict=True), 1):
-            show.say(f"fold {number} of {config.folds}")
+            show.message(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})
                 run_training(replace(start, config=single, run=fold, fresh=False), show, index=index, splits=splits)
@@ -76,7 +76,7 @@ def _write_pooled(run: RunDir, count: int, seed: int, show: Observer) -> None:
     folds = FoldScores(tuple(scores), float(np.mean(scores)), float(np.std(scores, ddof=1)))
     write_json(run.evaluation, RunEvaluation({"test": evaluation}, folds=folds).to_dict())
     show.table(evaluation_table(evaluation))
-    show.say(
+    show.message(
         f"test F1 by fold: {', '.join(f'{score:.4f}' for score in scores)} "
         f"(mean {folds.mean:.4f}, standard deviation {folds.deviation:.4f})"
     )

@@ -12,7 +12,7 @@ from upcycle.data.frames import default_root
 from upcycle.device import BF16_FLAGS, Hardware, detect, environment
 from upcycle.hardware import GIB
 from upcycle.model.sources import installed
-from upcycle.reporting.show import console_of
+from upcycle.reporting.progress import console_of
 
 Facts = list[tuple[str, str]]
 

@@ -89,7 +89,7 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
                 phase,
                 batch_size=config.batch_size,
                 checked=len(labels),
-                say=show.say,
+                say=show.message,
                 settle=partial(settle, machine),
             )
         for ended in fit(state, setting, validate=validate, progress=progress, due=session.due):

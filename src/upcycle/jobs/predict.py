@@ -27,7 +27,7 @@ from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.model.spec import ModelSpec
-from upcycle.reporting.show import Observer, default_show
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
 Source = decode.Source

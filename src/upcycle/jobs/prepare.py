@@ -19,7 +19,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits, split
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.task import Task
 
 SMALLEST_AUTO_SIZE = 128

@@ -40,7 +40,9 @@ def write_results(session: Session, data: Prepared, results: Results) -> None:
     _write_thumbnails(session, data, results.kept.get("test"))
     split = "test" if evaluation.test else "val"
     if split == "val":
-        show.say("no test set: these are scores of the validation images, which chose the model, so they flatter it")
+        show.message(
+            "no test set: these are scores of the validation images, which chose the model, so they flatter it"
+        )
     show.table(evaluation_table(evaluation[split]))
     names = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
     others = {label: evaluation[name] for label, name in names.items() if name in evaluation.named}

@@ -19,7 +19,7 @@ from upcycle.data.splits import components
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import resolution
 from upcycle.jobs.prepare import Prepared
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 
 LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to say what the test images will tell apart."""
@@ -90,7 +90,7 @@ def describe(prepared: Prepared, audit: Audit, show: Observer) -> None:
     named = ", ".join(shown(name) for name in prepared.index.classes[:8]) + (
         " ..." if len(prepared.index.classes) > 8 else ""
     )
-    show.say(
+    show.message(
         f"{len(prepared.index)} images of {len(prepared.index.classes)} classes ({named}): "
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "test")
     )
@@ -102,4 +102,4 @@ def describe(prepared: Prepared, audit: Audit, show: Observer) -> None:
         return
     groups = len(np.unique(components(prepared.index)[prepared.splits.test]))
     points, says = resolution(groups, LIKELY_ACCURACY, counts["test"], "test")
-    show.say(says if points >= 100 else f"{says}, where they are right {100 * LIKELY_ACCURACY:.0f} % of the time")
+    show.message(says if points >= 100 else f"{says}, where they are right {100 * LIKELY_ACCURACY:.0f} % of the time")

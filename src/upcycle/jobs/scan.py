@@ -27,8 +27,8 @@ from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.reporting.scan_page import PAGE, write_scan
-from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import read_json, write_json
 
 AUDIT, QUARANTINE, GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
@@ -267,19 +267,19 @@ def _tell(
     """The findings, three lines each, and where everything is."""
     serious = sum(finding.serious for finding in findings)
     listed = sum(file.kind == "excluded" for file in data.index.quarantined)
-    show.say(
+    show.message(
         f"{counted(len(data.index), 'image')} of {counted(len(data.index.classes), 'class', 'classes')}, "
         f"{counted(len(data.index.quarantined) - listed, 'file')} that cannot be used"
         f"{f', {listed:,} excluded' if listed else ''}: "
         f"{counted(len(findings), 'finding')}, {serious} of which {'changes' if serious == 1 else 'change'} the result"
     )
     for finding in findings:
-        show.say(f"\n{'!' if finding.serious else '-'} {finding.title}")
+        show.message(f"\n{'!' if finding.serious else '-'} {finding.title}")
         for line in (finding.named(), finding.effect, finding.advice and f"-> {finding.advice}"):
             if line:
-                show.say(f"    {line}")
+                show.message(f"    {line}")
     aside = sum(entry.excluded for entry in entries)
-    show.say(f"\nto exclude: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {train}")
+    show.message(f"\nto exclude: {aside:,}, to decide: {len(entries) - aside:,}; look through the list, then: {train}")
     if grouped:
-        show.say(f"with what belongs together on one side: {grouped}")
-    show.say(f"page: {asked.page}")
+        show.message(f"with what belongs together on one side: {grouped}")
+    show.message(f"page: {asked.page}")

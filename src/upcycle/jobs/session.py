@@ -32,7 +32,7 @@ from upcycle.model.network import Network
 from upcycle.model.spec import ModelSpec
 from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.recipes import Phase
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.rundir import (
     RunDir,
     append_line,
@@ -255,7 +255,7 @@ class Session:
             state.epoch, state.step, state.sums = facts.epoch, facts.step, Sums(**facts.sums)  # type: ignore[arg-type]
             rows = History.from_dicts(facts.rows).rows
             part = f" and {facts.updates} of {phase.steps_per_epoch} updates" if facts.updates else ""
-            self.show.say(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
+            self.show.message(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
             self.show.resumed(self.run.root, state.epoch)
         self.record_rows(rows)
         write_lines(self.run.timings, [row for row in self._timings() if row["epoch"] <= state.epoch])
@@ -307,7 +307,7 @@ class Session:
 
         seal(self.run)
         self.run.set_status("finished", seconds=self.seconds(), **self.details)
-        self.show.say(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
+        self.show.message(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
         self.show.finished(self.run.root)
 
     def fail(self, condition: Condition, **why: str) -> None:

@@ -77,12 +77,12 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
     session.follow(replace(session.plan, phases=planned))
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
-        show.say(
+        show.message(
             f"{phase.name}: {counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}, "
             f"{phase.schedule.kind}, "
             f"first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
-    show.say(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if config.epochs else 'trained'}")
+    show.message(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if config.epochs else 'trained'}")
     return planned
 
 
@@ -111,7 +111,7 @@ def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Net
         probe = train_probe(train, val, loss=loss, seed=config.seed, progress=progress)
     model.set_head(probe.weight, probe.bias)
     session.record_probe(probe.result)
-    show.say(
+    show.message(
         f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
         f"val accuracy {probe.result.val_accuracy:.4f}"
     )
@@ -128,7 +128,7 @@ def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phas
     if not config.lr_adapt:
         return phase
     lr = adapted_rate(config.lr, head.probe.result.val_loss, len(data.index.classes))
-    session.show.say(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
+    session.show.message(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
     return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
 
 
@@ -154,7 +154,7 @@ def _choose(
     paired = paired_log_loss(tuned["val"], head.held_out["val"])
     better = paired.mean_difference < -paired.standard_error
     choice = Choice("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
-    session.show.say(choice.reason)
+    session.show.message(choice.reason)
     others = {f"probe_{name}": made for name, made in head.held_out.items()}
     if choice.chosen == "finetune":
         session.keep_fine_tuned()

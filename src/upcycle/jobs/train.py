@@ -18,7 +18,7 @@ from upcycle.jobs.start import Start
 from upcycle.model.network import refusal
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.rundir import write_json
 
 
@@ -53,9 +53,9 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
             if start.moved:
                 record_place(start.run, start.data)
         _record_data(session, prepared)
-        show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
+        show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
-        show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
+        show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         try:
             session.details["stopped"] = run_stages(session, prepared, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
