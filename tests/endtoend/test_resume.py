@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import upcycle
-from tests.conftest import TINY
+from tests.conftest import TINY, without_pages
 from tests.endtoend.kills import results
+from tests.reporting.pages import Page
 from upcycle.cli import main
 from upcycle.comparison.runs import read_run
 from upcycle.errors import ConfigError, DivergenceError, RunError, UpcycleError
@@ -49,6 +50,12 @@ class Said(Silent):
         self.told.append(text)
 
     warn = message
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pages() -> Iterator[None]:
+    with without_pages():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +484,10 @@ def test_a_batch_too_large_for_memory_is_taken_in_parts_with_the_same_updates(
     assert [3] == [event["images"] for event in read_lines(run.directory.events)]
     ours, theirs = ([row.val_loss for row in made.history.rows] for made in (run, plain))
     assert theirs == pytest.approx(ours, rel=1e-3)
-    assert "3 images at a time" in run.directory.report.read_text()
+    assert (
+        "From update 0 on, micro-batches of 3 images: training 8 images of 32 px"
+        in Page(write_report(run.directory)).text
+    )
 
 
 @pytest.mark.parametrize(

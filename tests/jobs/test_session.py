@@ -82,7 +82,6 @@ def test_no_more_than_1024_images_of_the_features_are_computed_again() -> None:
 # ---------------------------------------------------------------- signals
 
 
-
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -25,10 +25,9 @@ from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import Phase
 from upcycle.reporting.names import counted
-from upcycle.training.loop import Setting, fit, start
-from upcycle.training.loss import Loss, weighted_loss
+from upcycle.training.loop import Progress, Setting, fit, start
+from upcycle.training.loss import Loss, Scores, score, weighted_loss
 from upcycle.training.memory import largest_micro_batch
-from upcycle.training.scores import Scores, score
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
@@ -38,7 +37,6 @@ TIMED = 4
 """Updates that are timed, after a first one that also allocates."""
 FORWARD = 1 / 3
 """What an image costs in validation, of what it costs in training: backward takes twice as long as forward."""
-Progress = Callable[[int, int], None]
 
 
 def fine_tune(

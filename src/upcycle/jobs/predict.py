@@ -19,7 +19,6 @@ from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.listing import shown
-from upcycle.device import Hardware
 from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
@@ -73,7 +72,7 @@ class Classifier:
     run: RunDir
     network: ModelSpec
     model: Network
-    machine: Hardware
+    machine: machines.Hardware
 
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
@@ -222,7 +221,7 @@ def _setting(environment: Any) -> _Setting:
     return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> Hardware:
+def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> machines.Hardware:
     """This machine as the run used its own, or, where it lacks that device or precision, at its best.
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.

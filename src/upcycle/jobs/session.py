@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 
-from upcycle import device as machines
 from upcycle.config import Config
-from upcycle.device import Hardware
+from upcycle.device import Hardware, environment, out_of_memory
 from upcycle.errors import HungUp, RunError, StorageError, Terminated, UpcycleError
 from upcycle.history import History, ProbeResult, Row
 from upcycle.jobs.start import UPDATES, Start
@@ -35,6 +34,7 @@ from upcycle.recipes import Phase
 from upcycle.reporting.progress import Observer
 from upcycle.rundir import (
     RunDir,
+    RunState,
     append_line,
     locked,
     read_json,
@@ -43,7 +43,6 @@ from upcycle.rundir import (
     write_json,
     write_lines,
 )
-from upcycle.rundir import State as Condition
 from upcycle.training.loop import State, Sums, Totals
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
@@ -238,7 +237,7 @@ class Session:
         # the rows as well: the checkpoint's checksum covers them
         rows = history.of(self.plan.phases[-1].name).to_dicts()
         place = {"epoch": state.epoch, "step": state.step, "updates": state.sums.updates}
-        facts = checkpoint.Facts(**place, retries=len(self.plan.retries), sums=asdict(state.sums), rows=rows)
+        facts = checkpoint.CheckpointFacts(**place, retries=len(self.plan.retries), sums=asdict(state.sums), rows=rows)
         checkpoint.save_state(self.run.last, state.to_tensors(), facts)
         self.tick()
 
@@ -258,7 +257,7 @@ class Session:
             self.show.message(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
             self.show.resumed(self.run.root, state.epoch)
         self.record_rows(rows)
-        write_lines(self.run.timings, [row for row in self._timings() if row["epoch"] <= state.epoch])
+        write_lines(self.run.timings, self._timings(state.epoch))
         self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
         return History(rows)
 
@@ -269,7 +268,7 @@ class Session:
         )
         return (found.facts.epoch, found.facts.step) if found else (0, self.plan.phases[-1].first_step)
 
-    def _holds(self, facts: checkpoint.Facts) -> bool:
+    def _holds(self, facts: checkpoint.CheckpointFacts) -> bool:
         return self.plan.holds(retries=facts.retries, step=facts.step)
 
     def _last_whole(self) -> checkpoint.Checkpoint | None:
@@ -291,10 +290,11 @@ class Session:
         """Remove them: there is nothing left to resume."""
         shutil.rmtree(self.run.last, ignore_errors=True)
 
-    def _timings(self) -> list[dict[str, Any]]:
-        """The epochs' clock values, none where their file is damaged: no result depends on them."""
+    def _timings(self, epoch: int) -> list[Mapping[str, object]]:
+        """The clock values up to an epoch, none where their file is damaged: no result depends on them."""
         try:
-            return [row for row in read_lines(self.run.timings) if isinstance(row.get("epoch"), int)]
+            rows = read_lines(self.run.timings)
+            return [row for row in rows if isinstance(row.get("epoch"), int) and row["epoch"] <= epoch]
         except (RunError, AttributeError):
             return []
 
@@ -310,10 +310,10 @@ class Session:
         self.show.message(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
         self.show.finished(self.run.root)
 
-    def fail(self, condition: Condition, **why: str) -> None:
+    def fail(self, state: RunState, **why: str) -> None:
         """Record that the work ended unfinished."""
         with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
-            self.run.set_status(condition, **why, seconds=self.seconds(), **self.details)
+            self.run.set_status(state, **why, seconds=self.seconds(), **self.details)
 
 
 def _is_finite(state: State) -> bool:
@@ -340,7 +340,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
             session.fail("interrupted")
             raise
         except BaseException as error:
-            full = isinstance(error, RuntimeError) and machines.out_of_memory(error)
+            full = isinstance(error, RuntimeError) and out_of_memory(error)
             session.fail("failed", error="out of memory" if full else str(error))
             if full:
                 raise UpcycleError(
@@ -353,7 +353,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
 def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> None:
     """Write status, environment and, last, the configuration: until that is there the run has not started."""
     run = start.run
-    facts = machines.environment(machine)
+    facts = environment(machine)
     if start.fresh:
         if run.has_work():  # another process has started it since
             raise RunError(f"{run.root} is not empty: give another --out")
@@ -372,14 +372,14 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Ob
 
 def _record_retrying(run: RunDir, on_divergence: str) -> None:
     """Write down that the run resumes with another answer to a loss that explodes: its result may depend on that."""
-    recorded, environment = read_json(run.config), read_json(run.environment)
-    command = str(environment.get("command", ""))
+    recorded, computed = read_json(run.config), read_json(run.environment)
+    command = str(computed.get("command", ""))
     words = f" --on-divergence {on_divergence}"
     if recorded.get("on_divergence", "stop") != on_divergence:
         write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
     elif on_divergence == "stop" or words in command:
         return
-    write_sealed(run, run.environment, {**environment, "command": re.sub(r" --on-divergence \w+", "", command) + words})
+    write_sealed(run, run.environment, {**computed, "command": re.sub(r" --on-divergence \w+", "", command) + words})
 
 
 def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Observer) -> None:
