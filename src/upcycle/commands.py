@@ -135,7 +135,7 @@ def train(
     out
         The run directory; left out, runs/NAME-RECIPE-N.
     resume
-        Go on with the unfinished run in --out; DATA may then be left out.
+        Resume the unfinished run in --out; DATA may then be left out.
     config
         TOML file of options; those on the command line win.
     """
