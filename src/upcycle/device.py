@@ -216,15 +216,6 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in told)
 
 
-def settle(machine: Hardware) -> None:
-    """Wait until an accelerator has done what is queued for it; on a processor nothing is."""
-    if machine.device == "cpu":
-        return
-    import torch
-
-    (torch.cuda if machine.device == "cuda" else torch.mps).synchronize()
-
-
 def computed_in(machine: Hardware) -> "torch.dtype":
     """The type of numbers that convolutions and matrix products are computed in."""
     import torch

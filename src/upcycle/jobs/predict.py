@@ -29,8 +29,7 @@ from upcycle.model.spec import ModelSpec
 from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
-Source = decode.Source
-Image = Source | str | PathLike[str] | BinaryIO
+Image = decode.Source | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
@@ -74,7 +73,7 @@ class Classifier:
     model: Network
     machine: machines.Hardware
 
-    def frame(self, source: Source) -> Frame:
+    def frame(self, source: decode.Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
         expected = self.network.preprocessing
         return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
@@ -141,7 +140,7 @@ def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
     return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
 
 
-def _source(image: Image) -> Source:
+def _source(image: Image) -> decode.Source:
     """What is decoded: a path, the content of an open file from its beginning, or what was given."""
     if isinstance(image, str | PathLike):
         return Path(image)

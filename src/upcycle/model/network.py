@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
 from upcycle.model.folding import fold
-from upcycle.model.names import Shapes, fit, is_optional, misfit, resemblance
+from upcycle.model.names import Shapes, fit_names, is_optional, misfit, resemblance
 from upcycle.model.spec import SIMPLE_CNN, ModelSpec, has_fixed_size
 from upcycle.model.weights import Weights
 
@@ -164,14 +164,14 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
 
     The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
     fit name by name and shape by shape, or holds a number that is not finite. Names of wrappers and of some other
-    tools are translated, as `upcycle.model.names.fit` has it, and those of a network's authors by timm.
+    tools are translated, as `upcycle.model.names.fit_names` has it, and those of a network's authors by timm.
     """
     body = network.body
     head = head_names(body)
     own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
-    fitted = fit(weights.tensors, own, classifiers(body), weights.source)
+    fitted = fit_names(weights.tensors, own, classifiers(body), weights.source)
     if any(name not in fitted.tensors and not is_optional(name) for name in own):
-        translated = fit(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
+        translated = fit_names(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
         fitted = fitted if misfit(own, _shapes(translated.tensors)) else translated
     given = _shapes(fitted.tensors)
     wrong = misfit(own, given)
