@@ -124,6 +124,8 @@ def read_run(path: Path) -> FinishedRun:
         raise RunError(f"{path} is {status['state']}, not finished: {resume}")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
+            if run.evaluation.exists():
+                _test(run)  # which says so of a run without a test set
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
     check(run)
     test = _test(run)
