@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from tests.reporting.values import PETS, history
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
 from upcycle.reporting.notebook import prediction_fragment, run_fragment, scan_fragment

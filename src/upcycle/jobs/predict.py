@@ -30,7 +30,7 @@ from upcycle.model.spec import ModelSpec
 from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
-Source = decode.Source
+Source = decode.ImageSource
 Image = Source | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
@@ -77,18 +77,14 @@ class Classifier:
 
     def frame(self, source: Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
-        expected = self.network.preprocessing
-        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
+        return decode.load_image(source, self.network.preprocessing.decoding)
 
     def isolated(self, source: Path | bytes) -> Frame:
         """The same of a file, read and decoded in another process within bounds; OSError for one that cannot be read.
 
         The error does not name the file.
         """
-        expected = self.network.preprocessing
-        return isolation.SHARED.load(
-            source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
-        )
+        return isolation.DECODERS.load(source, self.network.preprocessing.decoding)
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
@@ -154,13 +150,13 @@ def _content(file: BinaryIO) -> bytes:
     try:
         if file.seekable():
             file.seek(0)
-        content = file.read(decode.MAX_BYTES + 1)
+        content = file.read(decode.MAX_FILE_BYTES + 1)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise DecodeError(f"an open file cannot be read ({shown(error)})") from error
     if not isinstance(content, bytes):
         raise DecodeError(f"an open file gives {type(content).__name__}, not bytes: open it with mode 'rb'")
-    if len(content) > decode.MAX_BYTES:
-        raise DecodeError(f"an open file holds more than {decode.MAX_BYTES // 2**30} GiB")
+    if len(content) > decode.MAX_FILE_BYTES:
+        raise DecodeError(f"an open file holds more than {decode.MAX_FILE_BYTES // 2**30} GiB")
     return content
 
 

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import dataclass, field
 
 from upcycle.data import decode
+from upcycle.data.dataset import Dataset
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import Choice, RunEvaluation
-from upcycle.jobs.prepare import Prepared
 from upcycle.jobs.session import Session
 from upcycle.reporting.tables import evaluation_table, models_table
 from upcycle.rundir import write_bytes, write_json
@@ -23,7 +23,7 @@ class Results:
     choice: Choice | None = None
 
 
-def write_results(session: Session, data: Prepared, results: Results) -> None:
+def write_results(session: Session, data: Dataset, results: Results) -> None:
     """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
     run, show = session.run, session.show
     named = {**results.kept, **results.others}
@@ -50,7 +50,7 @@ def write_results(session: Session, data: Prepared, results: Results) -> None:
         show.table(models_table({f"{chosen} (chosen)": evaluation[split], **others}))
 
 
-def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None) -> None:
+def _write_thumbnails(session: Session, data: Dataset, test: Predictions | None) -> None:
     """Keep a small picture of every misclassified test image, so the report needs no data folder."""
     shutil.rmtree(session.run.thumbnails, ignore_errors=True)
     if test is None:
@@ -59,7 +59,7 @@ def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None
     positions = data.splits.test
     for at in wrong:
         try:
-            small = decode.thumbnail(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
+            small = decode.thumbnail_jpeg(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
         except DecodeError:
             continue  # the file went away since it was decoded; its row in the table remains
         write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)

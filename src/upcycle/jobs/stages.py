@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
@@ -12,7 +13,7 @@ from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import Choice
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
-from upcycle.jobs.prepare import Prepared, cache_root, workers_for
+from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.results import Results, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
@@ -33,7 +34,7 @@ class Head:
     held_out: dict[str, Predictions]
 
 
-def run_stages(session: Session, data: Prepared, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
+def run_stages(session: Session, data: Dataset, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
     model = create(network, machine, seed=session.config.seed)
@@ -89,7 +90,7 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
 # ---------------------------------------------------------------- the head on frozen features
 
 
-def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Network, machine: Hardware) -> Head:
+def _train_head(session: Session, data: Dataset, network: ModelSpec, model: Network, machine: Hardware) -> Head:
     """Compute the features once, train the head on them, and put it into the model."""
     config, show = session.config, session.show
     index, splits = data.index, data.splits
@@ -101,7 +102,7 @@ def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Net
             network=network,
             machine=machine,
             folder=cache_root(config),
-            workers=workers_for(data.frames, machine),
+            workers=data.workers(machine),
             progress=progress,
         )
     same = components(index)
@@ -122,7 +123,7 @@ def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Net
     return Head(probe, held)
 
 
-def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phase:
+def _adapted(session: Session, phase: Phase, head: Head, data: Dataset) -> Phase:
     """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
     config = session.config
     if not config.lr_adapt:
@@ -137,7 +138,7 @@ def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phas
 
 def _choose(
     session: Session,
-    data: Prepared,
+    data: Dataset,
     model: Network,
     machine: Hardware,
     head: Head | None,

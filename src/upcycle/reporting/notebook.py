@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
 from upcycle.reporting.curves import curves_figure
