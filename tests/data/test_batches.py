@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from upcycle.data.augment import Augmentation, centre_crop, normalise
+from upcycle.data.augment import Augmentation, center_crop, normalize
 from upcycle.data.batches import Batches, eval_batches
 from upcycle.data.decode import load
 from upcycle.data.preprocessing import Preprocessing
@@ -59,7 +59,7 @@ def test_a_remainder_of_one_joins_the_batch_before(count, expected):
     assert expected == [len(batch.images) for batch in batches(count).epoch(0)]
 
 
-def test_a_batch_holds_normalised_channels_last_images_and_soft_targets():
+def test_a_batch_holds_normalized_channels_last_images_and_soft_targets():
     batch = next(batches(12).epoch(0))
     assert ((4, 3, 8, 8), torch.float32) == (tuple(batch.images.shape), batch.images.dtype)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -91,7 +91,7 @@ def test_labels_are_those_of_the_positions_used():
     )
     batch = next(made.epoch(0))
     assert (batch.positions.tolist(), batch.labels.tolist()) == ([5, 1], [2, 1])
-    assert torch.equal(normalise(centre_crop(frames(6)[5:], 8), SMALL)[0], batch.images[0])
+    assert torch.equal(normalize(center_crop(frames(6)[5:], 8), SMALL)[0], batch.images[0])
 
 
 def test_epochs_shuffle_differently_and_repeat_with_the_seed():
@@ -261,7 +261,7 @@ def test_evaluation_of_no_image_yields_nothing():
 
 def test_evaluation_keeps_the_order_of_the_positions():
     images, _ = evaluated([8, 2], batch_size=2)[0]
-    expected = normalise(centre_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
+    expected = normalize(center_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
     assert torch.equal(expected, images)
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from upcycle.data import decode, depth
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 tifffile = pytest.importorskip("tifffile")
@@ -15,11 +16,11 @@ RAMP = np.tile(np.linspace(0, 1, 16), (16, 1))
 EXPECTED = np.rint(RAMP * 255).astype(int)
 
 
-def load(source: decode.Source, scale: float | None = None) -> np.ndarray:
-    return decode.load(source, side=16, interpolation="nearest", scale=scale).astype(int)
+def load(source: decode.ImageSource, scale: float | None = None) -> np.ndarray:
+    return decode.load_image(source, Decoding(16, "nearest", scale)).astype(int)
 
 
-def off(source: decode.Source, scale: float | None = None) -> int:
+def off(source: decode.ImageSource, scale: float | None = None) -> int:
     """The largest difference to a ramp from black to white."""
     return int(np.abs(load(source, scale) - EXPECTED[:, :, None]).max())
 
@@ -206,6 +207,6 @@ def test_a_jpeg_that_is_asked_for_smaller_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("source", [to("u2", 65535), png(to("u2", 65535)[:, :, None]), to("f4", 65535)])
-def test_what_would_be_white_by_and_large_is_refused(source: decode.Source) -> None:
+def test_what_would_be_white_by_and_large_is_refused(source: decode.ImageSource) -> None:
     with pytest.raises(DecodeError, match="^holds values from 0 to 65535, most of them above 4095, which is white by"):
         load(source, 4095)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from upcycle import hardware
 from upcycle.config import Config
+from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.forward import predict
 from upcycle.history import History, is_best, should_stop
-from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
 from upcycle.model.network import Network
@@ -31,7 +31,7 @@ MOST_RETRIES = 2
 
 def fine_tune(
     session: Session,
-    data: Prepared,
+    data: Dataset,
     model: Network,
     machine: Hardware,
     *,
@@ -55,7 +55,7 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Prepared, model: Network, machine: Hardware) -> str:
+def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model, machine)
@@ -90,7 +90,7 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
     return reason
 
 
-def _setting(session: Session, data: Prepared, model: Network, machine: Hardware) -> Setting:
+def _setting(session: Session, data: Dataset, model: Network, machine: Hardware) -> Setting:
     config = session.config
     return Setting(
         config=config,
@@ -122,13 +122,13 @@ def armed_from(config: Config) -> int:
     return max(config.start_from_epoch, rising)
 
 
-def class_loss(config: Config, data: Prepared, *, device: str) -> Loss:
+def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:
     """The training loss, with the class weights that the training images ask for."""
     labels = data.index.labels[data.splits.train]
     return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
-def held_out_logits(data: Prepared, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
+def held_out_logits(data: Dataset, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images."""
     return predict(
         model,
@@ -136,7 +136,7 @@ def held_out_logits(data: Prepared, model: Network, machine: Hardware, split: st
         data.splits.of(split),
         preprocessing=data.preprocessing,
         machine=machine,
-        workers=workers_for(data.frames, machine),
+        workers=data.workers(machine),
     )
 
 
