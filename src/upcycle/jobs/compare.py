@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from upcycle.comparison.results import FILE, PAGE, SMALLEST_DIFFERENCE, About, Comparison
 from upcycle.comparison.runs import Group, grouped, read_run
@@ -19,6 +19,7 @@ from upcycle.config import IMAGES, absolute, canonical, expanded, path_or_none, 
 from upcycle.device import crowded
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
+from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.names import clock, counted
@@ -37,8 +38,9 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
+    augment: Literal["light", "none"] | None = None,
     show: Observer | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Comparison:
     """Train variants on one split and compare them, or compare runs that exist.
 
@@ -48,7 +50,8 @@ def compare(
     """
     goal = _share(smallest_difference)
     file = path_or_none(config, "one TOML file")
-    given = {**read_toml(file), **canonical(options)} if file else options
+    said: dict[str, Any] = {**options, **({} if augment is None else {"augment": augment})}
+    given = {**read_toml(file), **canonical(said)} if file else said
     places, folder = (
         [expanded(path, f"{IMAGES}, or runs one by one") for path in paths],
         path_or_none(out, "one folder"),

@@ -16,7 +16,7 @@ from upcycle import hardware
 from upcycle.config import Config
 from upcycle.device import Hardware, out_of_memory, settle
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
-from upcycle.evaluation.predict import predict
+from upcycle.evaluation.forward import predict
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session
@@ -26,7 +26,7 @@ from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import Phase
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
-from upcycle.training.loss import Loss, weighted_loss
+from upcycle.training.loss import CustomLoss, Loss, weighted_loss
 from upcycle.training.memory import largest_micro_batch
 from upcycle.training.scores import Scores, score
 
@@ -108,13 +108,13 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
 
 
 def _setting(session: Session, data: Prepared, model: Network, machine: Hardware) -> Setting:
-    config = session.config
+    config, custom = session.config, session.callables
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=data.batches(config, machine),
+        batches=replace(data.batches(config, machine), augment=custom.augment),
         task=data.task,
-        loss=class_loss(config, data, device=machine.device),
+        loss=CustomLoss(data.task, custom.loss) if custom.loss else class_loss(config, data, device=machine.device),
         machine=machine,
         frozen=groups.frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,

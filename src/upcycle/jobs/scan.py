@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow.compute as pc
 
@@ -25,6 +25,7 @@ from upcycle.device import crowded, threads_for
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
+from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
 from upcycle.reporting.progress import Observer, default_show
@@ -69,7 +70,7 @@ def scan(
     html: Path | str | None = None,
     label_errors: bool = False,
     show: Observer | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Scan:
     """Look at every image of `data`; what is wrong and what it would do to the result.
 

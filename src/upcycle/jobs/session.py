@@ -22,6 +22,7 @@ from upcycle.config import Config
 from upcycle.device import Hardware
 from upcycle.errors import RunError, StorageError, UpcycleError
 from upcycle.history import History, ProbeResult, Row
+from upcycle.jobs.callables import NO_CALLABLES
 from upcycle.jobs.start import UPDATES, Start
 from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
@@ -51,6 +52,9 @@ MOST_OF_THE_TIME = 0.05
 
 class Session:
     """The work on one run, from its start or its last checkpoint until it ends or is stopped."""
+
+    callables = NO_CALLABLES
+    """The custom parts of the run."""
 
     def __init__(self, run: RunDir, config: Config, show: Observer, stopping: Stopping) -> None:
         self.run, self.config, self.show, self.stopping = run, config, show, stopping
@@ -229,7 +233,7 @@ class Session:
     def finish(self) -> None:
         """Seal the results and write the report."""
         # imported here: the page's libraries must not delay the first update
-        from upcycle.reporting.report import write_report
+        from upcycle.reporting.run_page import write_report
 
         seal(self.run)
         self.run.set_status("finished", seconds=self.seconds(), **self.details)
@@ -258,6 +262,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
         remove_abandoned(run.root)
         _record_start(start, weights_sha256, machine, show)
         session = Session(run, start.config, show, signals)
+        session.callables = start.callables
         session.tick()
         show.started(run.root)
         try:
@@ -291,7 +296,9 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Ob
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
+    callables = start.callables.record()
+    own = {"callables": callables} if callables else {}
+    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started, **own})
     recorded = {"data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
     write_sealed(run, run.config, {**start.config.to_dict(), **recorded})
 
