@@ -315,3 +315,48 @@ def test_batches_on_a_gpu_are_nearly_those_on_the_processor(workers):
         assert moved.images.is_contiguous(memory_format=torch.channels_last)
         for one, other in zip(tensors(plain), tensors(moved), strict=True):
             assert torch.allclose(one.double(), other.cpu().double(), atol=1e-4)
+
+
+def mirrored(images, generator):
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def test_a_custom_augmentation_that_changes_nothing_gives_the_center_crops():
+    plain = list(batches(9, augmentation=Augmentation()).epoch(1))
+    assert same(plain, list(batches(9, augmentation=Augmentation(), augment=lambda images, _: images).epoch(1)))
+
+
+def test_a_custom_augmentation_gets_pixels_from_0_to_1_before_they_are_normalized():
+    seen = []
+
+    def watched(images, generator):
+        seen.append(images.clone())
+        return images * 0
+
+    batch = next(batches(4, augment=watched).epoch(0))
+    assert ((4, 3, 8, 8), torch.float32) == (tuple(seen[0].shape), seen[0].dtype)
+    assert 0 <= float(seen[0].min()) < 0.1
+    assert 0.9 < float(seen[0].max()) <= 1
+    black = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    assert torch.equal(normalize(black, SMALL).expand_as(batch.images), batch.images)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_custom_augmentation_draws_by_seed_epoch_and_batch_alone():
+    whole = list(batches(12, augment=mirrored).epoch(2))
+    assert same(whole[1:], list(batches(12, augment=mirrored, workers=2).epoch(2, start=1)))
+    assert not same(whole, list(batches(12, augment=mirrored, seed=8, shuffle=False).epoch(2)))
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda images, generator: images[:, :, 1:], r"torch.float32 \(4, 3, 7, 8\) on cpu: return .* \(4, 3, 8, 8\)"),
+        (lambda images, generator: (images * 255).byte(), "returned torch.uint8"),
+        (lambda images, generator: images.numpy(), "returned a ndarray: return the images, a tensor"),
+    ],
+)
+def test_a_custom_augmentation_that_gives_other_images_is_one_line(augment, message):
+    with pytest.raises(ConfigError, match=message):
+        next(batches(8, augment=augment).epoch(0))

@@ -4,6 +4,7 @@ Pixels stay uint8 until they are on the device; from there on everything is whol
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError
 
 _Frame = npt.NDArray[np.uint8]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""A custom augmentation: float32 images [B, 3, S, S] in 0..1 and a generator on the CPU, to such images."""
 _ATTEMPTS = 10
 _LUMA = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
 
@@ -57,8 +60,8 @@ class Augmentation:
 
     @classmethod
     def of(cls, kind: str, *, mixup: float = 0.0) -> "Augmentation":
-        """The settings that `kind` names, "none" or "light"; ConfigError for another name."""
-        if kind == "none":
+        """The settings that `kind` names, "none", "light" or "custom" (none built in); ConfigError for another name."""
+        if kind in ("none", "custom"):
             return cls(mixup=mixup)
         if kind == "light":
             return cls(crop_scale=0.5, flip=True, color=0.1, mixup=mixup)
@@ -183,9 +186,30 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     The order of operations is torchvision's (to 0..1, minus mean, divided by std), to the bit.
     Takes uint8, or float32 which it overwrites.
     """
-    numbers = torch.tensor([preprocessing.mean, preprocessing.std])
-    mean, std = on_device(numbers, images.device).view(2, 1, 3, 1, 1)
+    mean, std = _mean_and_std(preprocessing, images.device)
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+def augmented(images: Tensor, augment: Augment, generator: torch.Generator, preprocessing: Preprocessing) -> Tensor:
+    """Images, uint8, by a custom augmentation and then normalized; ConfigError where it gives none like them."""
+    plain = images.float().div_(255)
+    shape = plain.shape
+    made = augment(plain, generator)
+    if not isinstance(made, Tensor):
+        raise ConfigError(f"the augmentation returned a {type(made).__name__}: return the images, a tensor")
+    if made.shape != shape or not made.is_floating_point() or made.device != images.device:
+        found, wanted = (f"{tuple(size)}" for size in (made.shape, shape))
+        raise ConfigError(
+            f"the augmentation returned {made.dtype} {found} on {made.device}: return floating point numbers in 0..1, "
+            f"{wanted}, on {images.device}"
+        )
+    mean, std = _mean_and_std(preprocessing, images.device)
+    # a copy: the function may keep what it returned
+    return made.detach().float().sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def _mean_and_std(preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    return on_device(torch.tensor([preprocessing.mean, preprocessing.std]), device).view(2, 1, 3, 1, 1)
 
 
 def mixup(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

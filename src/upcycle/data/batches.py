@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from upcycle.data.augment import (
+    Augment,
     Augmentation,
     Frames,
+    augmented,
     center_crop,
     color,
     mixup,
@@ -79,6 +81,8 @@ class Batches:
     shuffle: bool = True
     dtype: torch.dtype = torch.float32
     workers: int = 0
+    augment: Augment | None = None
+    """A custom augmentation, of the center crops, before they are normalized, in place of the built-in augmentation."""
 
     def __post_init__(self) -> None:
         _check(self.batch_size, self.workers)
@@ -113,7 +117,13 @@ class Batches:
         own = np.asarray(self.labels)[chosen].astype(np.int64)
         labels = on_device(torch.from_numpy(own), self.device)
         targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
-        images = self._images(chosen, generator)
+        if self.augment is None:
+            images = self._images(chosen, generator)
+        else:
+            frames = [self.cache[position] for position in chosen.tolist()]
+            pixels = on_device(center_crop(frames, self.preprocessing.size), self.device)
+            drawing = _generator(self.seed, "augment", epoch, index)
+            images = augmented(pixels, self.augment, drawing, self.preprocessing)
         if self.augmentation.mixup > 0:
             images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
         return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))

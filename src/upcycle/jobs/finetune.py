@@ -22,7 +22,7 @@ from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
-from upcycle.training.loss import Loss, Scores, score, weighted_loss
+from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.memory import largest_micro_batch
 
 MOST_RETRIES = 2
@@ -91,13 +91,13 @@ def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -
 
 
 def _setting(session: Session, data: Dataset, model: Network, machine: Hardware) -> Setting:
-    config = session.config
+    config, custom = session.config, session.callables
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=data.batches(config, machine),
+        batches=replace(data.batches(config, machine), augment=custom.augment),
         task=data.task,
-        loss=class_loss(config, data, device=machine.device),
+        loss=CustomLoss(data.task, custom.loss) if custom.loss else class_loss(config, data, device=machine.device),
         machine=machine,
         frozen=groups.frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,

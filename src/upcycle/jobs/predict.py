@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,10 @@ class Classifier:
             )
             return forward(self.model, batches)
 
+    @overload
+    def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, image: Iterable[Image]) -> list[Prediction]: ...
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
         """What an image shows, or each of several: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from upcycle import __version__
 from upcycle.audit import duplicates, quarantine
@@ -14,6 +14,7 @@ from upcycle.config import IMAGES, READING, Config, absolute, canonical, expande
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.inspection import check_request, find_problems, inspect_images
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
+from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
 from upcycle.reporting.progress import Observer, default_show
@@ -58,7 +59,7 @@ def scan(
     html: Path | str | None = None,
     label_errors: bool = False,
     show: Observer | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Scan:
     """Check every image of `data`: what is wrong and what it would do to the result.
 

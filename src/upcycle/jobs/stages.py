@@ -55,7 +55,7 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
         if not config.epochs:
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
-    planned = phases(config, images)
+    planned = phases(config, images, session.callables.schedule)
     frozen = groups.frozen_names(model.body, config.freeze)
     groups.freeze_parameters(model.body, frozen)
     parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
