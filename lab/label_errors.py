@@ -14,7 +14,7 @@ from pathlib import Path
 
 import upcycle
 from upcycle.data.index import index_images
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 
 def lay_out(data: Path, folder: Path, share: float, seed: int) -> set[str]:

@@ -16,7 +16,7 @@ from upcycle.config import READING, Config, read_toml
 from upcycle.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
-    from upcycle.reporting.show import Terminal
+    from upcycle.reporting.progress import Terminal
 
 Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
 _UNSET = Config()
@@ -81,7 +81,7 @@ def _telling() -> Iterator["Terminal"]:
 
     A reader that has gone, `head` for example, is no failure, nor the job's end.
     """
-    from upcycle.reporting.show import Terminal
+    from upcycle.reporting.progress import Terminal
 
     show = Terminal()
     yield show
@@ -135,7 +135,7 @@ def train(
     out
         The run directory; left out, runs/NAME-RECIPE-N.
     resume
-        Go on with the unfinished run in --out; DATA may then be left out.
+        Resume the unfinished run in --out; DATA may then be left out.
     config
         TOML file of options; those on the command line win.
     """
@@ -288,7 +288,7 @@ def predict(
     from upcycle.data.listing import shown
     from upcycle.jobs.files import Outcome, asked, files_of, predict_files
     from upcycle.jobs.predict import load
-    from upcycle.reporting.show import Standard, Terminal, console_of
+    from upcycle.reporting.progress import Standard, Terminal, console_of
 
     def line(outcome: Outcome) -> str:
         made, path = outcome.prediction, str(outcome.path)

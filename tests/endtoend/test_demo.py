@@ -8,7 +8,7 @@ import pytest
 
 from upcycle.cli import main
 from upcycle.jobs.demo import run_demo
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ import upcycle
 from tests.conftest import TINY
 from upcycle.comparison.runs import read_run
 from upcycle.errors import RunError, UpcycleError, WeightsError
+from upcycle.reporting.progress import Silent
 from upcycle.reporting.run_page import write_report
-from upcycle.reporting.show import Silent
 from upcycle.rundir import RunDir
 
 DEEP = "[" * 100_000 + "]" * 100_000

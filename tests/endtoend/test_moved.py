@@ -13,11 +13,16 @@ from tests.endtoend.test_train import StopAfter
 from upcycle.cli import main
 from upcycle.errors import DataError, RunError
 from upcycle.manifest import check
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import read_json
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 FAST |= {"weights": "none", "epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def _no_page(no_page: None) -> None:
+    """What the page says of the images is the same wherever they are."""
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.reporting.pages import Page
 from upcycle.audit.findings import NO_TEST
 from upcycle.cli import main
 from upcycle.errors import RunError
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu", "epochs": 1}
 
@@ -23,10 +23,10 @@ class Said(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
-    warn = say
+    warn = message
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import upcycle
 from tests.conftest import TINY
 from upcycle.cli import main
-from upcycle.comparison.runs import Failure
+from upcycle.comparison.runs import FailedSeed
 from upcycle.errors import ConfigError, DataError, DivergenceError, RunError, UpcycleError, WeightsError
 from upcycle.jobs import train as job
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
@@ -27,7 +27,7 @@ class Listening(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
     def warn(self, text: str) -> None:
@@ -183,7 +183,7 @@ def test_a_variant_that_fails_stands_beside_the_others(
         **FAST,
     )
     failed = made.variants[1]
-    assert ((), (Failure(0, "the loss is not finite between steps 3 and 4"),)) == (failed.runs, failed.failed)
+    assert ((), (FailedSeed(0, "the loss is not finite between steps 3 and 4"),)) == (failed.runs, failed.failed)
     assert [("simple-cnn", "probe")] == [(pair.first, pair.second) for pair in made.pairs]
     assert "warning: classic, seed 0 failed: the loss is not finite between steps 3 and 4" in show.lines
 

@@ -12,7 +12,7 @@ import upcycle
 from tests.conftest import TINY, draw
 from upcycle.cli import main
 from upcycle.jobs.files import Unlisted, asked, files_of
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from upcycle.jobs import predict
 from upcycle.jobs.prepare import decode, fit_size, machine_of
 from upcycle.jobs.review import describe, unused
 from upcycle.recipes import resolve
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 
 def dataset_of(frames: Any) -> Dataset:
@@ -123,7 +123,7 @@ def test_all_stages_of_a_run_have_the_machines_feeders(
 
 def test_what_the_test_images_will_tell_apart_goes_by_their_groups(photos: Path, tmp_path: Path) -> None:
     class Said(Silent):
-        def say(self, text: str) -> None:
+        def message(self, text: str) -> None:
             said.append(text)
 
     rows = ["path,label,split,group"]

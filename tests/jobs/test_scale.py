@@ -10,7 +10,7 @@ from PIL import Image
 import upcycle
 from tests.conftest import TINY
 from upcycle.jobs.evaluate import evaluate_run
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 OPTIONS: dict[str, Any] = {"arch": TINY, "weights": "none", "image_size": 32, "epochs": 1, "threads": 1}
 OPTIONS |= {"device": "cpu", "precision": "fp32"}

@@ -17,7 +17,7 @@ from tests.reporting.pages import Page
 from upcycle.cli import main
 from upcycle.data import isolation
 from upcycle.errors import ConfigError, DataError, RunError
-from upcycle.reporting.show import Silent
+from upcycle.reporting.progress import Silent
 
 
 def claiming(png: bytes, side: int) -> bytes:
@@ -256,7 +256,7 @@ def test_the_trouble_in_real_photos_is_found(assets: Path, tmp_path: Path) -> No
 
 def test_the_proposed_commands_keep_what_shaped_the_split(trouble: Path, tmp_path: Path) -> None:
     class Said(Silent):
-        def say(self, text: str) -> None:
+        def message(self, text: str) -> None:
             said.append(text)
 
     said: list[str] = []

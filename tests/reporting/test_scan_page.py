@@ -9,8 +9,8 @@ from tests.conftest import draw, write_classes
 from tests.reporting.pages import Page
 from upcycle.audit.findings import Audit
 from upcycle.audit.quarantine import Entry
+from upcycle.reporting.progress import Silent
 from upcycle.reporting.scan_page import ALONE, IN_SET, SETS, write_scan
-from upcycle.reporting.show import Silent
 
 HOSTILE = "<script>alert(1)</script>"
 

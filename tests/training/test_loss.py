@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from upcycle.errors import ConfigError
 from upcycle.task import Task
-from upcycle.training.loss import Loss, class_weights, targets_of, weighted_loss
-from upcycle.training.scores import Scores, score
+from upcycle.training.loss import Loss, Scores, class_weights, score, targets_of, weighted_loss
 
 LABELS = np.array([0, 0, 0, 1], np.int32)
 TWO, THREE, FOUR, FIVE = (Task.of("abcde"[:count]) for count in (2, 3, 4, 5))

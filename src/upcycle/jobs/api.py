@@ -15,8 +15,7 @@ from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, re
 from upcycle.config import read_json as read_config
 from upcycle.device import crowded
 from upcycle.errors import RunError
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.predictions import read as read_predictions
+from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History
 from upcycle.jobs.crossval import cross_validate
@@ -24,7 +23,7 @@ from upcycle.jobs.predict import Classifier, Image, Prediction, load
 from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
-from upcycle.reporting.show import Observer, default_show
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Curves(History):
 
     def plot(self) -> "Drawing":
         """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
-        from upcycle.reporting.curves import curves_figure
+        from upcycle.reporting.figures import curves_figure
 
         return curves_figure(self)
 
@@ -90,7 +89,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the learning curves and the test metrics with their intervals."""
-        from upcycle.reporting.notebook import run_fragment
+        from upcycle.reporting.html import run_fragment
 
         evaluation = self.evaluation if self.directory.evaluation.exists() else None
         return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)
@@ -145,7 +144,7 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
             with locked(start.run.root):
                 for run in (start.run, *map(RunDir, start.run.root.glob("fold-*"))):
                     record_place(run, start.data)
-        show.say(f"{start.run.root} is finished already: nothing to do")
+        show.message(f"{start.run.root} is finished already: nothing to do")
         from upcycle.reporting.run_page import write_report
 
         if not start.run.report.exists():  # killed while it was written
@@ -161,7 +160,7 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.fresh):
             words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
-            show.say(f"to resume: {shlex.join(words)}")
+            show.message(f"to resume: {shlex.join(words)}")
         raise
     return Run(start.run.root)
 

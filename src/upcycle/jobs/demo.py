@@ -10,7 +10,7 @@ from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import resolve_arch
 from upcycle.recipes import resolve
-from upcycle.reporting.show import Observer, Terminal
+from upcycle.reporting.progress import Observer, Terminal
 from upcycle.reporting.tables import models_table
 
 ARCH = "tf_efficientnet_lite0"
@@ -33,13 +33,13 @@ def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Observe
     resolve({"seed": seed})  # before anything is written
     get_weights(resolve_arch(ARCH), "auto")
     images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
-    show.say(f"images: {images}")
+    show.message(f"images: {images}")
     # of so few images, enough updates that the rate is seen to rise and to fall
     tuned = train(images, out=out / "upcycle", arch=ARCH, epochs=8, batch_size=8, seed=seed, show=show)
-    show.say("for comparison, a simple CNN from scratch on the same images")
+    show.message("for comparison, a simple CNN from scratch on the same images")
     # with a few images a class, batches of 32 would leave it one update an epoch
     simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", batch_size=4, seed=seed, show=show)
     tested = {"upcycle": tuned.evaluation["test"], "simple CNN": simple.evaluation["test"]}
     show.table(models_table(tested))
-    show.say(f"report: {tuned.directory.report}")
+    show.message(f"report: {tuned.directory.report}")
     return tuned.directory.report

@@ -19,7 +19,7 @@ from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.predictions import Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
 from upcycle.jobs.review import darkness
-from upcycle.reporting.show import Observer, Silent
+from upcycle.reporting.progress import Observer, Silent
 from upcycle.rundir import read_json
 
 
@@ -50,7 +50,9 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         show.warn(f"{dark.title}. {dark.effect}")
     rows = _own_rows(index, own, split)
     if rows:
-        show.say(f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated")
+        show.message(
+            f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated"
+        )
     else:
         for file in index.quarantined:
             show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")

@@ -17,7 +17,7 @@ from upcycle.data.splits import split_by
 from upcycle.device import crowded, threads_for
 from upcycle.errors import DataError
 from upcycle.hardware import usable_cores
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 
 
 def check_request(data: Path, config: Config, *, label_errors: bool) -> None:

@@ -22,7 +22,7 @@ from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.model.weights import Weights
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.training.features import extract
 from upcycle.training.probe import out_of_fold
 
@@ -104,7 +104,7 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
     model = create(network, machine, seed=config.seed)
     for note in load_body(model, weights, arch):
         show.warn(note)
-    show.say(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
+    show.message(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
     with show.progress("features") as progress:
         features = extract(
             model.to(machine.device),

@@ -17,7 +17,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import NAMES, Splits, split_by
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""

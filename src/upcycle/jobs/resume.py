@@ -20,7 +20,7 @@ from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed
 from upcycle.model.network import create
 from upcycle.model.spec import ModelSpec
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.rundir import RunDir, read_json
 
 

@@ -16,7 +16,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import components
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import resolution
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 
 _LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to estimate what the test images will distinguish."""
@@ -83,7 +83,7 @@ def describe(dataset: Dataset, audit: Audit, show: Observer) -> None:
     index, test = dataset.index, dataset.splits.test
     counts = {name: len(dataset.splits.of(name)) for name in ("train", "val", "test")}
     named = ", ".join(map(shown, index.classes[:8])) + (" ..." if len(index.classes) > 8 else "")
-    show.say(
+    show.message(
         f"{len(index)} images of {len(index.classes)} classes ({named}): "
         + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "test")
     )
@@ -93,4 +93,4 @@ def describe(dataset: Dataset, audit: Audit, show: Observer) -> None:
         return
     groups = len(np.unique(components(index)[test]))
     points, text = resolution(groups, _LIKELY_ACCURACY, len(test), "test")
-    show.say(text if points >= 100 else f"{text}, where they are right {100 * _LIKELY_ACCURACY:.0f} % of the time")
+    show.message(text if points >= 100 else f"{text}, where they are right {100 * _LIKELY_ACCURACY:.0f} % of the time")

@@ -16,8 +16,8 @@ from upcycle.jobs.inspection import check_request, find_problems, inspect_images
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
+from upcycle.reporting.progress import Observer, default_show
 from upcycle.reporting.scan_page import PAGE, write_scan
-from upcycle.reporting.show import Observer, default_show
 from upcycle.rundir import read_json, write_json
 
 _AUDIT, _QUARANTINE, _GROUPED = "audit.json", "quarantine.csv", "grouped.csv"
@@ -46,7 +46,7 @@ class Scan:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the findings."""
-        from upcycle.reporting.notebook import scan_fragment
+        from upcycle.reporting.html import scan_fragment
 
         return scan_fragment(self.audit)
 
@@ -145,12 +145,12 @@ def run_scan(asked: Asked, show: Observer) -> Path:
             progress=progress,
         )
     for line in _summary(data, findings):
-        show.say(line)
+        show.message(line)
     excluded = sum(entry.excluded for entry in entries)
-    show.say(f"\nto exclude: {excluded:,}, to decide: {len(entries) - excluded:,}; check the list, then: {train}")
+    show.message(f"\nto exclude: {excluded:,}, to decide: {len(entries) - excluded:,}; check the list, then: {train}")
     if grouped:
-        show.say(f"with what belongs together on one side: {grouped}")
-    show.say(f"page: {asked.page}")
+        show.message(f"with what belongs together on one side: {grouped}")
+    show.message(f"page: {asked.page}")
     return asked.out
 
 

@@ -16,10 +16,10 @@ from upcycle.jobs.review import audit_dataset, describe
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
-from upcycle.model.network import refusal
+from upcycle.model.network import cannot_compute
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
-from upcycle.reporting.show import Observer
+from upcycle.reporting.progress import Observer
 from upcycle.rundir import write_json
 
 
@@ -54,14 +54,14 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
             if start.moved:
                 record_place(start.run, start.data)
         _record_data(session, dataset)
-        show.say(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
+        show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
-        show.say(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
+        show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         try:
             session.details["stopped"] = run_stages(session, dataset, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
-            reason = refusal(network, images=images, training=config.bn == "train")
+            reason = cannot_compute(network, images=images, training=config.bn == "train")
             if not reason:
                 raise
             asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"

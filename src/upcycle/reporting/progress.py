@@ -21,7 +21,7 @@ from rich.text import Text
 from upcycle.history import History, Row
 from upcycle.reporting.names import printable
 
-Told = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 
 
 class Observer(Protocol):
@@ -36,7 +36,7 @@ class Observer(Protocol):
     def finished(self, run: Path) -> None:
         """The run is trained and tested, and its report is written."""
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A line worth reading."""
 
     def warn(self, text: str) -> None:
@@ -45,7 +45,7 @@ class Observer(Protocol):
     def table(self, table: RenderableType) -> None:
         """A table or another block."""
 
-    def progress(self, what: str) -> AbstractContextManager[Told]:
+    def progress(self, what: str) -> AbstractContextManager[Report]:
         """A bar for `what`; call the value it gives with (done, total)."""
 
     def row(self, history: History, epochs: int, images_per_second: float) -> None:
@@ -61,8 +61,8 @@ def line(row: Row, epochs: int, images_per_second: float) -> str:
     )
 
 
-class Quiet:
-    """Lets a run start, resume and end without a word."""
+class Silent:
+    """Reports nothing."""
 
     def started(self, run: Path) -> None:
         """Nothing."""
@@ -73,11 +73,7 @@ class Quiet:
     def finished(self, run: Path) -> None:
         """Nothing."""
 
-
-class Silent(Quiet):
-    """Tells nothing."""
-
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Nothing."""
 
     def warn(self, text: str) -> None:
@@ -87,7 +83,7 @@ class Silent(Quiet):
         """Nothing."""
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Told]:  # noqa: ARG002 the interface's argument
+    def progress(self, what: str) -> Iterator[Report]:  # noqa: ARG002 the interface's argument
         """Nothing."""
         yield lambda _done, _total: None
 
@@ -147,7 +143,7 @@ def console_of(name: Literal["stdout", "stderr"]) -> Console:
     return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
 
 
-class Terminal(Quiet):
+class Terminal(Silent):
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -159,7 +155,7 @@ class Terminal(Quiet):
         stream = self.console.file
         return stream.lost if isinstance(stream, Standard) else None
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print the line."""
         self.console.print(Text(printable(text, keep="\n")))
 
@@ -172,7 +168,7 @@ class Terminal(Quiet):
         self.console.print(table, soft_wrap=False)
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Told]:
+    def progress(self, what: str) -> Iterator[Report]:
         """A bar with the time left."""
         columns = (
             TextColumn("{task.description}"),
@@ -187,7 +183,7 @@ class Terminal(Quiet):
 
     def row(self, history: History, epochs: int, images_per_second: float) -> None:
         """Print the epoch's line."""
-        self.say(line(history.rows[-1], epochs, images_per_second))
+        self.message(line(history.rows[-1], epochs, images_per_second))
 
 
 class Notebook(Terminal):
@@ -201,7 +197,7 @@ class Notebook(Terminal):
         """Draw the curves again in the same place."""
         from IPython.display import display
 
-        from upcycle.reporting.curves import curves_figure
+        from upcycle.reporting.figures import curves_figure
 
         super().row(history, epochs, images_per_second)
         figure = curves_figure(history)
@@ -232,10 +228,10 @@ class Several:
         for observer in self._observers:
             observer.finished(run)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.say(text)
+            observer.message(text)
 
     def warn(self, text: str) -> None:
         """Pass it on."""
@@ -248,16 +244,16 @@ class Several:
             observer.table(table)
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Told]:
+    def progress(self, what: str) -> Iterator[Report]:
         """A bar of each."""
         with contextlib.ExitStack() as stack:
             bars = [stack.enter_context(observer.progress(what)) for observer in self._observers]
 
-            def told(done: int, total: int) -> None:
+            def report(done: int, total: int) -> None:
                 for bar in bars:
                     bar(done, total)
 
-            yield told
+            yield report
 
     def row(self, history: History, epochs: int, images_per_second: float) -> None:
         """Pass it on."""

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.conftest import TINY
 from upcycle.history import History, Row
-from upcycle.reporting.show import Several, Silent, Terminal, line
+from upcycle.reporting.progress import Several, Silent, Terminal, line
 
 ROW = Row("finetune", 3, 21, 4.6e-05, 0.9, 0.5532, 0.7121, 0.5110, 0.7232, 0.72, best=True)
 
@@ -41,7 +41,7 @@ def test_a_terminal_prints_a_line_an_epoch_and_marks_warnings() -> None:
 
 def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     show = Silent()
-    show.say("a")
+    show.message("a")
     show.warn("b")
     show.row(History((ROW,)), 1, 1.0)
     with show.progress("c") as progress:
@@ -56,7 +56,7 @@ def test_several_observers_each_hear_everything_in_order() -> None:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def say(self, text: str) -> None:
+        def message(self, text: str) -> None:
             heard.append((self.name, text))
 
         def started(self, run: Path) -> None:
@@ -68,7 +68,7 @@ def test_several_observers_each_hear_everything_in_order() -> None:
 
     both = Several(Heard("a"), Heard("b"))
     both.started(Path("run"))
-    both.say("text")
+    both.message("text")
     with both.progress("decoding") as progress:
         progress(1, 2)
     for call in (lambda: both.resumed(Path("run"), 1), lambda: both.finished(Path("run")), lambda: both.warn("text")):
@@ -98,7 +98,7 @@ run = upcycle.train({str(photos)!r}, out={str(tmp_path / "run")!r}, weights={str
 def test_no_escape_sequence_of_anyones_reaches_the_terminal() -> None:
     written = io.StringIO()
     show = Terminal(Console(file=written, soft_wrap=True, force_terminal=False))
-    show.say("not used: a\x1b]0;title\x07.jpg\nsecond line")
+    show.message("not used: a\x1b]0;title\x07.jpg\nsecond line")
     show.warn("\x1b[31mred")
     assert [
         "not used: a\\x1b]0;title\\x07.jpg",
@@ -113,7 +113,7 @@ def test_a_reader_that_has_gone_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> 
     with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         show = Terminal()
-        show.say("a")
+        show.message("a")
         show.warn("b")
         show.table("c")
         with show.progress("d") as progress:
@@ -126,7 +126,7 @@ def test_what_a_full_disk_has_lost_is_known_at_the_end(monkeypatch: pytest.Monke
     with Path("/dev/full").open("wb", buffering=0) as full:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
         show = Terminal()
-        show.say("a")
+        show.message("a")
         assert show.lost is not None
         assert errno.ENOSPC == show.lost.errno
 
@@ -134,5 +134,5 @@ def test_what_a_full_disk_has_lost_is_known_at_the_end(monkeypatch: pytest.Monke
 def test_without_a_standard_output_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     show = Terminal()
-    show.say("a")
+    show.message("a")
     assert show.lost is None
