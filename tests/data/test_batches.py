@@ -10,7 +10,7 @@ from PIL import Image
 
 from upcycle.data.augment import Augmentation, center_crop, normalize
 from upcycle.data.batches import Batches, eval_batches
-from upcycle.data.decode import load
+from upcycle.data.decode import load_image
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, DecodeError
 from upcycle.task import Task
@@ -299,8 +299,7 @@ def test_a_photo_given_to_predict_has_the_pixels_that_evaluation_sees(tmp_path):
     preprocessing = Preprocessing(size=28, crop_pct=0.875)
     file = tmp_path / "photo.jpg"
     Image.fromarray(frames(1, side=90)[0]).save(file)
-    options = {"side": preprocessing.resize_to, "interpolation": preprocessing.interpolation}
-    cached, given = load(file, **options), load(file.read_bytes(), **options)
+    cached, given = (load_image(source, preprocessing.decoding) for source in (file, file.read_bytes()))
     settings = {"preprocessing": preprocessing, "batch_size": 2}
     in_evaluation, _ = next(eval_batches([frames(1, side=40)[0], cached], np.array([0, 1]), **settings))
     in_prediction, _ = next(eval_batches([given], np.array([0]), **settings))

@@ -130,7 +130,12 @@ def test_16_bits_of_which_0_is_white_are_no_negative(compression: str | None) ->
     [
         ("i1", 127, {}, r"^holds integers with a sign \(int8\), so what is black and white is not known: convert it"),
         ("i2", 32767, {}, r"^holds integers with a sign \(int16\)"),
-        ("u4", 2**32 - 1, {}, r"^holds values from 0 to 4294967295, more than 16 bits: say what is white with --scale"),
+        (
+            "u4",
+            2**32 - 1,
+            {},
+            r"^holds values from 0 to 4294967295, more than 16 bits: give the value of white",
+        ),
         ("i4", -5, {}, r"^holds values from -5 to 0, and 0 is black"),
         ("f4", -1, {}, r"^holds values from -1 to -0, and 0 is black"),
         ("f4", 1, {"photometric": "miniswhite"}, r"^holds floats of which 0 is white, which is not read"),

@@ -20,6 +20,7 @@ from tests.conftest import small_files
 from upcycle.data import decode, frames
 from upcycle.data.frames import Stream, open_stream
 from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Unusable
 from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DataError, NoRoomError, StorageError
 
@@ -51,8 +52,10 @@ def damaged(index: Index) -> Index:
     return index_images(index.root)
 
 
-def build(index: Index, root: Path, **options: int) -> tuple[frames.Cache, dict[int, str]]:
-    return frames.open_cache(index, Decoding(**({"side": 16} | options), interpolation="bilinear"), root=root)
+def build(
+    index: Index, root: Path, side: int = 16, scale: float | None = None, threads: int = 2
+) -> tuple[frames.Cache, dict[int, Unusable]]:
+    return frames.open_cache(index, Decoding(side, "bilinear", scale), root=root, threads=threads)
 
 
 def counted(index: Index, root: Path) -> int:
@@ -325,7 +328,7 @@ def half(tmp_path: Path) -> Index:
     return index_images(tmp_path / "data", trainable=False)
 
 
-def opened(index: Index, threads: int = 2) -> tuple[Stream, dict[int, str]]:
+def opened(index: Index, threads: int = 2) -> tuple[Stream, dict[int, Unusable]]:
     return open_stream(index, Decoding(16, "bilinear"), threads=threads)
 
 

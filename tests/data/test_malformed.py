@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.malformed import corpus, picture, stored
 from upcycle.data import decode
-from upcycle.data.frames import build
+from upcycle.data.frames import open_cache
 from upcycle.data.index import index_images
 from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DataError, DecodeError
@@ -62,7 +62,7 @@ def test_a_folder_of_the_whole_corpus_is_scanned_and_decoded_to_the_end(tmp_path
     (tmp_path / "data" / "bees" / "self.png").symlink_to("self.png")
     (tmp_path / "data" / "bees" / "folder.png").mkdir()
     index = index_images(tmp_path / "data")
-    built, failures = build(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")
+    built, failures = open_cache(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")
     used = index.without(failures)
     assert len(used) == len(built.without(failures))
     assert {f"bees/{name}.jpg" for name in names} <= {used.path(at) for at in range(len(used))}
@@ -84,4 +84,4 @@ def test_a_file_that_vanishes_or_changes_between_scan_and_read_ends_in_one_line(
     else:
         index.file(1).write_bytes(stored(picture(9, 9), "PNG"))
     with pytest.raises(DataError, match=r"(cannot be read any more|changed since it was scanned).*: run again$"):
-        build(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")
+        open_cache(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")

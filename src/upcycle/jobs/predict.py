@@ -29,8 +29,7 @@ from upcycle.model.spec import ModelSpec
 from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
-Source = decode.ImageSource
-Image = Source | str | PathLike[str] | BinaryIO
+Image = decode.ImageSource | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
