@@ -59,7 +59,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
-        from upcycle.reporting.notebook import prediction_fragment
+        from upcycle.reporting.html import prediction_fragment
 
         return prediction_fragment(self.probabilities)
 
