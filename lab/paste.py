@@ -3,12 +3,13 @@
     python lab/paste.py [PAGE ...]             all pages where none is named
     python lab/paste.py --no-commands          only what is read from the source; the tests hold that
 
-Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run 5,20: COMMAND -->`
-keeps the first 5 and the last 20 lines. `--out OUT` is a new folder, shown as `runs/first`; photos/ holds the demo's
-images. `<!-- options -->` stands for the table of options and `<!-- api -->` for the public Python names.
+Between `<!-- run: COMMAND -->` and `<!-- end -->` goes the command and its output; `<!-- run /PATTERN/,9: COMMAND -->`
+keeps the last 9 lines, and of those before the ones that match. `--out OUT` is a new folder, shown as `runs/first`.
+`<!-- options -->` stands for the table of options and `<!-- api -->` for the public Python names.
 """
 
 import argparse
+import functools
 import inspect
 import os
 import re
@@ -21,26 +22,32 @@ from pathlib import Path
 
 import upcycle
 from upcycle.config import GROUPS, Config
-from upcycle.data.samples import write_faces
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 WIDTH = 100
 
 
-def command_output(command: str, ends: tuple[int, int] | None) -> str:
-    """The command and what it prints, or the first and last lines of that."""
+@functools.cache
+def output_of(command: str) -> tuple[str, ...]:
+    """The lines that a command prints."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "first")
-        if "photos/" in command:
-            write_faces(Path(folder) / "photos")
         environment = os.environ | {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
         words = [sys.executable, "-m", "upcycle", *shlex.split(command.replace("OUT", out))[1:]]
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder, check=True)
-    lines = [line.rstrip() for line in done.stdout.replace(out, "runs/first").rstrip().splitlines()]
-    if ends and len(lines) > sum(ends):
-        lines = [*lines[: ends[0]], "...", *lines[len(lines) - ends[1] :]]
-    return "\n".join(["```text", f"$ {command.replace('OUT', 'runs/first')}", *lines, "```"])
+    return tuple(line.rstrip() for line in done.stdout.replace(out, "runs/first").rstrip().splitlines())
+
+
+def command_output(command: str, pattern: str, last: int) -> str:
+    """The command and what it prints: the `last` lines, and those before that match `pattern`; 0 is all of it."""
+    lines, kept = output_of(command), []
+    for at, line in enumerate(lines):
+        if not last or at >= len(lines) - last or (pattern and re.search(pattern, line)):
+            kept.append(line)
+        elif kept[-1:] != ["..."]:
+            kept.append("...")
+    return "\n".join(["```text", f"$ {command.replace(' --out OUT', '')}", *kept, "```"])
 
 
 def options_table() -> str:
@@ -100,9 +107,10 @@ def pasted(text: str, *, commands: bool) -> str:
 
     def made(match: re.Match[str]) -> str:
         head, what = match[1], match[2]
-        if run := re.fullmatch(r"run(?: (\d+),(\d+))?: (.+)", what):
-            ends = (int(run[1]), int(run[2])) if run[1] else None
-            return f"{head}\n\n{command_output(run[3], ends)}\n\n<!-- end -->" if commands else match[0]
+        if run := re.fullmatch(r"run(?: /(.*)/,(\d+))?: (.+)", what):
+            if not commands:
+                return match[0]
+            return f"{head}\n\n{command_output(run[3], run[1] or '', int(run[2] or 0))}\n\n<!-- end -->"
         return f"{head}\n\n{GENERATED[what]()}\n\n<!-- end -->"
 
     return re.sub(r"(<!-- (run.*?: .+?|options|api) -->)\n.*?<!-- end -->", made, text, flags=re.DOTALL)

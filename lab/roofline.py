@@ -42,8 +42,8 @@ def seconds(work: Callable[[], Any], repeats: int, machine: device.Hardware | No
     for _ in range(repeats + 1):
         began = time.perf_counter()
         work()
-        if machine is not None:
-            device.settle(machine)
+        if machine is not None and machine.device != "cpu":
+            (torch.cuda if machine.device == "cuda" else torch.mps).synchronize()
         taken.append(time.perf_counter() - began)
     return statistics.median(taken[1:])
 

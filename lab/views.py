@@ -28,7 +28,8 @@ from upcycle.data.frames import build
 from upcycle.data.index import Index, Layout, scan
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model.network import create, load_body
-from upcycle.model.spec import ModelSpec, get_weights, preprocessing_for, resolve_arch
+from upcycle.model.sources import get_weights
+from upcycle.model.spec import ModelSpec, preprocessing_for, resolve_arch
 from upcycle.rundir import read_json, write_json
 from upcycle.task import Task
 from upcycle.training.features import extract

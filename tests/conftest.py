@@ -116,3 +116,17 @@ def small_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def without_pages() -> Iterator[None]:
+    """Inside, a run in this process ends without its report, whose figures take most of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("upcycle.reporting.run_page.write_report", lambda run: run.report)
+        yield
+
+
+@pytest.fixture
+def no_page() -> Iterator[None]:
+    with without_pages():
+        yield

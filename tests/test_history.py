@@ -83,7 +83,7 @@ def test_rows_of_a_head_trained_by_an_earlier_version_are_left_out() -> None:
 def test_a_probes_result_survives_plain_values() -> None:
     result = ProbeResult({"common": 0.1, "each": 1e-3}, 0.25, 0.9, 0.875)
     assert result == ProbeResult.from_dict(json.loads(json.dumps(result.to_dict())))
-    with pytest.raises(RunError, match="a probe's result has the wrong keys"):
+    with pytest.raises(RunError, match="a probe's result is damaged"):
         ProbeResult.from_dict({"strengths": {}})
 
 

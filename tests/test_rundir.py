@@ -109,6 +109,13 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         read_lines(path)
 
 
+def test_a_line_that_is_no_object_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n[null]\n')
+    with pytest.raises(RunError, match="line 2 is damaged: it holds no JSON object"):
+        read_lines(path)
+
+
 def test_lines_are_written_and_read_back(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", [{"a": 1}, {"b": "ä\n"}])
     assert [{"a": 1}, {"b": "ä\n"}] == read_lines(tmp_path / "a.jsonl")

@@ -48,7 +48,7 @@ def parse_class_weights(text: str) -> tuple[float, ...] | dict[str, float] | Lit
     return weights
 
 
-def _named_weights(text: str) -> dict[str, Any]:
+def _named_weights(text: str) -> dict[str, object]:
     """What stands behind each name; ValueError for a name that is there twice, or a part without one."""
     if text.startswith("{"):
         try:

@@ -216,15 +216,6 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in told)
 
 
-def settle(machine: Hardware) -> None:
-    """Wait until an accelerator has done what is queued for it; on a processor nothing is."""
-    if machine.device == "cpu":
-        return
-    import torch
-
-    (torch.cuda if machine.device == "cuda" else torch.mps).synchronize()
-
-
 def computed_in(machine: Hardware) -> "torch.dtype":
     """The type of numbers that convolutions and matrix products are computed in."""
     import torch
@@ -249,11 +240,10 @@ def seed_for(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def environment(machine: Hardware) -> dict[str, Any]:
+def environment(machine: Hardware) -> dict[str, object]:
     """Describe the machine and the versions in plain values for JSON; a missing package is None."""
-    packages = ("upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn")
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": versions(),
         "platform": platform.platform(),
         "processor": machine.processor,
         "flags": list(machine.flags),
@@ -265,6 +255,12 @@ def environment(machine: Hardware) -> dict[str, Any]:
         "gpu": machine.gpu,
         "memory_gb": None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of what a run's results depend on; None for a missing package."""
+    packages = ("upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str | None:

@@ -58,7 +58,7 @@ class ProbeResult:
         """The inverse of `to_dict`; RunError for values that lack a key or have one too many."""
         names = {field.name for field in fields(cls)}
         if names != values.keys() or not isinstance(values["strengths"], Mapping):
-            raise RunError(f"a probe's result has the wrong keys: {sorted(names ^ values.keys())}")
+            raise RunError(f"a probe's result is damaged: it has the wrong keys: {sorted(names ^ values.keys())}")
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -91,7 +91,7 @@ class History:
         for row in plain:
             wrong = (names ^ row.keys()) - {"retries"}  # which is younger than some runs
             if wrong:
-                raise RunError(f"a history row has the wrong keys: {sorted(wrong)}")
+                raise RunError(f"history.jsonl is damaged: a row has the wrong keys: {sorted(wrong)}")
         return cls(read_values(Row, plain, "history.jsonl"))
 
 

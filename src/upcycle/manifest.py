@@ -24,7 +24,7 @@ RESULTS = (
     "predictions/*.csv",
 )
 """What is sealed when a run is finished, beside its configuration; weights hold a checksum of their own."""
-Sums = dict[str, list[str]]
+_Sums = dict[str, list[str]]
 
 
 def write_sealed(run: RunDir, path: Path, value: Any) -> None:
@@ -69,7 +69,7 @@ def check(run: RunDir) -> None:
             raise RunError(f"{path} is damaged or was changed: its content is not what upcycle wrote")
 
 
-def _begun(run: RunDir) -> Sums:
+def _begun(run: RunDir) -> _Sums:
     begun = {_name(run, path) for path in (run.config, run.environment, run.events)}
     return {name: digests for name, digests in _read(run).items() if name in begun}
 
@@ -83,7 +83,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(run: RunDir) -> Sums:
+def _read(run: RunDir) -> _Sums:
     """The checksums; none where a run has none yet. RunError for a file that holds anything else."""
     if not run.manifest.exists():
         return {}

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from upcycle.errors import NoRoomError, RunError, StorageError
 
-State = Literal["running", "interrupted", "failed", "finished"]
+RunState = Literal["running", "interrupted", "failed", "finished"]
 LOCK = ".lock"
 _UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
 """Names that `replacing` gives to what is being written; other hidden files are the user's."""
@@ -28,7 +28,7 @@ _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """Names that the library gives to what it is writing itself, beside the file that it was told to write."""
 _ROW = re.compile(r"\[\n *\d+(?:,\n *\d+)*\n *\]")
 """A list of whole numbers as json indents it; no string of JSON holds a line break."""
-MOST_BYTES = 2**28
+_MOST_BYTES = 2**28
 """Bytes of a JSON file that is read: a run directory may come from a stranger."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says when a file does not fit: the disk, the user's share of it, the largest file."""
@@ -174,7 +174,7 @@ def read_json(path: Path) -> Any:
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > _MOST_BYTES:
         raise RunError(f"{path} has {path.stat().st_size / 1e6:.0f} MB, more than a run writes there: it is not read")
 
 
@@ -207,10 +207,14 @@ def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     lines = lines[:-1] if lines[-1] == "" else lines
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
             if whole or number < len(lines):
                 raise RunError(f"{path}, line {number} is damaged: {error}") from error
+            continue
+        if not isinstance(row, dict):
+            raise RunError(f"{path}, line {number} is damaged: it holds no JSON object")
+        rows.append(row)
     return rows
 
 
@@ -334,10 +338,10 @@ class RunDir:
     def status(self) -> dict[str, Any]:
         """The last recorded status; RunError when this is not a run directory."""
         status: Any = read_json(self.status_file)
-        if not isinstance(status, dict) or status.get("state") not in get_args(State):
+        if not isinstance(status, dict) or status.get("state") not in get_args(RunState):
             raise RunError(f"{self.status_file} does not hold the state of a run")
         return status
 
-    def set_status(self, state: State, **details: Any) -> None:
+    def set_status(self, state: RunState, **details: Any) -> None:
         """Record the state of the run, replacing the earlier one."""
         write_json(self.status_file, {"state": state, **details})

@@ -6,13 +6,13 @@ import pytest
 
 from tests.comparison.rundirs import predictions, write_run
 from upcycle.comparison.results import Comparison, Pair, read_comparison
-from upcycle.comparison.runs import Failure, Group, Seconds, grouped, read_run
+from upcycle.comparison.runs import FailedSeed, Seconds, VariantRuns, grouped, read_run
 from upcycle.comparison.statistics import Arm, scored
 from upcycle.comparison.summary import summarize
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.metrics import evaluate
 from upcycle.evaluation.predictions import Predictions
-from upcycle.rundir import RunDir, append_line, read_json, write_json
+from upcycle.rundir import RunDir, read_json, write_json
 
 IMAGES = 400
 
@@ -24,7 +24,7 @@ def answers(share: float, seed: int, images: int = IMAGES) -> np.ndarray:
     return (ease + luck > 1 - share).astype(int)
 
 
-def groups_of(folder: Path, shares: dict[str, float], *, seeds: int = 1, images: int = IMAGES) -> list[Group]:
+def groups_of(folder: Path, shares: dict[str, float], *, seeds: int = 1, images: int = IMAGES) -> list[VariantRuns]:
     """A group per variant, whose models get that share of the images right."""
     groups = []
     for number, (name, share) in enumerate(shares.items()):
@@ -34,7 +34,7 @@ def groups_of(folder: Path, shares: dict[str, float], *, seeds: int = 1, images:
             path = folder / "runs" / f"{name}-seed-{seed}"
             write_run(path, made, seconds=100.0 * (number + 1), recipe="classic", epochs=10 + number, seed=seed)
             runs.append(read_run(path))
-        groups.append(Group(name, name.title(), f"what {name} does", tuple(runs)))
+        groups.append(VariantRuns(name, name.title(), f"what {name} does", tuple(runs)))
     return groups
 
 
@@ -120,7 +120,7 @@ def test_every_two_variants_are_a_pair_and_the_first_is_the_baseline(tmp_path: P
 
 
 def test_a_comparison_is_written_and_read_whole(tmp_path: Path) -> None:
-    failed = Group("broken", "Broken", "", (), failed=(Failure(0, "the loss is not finite"),))
+    failed = VariantRuns("broken", "Broken", "", (), failed=(FailedSeed(0, "the loss is not finite"),))
     made = summarize([*groups_of(tmp_path, {"a": 0.6, "b": 0.9}, seeds=5), failed], folder=tmp_path)
     made.save()
     assert made == read_comparison(tmp_path)
@@ -133,10 +133,10 @@ def test_paths_of_runs_are_relative_to_the_comparison(tmp_path: Path) -> None:
 
 
 def test_a_variant_that_failed_stands_beside_the_others(tmp_path: Path) -> None:
-    failed = Group("broken", "Broken", "", (), failed=(Failure(0, "the loss is not finite"),))
+    failed = VariantRuns("broken", "Broken", "", (), failed=(FailedSeed(0, "the loss is not finite"),))
     groups = groups_of(tmp_path, {"a": 0.6, "b": 0.9})
     made = summarize([groups[0], failed, groups[1]], folder=tmp_path)
-    assert (None, None, (Failure(0, "the loss is not finite"),)) == (
+    assert (None, None, (FailedSeed(0, "the loss is not finite"),)) == (
         made.variants[1].f1_macro,
         made.variants[1].cost,
         made.variants[1].failed,
@@ -230,14 +230,6 @@ def test_a_run_pays_nothing_for_the_images_of_another(tmp_path: Path) -> None:
         path = write_run(tmp_path / name, predictions(answers(0.8, 0)), seconds=50.0, status=status, recipe=recipe)
         write_json(path / "config.json", {**read_json(path / "config.json"), "data": f"/{name}"})
     assert [50.0, 50.0] == [one.cost.seconds for one in compared(tmp_path, "a", "b").variants]
-
-
-def test_a_run_whose_clock_lost_a_session_is_timed_in_part(tmp_path: Path) -> None:
-    groups = groups_of(tmp_path, {"whole": 0.8, "part": 0.9})
-    for name, seconds in (("whole", 99.0), ("part", 201.0)):
-        append_line(tmp_path / f"runs/{name}-seed-0/timings.jsonl", {"phase": "finetune", "seconds": seconds})
-    groups = [replace(group, runs=tuple(read_run(run.path) for run in group.runs)) for group in groups]
-    assert [True, False] == [one.cost.complete for one in summarize(groups, folder=tmp_path).variants]
 
 
 def test_the_time_of_rates_that_were_not_chosen_is_tuning(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from upcycle.comparison.sweep import Cell, Grid, Sweep, read_grid, resumed, seeds_from
 from upcycle.comparison.variants import variants_of
 from upcycle.errors import ConfigError, RunError
+from upcycle.history import Row
 from upcycle.rundir import RunDir, append_line, read_json, write_json, write_text
 
 
@@ -19,7 +20,7 @@ def finish(cell: Cell, *, seconds: float = 10.0, val_loss: float = 0.5, weights:
     run = RunDir(cell.path)
     run.set_status("finished", seconds=seconds)
     write_json(run.config, {**cell.config.to_dict(), "data": "/photos", "weights_sha256": weights})
-    append_line(run.history, {"phase": "finetune", "val_loss": val_loss, "retries": retries})
+    append_line(run.history, Row("finetune", 1, 1, 1e-4, 0.9, 0.5, 0.9, val_loss, 0.9, 0.9, retries=retries).to_dict())
     write_json(run.evaluation, {})
     write_text(run.predictions("test"), "path\n")
 

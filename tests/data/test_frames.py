@@ -172,7 +172,7 @@ def test_a_flipped_bit_of_an_image_is_found_when_that_is_read_and_the_file_remov
     built.path.write_bytes(content)
     again, _ = build(index, tmp_path / "cache")
     again[1]
-    with pytest.raises(StorageError, match=r"were damaged and have been removed: go on with --resume$"):
+    with pytest.raises(StorageError, match=r"were damaged and have been removed. Resume with --resume$"):
         again[2]
     assert counted(index, tmp_path / "cache") == 6
 

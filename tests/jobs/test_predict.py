@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import upcycle
-from tests.conftest import TINY
+from tests.conftest import TINY, without_pages
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DecodeError
 from upcycle.jobs import predict as job
@@ -31,7 +31,8 @@ def trained(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathF
     options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
     options |= {"device": "cpu"}
     folder = tmp_path_factory.mktemp("inference") / "run"
-    return upcycle.train(photos, out=folder, precision="fp32", show=Silent(), **options)
+    with without_pages():
+        return upcycle.train(photos, out=folder, precision="fp32", show=Silent(), **options)
 
 
 @pytest.fixture
@@ -108,6 +109,7 @@ def test_loading_and_predicting_leave_torch_as_it_was(
     assert torch.equal(expected, torch.get_rng_state())
 
 
+@pytest.mark.usefixtures("no_page")
 def test_training_leaves_torchs_settings_as_they_were(
     photos: Path, tiny_weights: Path, tmp_path: Path, users_torch: dict[str, Any]
 ) -> None:

@@ -210,7 +210,7 @@ def test_a_run_of_earlier_versions_tells_by_its_head_epochs_whether_it_has_a_pro
     values = {name: value for name, value in read_json(run.config).items() if name != "probe"}
     write_json(run.config, {**values, "head_epochs": epochs})
     assert probe == begin(None, {}, out=run.root, resume=True).config.probe
-    with pytest.raises(RunError, match="was trained by an earlier version of upcycle: give another --out"):
+    with pytest.raises(RunError, match="was started with epochs = 3, which stays: to train its model for more"):
         begin(None, {"epochs": 9}, out=run.root, resume=True)
 
 

@@ -20,6 +20,7 @@ def trained(photos: Path, weights: Path, out: Path, *more: str) -> tuple[int, An
     return code, json.loads((out / "config.json").read_text())
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_run_starts_from_another_and_is_resumed(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert 0 == trained(photos, tiny_weights, first)[0]
@@ -34,6 +35,7 @@ def test_a_run_starts_from_another_and_is_resumed(photos: Path, tiny_weights: Pa
     assert 5 == main(["train", "--out", str(second), "--resume"])
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_run_warns_of_what_it_leaves_out(
     photos: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_full_disk_while_saving_is_one_line_and_keeps_the_earlier_file(
 def state(folder: Path, step: int, *, updates: int = 0, retries: int = 0) -> None:
     weights = create(network(), seed=step).state_dict()
     tensors = {f"model|{name}": tensor for name, tensor in weights.items()} | {"moments|w": torch.tensor(step)}
-    facts = checkpoint.Facts(epoch=0, step=step, updates=updates, retries=retries, sums={}, rows=[])
+    facts = checkpoint.CheckpointFacts(epoch=0, step=step, updates=updates, retries=retries, sums={}, rows=[])
     checkpoint.save_state(folder, tensors, facts)
 
 

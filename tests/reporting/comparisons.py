@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.comparison.rundirs import write_run
 from upcycle.comparison.results import About, Comparison, VariantResult
-from upcycle.comparison.runs import Failure, Group, Run, read_run
+from upcycle.comparison.runs import FailedSeed, FinishedRun, VariantRuns, read_run
 from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import VARIANTS
 from upcycle.evaluation.predictions import Predictions
@@ -73,7 +73,9 @@ def history(way: Way, seed: int) -> list[Values]:
     return rows
 
 
-def train(path: Path, name: str, seed: int, classes: tuple[str, ...] = PETS, *, n: int = IMAGES, **options: Any) -> Run:
+def train(
+    path: Path, name: str, seed: int, classes: tuple[str, ...] = PETS, *, n: int = IMAGES, **options: Any
+) -> FinishedRun:
     """The run directory of one seed of a variant, as a training leaves it."""
     way = WAYS[name]
     made = answers(way.skill, seed, classes, n)
@@ -84,7 +86,7 @@ def train(path: Path, name: str, seed: int, classes: tuple[str, ...] = PETS, *, 
     return read_run(path)
 
 
-def _trial(folder: Path, lr: float, loss: float) -> Run:
+def _trial(folder: Path, lr: float, loss: float) -> FinishedRun:
     run = RunDir(train(folder / "runs" / f"constant-tuned-rate-{lr:g}-seed-0", "constant-tuned", 0, lr=lr).path)
     write_lines(run.history, [{**row, "val_loss": loss + 0.1 / row["epoch"]} for row in history(WAYS["classic"], 0)])
     return read_run(run.root)
@@ -106,7 +108,7 @@ def write_example(
         runs = tuple(train(folder / "runs" / f"{name}-seed-{seed}", name, seed, classes, n=n) for seed in seeds)
         trials = tuple(_trial(folder, lr, loss) for lr, loss in TRIALS.items()) if tuned else ()
         lr = 3e-5 if tuned else None
-        groups.append(Group(name, variant.title, variant.description, runs, trials=trials, lr=lr))
+        groups.append(VariantRuns(name, variant.title, variant.description, runs, trials=trials, lr=lr))
     command = f"upcycle compare '{data}' --variants {','.join(names)} --seeds {len(seeds)} --out runs/compare-1"
     about = About(data, command, "2026-11-24 00:20:00 UTC")
     made = summarize(groups, folder=folder, about=about)
@@ -125,7 +127,7 @@ def changed(made: Comparison, name: str, **more: Any) -> Comparison:
 
 def without_results(made: Comparison, name: str) -> Comparison:
     """The same comparison, had every run of the variant `name` failed."""
-    failed = tuple(Failure(seed, "the loss is not finite between steps 4 and 5") for seed in SEEDS)
+    failed = tuple(FailedSeed(seed, "the loss is not finite between steps 4 and 5") for seed in SEEDS)
     bare = changed(made, name, runs=(), failed=failed, accuracy=None, f1_macro=None, cost=None)
     pairs = tuple(pair for pair in made.pairs if name not in (pair.first, pair.second))
     return replace(bare, pairs=pairs, recommendation=None)

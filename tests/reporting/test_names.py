@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upcycle.reporting.curves import phase_name
-from upcycle.reporting.names import cost, counted, printable, rate_text, short
+from upcycle.reporting.names import counted, loss_text, printable, rate_text, short
 
 
 @pytest.mark.parametrize(
@@ -22,10 +21,6 @@ from upcycle.reporting.names import cost, counted, printable, rate_text, short
 )
 def test_rates_are_written_as_they_are_typed(rate: float, expected: str) -> None:
     assert expected == rate_text(rate)
-
-
-def test_a_phase_of_another_name_keeps_it() -> None:
-    assert ["Fine-tuning", "warm"] == [phase_name("finetune"), phase_name("warm")]
 
 
 def test_control_characters_and_direction_overrides_are_written_as_escapes() -> None:
@@ -59,7 +54,7 @@ def test_long_names_keep_both_their_ends() -> None:
     [(0.0004, "0.0004"), (-0.0004, "-0.0004"), (12345.678, "1.23e+04"), (0.5, "0.500"), (0, "0.000")],
 )
 def test_losses_of_any_size_are_readable(loss: float, expected: str) -> None:
-    assert expected == cost(loss)
+    assert expected == loss_text(loss)
 
 
 def test_a_plural_that_is_not_made_with_an_s_is_given() -> None:

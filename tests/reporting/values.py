@@ -8,7 +8,7 @@ import numpy as np
 
 from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric
 from upcycle.history import History, Row
-from upcycle.reporting.curves import PlannedPhase
+from upcycle.reporting.figures import PlannedPhase
 
 
 def phase(name: str, rates: list[float], momenta: list[float] | None = None, **more: Any) -> PlannedPhase:
@@ -21,24 +21,22 @@ def phase(name: str, rates: list[float], momenta: list[float] | None = None, **m
     return PlannedPhase.from_dict({**given, "rates": points})
 
 
-def classic() -> list[PlannedPhase]:
+def classic() -> PlannedPhase:
     rates = [1e-5 + 1.8e-5 * epoch if epoch < 5 else 1e-5 + 9e-5 * 0.8 ** (epoch - 5) for epoch in range(50)]
-    return [phase("train", rates, steps_per_epoch=63, per="epoch")]
+    return phase("train", rates, steps_per_epoch=63, per="epoch")
 
 
-def two_phases() -> list[PlannedPhase]:
-    head = phase("head", [1e-3, 3e-2, 1e-6], [0.95, 0.85, 0.95])
-    return [head, phase("finetune", [1e-5, 3e-4, 2e-8], [0.95, 0.85, 0.95])]
+def one_cycle() -> PlannedPhase:
+    return phase("finetune", [1e-5, 3e-4, 2e-8], [0.95, 0.85, 0.95])
 
 
-def history(head: int, finetune: int, **changed: Sequence[float]) -> History:
+def history(epochs: int, **changed: Sequence[float]) -> History:
     """Falling losses; `changed` replaces a column."""
     rows = []
-    for name, epochs in (("head", head), ("finetune", finetune)):
-        for epoch in range(1, epochs + 1):
-            held = {"val_loss": 0.6 / epoch, "val_accuracy": 1 - 0.3 / epoch, "val_f1_macro": 0.5}
-            row = Row(name, epoch, epoch, 1e-3, 0.9, 0.5 / epoch, 1 - 0.2 / epoch, **held)
-            rows.append(replace(row, best=epoch in (1, epochs - 1)))
+    for epoch in range(1, epochs + 1):
+        held = {"val_loss": 0.6 / epoch, "val_accuracy": 1 - 0.3 / epoch, "val_f1_macro": 0.5}
+        row = Row("finetune", epoch, epoch, 1e-3, 0.9, 0.5 / epoch, 1 - 0.2 / epoch, **held)
+        rows.append(replace(row, best=epoch in (1, epochs - 1)))
     for column, values in changed.items():
         rows = [replace(row, **{column: value}) for row, value in zip(rows, values, strict=True)]
     return History(tuple(rows))

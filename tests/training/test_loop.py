@@ -23,8 +23,7 @@ from upcycle.schedules import Rate
 from upcycle.task import Task
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
-from upcycle.training.loss import CustomLoss, Loss
-from upcycle.training.scores import Scores
+from upcycle.training.loss import CustomLoss, Loss, Scores
 
 NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=32), "test", "")
 NOTHING = Scores(0.5, 0.5, 0.5)

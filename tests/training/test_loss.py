@@ -11,12 +11,13 @@ from upcycle.training.loss import (
     CustomLoss,
     Loss,
     LossFunction,
+    Scores,
     class_weights,
     guessing_loss,
+    score,
     targets_of,
     weighted_loss,
 )
-from upcycle.training.scores import Scores, score
 
 LABELS = np.array([0, 0, 0, 1], np.int32)
 TWO, THREE, FOUR, FIVE = (Task.of("abcde"[:count]) for count in (2, 3, 4, 5))

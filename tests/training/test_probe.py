@@ -5,19 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize as minimized
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
-from upcycle.comparison.label_errors import suspects
+from torch import Tensor
 
 from tests.data.made import made
 from upcycle.data.splits import folds
+from upcycle.jobs.label_errors import suspects
 from upcycle.task import Task
 from upcycle.training import probe
-from upcycle.training.loss import Loss, targets_of
-from upcycle.training.probe import Head, Probe, best_heads, out_of_fold, train_probe
+from upcycle.training.loss import Loss, score, targets_of
+from upcycle.training.probe import Head, Probe, best_heads, minimize, out_of_fold, train_probe
 from upcycle.training.probe import Split as Rows
-from upcycle.training.scores import score
 
 Split = tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.int32]]]
 
@@ -136,8 +137,8 @@ def test_each_head_is_where_its_penalized_loss_is_lowest(classes: int, weighted:
 def test_large_problems_are_solved_in_parts_with_the_same_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = problem(40, 3, 6)
     whole = fit(train, val, 3)
-    monkeypatch.setattr(probe, "MOST_BYTES", 4096)  # one head at once, few images, features read again and again
-    monkeypatch.setattr(probe, "CHUNK", 16)
+    monkeypatch.setattr(probe, "_MOST_BYTES", 4096)  # one head at once, few images, features read again and again
+    monkeypatch.setattr(probe, "_CHUNK", 16)
     parts = fit(train, val, 3)
     assert whole.result.strengths == parts.result.strengths
     assert torch.allclose(whole.weight, parts.weight, rtol=1e-2, atol=1e-3)
@@ -177,3 +178,70 @@ def test_wrong_labels_are_found_by_probes_that_did_not_learn_them(classes: int) 
     found = suspects(chances, index.labels)
     assert set(found.positions.tolist()) <= set(wrong.tolist())
     assert len(found) >= 6
+
+
+# ---------------------------------------------------------------- L-BFGS
+
+
+def bowls(stiffness: Tensor, lowest: Tensor) -> tuple[list[int], object]:
+    """Quadratic losses [H] with their lowest points [H, P]; and how often they were asked."""
+    asked = [0]
+
+    def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+        asked[0] += 1
+        away = points - lowest
+        return (stiffness * away.square()).sum(dim=1) / 2, stiffness * away
+
+    return asked, evaluate
+
+
+def test_problems_of_very_different_stiffness_are_solved_side_by_side() -> None:
+    stiffness = torch.tensor([[1.0, 10.0, 100.0], [1e-3, 1e-2, 1e-3], [5.0, 5.0, 5.0]])
+    lowest = torch.tensor([[1.0, -2.0, 3.0], [4.0, 0.5, -1.0], [0.0, 0.0, 7.0]])
+    asked, evaluate = bowls(stiffness, lowest)
+    found = minimize(
+        evaluate,  # type: ignore[arg-type]
+        torch.zeros(3, 3),
+        first=torch.full((3,), 0.01),
+        small=torch.full((3,), 1e-6),
+    )
+    torch.testing.assert_close(found, lowest, rtol=1e-3, atol=1e-3)
+    assert asked[0] < 60
+
+
+def test_a_first_step_that_is_far_too_long_is_halved() -> None:
+    _, evaluate = bowls(torch.ones(1, 2), torch.tensor([[3.0, -1.0]]))
+    found = minimize(
+        evaluate,  # type: ignore[arg-type]
+        torch.zeros(1, 2),
+        first=torch.tensor([1e3]),
+        small=torch.tensor([1e-5]),
+    )
+    torch.testing.assert_close(found, torch.tensor([[3.0, -1.0]]), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_solved_stays_where_it_is() -> None:
+    lowest = torch.tensor([[3.0, -1.0]])
+    asked, evaluate = bowls(torch.ones(1, 2), lowest)
+    found = minimize(evaluate, lowest, first=torch.ones(1), small=torch.tensor([1e-5]))  # type: ignore[arg-type]
+    assert (1, True) == (asked[0], torch.equal(lowest, found))
+
+
+def test_it_finds_what_scipys_finds() -> None:
+    random = np.random.default_rng(0)
+    inputs, signs = random.normal(size=(40, 5)), np.where(random.random(40) < 0.5, -1.0, 1.0)
+
+    def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+        points = points.detach().requires_grad_()
+        margins = (points @ torch.tensor(inputs).T) * torch.tensor(signs)
+        losses = torch.nn.functional.softplus(-margins).mean(dim=1) + 0.005 * points.square().sum(dim=1)
+        return losses.detach(), torch.autograd.grad(losses.sum(), points)[0]
+
+    def one(point: np.ndarray) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+        losses, gradients = evaluate(torch.tensor(point)[None])
+        return losses.item(), gradients[0].numpy()
+
+    expected = minimized(one, np.zeros(5), jac=True, method="L-BFGS-B", tol=1e-12).x
+    start = torch.zeros(1, 5, dtype=torch.float64)
+    found = minimize(evaluate, start, first=torch.ones(1), small=torch.full((1,), 1e-8))
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,23 +1,24 @@
 """The result of a comparison as values: variants with scores and costs, every pair with its difference.
 
-docs/comparison.md says what each value means. Scores and differences are shares of one.
+docs/results.md says what each value means. Scores and differences are shares of one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from upcycle.comparison.runs import Failure
+from upcycle.comparison.runs import FailedSeed
 from upcycle.comparison.statistics import Estimate
 from upcycle.data.listing import shown
 from upcycle.errors import RunError
 from upcycle.rundir import read_json, write_json
 from upcycle.values import read_value
 
-VERSION = 2
+_VERSION = 2
 SMALLEST_DIFFERENCE = 0.01
 FILE, PAGE = "comparison.json", "comparison.html"
 
@@ -50,13 +51,12 @@ class RunScores:
 class Cost:
     """What a variant takes, as means over its runs: epochs of fine-tuning, seconds.
 
-    `seconds` are those of one training that finds nothing cached: at least so many unless `complete`, None where
-    unknown. `tuning_seconds` were spent on the rates that were not chosen.
+    `seconds` are those of one training that finds nothing cached, None where unknown. `tuning_seconds` were spent on
+    the rates that were not chosen.
     """
 
     epochs: float
     seconds: float | None
-    complete: bool
     tuning_seconds: float
     parameters: int | None
     trained_parameters: int | None
@@ -83,7 +83,7 @@ class VariantResult:
     title: str
     description: str
     runs: tuple[RunScores, ...]
-    failed: tuple[Failure, ...]
+    failed: tuple[FailedSeed, ...]
     accuracy: MeanScore | None
     f1_macro: MeanScore | None
     cost: Cost | None
@@ -157,8 +157,8 @@ class Comparison:
     pairs: tuple[Pair, ...]
     recommendation: Recommendation | None
     notes: tuple[str, ...]
-    options: dict[str, dict[str, Any]]
-    environment: dict[str, Any]
+    options: Mapping[str, Mapping[str, object]]
+    environment: Mapping[str, object]
     machines: tuple[str, ...]
 
     @property
@@ -184,14 +184,14 @@ class Comparison:
         """The pair of the baseline, the first variant that has scores, and the variant `name`."""
         return self.pair(self.finished[0].name, name) if self.finished else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return {"version": VERSION, **TypeAdapter(Comparison).dump_python(self, mode="json", exclude={"path"})}
+        return {"version": _VERSION, **TypeAdapter(Comparison).dump_python(self, mode="json", exclude={"path"})}
 
     @classmethod
     def from_dict(cls, values: object, path: Path) -> "Comparison":
         """The inverse of `to_dict`; RunError for other values."""
-        if isinstance(values, dict) and values.get("version", VERSION) != VERSION:
+        if isinstance(values, dict) and values.get("version", _VERSION) != _VERSION:
             raise RunError(
                 f"{path / FILE} was written by another version of upcycle. "
                 f"Compare its runs: `upcycle compare {path}/runs/*`"

@@ -19,21 +19,21 @@ from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
-from upcycle.evaluation.predictions import Predictions, read
+from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
-from upcycle.history import without_head
+from upcycle.history import History, Row
 from upcycle.manifest import check
 from upcycle.rundir import RunDir, read_json, read_lines
-from upcycle.values import read_value, read_values
+from upcycle.values import read_value
 
-Read = TypeVar("Read")
+_Value = TypeVar("_Value")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class Source(_Strict):
+class Origin(_Strict):
     """What a run's config.json says beside its options."""
 
     data: str | None = None
@@ -79,38 +79,20 @@ class Model(_Strict):
     preprocessing: Input | None = None
 
 
-class Epoch(_Strict):
-    """What a comparison reads of a row of history.jsonl."""
-
-    phase: str
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    retries: int = 0
-
-
-class _Timing(_Strict):
-    seconds: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run: what its files say, and its predictions of the test images.
-
-    `splits` is a digest of its split. `timed` tells whether its seconds hold all its epochs: a session that was
-    killed may have lost some.
-    """
+class FinishedRun:
+    """A finished run: what its files say, and its predictions of the test images; `splits` is a digest of its split."""
 
     path: Path
     config: Config
-    source: Source
+    source: Origin
     model: Model
     seconds: Seconds
     environment: Environment
-    history: tuple[Epoch, ...]
+    history: tuple[Row, ...]
     test: Evaluation
     predictions: Predictions
     splits: str
-    timed: bool
 
     @property
     def seed(self) -> int:
@@ -126,12 +108,12 @@ class Run:
         )
 
     @property
-    def rows(self) -> tuple[Epoch, ...]:
+    def rows(self) -> tuple[Row, ...]:
         """The epochs of its last phase, the one that its curves are about."""
         return tuple(row for row in self.history if row.phase == self.history[-1].phase)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> FinishedRun:
     """A run that has been tested; RunError, saying what it lacks, for any other folder."""
     run = RunDir(path)
     if not run.is_run():
@@ -142,6 +124,8 @@ def read_run(path: Path) -> Run:
         raise RunError(f"{path} is {status['state']}, not finished: {resume}")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
+            if run.evaluation.exists():
+                _test(run)  # which says so of a run without a test set
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
     check(run)
     test = _test(run)
@@ -151,31 +135,28 @@ def read_run(path: Path) -> Run:
         raise RunError(str(error)) from None
     if config.folds:
         raise RunError(f"{path} is cross-validated, each image tested by another model. Compare its folds' runs")
-    seconds = _read(Seconds, run.status_file)
-    timings = read_values(_Timing, read_lines(run.timings), str(run.timings))
-    return Run(
+    return FinishedRun(
         path=path,
         config=config,
         source=read_source(run),
         model=_read(Model, run.model) if run.model.exists() else Model(),
-        seconds=seconds,
+        seconds=_read(Seconds, run.status_file),
         environment=_read(Environment, run.environment) if run.environment.exists() else Environment(),
         history=read_history(run),
         test=test,
-        predictions=read(run.predictions("test")),
+        predictions=read_predictions(run.predictions("test")),
         splits=digest(run.splits),
-        timed=sum(row.seconds or 0.0 for row in timings) <= (seconds.seconds or 0.0),
     )
 
 
-def read_history(run: RunDir) -> tuple[Epoch, ...]:
+def read_history(run: RunDir) -> tuple[Row, ...]:
     """The epochs of a run; RunError where its file is damaged."""
-    return read_values(Epoch, without_head(read_lines(run.history)), str(run.history))
+    return History.from_dicts(read_lines(run.history)).rows
 
 
-def read_source(run: RunDir) -> Source:
+def read_source(run: RunDir) -> Origin:
     """The images and weights that a run recorded; RunError where its file is damaged."""
-    return _read(Source, run.config)
+    return _read(Origin, run.config)
 
 
 def digest(file: Path) -> str:
@@ -183,7 +164,7 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
-def _read(kind: type[Read], file: Path) -> Read:
+def _read(kind: type[_Value], file: Path) -> _Value:
     return read_value(kind, read_json(file), str(file))
 
 
@@ -206,7 +187,7 @@ def _test(run: RunDir) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedSeed:
     """A run that failed, and why."""
 
     seed: int
@@ -214,25 +195,25 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class VariantRuns:
     """The finished runs of one variant, one per seed; failures; where its rate is chosen, the runs that tried them."""
 
     name: str
     title: str
     description: str
-    runs: tuple[Run, ...]
-    failed: tuple[Failure, ...] = ()
-    trials: tuple[Run, ...] = ()
+    runs: tuple[FinishedRun, ...]
+    failed: tuple[FailedSeed, ...] = ()
+    trials: tuple[FinishedRun, ...] = ()
     lr: float | None = None
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
+def grouped(runs: Sequence[FinishedRun]) -> list[VariantRuns]:
     """Runs that differ in nothing but their seed, together; groups in the order of their first run.
 
     A group has the name and title of the built-in variant that its runs are; else, and where two are the
     same variant, the name of its first folder. RunError for one configuration and seed twice.
     """
-    kinds: dict[str, list[Run]] = defaultdict(list)
+    kinds: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         facts = {**run.options, "data": run.splits, "weights": run.source.weights_sha256}
         kinds[json.dumps(facts, sort_keys=True, default=str)].append(run)
@@ -246,20 +227,20 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
-def _variant_of(run: Run) -> Variant | None:
+def _variant_of(run: FinishedRun) -> Variant | None:
     """The built-in variant whose recipe a run followed exactly; those that tune their rate left out."""
     return next((one for one in VARIANTS.values() if not one.rates and follows(run.config, one)), None)
 
 
-def _group(variant: Variant | None, runs: tuple[Run, ...]) -> Group:
+def _group(variant: Variant | None, runs: tuple[FinishedRun, ...]) -> VariantRuns:
     what = f"the run{'' if len(runs) == 1 else 's'} {', '.join(run.path.name for run in runs)}"
     if variant is None:
         name = runs[0].path.resolve().name
-        return Group(name, name, what, runs)
-    return Group(variant.name, variant.title, f"{variant.description} ({what})", runs)
+        return VariantRuns(name, name, what, runs)
+    return VariantRuns(variant.name, variant.title, f"{variant.description} ({what})", runs)
 
 
-def _check_seeds(runs: Sequence[Run]) -> None:
+def _check_seeds(runs: Sequence[FinishedRun]) -> None:
     seen: dict[int, Path] = {}
     for run in runs:
         if run.seed in seen:
@@ -281,13 +262,13 @@ class SharedTest:
     order: dict[Path, NDArray[np.int64]]
     units: NDArray[np.int64]
 
-    def arm(self, runs: Sequence[Run]) -> Arm:
+    def arm(self, runs: Sequence[FinishedRun]) -> Arm:
         """What the models of `runs` answered, [S, n], in the shared order."""
         predicted = np.stack([run.predictions.predicted()[self.order[run.path]] for run in runs])
         return Arm(self.reference.labels, predicted, self.units, len(self.reference.classes))
 
 
-def shared_test(runs: Sequence[Run]) -> SharedTest:
+def shared_test(runs: Sequence[FinishedRun]) -> SharedTest:
     """The test set of all `runs`; RunError, with the reason, when one was tested on others than the first.
 
     Images are the same when their content and their class are. Where runs differ in what they know of
@@ -306,13 +287,13 @@ def shared_test(runs: Sequence[Run]) -> SharedTest:
     return SharedTest(first.predictions, order, min((_units(run, order[run.path]) for run in runs), key=np.max))
 
 
-def _units(run: Run, order: NDArray[np.int64]) -> NDArray[np.int64]:
+def _units(run: FinishedRun, order: NDArray[np.int64]) -> NDArray[np.int64]:
     """The independent unit of each shared image, as this run knows them; runs that know no groups have more."""
     made = run.predictions
     return clusters([made.groups[at] for at in order], [made.hashes[at] for at in order])
 
 
-def _same_classes(first: Run, other: Run) -> None:
+def _same_classes(first: FinishedRun, other: FinishedRun) -> None:
     ours, theirs = first.predictions.classes, other.predictions.classes
     if ours != theirs:
         raise RunError(
@@ -325,7 +306,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _other_images(first: Run, other: Run) -> str:
+def _other_images(first: FinishedRun, other: FinishedRun) -> str:
     ours, theirs = first.predictions, other.predictions
     both = len(set(ours.hashes) & set(theirs.hashes))
     what = f"{other.path} was tested on {len(theirs)} images, {first.path} on {len(ours)}, {both} of them the same"

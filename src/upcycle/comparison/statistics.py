@@ -18,9 +18,8 @@ from scipy.stats import t
 
 from upcycle.evaluation.intervals import LEVEL, Interval, bootstrap, from_replicates, proportion
 from upcycle.evaluation.metrics import averages, macro_f1
+from upcycle.task import Integers, Reals
 
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Score = Literal["accuracy", "f1_macro"]
 
 _SCORES: tuple[Score, ...] = ("accuracy", "f1_macro")
@@ -172,7 +171,7 @@ def sign_flip(first: Arm, second: Arm) -> float:
     Under the null each unit's difference is as likely to have the other sign (Fisher 1935; Pitman
     1937). Exact where both arms have as many models: the chances of all sums of signs are counted out.
     With other numbers of models the null's signs are not quite fair: with one model against twenty of few
-    images more than one in twenty equal recipes is rejected (docs/comparison.md has simulated figures).
+    images more than one in twenty equal recipes is rejected (lab/coverage.md has simulated figures).
     For one model each and independent images it is McNemar's exact test (1947). Where counting would take too
     long, the sum's normal limit.
     """

@@ -1,6 +1,7 @@
 """Groups of runs to a comparison: scores and costs of each, every pair with its difference, a recommendation."""
 
 import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from upcycle.comparison.results import (
     VariantResult,
     Verdict,
 )
-from upcycle.comparison.runs import Group, Run, SharedTest, shared_test
+from upcycle.comparison.runs import FinishedRun, SharedTest, VariantRuns, shared_test
 from upcycle.comparison.statistics import (
     FEWEST_SEEDS,
     FEWEST_UNITS,
@@ -39,7 +40,7 @@ from upcycle.evaluation.intervals import LEVEL
 
 
 def summarize(
-    groups: Sequence[Group],
+    groups: Sequence[VariantRuns],
     *,
     folder: Path,
     smallest_difference: float = SMALLEST_DIFFERENCE,
@@ -77,7 +78,7 @@ def summarize(
     )
 
 
-def _options(group: Group, runs: Sequence[Run]) -> dict[str, object]:
+def _options(group: VariantRuns, runs: Sequence[FinishedRun]) -> dict[str, object]:
     """The options that had an effect on a group; its images, split and weights where others had other ones."""
     first = group.runs[0]
     made = first.options
@@ -93,7 +94,7 @@ def _options(group: Group, runs: Sequence[Run]) -> dict[str, object]:
 # ------------------------------------------------------------------------------------- variants
 
 
-def _variant(group: Group, made: Scored | None, cached: Mapping[object, float], folder: Path) -> VariantResult:
+def _variant(group: VariantRuns, made: Scored | None, cached: Mapping[object, float], folder: Path) -> VariantResult:
     return VariantResult(
         name=group.name,
         title=group.title,
@@ -108,7 +109,7 @@ def _variant(group: Group, made: Scored | None, cached: Mapping[object, float], 
     )
 
 
-def _run(run: Run, folder: Path) -> RunScores:
+def _run(run: FinishedRun, folder: Path) -> RunScores:
     return RunScores(
         seed=run.seed,
         path=os.path.relpath(run.path.resolve(), folder.resolve()),
@@ -119,8 +120,8 @@ def _run(run: Run, folder: Path) -> RunScores:
     )
 
 
-def _trial(run: Run) -> Trial:
-    losses = [row.val_loss for row in run.rows if row.val_loss is not None]
+def _trial(run: FinishedRun) -> Trial:
+    losses = [row.val_loss for row in run.rows if math.isfinite(row.val_loss)]
     return Trial(run.config.lr or 0.0, min(losses, default=None))
 
 
@@ -129,20 +130,19 @@ def _score(made: Scored, name: Score) -> MeanScore:
     return MeanScore(made.mean(name), interval.low, interval.high, made.deviation(name))
 
 
-def _cost(group: Group, cached: Mapping[object, float]) -> Cost:
+def _cost(group: VariantRuns, cached: Mapping[object, float]) -> Cost:
     seconds = [_seconds(run, cached) for run in group.runs]
     model = group.runs[0].model
     return Cost(
         epochs=mean(len(run.history) for run in group.runs),
         seconds=None if None in seconds else mean(one for one in seconds if one is not None),
-        complete=all(run.timed for run in group.runs),
         tuning_seconds=sum(_own_seconds(run) for run in group.trials if run.config.lr != group.lr),
         parameters=model.parameters,
         trained_parameters=model.trained_parameters,
     )
 
 
-def _shared_parts(run: Run) -> dict[object, float]:
+def _shared_parts(run: FinishedRun) -> dict[object, float]:
     """Seconds of the parts whose results runs share by the cache, by what they depend on."""
     size = run.model.preprocessing.size if run.model.preprocessing else None
     images = (size, run.source.data, run.config.quarantine)
@@ -153,7 +153,7 @@ def _shared_parts(run: Run) -> dict[object, float]:
     return {key: seconds for key, seconds in parts.items() if seconds is not None}
 
 
-def _most_spent(groups: Sequence[Group]) -> dict[object, float]:
+def _most_spent(groups: Sequence[VariantRuns]) -> dict[object, float]:
     """What the shared parts cost the runs that did not find them in the cache."""
     most: dict[object, float] = {}
     for run in (run for group in groups for run in (*group.runs, *group.trials)):
@@ -162,14 +162,14 @@ def _most_spent(groups: Sequence[Group]) -> dict[object, float]:
     return most
 
 
-def _seconds(run: Run, cached: Mapping[object, float]) -> float | None:
+def _seconds(run: FinishedRun, cached: Mapping[object, float]) -> float | None:
     """Seconds of the run had it been the only one; what was cached before the first of the runs is not seen."""
     if run.seconds.seconds is None:
         return None
     return run.seconds.seconds + sum(cached[key] - spent for key, spent in _shared_parts(run).items())
 
 
-def _own_seconds(run: Run) -> float:
+def _own_seconds(run: FinishedRun) -> float:
     """Seconds of the run without what others may have cached for it: what a trial adds."""
     return (run.seconds.seconds or 0.0) - sum(_shared_parts(run).values())
 
@@ -177,14 +177,14 @@ def _own_seconds(run: Run) -> float:
 # ---------------------------------------------------------------------------------------- pairs
 
 
-def _pairs(groups: Sequence[Group], scores: Mapping[str, Scored], goal: float) -> tuple[Pair, ...]:
+def _pairs(groups: Sequence[VariantRuns], scores: Mapping[str, Scored], goal: float) -> tuple[Pair, ...]:
     """Every two groups, with p corrected for the number of pairs."""
     chosen = list(itertools.combinations(groups, 2))
     ps = holm([sign_flip(scores[one.name].arm, scores[two.name].arm) for one, two in chosen])
     return tuple(_pair(one, two, scores, p, goal) for (one, two), p in zip(chosen, ps, strict=True))
 
 
-def _pair(one: Group, two: Group, scores: Mapping[str, Scored], p: float, goal: float) -> Pair:
+def _pair(one: VariantRuns, two: VariantRuns, scores: Mapping[str, Scored], p: float, goal: float) -> Pair:
     first, second = scores[one.name], scores[two.name]
     made = difference(first, second, "f1_macro")
     seeds = _matched(one, two)
@@ -209,7 +209,7 @@ def _pair(one: Group, two: Group, scores: Mapping[str, Scored], p: float, goal: 
     )
 
 
-def _matched(one: Group, two: Group) -> list[tuple[int, int]]:
+def _matched(one: VariantRuns, two: VariantRuns) -> list[tuple[int, int]]:
     """Positions of runs in both groups that belong together: of the same seed, or in order where none is."""
     ours, theirs = [run.seed for run in one.runs], [run.seed for run in two.runs]
     same = [(ours.index(seed), theirs.index(seed)) for seed in ours if seed in theirs]
@@ -219,13 +219,15 @@ def _matched(one: Group, two: Group) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------------------------------- words
 
 
-def points(share: float) -> str:
+def _points(share: float) -> str:
     """A share as points, with one decimal: 0.4 points, 1.0 point."""
     text = f"{100 * abs(share):.1f}"
     return f"{text} point{'' if text == '1.0' else 's'}"
 
 
-def _notes(groups: Sequence[Group], pairs: Sequence[Pair], test: SharedTest, machines: Sequence[str]) -> list[str]:
+def _notes(
+    groups: Sequence[VariantRuns], pairs: Sequence[Pair], test: SharedTest, machines: Sequence[str]
+) -> list[str]:
     """What limits the comparison, the most important first."""
     runs = [run for group in groups for run in group.runs]
     images, units = len(test.reference), int(test.units.max()) + 1
@@ -238,7 +240,7 @@ def _notes(groups: Sequence[Group], pairs: Sequence[Pair], test: SharedTest, mac
     else:
         widest = max(pair.f1.high - pair.f1.low for pair in pairs) / 2
         notes.append(
-            f"With {tested}, differences of F1 below about {points(widest)} cannot be distinguished from chance."
+            f"With {tested}, differences of F1 below about {_points(widest)} cannot be distinguished from chance."
         )
     if len({run.splits for run in runs}) > 1:
         notes.append(
@@ -303,13 +305,13 @@ def _cheaper(cheapest: VariantResult, best: VariantResult, pair: Pair, goal: flo
     if not pair.f1.significant:
         more = "is not shown to be better"
     elif abs(pair.f1.value) < goal:
-        more = f"is better by {points(pair.f1.value)}, less than matters"
+        more = f"is better by {_points(pair.f1.value)}, less than matters"
     else:
-        more = f"is better by {points(pair.f1.value)} as trained here, which does not hold on retraining"
+        more = f"is better by {_points(pair.f1.value)} as trained here, which does not hold on retraining"
     reason = f"Take {cheapest.title} (F1 {_f1(cheapest):.3f}): {best.title} (F1 {_f1(best):.3f}) {cost}{more}."
     possible = pair.f1.high if pair.second == best.name else -pair.f1.low
     if possible > goal:
-        reason += f" A gain of up to {points(possible)} is not excluded."
+        reason += f" A gain of up to {_points(possible)} is not excluded."
     return reason
 
 

@@ -2,17 +2,29 @@
 
 import json
 import math
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from upcycle.comparison.runs import Failure, Group, Run, digest, read_history, read_run, read_source
-from upcycle.comparison.variants import FREE_TO_CHANGE, Options, Variant, check_name, effective, from_options
-from upcycle.config import Config
+from upcycle.comparison.results import SMALLEST_DIFFERENCE
+from upcycle.comparison.runs import FailedSeed, FinishedRun, VariantRuns, digest, read_history, read_run, read_source
+from upcycle.comparison.variants import (
+    FREE_TO_CHANGE,
+    VARIANTS,
+    Options,
+    Variant,
+    check_common,
+    check_name,
+    effective,
+    from_options,
+    variants_of,
+)
+from upcycle.config import Config, absolute, canonical
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, write_json
@@ -33,10 +45,10 @@ class _Saved(BaseModel):
     model_config = ConfigDict(strict=True)
 
     data: str
-    common: dict[str, Any]
+    common: Options
     seeds: list[Annotated[int, Field(ge=0, lt=2**31 + MOST_SEEDS)]] = Field(min_length=1, max_length=MOST_SEEDS)
     smallest_difference: float = Field(gt=0, le=1)
-    variants: dict[Annotated[str, AfterValidator(check_name)], dict[str, Any]]
+    variants: dict[Annotated[str, AfterValidator(check_name)], Options]
     command: str = ""
 
 
@@ -75,8 +87,8 @@ class Grid:
         write_json(self.file, saved.model_dump())
 
 
-def _plain(options: Options) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+def _plain(options: Options) -> Options:
+    made: Options = json.loads(json.dumps(dict(options), default=str))
     return made
 
 
@@ -103,13 +115,74 @@ def read_grid(out: Path) -> Grid:
     )
 
 
-def seeds_from(first: int, count: int) -> tuple[int, ...]:
+def requested(
+    data: Path | None,
+    names: Sequence[str] | None,
+    *,
+    seeds: int | None,
+    options: Options,
+    goal: float | None,
+    out: Path,
+    resume: bool,
+) -> Grid:
+    """What a call of `compare` on images means; ConfigError or RunError for what it cannot mean.
+
+    With `resume` whatever is left out is as the comparison in `out` was started; whatever is given has to agree.
+    """
+    given = absolute(canonical(options))
+    check_common(given)
+    saved = _saved(out, resume=resume)
+    if data is None and saved is None:
+        raise ConfigError("say what to compare: upcycle compare DATA, or upcycle compare RUN RUN ...")
+    first = given.pop("seed", None)
+    if saved is not None:
+        now = replace(
+            saved,
+            data=saved.data if data is None else data.resolve(),
+            variants=saved.variants if names is None else variants_of(names),
+            seeds=seeds_from(saved.seeds[0] if first is None else first, len(saved.seeds) if seeds is None else seeds),
+            common={**saved.common, **given},
+            smallest_difference=goal or saved.smallest_difference,
+        )
+        return resumed(saved, now)
+    assert data is not None
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"{out} lies inside {data}. Choose another --out")
+    return Grid(
+        data=data.resolve(),
+        variants=tuple(VARIANTS.values()) if names is None else variants_of(names),
+        seeds=seeds_from(first or 0, 3 if seeds is None else seeds),
+        common=given,
+        out=out,
+        smallest_difference=goal or SMALLEST_DIFFERENCE,
+    )
+
+
+def check_folder(out: Path) -> None:
+    """RunError for a file where a comparison's folder should be."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file. Choose another --out")
+
+
+def _saved(out: Path, *, resume: bool) -> Grid | None:
+    """The grid saved in `out`, to be resumed; None where it is empty. RunError when it is in the way."""
+    check_folder(out)
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    if not resume:
+        command = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
+        raise RunError(f"{out} already exists. Resume it with `{command}`, or choose another --out")
+    return read_grid(out)
+
+
+def seeds_from(first: object, count: int) -> tuple[int, ...]:
     """`count` seeds from `first`; ConfigError when that is none, too many or no number."""
     if not isinstance(count, int) or isinstance(count, bool):
         raise ConfigError(f"seeds = {count!r} is not a whole number")
     if not 1 <= count <= MOST_SEEDS:
         raise ConfigError(f"seeds = {count} is out of range: use 1 to {MOST_SEEDS}")
-    return tuple(range(first, first + count))
+    start = resolve({"seed": first}).seed
+    return tuple(range(start, start + count))
 
 
 def resumed(saved: Grid, now: Grid) -> Grid:
@@ -249,25 +322,25 @@ class Sweep:
                 left += waiting * mean(float(RunDir(path).status().get("seconds") or 0.0) for path in finished)
         return done, total, left if timed else None
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[VariantRuns]:
         """The finished runs of each variant, its failures and its trials; a damaged run counts as failed."""
         return [self._group(variant) for variant in self.grid.variants]
 
-    def _group(self, variant: Variant) -> Group:
+    def _group(self, variant: Variant) -> VariantRuns:
         trials, cells = self.trials(variant), self.cells(variant)
         tried, runs = (tuple(run for cell in some if (run := self._read(cell))) for some in (trials, cells))
         failed = {cell.path: cell.seed for cell in (*trials, *cells) if cell.path in self.failed}
-        return Group(
+        return VariantRuns(
             variant.name,
             variant.title,
             variant.description,
             runs,
-            failed=tuple(Failure(seed, self.failed[path]) for path, seed in failed.items()),
+            failed=tuple(FailedSeed(seed, self.failed[path]) for path, seed in failed.items()),
             trials=tried,
             lr=self.rate(variant),
         )
 
-    def _read(self, cell: Cell) -> Run | None:
+    def _read(self, cell: Cell) -> FinishedRun | None:
         try:
             return read_run(cell.path) if self.finished(cell) else None
         except RunError as error:
@@ -288,5 +361,5 @@ def _lowest_loss(run: RunDir) -> float:
     rows = read_history(run)
     if not rows or rows[-1].retries:
         return math.inf
-    losses = [row.val_loss for row in rows if row.phase == rows[-1].phase and row.val_loss is not None]
+    losses = [row.val_loss for row in rows if row.phase == rows[-1].phase and math.isfinite(row.val_loss)]
     return min(losses, default=math.inf)

@@ -69,7 +69,7 @@ class Cache:
             if zlib.crc32(pixels.data) != self.sums[i]:
                 self.path.unlink(missing_ok=True)
                 raise StorageError(
-                    f"the decoded images in {self.path} were damaged and have been removed: go on with --resume"
+                    f"the decoded images in {self.path} were damaged and have been removed. Resume with --resume"
                 )
             self.seen[i] = True
         return pixels.reshape(height, width, 3)

@@ -24,7 +24,7 @@ TEXTURES = ("brick", "grass", "gravel")
 PATCH = 64  # pixels, the side of a texture patch
 GAP = 32  # pixels between the patches of two splits
 
-_FACES_A_SPLIT = {"train": 10, "val": 10, "test": 80}  # of each class
+_FACES_A_SPLIT = {"train": 30, "val": 10, "test": 60}  # of each class
 # Where the strips of a photograph begin, across its 512 pixels; patches of one strip touch each other.
 _STRIPS = {
     "train": (0,),
@@ -116,7 +116,7 @@ def _write(folder: Path, images: Images) -> Path:
 
 
 def write_faces(folder: Path, seed: int = 0) -> Path:
-    """`folder`, with 100 faces and 100 patches without one: 20 to train, 20 to validate, 160 to test.
+    """`folder`, with 100 faces and 100 patches without one: 60 to train, 20 to validate, 120 to test.
 
     Gray PNGs of 25 x 25 pixels at train|val|test/face|background/NNN.png, where NNN is the place in
     scikit-image's `lfw_subset` (from Labeled Faces in the Wild, Huang et al. 2007). Half of each

@@ -16,14 +16,14 @@ from upcycle.device import Hardware
 from upcycle.evaluation.predictions import Predictions
 from upcycle.model.folding import folded_once
 from upcycle.model.network import Network
+from upcycle.task import Logits
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
 FETCHED = 16
 """Forward passes whose results are fetched together: each time an accelerator is waited for."""
 
-Positions = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]
+_Positions = npt.NDArray[np.int64]
 Output = Callable[[Tensor], Tensor]
 
 
@@ -65,7 +65,7 @@ def _fetch(queued: list[Tensor]) -> Logits:
 def predict(
     model: Network,
     frames: Frames,
-    positions: Positions,
+    positions: _Positions,
     *,
     preprocessing: Preprocessing,
     machine: Hardware,
@@ -85,7 +85,7 @@ def predict(
     return forward(model, batches, progress=told)
 
 
-def predictions(index: Index, positions: Positions, logits: Logits) -> Predictions:
+def predictions(index: Index, positions: _Positions, logits: Logits) -> Predictions:
     """`logits` with the paths, labels and content hashes they belong to."""
     return Predictions(
         classes=index.classes,
@@ -97,12 +97,12 @@ def predictions(index: Index, positions: Positions, logits: Logits) -> Predictio
     )
 
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """Lists of `size` items, the last one shorter."""
-    chunk: list[Item] = []
+    chunk: list[_Item] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == size:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainccinv, betaincinv, expit, logit, ndtri, stdtrit
 
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from upcycle.task import Integers, Reals
+
 Flags = NDArray[np.bool_]
 Scale = Literal["logit", "log"]
 Statistic = Callable[[Reals], Reals]
@@ -23,7 +23,7 @@ LEVEL = 0.95
 ROUNDING = 1e-9
 """A relative spread below this is arithmetic, not information."""
 
-CHUNK = 250_000
+_CHUNK = 250_000
 """Weights of resampled images held at once (2 MB: more is slower, as it leaves the processor's cache)."""
 
 
@@ -153,7 +153,7 @@ def combined_mean(values: Sequence[float], intervals: Sequence[Interval]) -> Int
 def resamples(units: Integers, *, n_boot: int, seed: int) -> Iterator[Reals]:
     """Draw whole units with replacement, as often as there are units; yield image weights, [some, n]."""
     count, generator = int(units.max()) + 1, np.random.default_rng(seed)
-    rows = max(1, min(n_boot, CHUNK // max(count, len(units))))
+    rows = max(1, min(n_boot, _CHUNK // max(count, len(units))))
     for start in range(0, n_boot, rows):
         size = min(rows, n_boot - start)
         draws = generator.integers(count, size=(size, count))

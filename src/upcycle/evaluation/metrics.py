@@ -33,9 +33,7 @@ from upcycle.evaluation.intervals import (
 )
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric
-
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from upcycle.task import Integers, Reals
 
 DISCORDANCE = 1 / 15
 

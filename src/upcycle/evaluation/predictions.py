@@ -12,13 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from upcycle.errors import RunError, UpcycleError
 from upcycle.rundir import replacing
-from upcycle.task import Task
+from upcycle.task import Integers, Reals, Task
 
 FIXED = ("path", "label", "predicted", "sha256", "group")
 LOGIT = "logit:"
-
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[np.generic]:
@@ -126,7 +123,7 @@ class Predictions:
                 writer.writerow([self.paths[i], *names, self.hashes[i], self.groups[i], *logits])
 
 
-def read(path: Path) -> Predictions:
+def read_predictions(path: Path) -> Predictions:
     """Read what `Predictions.save` wrote; RunError when it is missing, damaged or another kind of file."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -65,6 +65,16 @@ class Evaluation:
         rows = zip(self.classes, self.confusion, claims, strict=True)
         return frozenset(name for name, row, claimed in rows if sum(row) + claimed)
 
+    def confusions(self) -> list[tuple[str, str, int]]:
+        """True class, predicted class and count of every two classes that were confused, the most frequent first."""
+        found = [
+            (self.classes[at], self.classes[to], count)
+            for at, row in enumerate(self.confusion)
+            for to, count in enumerate(row)
+            if at != to and count
+        ]
+        return sorted(found, key=lambda pair: -pair[2])
+
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `roc_auc` only where it is defined."""
         values = {**asdict(self), "classes": list(self.classes), "confusion": [list(row) for row in self.confusion]}

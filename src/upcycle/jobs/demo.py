@@ -34,7 +34,8 @@ def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Observe
     get_weights(resolve_arch(ARCH), "auto")
     images = {"faces": write_faces, "textures": write_textures}[data](out / "images", seed)
     show.message(f"images: {images}")
-    tuned = train(images, out=out / "upcycle", arch=ARCH, seed=seed, show=show)
+    # of so few images, enough updates that the rate is seen to rise and to fall
+    tuned = train(images, out=out / "upcycle", arch=ARCH, epochs=8, batch_size=8, seed=seed, show=show)
     show.message("for comparison, a simple CNN from scratch on the same images")
     # with a few images a class, batches of 32 would leave it one update an epoch
     simple = train(images, out=out / "simple-cnn", recipe="simple-cnn", batch_size=4, seed=seed, show=show)

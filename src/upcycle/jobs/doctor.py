@@ -1,6 +1,7 @@
 """What `upcycle doctor` reports: the machine, what a run would use of it and why, and the weights at hand."""
 
 import math
+import platform
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from upcycle.data.frames import default_root
-from upcycle.device import BF16_FLAGS, Hardware, detect, environment
+from upcycle.device import BF16_FLAGS, Hardware, detect, versions
 from upcycle.hardware import GIB
-from upcycle.model.sources import installed
+from upcycle.model.sources import installed_weights
 from upcycle.reporting.progress import console_of
 
-Facts = list[tuple[str, str]]
+_Facts = list[tuple[str, str]]
 
 
 def precision_reason(machine: Hardware) -> str:
@@ -59,7 +60,7 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 def packaged_weights() -> list[str]:
     """A line for each architecture whose weights an installed package carries."""
-    return [f"{arch} ({item.package} {item.version}, {item.licence})" for arch, item in installed().items()]
+    return [f"{arch} ({item.package} {item.version}, {item.licence})" for arch, item in installed_weights().items()]
 
 
 def free_room(folder: Path) -> int:
@@ -72,7 +73,7 @@ def _listed(names: list[str], otherwise: str) -> str:
     return "\n".join(names) or otherwise
 
 
-def _weights() -> Facts:
+def _weights() -> _Facts:
     import torch.hub
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -84,7 +85,7 @@ def _weights() -> Facts:
     ]
 
 
-def _hardware(machine: Hardware) -> Facts:
+def _hardware(machine: Hardware) -> _Facts:
     memory = "unknown" if math.isnan(machine.memory_gb) else f"{machine.memory_gb:.1f} GiB"
     return [
         ("processor", machine.processor),
@@ -98,21 +99,20 @@ def _hardware(machine: Hardware) -> Facts:
     ]
 
 
-def facts(machine: Hardware) -> Facts:
+def facts(machine: Hardware) -> _Facts:
     """(name, value) of everything worth knowing before a run or in a report of a problem; no long waits."""
     cache = default_root()
-    described = environment(machine)
-    versions = [f"{name} {version or 'not installed'}" for name, version in described["versions"].items()]
+    found = [f"{name} {version or 'not installed'}" for name, version in versions().items()]
     return [
         *_hardware(machine),
         ("decoded images", f"{cache}, {free_room(cache) / GIB:.1f} GiB free"),
         *_weights(),
-        ("platform", described["platform"]),
-        ("versions", "\n".join(versions)),
+        ("platform", platform.platform()),
+        ("versions", "\n".join(found)),
     ]
 
 
-def table(rows: Facts) -> Table:
+def facts_table(rows: _Facts) -> Table:
     """The facts as two columns for a terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
@@ -124,4 +124,4 @@ def table(rows: Facts) -> Table:
 
 def doctor(console: Console | None = None) -> None:
     """Print the facts about this machine as a run without options would find it."""
-    (console or console_of("stdout")).print(table(facts(detect())), soft_wrap=False)
+    (console or console_of("stdout")).print(facts_table(facts(detect())), soft_wrap=False)

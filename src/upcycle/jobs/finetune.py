@@ -1,10 +1,7 @@
 """Fine-tuning: epoch by epoch, in micro-batches where memory is short, at half the rate where the loss explodes."""
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,7 @@ from torch import Tensor
 
 from upcycle import hardware
 from upcycle.config import Config
-from upcycle.device import Hardware, out_of_memory, settle
+from upcycle.device import Hardware, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.forward import predict
 from upcycle.history import History, is_best, should_stop
@@ -23,22 +20,13 @@ from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
-from upcycle.recipes import Phase
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
-from upcycle.training.loss import CustomLoss, Loss, weighted_loss
+from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.memory import largest_micro_batch
-from upcycle.training.scores import Scores, score
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
-WORTH_ESTIMATING = 60
-"""Updates from which on a run is long enough for an estimate of its time."""
-TIMED = 4
-"""Updates that are timed, after a first one that also allocates."""
-FORWARD = 1 / 3
-"""What an image costs in validation, of what it costs in training: backward takes twice as long as forward."""
-Progress = Callable[[int, int], None]
 
 
 def fine_tune(
@@ -73,7 +61,7 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
     setting = _setting(session, data, model, machine)
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
-    reason = reason_to_stop(config, history.of(phase.name), phase)
+    reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
     if reason:
         return reason
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
@@ -82,16 +70,11 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
         return score(torch.from_numpy(held_out_logits(data, model, machine, "val")), labels, data.task)
 
     with show.progress(phase.name) as told, session.stopping.held():
-        progress = across(told, phase, lambda: state.epoch)
-        if state.epoch == 0:
-            progress = forecasting(
-                progress,
-                phase,
-                batch_size=config.batch_size,
-                checked=len(labels),
-                say=show.message,
-                settle=partial(settle, machine),
-            )
+
+        def progress(done: int, total: int) -> None:
+            """One bar counts the updates of all epochs."""
+            told(state.epoch * total + done, phase.epochs * total)
+
         for ended in fit(state, setting, validate=validate, progress=progress, due=session.due):
             if ended is None:
                 session.pause(state, history)
@@ -100,7 +83,7 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
             row = replace(row, best=is_best(history.of(phase.name), row, config.monitor))
             history = session.end_epoch(state, history.adding(row), totals)
             show.row(history, phase.epochs, totals.images / totals.seconds)
-            reason = reason_to_stop(config, history.of(phase.name), phase)
+            reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
             if reason:
                 break
             session.stopping.obey()
@@ -121,10 +104,10 @@ def _setting(session: Session, data: Prepared, model: Network, machine: Hardware
     )
 
 
-def reason_to_stop(config: Config, rows: History, phase: Phase) -> str:
+def reason_to_stop(config: Config, rows: History, epochs: int) -> str:
     """Why training is over after these rows of its phase, or "" while it is not."""
-    if len(rows) >= phase.epochs:
-        return f"ran {'its one epoch' if phase.epochs == 1 else f'all {phase.epochs:,} epochs'}"
+    if len(rows) >= epochs:
+        return f"ran {'its one epoch' if epochs == 1 else f'all {epochs:,} epochs'}"
     armed = armed_from(config)
     if not should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed):
         return ""
@@ -227,58 +210,3 @@ def _check_divisible(config: Config, model: Network, reason: str, images: int) -
 def _divide(session: Session, step: int, images: int, reason: str) -> None:
     session.change(MicroBatch(step, images, reason))
     session.show.warn(f"{reason}: micro-batches of {counted(images, 'image')}, with the same updates")
-
-
-# ---------------------------------------------------------------- how long it takes
-
-
-def forecasting(
-    told: Progress,
-    phase: Phase,
-    *,
-    batch_size: int,
-    checked: int,
-    say: Callable[[str], None],
-    settle: Callable[[], None],
-) -> Progress:
-    """`told`, and once a few updates are made, how long the phase takes at most with `checked` validation images.
-
-    Nothing is computed for it: a trial would hold up the first update. Short phases are not worth a line. `settle`
-    waits for updates that are queued and not yet made.
-    """
-    if phase.steps < WORTH_ESTIMATING:
-        return told
-    began: float | None = None
-    made, said = 0, False
-
-    def telling(done: int, total: int) -> None:
-        nonlocal began, made, said
-        told(done, total)
-        if began is None:
-            settle()
-            began = time.perf_counter()
-            return
-        made += 1
-        if not said and (made >= TIMED or done == total):
-            said = True
-            settle()
-            update = (time.perf_counter() - began) / made
-            # between two epochs of one update lies a validation already
-            checks = phase.epochs * checked / batch_size * FORWARD if total > 1 else 0.0
-            say(f"all epochs of {phase.name} take about {duration((phase.steps + checks) * update)} on this machine")
-
-    return telling
-
-
-def across(told: Progress, phase: Phase, epoch: Callable[[], int]) -> Progress:
-    """`told` of all updates of the phase, given those of an epoch; `epoch` says how many went before."""
-    return lambda done, total: told(epoch() * total + done, phase.epochs * total)
-
-
-def duration(seconds: float) -> str:
-    """A duration to one sensible unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -80,10 +80,10 @@ def _write_csv(planned: tuple[Phase, ...]) -> None:
 
 def _draw(planned: tuple[Phase, ...], path: Path) -> None:
     from upcycle.reporting import style
-    from upcycle.reporting.curves import PlannedPhase, schedule_figure
+    from upcycle.reporting.figures import PlannedPhase, schedule_figure
 
     if path.suffix not in (".svg", ".png"):
         raise ConfigError(f"cannot draw into {path}: give a name that ends in .svg or .png")
-    figure = schedule_figure([PlannedPhase.from_dict(phase.to_dict()) for phase in planned])
+    figure = schedule_figure(PlannedPhase.from_dict(planned[-1].to_dict()))
     write_bytes(path, style.svg(figure).encode() if path.suffix == ".svg" else style.png(figure))
     print(f"drawn: {path}", file=sys.stderr)

@@ -19,7 +19,6 @@ from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.batches import eval_batches
 from upcycle.data.listing import shown
-from upcycle.device import Hardware
 from upcycle.errors import ConfigError, DecodeError, RunError
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
@@ -30,8 +29,7 @@ from upcycle.model.spec import ModelSpec
 from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
-Source = decode.Source
-Image = Source | str | PathLike[str] | BinaryIO
+Image = decode.Source | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
@@ -61,7 +59,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
-        from upcycle.reporting.notebook import prediction_fragment
+        from upcycle.reporting.html import prediction_fragment
 
         return prediction_fragment(self.probabilities)
 
@@ -73,9 +71,9 @@ class Classifier:
     run: RunDir
     network: ModelSpec
     model: Network
-    machine: Hardware
+    machine: machines.Hardware
 
-    def frame(self, source: Source) -> Frame:
+    def frame(self, source: decode.Source) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
         expected = self.network.preprocessing
         return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
@@ -146,7 +144,7 @@ def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
     return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
 
 
-def _source(image: Image) -> Source:
+def _source(image: Image) -> decode.Source:
     """What is decoded: a path, the content of an open file from its beginning, or what was given."""
     if isinstance(image, str | PathLike):
         return Path(image)
@@ -226,7 +224,7 @@ def _setting(environment: Any) -> _Setting:
     return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> Hardware:
+def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> machines.Hardware:
     """This machine as the run used its own, or, where it lacks that device or precision, at its best.
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.

@@ -1,26 +1,75 @@
 """What a run leaves behind once it is trained: the choice, predictions, metrics, thumbnails."""
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
 from upcycle.data import decode
+from upcycle.device import Hardware
 from upcycle.errors import DecodeError
-from upcycle.evaluation.metrics import evaluate
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import Choice, RunEvaluation
+from upcycle.evaluation.forward import predictions
+from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.evaluation.predictions import Predictions, read_predictions
+from upcycle.evaluation.results import Choice, FoldScores, RunEvaluation
+from upcycle.jobs.finetune import held_out_logits
 from upcycle.jobs.prepare import Prepared
 from upcycle.jobs.session import Session
+from upcycle.manifest import check
+from upcycle.model import checkpoint
+from upcycle.model.network import Network
 from upcycle.reporting.tables import evaluation_table, models_table
-from upcycle.rundir import write_bytes, write_json
+from upcycle.rundir import RunDir, read_json, write_bytes, write_json
+
+HeldOut = dict[str, Predictions]
+"""Predictions by split: "val" and, where there are test images, "test"."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Predictions of the kept model by split, "val" and, where there are test images, "test"; and of others by name."""
+    """Predictions of the kept model, those of others by name, and why it is kept."""
 
-    kept: dict[str, Predictions]
+    kept: HeldOut
     others: dict[str, Predictions] = field(default_factory=dict)
     choice: Choice | None = None
+
+
+def held_out(data: Prepared, logits: Callable[[str], npt.NDArray[np.float32]]) -> HeldOut:
+    """Predictions of every split that is not trained on, given the logits of one by its name."""
+    return {name: predictions(data.index, data.splits.of(name), logits(name)) for name in data.splits.held_out}
+
+
+def choose(
+    session: Session,
+    data: Prepared,
+    model: Network,
+    machine: Hardware,
+    *,
+    probed: HeldOut | None,
+    pretrained: dict[str, Tensor],
+) -> Results:
+    """Keep the fine-tuned model, or the probe where validation does not tell them apart.
+
+    The test images decide nothing. `probed` are the probe's predictions, `pretrained` its weights.
+    """
+    tuned = held_out(data, lambda name: held_out_logits(data, model, machine, name))
+    if probed is None:
+        return Results(tuned)
+    paired = paired_log_loss(tuned["val"], probed["val"])
+    better = paired.mean_difference < -paired.standard_error
+    choice = Choice("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
+    session.show.message(choice.reason)
+    others = {f"probe_{name}": made for name, made in probed.items()}
+    if choice.chosen == "finetune":
+        session.keep_fine_tuned()
+        return Results(tuned, others=others, choice=choice)
+    checkpoint.load_clone(model, pretrained)
+    session.keep_probe(model)
+    others |= {f"finetune_{name}": made for name, made in tuned.items()}
+    return Results(probed, others=others, choice=choice)
 
 
 def write_results(session: Session, data: Prepared, results: Results) -> None:
@@ -65,3 +114,28 @@ def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None
         except DecodeError:
             continue  # the file went away since it was decoded; its row in the table remains
         write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)
+
+
+def write_pooled(session: Session, folds: Sequence[RunDir]) -> None:
+    """Write and show the metrics of all images of a cross-validation, each as its own fold's model predicted it."""
+    for fold in folds:
+        check(fold)
+    parts = [read_predictions(fold.predictions("test")) for fold in folds]
+    pooled = Predictions(
+        classes=parts[0].classes,
+        paths=tuple(path for part in parts for path in part.paths),
+        hashes=tuple(digest for part in parts for digest in part.hashes),
+        groups=tuple(group for part in parts for group in part.groups),
+        labels=np.concatenate([part.labels for part in parts]),
+        logits=np.concatenate([part.logits for part in parts]),
+    )
+    pooled.save(session.run.predictions("test"))
+    evaluation = evaluate(pooled, seed=session.config.seed)
+    scores = [RunEvaluation.from_dict(read_json(fold.evaluation))["test"].f1_macro.value for fold in folds]
+    spread = FoldScores(tuple(scores), float(np.mean(scores)), float(np.std(scores, ddof=1)))
+    write_json(session.run.evaluation, RunEvaluation({"test": evaluation}, folds=spread).to_dict())
+    session.show.table(evaluation_table(evaluation))
+    session.show.message(
+        f"test F1 by fold: {', '.join(f'{score:.4f}' for score in scores)} "
+        f"(mean {spread.mean:.4f}, standard deviation {spread.deviation:.4f})"
+    )

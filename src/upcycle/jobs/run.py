@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 from upcycle.config import Config, expanded
 from upcycle.config import read_json as read_config
 from upcycle.errors import ConfigError, RunError
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.predictions import read as read_predictions
+from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History, Row
 from upcycle.reporting.progress import Observer as Display
@@ -30,7 +29,7 @@ class Curves(History):
 
     def plot(self) -> "Drawing":
         """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
-        from upcycle.reporting.curves import curves_figure
+        from upcycle.reporting.figures import curves_figure
 
         return curves_figure(self)
 
@@ -84,7 +83,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the learning curves and the test metrics with their intervals."""
-        from upcycle.reporting.notebook import run_fragment
+        from upcycle.reporting.html import run_fragment
 
         evaluation = self.evaluation if self.directory.evaluation.exists() else None
         return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)

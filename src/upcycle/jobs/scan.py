@@ -58,7 +58,7 @@ class Scan:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the findings."""
-        from upcycle.reporting.notebook import scan_fragment
+        from upcycle.reporting.html import scan_fragment
 
         return scan_fragment(self.audit)
 

@@ -9,22 +9,23 @@ import contextlib
 import math
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
-from upcycle import device as machines
 from upcycle.config import Config
-from upcycle.device import Hardware
-from upcycle.errors import RunError, StorageError, UpcycleError
+from upcycle.device import Hardware, environment, out_of_memory
+from upcycle.errors import HungUp, RunError, StorageError, Terminated, UpcycleError
 from upcycle.history import History, ProbeResult, Row
 from upcycle.jobs.callables import NO_CALLABLES
 from upcycle.jobs.start import UPDATES, Start
-from upcycle.jobs.stopping import Stopping, stopping
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
@@ -34,6 +35,7 @@ from upcycle.recipes import Phase
 from upcycle.reporting.progress import Observer
 from upcycle.rundir import (
     RunDir,
+    RunState,
     append_line,
     locked,
     read_json,
@@ -42,12 +44,83 @@ from upcycle.rundir import (
     write_json,
     write_lines,
 )
-from upcycle.rundir import State as Condition
 from upcycle.training.loop import State, Sums, Totals
 
 DIFFERENCES = ("device", "precision", "threads", "processor")
 MOST_OF_THE_TIME = 0.05
 """The part of a run's time that writing checkpoints within epochs may take."""
+
+
+# ---------------------------------------------------------------- signals
+
+MEANINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    MEANINGS[signal.SIGHUP] = HungUp
+SIGNALS = tuple(MEANINGS)
+
+
+class Stopping:
+    """Whether someone asked the job to stop, and whether it may stop where it is."""
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._held = False
+        self._hung_up = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal waits to be obeyed."""
+        return self._asked is not None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a first signal waits until `obey` or the end; a second one stops at once."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.obey()
+
+    def obey(self) -> None:
+        """Raise what was asked for: KeyboardInterrupt, Terminated or HungUp."""
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            raise MEANINGS[asked]
+
+    def signalled(self, number: int, _frame: FrameType | None) -> None:
+        """What a signal does. A terminal that closes may send its own twice: the second one says nothing new."""
+        if MEANINGS[number] is HungUp:
+            if self._hung_up:
+                return
+            self._hung_up = True
+        at_once = not self._held or self._asked is not None
+        self._asked = number
+        if at_once:
+            self.obey()
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Listen to the signals inside; in a thread other than the main one, where that cannot be, to none.
+
+    A signal that whoever started the process had it ignore stays ignored, as Ctrl-C does in a shell's background
+    and SIGHUP under nohup.
+    """
+    job = Stopping()
+    if threading.current_thread() is not threading.main_thread():
+        yield job
+        return
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, job.signalled) for number in heard}
+    try:
+        yield job
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+# ---------------------------------------------------------------- the session
 
 
 class Session:
@@ -168,7 +241,7 @@ class Session:
         # the rows as well: the checkpoint's checksum covers them
         rows = history.of(self.plan.phases[-1].name).to_dicts()
         place = {"epoch": state.epoch, "step": state.step, "updates": state.sums.updates}
-        facts = checkpoint.Facts(**place, retries=len(self.plan.retries), sums=asdict(state.sums), rows=rows)
+        facts = checkpoint.CheckpointFacts(**place, retries=len(self.plan.retries), sums=asdict(state.sums), rows=rows)
         checkpoint.save_state(self.run.last, state.to_tensors(), facts)
         self.tick()
 
@@ -188,7 +261,7 @@ class Session:
             self.show.message(f"resuming after epoch {state.epoch} of {phase.epochs}{part}")
             self.show.resumed(self.run.root, state.epoch)
         self.record_rows(rows)
-        write_lines(self.run.timings, [row for row in self._timings() if row["epoch"] <= state.epoch])
+        write_lines(self.run.timings, self._timings(state.epoch))
         self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
         return History(rows)
 
@@ -199,7 +272,7 @@ class Session:
         )
         return (found.facts.epoch, found.facts.step) if found else (0, self.plan.phases[-1].first_step)
 
-    def _holds(self, facts: checkpoint.Facts) -> bool:
+    def _holds(self, facts: checkpoint.CheckpointFacts) -> bool:
         return self.plan.holds(retries=facts.retries, step=facts.step)
 
     def _last_whole(self) -> checkpoint.Checkpoint | None:
@@ -221,10 +294,11 @@ class Session:
         """Remove them: there is nothing left to resume."""
         shutil.rmtree(self.run.last, ignore_errors=True)
 
-    def _timings(self) -> list[dict[str, Any]]:
-        """The epochs' clock values, none where their file is damaged: no result depends on them."""
+    def _timings(self, epoch: int) -> list[Mapping[str, object]]:
+        """The clock values up to an epoch, none where their file is damaged: no result depends on them."""
         try:
-            return [row for row in read_lines(self.run.timings) if isinstance(row.get("epoch"), int)]
+            rows = read_lines(self.run.timings)
+            return [row for row in rows if isinstance(row.get("epoch"), int) and row["epoch"] <= epoch]
         except (RunError, AttributeError):
             return []
 
@@ -240,10 +314,10 @@ class Session:
         self.show.message(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
         self.show.finished(self.run.root)
 
-    def fail(self, condition: Condition, **why: str) -> None:
+    def fail(self, state: RunState, **why: str) -> None:
         """Record that the work ended unfinished."""
         with contextlib.suppress(StorageError):  # the disk may be what failed; the first reason is the one to hear
-            self.run.set_status(condition, **why, seconds=self.seconds(), **self.details)
+            self.run.set_status(state, **why, seconds=self.seconds(), **self.details)
 
 
 def _is_finite(state: State) -> bool:
@@ -271,7 +345,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
             session.fail("interrupted")
             raise
         except BaseException as error:
-            full = isinstance(error, RuntimeError) and machines.out_of_memory(error)
+            full = isinstance(error, RuntimeError) and out_of_memory(error)
             session.fail("failed", error="out of memory" if full else str(error))
             if full:
                 raise UpcycleError(
@@ -284,7 +358,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
 def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> None:
     """Write status, environment and, last, the configuration: until that is there the run has not started."""
     run = start.run
-    facts = machines.environment(machine)
+    facts = environment(machine)
     if start.fresh:
         if run.has_work():  # another process has started it since
             raise RunError(f"{run.root} is not empty: give another --out")
@@ -305,14 +379,14 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Ob
 
 def _record_retrying(run: RunDir, on_divergence: str) -> None:
     """Write down that the run resumes with another answer to a loss that explodes: its result may depend on that."""
-    recorded, environment = read_json(run.config), read_json(run.environment)
-    command = str(environment.get("command", ""))
+    recorded, computed = read_json(run.config), read_json(run.environment)
+    command = str(computed.get("command", ""))
     words = f" --on-divergence {on_divergence}"
     if recorded.get("on_divergence", "stop") != on_divergence:
         write_sealed(run, run.config, {**recorded, "on_divergence": on_divergence})
     elif on_divergence == "stop" or words in command:
         return
-    write_sealed(run, run.environment, {**environment, "command": re.sub(r" --on-divergence \w+", "", command) + words})
+    write_sealed(run, run.environment, {**computed, "command": re.sub(r" --on-divergence \w+", "", command) + words})
 
 
 def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Observer) -> None:

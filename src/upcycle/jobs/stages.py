@@ -1,19 +1,13 @@
 """The stages of a run once its data is ready: plan, probe, fine-tuning, choice, results."""
 
-from dataclasses import dataclass, replace
-
-from torch import Tensor
+from dataclasses import replace
 
 from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
-from upcycle.evaluation.forward import predictions
-from upcycle.evaluation.metrics import paired_log_loss
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import Choice
-from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
+from upcycle.jobs.finetune import class_loss, fine_tune
 from upcycle.jobs.prepare import Prepared, cache_root, workers_for
-from upcycle.jobs.results import Results, write_results
+from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
 from upcycle.model.network import Network, create, head_names, load_body
@@ -23,14 +17,6 @@ from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
 from upcycle.training.features import extract, head_logits
 from upcycle.training.probe import Probe, Split, train_probe
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The probe, and its predictions of the held-out splits by name."""
-
-    probe: Probe
-    held_out: dict[str, Predictions]
 
 
 def run_stages(session: Session, data: Prepared, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
@@ -43,19 +29,20 @@ def run_stages(session: Session, data: Prepared, network: ModelSpec, machine: Ha
     model = model.to(machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
     asked = session.config.probe and model.has_linear_head
-    head = _train_head(session, data, network, model, machine) if asked else None
-    if head is not None:
+    probed: HeldOut | None = None
+    if asked:
+        probe, probed = _train_probe(session, data, network, model, machine)
         if not planned:
             session.record_rows(())
             session.save_best(model)
-            write_results(session, data, Results(head.held_out))
+            write_results(session, data, Results(probed))
             return "trained the probe alone"
-        planned = tuple(_adapted(session, phase, head, data) for phase in planned)
+        planned = tuple(_adapted(session, phase, probe, data) for phase in planned)
         session.follow(replace(session.plan, phases=planned))
     pretrained = checkpoint.clone_weights(model)
     stopped = fine_tune(session, data, model, machine, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
-    write_results(session, data, _choose(session, data, model, machine, head, pretrained))
+    write_results(session, data, choose(session, data, model, machine, probed=probed, pretrained=pretrained))
     session.discard_checkpoints()
     return stopped
 
@@ -86,11 +73,13 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
     return planned
 
 
-# ---------------------------------------------------------------- the head on frozen features
+# ---------------------------------------------------------------- the probe
 
 
-def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Network, machine: Hardware) -> Head:
-    """Compute the features once, train the head on them, and put it into the model."""
+def _train_probe(
+    session: Session, data: Prepared, network: ModelSpec, model: Network, machine: Hardware
+) -> tuple[Probe, HeldOut]:
+    """Compute the features once, train the probe on them, and put it into the model; its held-out predictions."""
     config, show = session.config, session.show
     index, splits = data.index, data.splits
     with session.timed("features_seconds"), show.progress("features") as progress:
@@ -115,51 +104,14 @@ def _train_head(session: Session, data: Prepared, network: ModelSpec, model: Net
         f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
         f"val accuracy {probe.result.val_accuracy:.4f}"
     )
-    held = {
-        name: predictions(index, splits.of(name), head_logits(model, features, splits.of(name), machine))
-        for name in splits.held_out
-    }
-    return Head(probe, held)
+    return probe, held_out(data, lambda name: head_logits(model, features, splits.of(name), machine))
 
 
-def _adapted(session: Session, phase: Phase, head: Head, data: Prepared) -> Phase:
+def _adapted(session: Session, phase: Phase, probe: Probe, data: Prepared) -> Phase:
     """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
     config = session.config
     if not config.lr_adapt:
         return phase
-    lr = adapted_rate(config.lr, head.probe.result.val_loss, len(data.index.classes))
+    lr = adapted_rate(config.lr, probe.result.val_loss, len(data.index.classes))
     session.show.message(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
     return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
-
-
-# ---------------------------------------------------------------- choice
-
-
-def _choose(
-    session: Session,
-    data: Prepared,
-    model: Network,
-    machine: Hardware,
-    head: Head | None,
-    pretrained: dict[str, Tensor],
-) -> Results:
-    """The model to keep and its held-out predictions; the test images decide nothing."""
-    index, splits = data.index, data.splits
-    tuned = {
-        name: predictions(index, splits.of(name), held_out_logits(data, model, machine, name))
-        for name in splits.held_out
-    }
-    if head is None:
-        return Results(tuned)
-    paired = paired_log_loss(tuned["val"], head.held_out["val"])
-    better = paired.mean_difference < -paired.standard_error
-    choice = Choice("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
-    session.show.message(choice.reason)
-    others = {f"probe_{name}": made for name, made in head.held_out.items()}
-    if choice.chosen == "finetune":
-        session.keep_fine_tuned()
-        return Results(tuned, others=others, choice=choice)
-    checkpoint.load_clone(model, pretrained)
-    session.keep_probe(model)
-    others |= {f"finetune_{name}": made for name, made in tuned.items()}
-    return Results(head.held_out, others=others, choice=choice)

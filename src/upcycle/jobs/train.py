@@ -15,7 +15,7 @@ from upcycle.jobs.review import audit, describe
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
-from upcycle.model.network import refusal
+from upcycle.model.network import cannot_compute
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.reporting.progress import Observer
@@ -60,7 +60,7 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
             session.details["stopped"] = run_stages(session, prepared, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
-            reason = refusal(network, images=images, training=config.bn == "train")
+            reason = cannot_compute(network, images=images, training=config.bn == "train")
             if not reason:
                 raise
             asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"

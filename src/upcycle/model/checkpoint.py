@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -115,7 +114,7 @@ def _shapes(path: Path) -> Shapes:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointFacts:
     """Where a run stood at a checkpoint, and what its epochs had brought until then.
 
     `retries`, `step` and `updates` say which of two is newer; `updates` counts those since the last whole epoch.
@@ -126,7 +125,7 @@ class Facts:
     updates: int
     retries: int
     sums: Mapping[str, float]
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -134,7 +133,7 @@ class Facts:
         return self.retries, self.step, self.updates
 
     @classmethod
-    def from_json(cls, text: str) -> "Facts":
+    def from_json(cls, text: str) -> "CheckpointFacts":
         """The inverse of JSON of the fields; ValueError for anything else."""
         values = json.loads(text)
         try:
@@ -149,10 +148,10 @@ class Checkpoint:
     """All tensors of a training state by name, and where it stood."""
 
     tensors: dict[str, Tensor]
-    facts: Facts
+    facts: CheckpointFacts
 
 
-def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
+def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: CheckpointFacts) -> None:
     """Write everything that resuming needs over one of the two states kept.
 
     The newest state between epochs is not written over, or without one the newest.
@@ -164,7 +163,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Facts) -> Non
 
 
 def load_state(
-    folder: Path, *, usable: Callable[[Facts], bool] = lambda _: True
+    folder: Path, *, usable: Callable[[CheckpointFacts], bool] = lambda _: True
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest usable state that is whole, and what is wrong with others.
 
@@ -176,7 +175,7 @@ def load_state(
     for path in [*unreadable, *newest_first]:
         try:
             tensors, metadata = _load(path)
-            facts = Facts.from_json(metadata["facts"])
+            facts = CheckpointFacts.from_json(metadata["facts"])
         except (RunError, KeyError, ValueError) as error:
             said = str(error) if isinstance(error, RunError) else f"{path} holds no state that this version can read"
             damaged += [said] if path.exists() else []
@@ -185,13 +184,13 @@ def load_state(
     return None, damaged
 
 
-def _states(folder: Path) -> list[tuple[Path, Facts]]:
+def _states(folder: Path) -> list[tuple[Path, CheckpointFacts]]:
     """The states whose header can be read with their facts, the newest first."""
     found = []
     for path in (folder / name for name in STATES):
         try:
             with safe_open(path, framework="pt") as file:
-                found.append((path, Facts.from_json((file.metadata() or {})["facts"])))
+                found.append((path, CheckpointFacts.from_json((file.metadata() or {})["facts"])))
         except (OSError, SafetensorError, KeyError, ValueError):
             continue
     return sorted(found, key=lambda state: state[1].place, reverse=True)

@@ -13,23 +13,23 @@ from upcycle.errors import ConfigError, WeightsError
 from upcycle.model.pickled import SAVE, TENSORFLOW, WEIGHTS_NAME
 from upcycle.rundir import RunDir
 
-MAX_JSON = 2**20
+_MAX_JSON = 2**20
 FILES = ("model.safetensors", "pytorch_model.bin")
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as Hugging Face's descriptions have them."""
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderWeights:
     """A file of weights in a folder, and what the folder says of it in timm's words."""
 
     file: Path
     kind: str
-    description: dict[str, Any] = field(default_factory=dict)
+    description: Mapping[str, object] = field(default_factory=dict)
     arch: str = ""
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> FolderWeights:
     """The weights in a folder; WeightsError, or RunError for a damaged run, says what it is and what to give."""
     run = RunDir(folder)
     if run.is_run():
@@ -43,7 +43,7 @@ def find(folder: Path) -> Found:
     raise WeightsError(f"weights {folder} cannot be used: it {_refusal(folder)}")
 
 
-def _of_run(run: RunDir) -> Found:
+def _of_run(run: RunDir) -> FolderWeights:
     """The best weights of a finished run that is as it was written."""
     manifest.check(run)
     folds = sorted(run.root.glob("fold-*"))
@@ -54,26 +54,26 @@ def _of_run(run: RunDir) -> Found:
     if run.status()["state"] != "finished" or not run.best.is_file():
         finish = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
         raise WeightsError(f"weights {run.root} cannot be used: the run is not finished; finish it first: {finish}")
-    return Found(run.best, "run")
+    return FolderWeights(run.best, "run")
 
 
-def _of_model(folder: Path, file: Path) -> Found:
+def _of_model(folder: Path, file: Path) -> FolderWeights:
     """What Hugging Face's hub has of one model: `config.json` of timm or transformers, and the weights."""
     config = _read(folder / "config.json")
     if "pretrained_cfg" in config or "architecture" in config:
-        return Found(file, "folder", config, str(config.get("architecture", "")))
+        return FolderWeights(file, "folder", config, str(config.get("architecture", "")))
     if config.get("downsample_in_bottleneck") is True:
         raise WeightsError(
             f"weights {folder} cannot be used: its config.json has downsample_in_bottleneck, so their network takes "
             "its strides in other layers than timm's; give timm's weights of it"
         )
     described = folder / "preprocessor_config.json"
-    return Found(file, "folder", _in_timms_words(_read(described)) if described.is_file() else {})
+    return FolderWeights(file, "folder", _in_timms_words(_read(described)) if described.is_file() else {})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
-        if path.stat().st_size > MAX_JSON:
+        if path.stat().st_size > _MAX_JSON:
             raise ValueError("it is larger than such a file is")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -81,9 +81,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _in_timms_words(processor: Mapping[str, Any]) -> dict[str, Any]:
+def _in_timms_words(processor: Mapping[str, Any]) -> dict[str, object]:
     """What transformers' image processor does, in timm's words; it may squash where a crop is not named."""
-    told: dict[str, Any] = {}
+    told: dict[str, object] = {}
     crop, size = processor.get("crop_size"), processor.get("size")
     side, resized = _side(crop), _side(size)
     if processor.get("do_center_crop") and side and resized:

@@ -6,7 +6,7 @@ its own, forward or backward. Weights, scales and shifts stay parameters: gradie
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,7 +138,7 @@ def _seen(model: nn.Module) -> tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]:
 
 def _blank(model: nn.Module) -> Tensor:
     """One blank image of the size that the architecture is made for, whose gradient is asked for."""
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     shape = tuple(cfg.get("input_size") or (3, 224, 224))
     device = next(model.parameters()).device
     return torch.zeros(1, *shape, device=device, requires_grad=True)

@@ -34,7 +34,7 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-def fit(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fitted:
+def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fitted:
     """The tensors that are the network's, under its own names, and in words what the file holds beside them.
 
     `head` has the names of its classifiers; `source` says where the file is from. What a wrapper has put before every

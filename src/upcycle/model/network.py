@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
 from upcycle.model.folding import fold
-from upcycle.model.names import Shapes, fit, is_optional, misfit, resemblance
+from upcycle.model.names import Shapes, fit_names, is_optional, misfit, resemblance
 from upcycle.model.spec import SIMPLE_CNN, ModelSpec, has_fixed_size
 from upcycle.model.weights import Weights
 
@@ -71,14 +71,14 @@ class Network(nn.Module):
             self.head.bias.copy_(bias)  # type: ignore[operator]
 
 
-def _without_prefix(_: nn.Module, state: dict[str, Any], prefix: str, __: object) -> None:
+def _without_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
     """Give the tensors of a network's state the names that its body has for them."""
     start = f"{prefix}body."
     own = {name: state.pop(name) for name in list(state) if name.startswith(start)}
     state.update({prefix + name.removeprefix(start): tensor for name, tensor in own.items()})
 
 
-def _with_prefix(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+def _with_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
     """The inverse of `_without_prefix`, before a state is loaded."""
     own = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
     state.update({f"{prefix}body.{name.removeprefix(prefix)}": tensor for name, tensor in own.items()})
@@ -149,10 +149,8 @@ def create(spec: ModelSpec, machine: Hardware | None = None, *, seed: int = 0) -
     if spec.arch == SIMPLE_CNN:
         body: nn.Module = SimpleCnn(spec.task.outputs)
     else:
-        options: dict[str, Any] = {"num_classes": spec.task.outputs}
-        if has_fixed_size(spec.arch):
-            options["img_size"] = spec.preprocessing.size
-        body = timm.create_model(spec.arch, pretrained=False, **options)
+        size = spec.preprocessing.size if has_fixed_size(spec.arch) else None  # None is left out by timm
+        body = timm.create_model(spec.arch, pretrained=False, num_classes=spec.task.outputs, img_size=size)
         if not hasattr(body, "get_classifier"):
             raise WeightsError(f"{spec.arch} has no classifier to train: give another --arch")
     network = Network(body.to(memory_format=torch.channels_last), machine)
@@ -166,14 +164,14 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
 
     The file may hold an ImageNet head, any other head, or none. WeightsError when the rest does not
     fit name by name and shape by shape, or holds a number that is not finite. Names of wrappers and of some other
-    tools are translated, as `upcycle.model.names.fit` has it, and those of a network's authors by timm.
+    tools are translated, as `upcycle.model.names.fit_names` has it, and those of a network's authors by timm.
     """
     body = network.body
     head = head_names(body)
     own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
-    fitted = fit(weights.tensors, own, classifiers(body), weights.source)
+    fitted = fit_names(weights.tensors, own, classifiers(body), weights.source)
     if any(name not in fitted.tensors and not is_optional(name) for name in own):
-        translated = fit(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
+        translated = fit_names(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
         fitted = fitted if misfit(own, _shapes(translated.tensors)) else translated
     given = _shapes(fitted.tensors)
     wrong = misfit(own, given)
@@ -202,7 +200,7 @@ def _by_timm(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
         return tensors
 
 
-def refusal(spec: ModelSpec, *, images: int, training: bool) -> str:
+def cannot_compute(spec: ModelSpec, *, images: int, training: bool) -> str:
     """Why the network cannot compute so many blank images of its input size, in one line; "" where it can."""
     try:
         with torch.inference_mode():

@@ -16,7 +16,7 @@ import torch
 from timm.models import clean_state_dict
 from torch import Tensor
 
-MAX_JSON = 64 * 2**20
+_MAX_JSON = 64 * 2**20
 """Bytes of a JSON file that is looked into: the index of a sharded model has a few."""
 SAVE = 'torch.save({k: v for k, v in model.state_dict().items()}, "weights.pth")'
 """What to run where a model was made, to get a file that is read here."""
@@ -42,7 +42,7 @@ _TORCH_BEFORE_ARCHIVES = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _ONNX = re.compile(rb"\x08[\x01-\x0f][\x12\x1a\x22\x2a\x32\x3a\x42]", re.DOTALL)
 _TENSORFLOW_NAME = re.compile(r".+\.(data-\d{5}-of-\d{5}|index|meta|pb)")
 WEIGHTS_NAME = re.compile(r".+\.(safetensors|pth|pt|ckpt|bin|tar)")
-SHARED = 8
+_SHARED = 8
 """Weights may repeat the bytes of their file this often."""
 LEGACY_PICKLES = 5
 """A torch file that is no archive begins with so many: magic number, version, system, content, keys."""
@@ -100,7 +100,7 @@ _CALL = (("text", None), ("text", "latin1"), ("TUPLE2", None), ("REDUCE", None))
 """All that may follow it: a text, the one encoding that never lengthens it, and the call."""
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a torch file, bare or one level down where other tools put them; ValueError for any other."""
     _check_archive(path)
     allowed: list[Any] = [(stand_in, _full_name(name)) for name, stand_in in _STAND_INS.items()]
@@ -209,7 +209,7 @@ def _check_extent(tensors: Mapping[str, Tensor], size: int) -> None:
     """
     if any(tensor.layout != torch.strided or tensor.is_quantized for tensor in tensors.values()):
         raise ValueError("it holds sparse or quantized tensors")
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > SHARED * size:
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _SHARED * size:
         raise ValueError("its tensors claim more numbers than the file holds")
 
 
@@ -283,7 +283,7 @@ def _of_text(path: Path, start: bytes) -> str:
 def _of_json(path: Path) -> str:
     shards: set[str] = set()
     try:
-        if path.stat().st_size <= MAX_JSON:
+        if path.stat().st_size <= _MAX_JSON:
             content = json.loads(path.read_bytes())
             parts = content.get("weight_map") if isinstance(content, dict) else None
             shards = {str(part) for part in parts.values()} if isinstance(parts, dict) else set()

@@ -153,7 +153,7 @@ def _packaged(arch: str) -> PackagedWeights:
     return _OWN[arch]
 
 
-def installed() -> dict[str, PackagedWeights]:
+def installed_weights() -> dict[str, PackagedWeights]:
     """By architecture, the weights that installed packages carry."""
     offered = {arch: _packaged(arch) for arch in packages()}
     return {arch: packaged for arch, packaged in offered.items() if packaged.path() is not None}
@@ -188,7 +188,7 @@ def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
         found = attempt(arch, cfg, tried)
         if found is not None:
             return found
-    available = ", ".join(installed()) or "none"
+    available = ", ".join(installed_weights()) or "none"
     raise WeightsError(
         f"no weights for {arch}: {'; '.join(tried)}. Architectures with available weights: {available}. "
         "Give --weights FILE, or ask for random ones with --weights none"

@@ -42,7 +42,7 @@ class ModelSpec:
         """The names of the classes."""
         return self.task.classes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             "arch": self.arch,
@@ -120,11 +120,18 @@ def preprocessing_for(
     Read from the weights' own header or sidecar, else from `input_file`, else from timm's
     configuration of the tag; `image_size` and `crop_pct` replace one number each.
     """
-    asked = {"size": image_size, "crop_pct": crop_pct}
-    instead: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    found = _trained_with(arch, weights, input_file)
+    return replace(
+        found,
+        size=found.size if image_size is None else image_size,
+        crop_pct=found.crop_pct if crop_pct is None else crop_pct,
+    )
+
+
+def _trained_with(arch: str, weights: Weights | None, input_file: str | None) -> Preprocessing:
     if arch == SIMPLE_CNN:
         half = (0.5, 0.5, 0.5)
-        return replace(Preprocessing(mean=half, std=half, source="the simple CNN's own numbers"), **instead)
+        return Preprocessing(mean=half, std=half, source="the simple CNN's own numbers")
     cfg = pretrained_cfg(arch)
     values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
     if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
@@ -134,4 +141,4 @@ def preprocessing_for(
         values, source = {**values, **weights.input}, str(weights.input.get("source", weights.source))
     elif input_file is not None:
         values, source = {**values, **read_input(Path(input_file))}, f"file {input_file}"
-    return replace(Preprocessing.from_dict({**values, "source": source}), **instead)
+    return Preprocessing.from_dict({**values, "source": source})

@@ -20,8 +20,8 @@ from upcycle.model import folders, pickled
 
 CHECKSUM = "upcycle-sha256"
 """The entry of a file's metadata that holds its checksum."""
-MAX_BYTES = 20 * 2**30
-MAX_SIDECAR = 2**20
+_MAX_BYTES = 20 * 2**30
+_MAX_SIDECAR = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Weights:
     tensors: dict[str, Tensor]
     source: str
     sha256: str
-    input: dict[str, Any] = field(default_factory=dict)
+    input: Mapping[str, object] = field(default_factory=dict)
     arch: str = ""
     """The architecture they say they are of; "" where they say nothing."""
 
@@ -55,13 +55,13 @@ def read(path: Path, *, source: str | None = None) -> Weights:
         return replace(weights, input=told or weights.input, arch=found.arch or weights.arch)
     if not path.is_file():
         raise WeightsError(f"weights {path} do not exist: give a file, auto or none")
-    if path.stat().st_size > MAX_BYTES:
-        raise WeightsError(f"weights {path} are larger than {MAX_BYTES // 2**30} GiB")
+    if path.stat().st_size > _MAX_BYTES:
+        raise WeightsError(f"weights {path} are larger than {_MAX_BYTES // 2**30} GiB")
     try:
         what = pickled.refusal(path)
         if what:
             raise WeightsError(f"weights {path} cannot be used: the file {what}")
-        tensors, header = _read_safetensors(path) if _is_safetensors(path) else (pickled.read(path), {})
+        tensors, header = _read_safetensors(path) if _is_safetensors(path) else (pickled.read_tensors(path), {})
     except WeightsError:
         raise
     except SafetensorError as error:
@@ -77,7 +77,7 @@ def read(path: Path, *, source: str | None = None) -> Weights:
     return Weights(plain, source or f"file {path}", sha256(path), values, _arch_of(header))
 
 
-def _in(folder: Path) -> folders.Found:
+def _in(folder: Path) -> folders.FolderWeights:
     try:
         return folders.find(folder)
     except OSError as error:
@@ -111,20 +111,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
+def _sidecar(path: Path) -> dict[str, object]:
     """What a JSON file beside the weights says of their input; nothing when it speaks of other things.
 
     ConfigError for one that is no JSON.
     """
     for candidate in (path.with_suffix(".json"), path.with_name(path.name + ".json")):
-        if candidate.is_file() and candidate.stat().st_size < MAX_SIDECAR:
+        if candidate.is_file() and candidate.stat().st_size < _MAX_SIDECAR:
             values = _read_values(candidate)
             if values:
                 return values
     return {}
 
 
-def read_input(path: Path) -> dict[str, Any]:
+def read_input(path: Path) -> dict[str, object]:
     """Input statistics from a JSON file; ConfigError when it has none."""
     values = _read_values(path)
     if not values:
@@ -132,7 +132,7 @@ def read_input(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_values(path: Path) -> dict[str, Any]:
+def _read_values(path: Path) -> dict[str, object]:
     """What a JSON file says of the input, perhaps nothing; ConfigError where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -141,7 +141,7 @@ def _read_values(path: Path) -> dict[str, Any]:
         raise ConfigError(f"input description {path} cannot be read: {error}") from None
 
 
-def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
+def input_values(content: Mapping[str, object]) -> dict[str, object]:
     """Preprocessing fields out of timm's words: input_size, interpolation, crop_pct, mean, std.
 
     Values may be JSON in strings, as a safetensors header has them; a `pretrained_cfg` may hold them, and in the
@@ -150,7 +150,7 @@ def input_values(content: Mapping[str, Any]) -> dict[str, Any]:
     nested, ours = _plain(content.get("pretrained_cfg")), _plain(content.get("upcycle"))
     ours = ours.get("preprocessing") if isinstance(ours, dict) else None
     content = {**(ours if isinstance(ours, dict) else {}), **(nested if isinstance(nested, dict) else {}), **content}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name in ("input_size", "image_size", "size"):
         if name in content:
             size = _plain(content[name])

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from upcycle.comparison.results import Comparison, MeanScore, VariantResult
-from upcycle.comparison.runs import Epoch, read_history
+from upcycle.comparison.results import Comparison, MeanScore, VariantResult, Verdict
+from upcycle.comparison.runs import read_history
 from upcycle.errors import RunError
+from upcycle.history import Row
 from upcycle.reporting import html
-from upcycle.reporting.comparison_figures import cost_figure, overlay_figure, scores_figure
+from upcycle.reporting.comparison_figures import overlay_figure, scores_figure
 from upcycle.reporting.names import clock, counted, cut, printable, short, three
-from upcycle.reporting.style import Drawing
+from upcycle.reporting.style import Drawing, save
 from upcycle.reporting.tables import columns, named, titled
 from upcycle.rundir import RunDir, write_text
 
@@ -27,21 +26,14 @@ OPEN = 15
 """Pairs that are shown at once; more are folded away."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """A verdict as a mark that needs no color, and as words."""
-
-    mark: str
-    words: str
-
-
-VERDICTS = {
-    "gain": Words("▲", "significant gain"),
-    "loss": Words("▼", "significant loss"),
-    "same": Words("=", "no difference that matters"),
-    "unclear": Words("?", "not significant"),
-    "too-small": Words("∅", "too few test images"),
+VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "gain": ("▲", "significant gain"),
+    "loss": ("▼", "significant loss"),
+    "same": ("=", "no difference that matters"),
+    "unclear": ("?", "not significant"),
+    "too-small": ("∅", "too few test images"),
 }
+"""A verdict as a mark that needs no color, and as words."""
 
 
 def write_page(comparison: Comparison) -> Path:
@@ -53,11 +45,10 @@ def write_page(comparison: Comparison) -> Path:
         one.name: [_epochs(comparison.path / run.path, run.phase) for run in one.runs] for one in comparison.variants
     }
     figures: dict[str, Drawing] = {"scores": scores_figure(comparison)}
-    if any(one.cost and one.cost.total for one in comparison.finished):
-        figures["cost"] = cost_figure(comparison)
     if any(any(runs) for runs in curves.values()):
         figures["curves"] = overlay_figure(comparison, curves)
-    html.save_figures(figures, comparison.path / "figures")
+    for name, figure in figures.items():
+        save(figure, comparison.path / "figures" / name)
     missing = [
         short(Path(run.path).name, NAME)
         for one in comparison.variants
@@ -68,7 +59,7 @@ def write_page(comparison: Comparison) -> Path:
     return comparison.page
 
 
-def _epochs(run: Path, phase: str | None) -> Sequence[Epoch]:
+def _epochs(run: Path, phase: str | None) -> Sequence[Row]:
     """The epochs of a run's last phase; none where its directory is missing or damaged."""
     try:
         return [row for row in read_history(RunDir(run)) if row.phase == phase]
@@ -78,8 +69,8 @@ def _epochs(run: Path, phase: str | None) -> Sequence[Epoch]:
 
 def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequence[str]) -> str:
     differ, partial = _options(comparison)
-    environment = dict(comparison.environment)
-    versions = environment.pop("versions", None) or {}
+    machine = {name: value for name, value in comparison.environment.items() if name != "versions"}
+    versions = comparison.environment.get("versions")
     return html.render(
         "comparison.html",
         comparison=comparison,
@@ -95,8 +86,8 @@ def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequen
         folded=len(comparison.pairs) > OPEN,
         differ=differ,
         partial=partial,
-        machine=html.settings(environment),
-        versions=html.settings(versions),
+        machine=html.settings(machine),
+        versions=html.settings(versions if isinstance(versions, dict) else {}),
         command=html.command(comparison.about.command),
     )
 
@@ -106,32 +97,34 @@ def _title(comparison: Comparison) -> str:
     return f"Variants compared on {name}" if name else "Variants compared"
 
 
-def _tiles(comparison: Comparison) -> list[dict[str, str]]:
+def _tiles(comparison: Comparison) -> list[html.Tile]:
     """The headline numbers."""
-    best = comparison.best
+    best, advice = comparison.best, comparison.recommendation
     significant = sum(pair.f1.significant for pair in comparison.pairs)
     same = comparison.test_units == comparison.test_images
     units = "all independent" if same else f"{comparison.test_units:,} independent groups"
-    tiles = [{"name": "Best test F1", "value": _value(best.f1_macro), "note": short(best.title, NAME)}]
+    tiles = [html.Tile("Best test F1", _value(best.f1_macro), short(best.title, NAME))]
     for one in comparison.finished:
-        if comparison.recommendation and one.name == comparison.recommendation.variant:
+        if advice and one.name == advice.variant:
             note = f"{short(one.title, NAME)}, F1 {_value(one.f1_macro)}"
-            time = clock(one.cost.total if one.cost else None)
-            tiles.append({"name": "Recommended takes", "value": time, "note": note})
-    pairs = {"name": "Significant differences", "value": f"{significant} of {len(comparison.pairs)}"}
-    tiles.append({**pairs, "note": "pairs, corrected for their number"})
-    tiles.append({"name": "Test images", "value": f"{comparison.test_images:,}", "note": units})
+            tiles.append(html.Tile("Recommended takes", clock(one.cost.total if one.cost else None), note))
+    pairs = f"{significant} of {len(comparison.pairs)}"
+    tiles.append(html.Tile("Significant differences", pairs, "pairs, corrected for their number"))
+    tiles.append(html.Tile("Test images", f"{comparison.test_images:,}", units))
     return tiles
 
 
-def _options(comparison: Comparison) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Options with different values, and those that only some variants use; each variant's value as text."""
-    differ: list[dict[str, Any]] = []
-    partial: list[dict[str, Any]] = []
+OptionRow = tuple[str, list[str]]
+"""An option, and its value as text by variant."""
+
+
+def _options(comparison: Comparison) -> tuple[list[OptionRow], list[OptionRow]]:
+    """Options with different values, and those that only some variants use."""
+    differ: list[OptionRow] = []
+    partial: list[OptionRow] = []
     for option, values in comparison.options.items():
         texts = [html.setting(values[one.name]) if one.name in values else "–" for one in comparison.variants]
-        kinds = differ if len(set(texts) - {"–"}) > 1 else partial
-        kinds.append({"option": option, "texts": texts})
+        (differ if len(set(texts) - {"–"}) > 1 else partial).append((option, texts))
     return differ, partial
 
 
@@ -142,7 +135,7 @@ def _value(score: MeanScore | None) -> str:
     return three(score.value if score else None)
 
 
-def points(value: float | None) -> str:
+def signed_points(value: float | None) -> str:
     """A difference of shares in points, with its sign: +2.1, −0.3, 0.0; a dash where it is unknown."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -158,16 +151,6 @@ def chance(p: float) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 0.01 else f"{p:.4f}"
 
 
-def parameters(number: int | None) -> str:
-    """A number of parameters in three digits: 2,562, 355 k, 23.5 M."""
-    if number is None:
-        return "–"
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= (10_000 if unit == "k" else 0.9995 * size):  # rounded, it is of this size
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,}"
-
-
 def epochs(variant: VariantResult) -> str:
     """Mean epochs of fine-tuning, with a decimal where seeds differ; 0 of the probe alone."""
     if variant.cost is None:
@@ -177,10 +160,8 @@ def epochs(variant: VariantResult) -> str:
 
 
 def time_once(variant: VariantResult) -> str:
-    """How long training once takes; at least so long where a part of the time is unknown."""
-    if variant.cost is None:
-        return "–"
-    return f"{'' if variant.cost.complete else '≥ '}{clock(variant.cost.seconds)}"
+    """How long training once takes."""
+    return clock(variant.cost.seconds if variant.cost else None)
 
 
 def seeds(variant: VariantResult) -> str:
@@ -190,9 +171,8 @@ def seeds(variant: VariantResult) -> str:
 
 
 _HELPERS = {
-    "points": points,
+    "points": signed_points,
     "chance": chance,
-    "parameters": parameters,
     "epochs": epochs,
     "time_once": time_once,
     "seeds": seeds,
@@ -233,8 +213,8 @@ def _pairs(comparison: Comparison) -> Group:
     baseline = comparison.finished[0].name
     for pair in comparison.pairs:
         if few or pair.first == baseline or pair.f1.significant:
-            interval = f"[{points(pair.f1.low)}, {points(pair.f1.high)}]"
-            gain = f"{points(pair.f1.value)} {interval} {VERDICTS[pair.verdict].mark}"
+            interval = f"[{signed_points(pair.f1.low)}, {signed_points(pair.f1.high)}]"
+            gain = f"{signed_points(pair.f1.value)} {interval} {VERDICTS[pair.verdict][0]}"
             over = named(short(titles[pair.first], 20))
             table.add_row(named(titles[pair.second]), over, chance(pair.f1.p), gain)
     marks = "▲ ▼ significant  = no difference that matters  ? not significant"

@@ -1,4 +1,4 @@
-"""What every page shares: escaped templates, figures as elements of the page, thumbnails as data.
+"""What pages and notebooks share: escaped templates, figures as elements of the page, thumbnails as data.
 
 A page holds its style, figures and thumbnails itself, runs no script and asks for nothing: it can be mailed. Names of
 files and classes are anyone's, so every value is escaped where it is written and the page's own policy forbids
@@ -16,10 +16,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from upcycle.audit.summary import Audit
+from upcycle.evaluation.results import RunEvaluation
+from upcycle.history import History
 from upcycle.reporting import names
-from upcycle.reporting.curves import phase_name
-from upcycle.reporting.names import printable
-from upcycle.reporting.style import PALETTE, Drawing, save, svg
+from upcycle.reporting.figures import curves_figure
+from upcycle.reporting.names import METRIC_NAMES, counted, cut, interval, loss_text, printable, three
+from upcycle.reporting.style import PALETTE, Drawing, svg
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
@@ -46,12 +49,11 @@ def _environment() -> Environment:
         "three": names.three,
         "percent": names.percent,
         "clock": names.clock,
-        "cost": names.cost,
+        "cost": names.loss_text,
         "sentence": names.sentence,
         "rate": names.rate_text,
         "counted": names.counted,
         "short": names.short,
-        "phase": phase_name,
         "from_home": from_home,
         "breakable": _breakable,
     }
@@ -75,7 +77,27 @@ def command(text: str | None) -> Markup | None:
     return escape(printable(text, keep="\n\t")) if text else None
 
 
-# ----------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------- tiles and settings
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Where an interval and its value lie between `floor` and 1, in percent."""
+
+    floor: str
+    left: float
+    width: float
+    dot: float
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number."""
+
+    name: str
+    value: str
+    note: str
+    strip: Strip | None = None
 
 
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -119,12 +141,6 @@ class Inline:
     inches: float
 
 
-def save_figures(figures: Mapping[str, Drawing], folder: Path) -> None:
-    """Write every figure into `folder` as NAME.svg and NAME.png; StorageError when that fails."""
-    for name, figure in figures.items():
-        save(figure, folder / name)
-
-
 def inlined(figures: Mapping[str, Drawing]) -> dict[str, Inline]:
     """Each figure as an element that scales with the page and takes its colors and font."""
     return {name: Inline(_inline(figure, name), round(figure.get_figwidth(), 2)) for name, figure in figures.items()}
@@ -162,16 +178,57 @@ def _adapted(name: str, value: str, prefix: str) -> str:
 # --------------------------------------------------------------------------------------- thumbnails
 
 
-def thumbnail(folders: Sequence[Path], sha256: str) -> str | None:
+def thumbnail_address(folders: Sequence[Path], sha256: str) -> str | None:
     """A thumbnail as a data address, from the first folder that has it; None where the name is no content hash."""
     files = [folder / f"{sha256}.jpg" for folder in folders if _SHA256.fullmatch(sha256)]
     for file in files:
         # a link in somebody's run directory could name any file, and pages are mailed
         if file.is_file() and not file.is_symlink() and file.stat().st_size <= LARGEST_THUMBNAIL:
-            return address(file.read_bytes())
+            return jpeg_address(file.read_bytes())
     return None
 
 
-def address(jpeg: bytes) -> str:
+def jpeg_address(jpeg: bytes) -> str:
     """A JPEG as an address that holds it."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+# ------------------------------------------------------------------------------------- in a notebook
+
+# a notebook's own colors, in the dark too, wherever they are not part of the figure
+_OF_THE_NOTEBOOK = {
+    "paper": "transparent",
+    "ink": "currentColor",
+    "soft": "currentColor",
+    "rule": "rgb(128 128 128 / .35)",
+}
+_STYLE = ";".join(f"--{name}:{color}" for name, color in (PALETTE | _OF_THE_NOTEBOOK).items())
+
+
+def _fragment(kind: str, **values: Any) -> str:
+    made = getattr(_environment().get_template("fragments.html").module, kind)(**values)
+    return f'<div style="max-width:50rem;{_STYLE}">{made}</div>'
+
+
+def run_fragment(name: str, history: History, evaluation: RunEvaluation | None) -> str:
+    """The learning curves of a run, and its test metrics with their intervals once they are there."""
+    figure = inlined({"curves": curves_figure(history)})["curves"].element if len(history) else None
+    split = "test" if evaluation and evaluation.test else "val"
+    scores = evaluation.named.get(split) if evaluation else None
+    caption = counted(scores.n, {"test": "test image", "val": "validation image"}[split]) if scores else ""
+    found = [
+        (label, loss_text if key == "log_loss" else three, getattr(scores, key, None))
+        for key, label in METRIC_NAMES.items()
+    ]
+    rows = [(label, write(metric.value), interval(metric, write)) for label, write, metric in found if metric]
+    return _fragment("run", name=name, figure=figure, caption=caption, rows=rows)
+
+
+def prediction_fragment(probabilities: Mapping[str, float]) -> str:
+    """One bar per class, the most probable five."""
+    return _fragment("prediction", classes=cut(sorted(probabilities.items(), key=lambda item: -item[1]), 5))
+
+
+def scan_fragment(audit: Audit) -> str:
+    """The findings of a scan: what was found, its effect, and what to do."""
+    return _fragment("scan", audit=audit)

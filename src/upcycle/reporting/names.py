@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from upcycle.evaluation.results import Metric
 
-METRICS = {
+METRIC_NAMES = {
     "f1_macro": "F1 (macro)",
     "accuracy": "Accuracy",
     "precision_macro": "Precision (macro)",
@@ -19,7 +19,7 @@ METRICS = {
 LISTED = 20
 _BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 # --------------------------------------------------------------------------------------------- names
@@ -54,7 +54,7 @@ def short(text: str, limit: int = 22) -> str:
     return f"{clean[: limit - 1 - tail]}…{clean[len(clean) - tail :]}"
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def joined(names: Sequence[str], most: int = 6) -> str:
     """Names as a phrase: a, b and c; beyond `most`, the count of the others."""
     if len(names) > most:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1:,} more"
@@ -67,10 +67,10 @@ def sentence(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Cut(Generic[Item]):
+class Cut(Generic[_Item]):
     """The first items of a longer list, and how many are left out."""
 
-    items: Sequence[Item]
+    items: Sequence[_Item]
     left_out: int
 
     @property
@@ -79,7 +79,7 @@ class Cut(Generic[Item]):
         return len(self.items) + self.left_out
 
 
-def cut(items: Sequence[Item], limit: int = LISTED) -> Cut[Item]:
+def cut(items: Sequence[_Item], limit: int = LISTED) -> Cut[_Item]:
     """`items`, or the first `limit` of them."""
     return Cut(items[:limit], max(len(items) - limit, 0))
 
@@ -102,7 +102,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
-def cost(value: float | None) -> str:
+def loss_text(value: float | None) -> str:
     """A loss, or a difference of two, in three digits; a dash where it is unknown."""
     if value is None or not math.isfinite(value):
         return "–"

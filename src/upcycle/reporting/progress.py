@@ -61,8 +61,8 @@ def line(row: Row, epochs: int, images_per_second: float) -> str:
     )
 
 
-class Quiet:
-    """Lets a run start, resume and end without a word."""
+class Silent:
+    """Reports nothing."""
 
     def started(self, run: Path) -> None:
         """Nothing."""
@@ -72,10 +72,6 @@ class Quiet:
 
     def finished(self, run: Path) -> None:
         """Nothing."""
-
-
-class Silent(Quiet):
-    """Tells nothing."""
 
     def message(self, text: str) -> None:
         """Nothing."""
@@ -147,7 +143,7 @@ def console_of(name: Literal["stdout", "stderr"]) -> Console:
     return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
 
 
-class Terminal(Quiet):
+class Terminal(Silent):
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -201,7 +197,7 @@ class Notebook(Terminal):
         """Draw the curves again in the same place."""
         from IPython.display import display
 
-        from upcycle.reporting.curves import curves_figure
+        from upcycle.reporting.figures import curves_figure
 
         super().row(history, epochs, images_per_second)
         figure = curves_figure(history)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from upcycle.audit.summary import Audit
 from upcycle.errors import RunError
-from upcycle.evaluation import predictions
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History, ProbeResult
-from upcycle.reporting.curves import PlannedPhase, planned
+from upcycle.reporting.figures import PlannedPhase, planned
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.values import Number, read_values
 
@@ -36,7 +35,7 @@ class RunRecord:
     config: Settings
     environment: Settings
     model: Settings
-    phases: tuple[PlannedPhase, ...]
+    phase: PlannedPhase | None
     probe: ProbeResult | None
     audit: Audit | None
     history: History
@@ -85,12 +84,12 @@ class RunRecord:
             config=settings(run.config),
             environment=settings(run.environment),
             model=settings(run.model),
-            phases=planned(optional(run.plan)),
+            phase=planned(optional(run.plan)),
             probe=ProbeResult.from_dict(settings(run.probe)) if run.probe.exists() else None,
             audit=Audit.from_dict(settings(run.audit)) if run.audit.exists() else None,
             history=History.from_dicts(read_lines(run.history)),
             timings=read_values(Timing, read_lines(run.timings), str(run.timings)),
             events=read_lines(run.events),
             evaluation=None if evaluation is None else RunEvaluation.from_dict(evaluation),
-            predictions=predictions.read(test) if test.exists() else None,
+            predictions=read_predictions(test) if test.exists() else None,
         )

@@ -18,11 +18,10 @@ from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, RunEval
 from upcycle.history import Row
 from upcycle.manifest import check
 from upcycle.reporting import html
-from upcycle.reporting.confusion import confusion_figure, metrics_figure
-from upcycle.reporting.curves import curves_figure, schedule_figure
-from upcycle.reporting.names import METRICS, Cut, clock, cost, counted, cut, interval, listed, percent, three
+from upcycle.reporting.figures import confusion_figure, curves_figure, metrics_figure, schedule_figure
+from upcycle.reporting.names import METRIC_NAMES, Cut, clock, counted, cut, interval, joined, percent, three
 from upcycle.reporting.record import RunRecord, Timing
-from upcycle.reporting.style import Drawing
+from upcycle.reporting.style import Drawing, save
 from upcycle.rundir import RunDir, write_text
 
 GALLERY, CLASSES, EPOCHS, CONFUSIONS, COPIES = 24, 50, 200, 8, 6
@@ -46,7 +45,8 @@ def write_report(run: RunDir) -> Path:
     except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run.root} does not hold what a run writes ({type(error).__name__}: {error})") from error
-    html.save_figures(figures, run.figures)
+    for name, figure in figures.items():
+        save(figure, run.figures / name)
     write_text(run.report, text)
     return run.report
 
@@ -54,8 +54,8 @@ def write_report(run: RunDir) -> Path:
 def _figures(record: RunRecord) -> dict[str, Drawing]:
     """The figures that there are data for, by name."""
     figures = {}
-    if record.phases:
-        figures["schedule"] = schedule_figure(record.phases)
+    if record.phase:
+        figures["schedule"] = schedule_figure(record.phase)
     if len(record.history):
         figures["curves"] = curves_figure(record.history)
     if record.test:
@@ -75,12 +75,14 @@ def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Seque
         figures=html.inlined(figures),
         rivals=rivals(record.evaluation),
         probe=record.probe,
-        metrics=_metric_rows(record.evaluation),
+        metric_names=METRIC_NAMES,
         chosen_by=_chosen_by(record),
         classes=_class_rows(test) if test else None,
-        confusions=_confusions(test) if test else None,
+        confusions=cut(test.confusions(), CONFUSIONS) if test else None,
         mistakes=wrong,
-        thumbnails={item.sha256: html.thumbnail(thumbnails, item.sha256) for item in wrong.items} if wrong else {},
+        thumbnails={item.sha256: html.thumbnail_address(thumbnails, item.sha256) for item in wrong.items}
+        if wrong
+        else {},
         splits=split_table(record.audit) if record.audit else None,
         problems=_problems(record.audit) if record.audit else None,
         epochs=_epoch_rows(record),
@@ -121,7 +123,7 @@ def _lead(record: RunRecord) -> list[str]:
         scores = [three(score) for score in folds.f1_macro]
         sentences.append(
             f"Each image was tested by the one of {len(scores)} models that had not seen it. Their test F1 by fold: "
-            f"{listed(scores, most=50)} (mean {three(folds.mean)}, standard deviation {three(folds.deviation)})."
+            f"{joined(scores, most=50)} (mean {three(folds.mean)}, standard deviation {three(folds.deviation)})."
         )
     return sentences
 
@@ -142,7 +144,7 @@ def _trained(record: RunRecord, audit: Audit) -> str:
     now = "was" if evaluation else "is being" if record.state == "running" else "was being"
     source = str(weights.get("source") or "") if isinstance(weights, Mapping) else ""
     what = f"{counted(sum(audit.splits.get('train', {}).values()), 'image')} of "
-    what += f"{counted(len(audit.classes), 'class', 'classes')}: {listed(list(audit.classes))}"
+    what += f"{counted(len(audit.classes), 'class', 'classes')}: {joined(list(audit.classes))}"
     if source.startswith("none") or config.get("weights") == "none":
         how = f"{record.arch} {now} trained from random weights"
     elif (evaluation and evaluation.choice and evaluation.choice.chosen == "probe") or config.get("epochs") == 0:
@@ -152,36 +154,16 @@ def _trained(record: RunRecord, audit: Audit) -> str:
     return f"{how} on {what}."
 
 
-@dataclass(frozen=True)
-class Strip:
-    """Where an interval and its value lie between `floor` and 1, in percent."""
-
-    floor: str
-    left: float
-    width: float
-    dot: float
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A headline number."""
-
-    name: str
-    value: str
-    note: str
-    strip: Strip | None = None
-
-
-def _tiles(record: RunRecord) -> list[Tile]:
+def _tiles(record: RunRecord) -> list[html.Tile]:
     """The headline numbers, each with its interval."""
     found, test, seconds = [], record.test, record.status.get("seconds")
     if test:
         floor = _floor([test.f1_macro, test.accuracy])
         for name, metric, write in (("Test F1", test.f1_macro, three), ("Test accuracy", test.accuracy, percent)):
-            found.append(Tile(name, write(metric.value), interval(metric, write), _strip(metric, floor)))
-        found.append(Tile("Mistakes", f"{test.n - test.correct:,}", f"of {counted(test.n, 'test image')}"))
+            found.append(html.Tile(name, write(metric.value), interval(metric, write), _strip(metric, floor)))
+        found.append(html.Tile("Mistakes", f"{test.n - test.correct:,}", f"of {counted(test.n, 'test image')}"))
     if isinstance(seconds, int | float) and seconds:
-        found.append(Tile("Time", clock(seconds), "for the whole run" if record.state == "finished" else "so far"))
+        found.append(html.Tile("Time", clock(seconds), "for the whole run" if record.state == "finished" else "so far"))
     return found
 
 
@@ -191,9 +173,9 @@ def _floor(metrics: Iterable[Metric]) -> float:
     return min(math.floor(10 * min(ends, default=0.0) + 1e-9) / 10, 0.9)
 
 
-def _strip(metric: Metric, floor: float) -> Strip | None:
+def _strip(metric: Metric, floor: float) -> html.Strip | None:
     left, dot, right = (round(100 * (end - floor) / (1 - floor), 2) for end in (metric.low, metric.value, metric.high))
-    return Strip(f"{floor:.1f}", left, round(right - left, 2), dot) if math.isfinite(left + dot + right) else None
+    return html.Strip(f"{floor:.1f}", left, round(right - left, 2), dot) if math.isfinite(left + dot + right) else None
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -206,7 +188,7 @@ class Rival:
     name: str
     chosen: bool
     scores: Evaluation
-    strip: Strip | None
+    strip: html.Strip | None
 
 
 def rivals(evaluation: RunEvaluation | None) -> list[Rival]:
@@ -228,31 +210,6 @@ def rivals(evaluation: RunEvaluation | None) -> list[Rival]:
     return [Rival(name, key == chosen, scores, _strip(scores.f1_macro, floor)) for name, key, scores in models]
 
 
-@dataclass(frozen=True)
-class MetricRow:
-    """A metric as text: on the test images and, where they are there, on the validation images."""
-
-    name: str
-    test: str
-    test_interval: str
-    val: str
-    val_interval: str
-    method: str
-
-
-def _metric_rows(evaluation: RunEvaluation | None) -> list[MetricRow]:
-    if evaluation is None:
-        return []
-    rows = []
-    for key, name in METRICS.items():
-        test, val = (getattr(scores, key, None) for scores in (evaluation.test, evaluation.val))
-        write = cost if key == "log_loss" else three
-        texts = [(write(metric.value), interval(metric, write)) if metric else ("–", "–") for metric in (test, val)]
-        if test:
-            rows.append(MetricRow(name, *texts[0], *texts[1], test.method))
-    return rows
-
-
 def _chosen_by(record: RunRecord) -> str:
     """What the validation images have chosen."""
     if not record.history.rows:
@@ -261,46 +218,12 @@ def _chosen_by(record: RunRecord) -> str:
     return "the probe, the best epoch and the model" if probed else "the best epoch"
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """The scores of a class; None where no image is of it or was taken for it."""
-
-    name: str
-    support: int
-    scores: ClassMetrics | None
-
-
-def _class_rows(test: Evaluation) -> Cut[ClassRow]:
+def _class_rows(test: Evaluation) -> Cut[tuple[str, ClassMetrics]]:
     """Scores by class in the data's order; of more than 50 classes those with the lowest F1."""
-    rows = [
-        ClassRow(name, scores.support, scores if name in test.occurring else None)
-        for name, scores in test.per_class.items()
-    ]
+    rows = list(test.per_class.items())
     if len(rows) > CLASSES:
-        rows.sort(key=lambda row: row.scores.f1.value if row.scores else math.inf)
+        rows.sort(key=lambda row: (row[0] not in test.occurring, row[1].f1.value))
     return cut(rows, CLASSES)
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How many images of one class were taken for another, and their share of the class."""
-
-    label: str
-    predicted: str
-    count: int
-    share: float
-
-
-def _confusions(test: Evaluation) -> Cut[Confusion]:
-    """Pairs of true and predicted class, the most frequent first."""
-    counts = np.asarray(test.confusion)
-    pairs = [(int(counts[row, column]), row, column) for row, column in np.argwhere(counts) if row != column]
-    pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
-    names, totals = test.classes, counts.sum(axis=1)
-    return cut(
-        [Confusion(names[row], names[column], count, count / int(totals[row])) for count, row, column in pairs],
-        CONFUSIONS,
-    )
 
 
 @dataclass(frozen=True)
@@ -395,7 +318,7 @@ def _missing(record: RunRecord) -> list[str]:
     tuned = record.config.get("epochs") != 0  # else the probe is all there is
     missing = {
         "The images have not been scanned and split yet.": audit is None,
-        "No schedule has been planned yet.": tuned and not record.phases,
+        "No schedule has been planned yet.": tuned and not record.phase,
         "No epoch has finished yet, so there are no learning curves.": tuned and not len(record.history),
         "The model has not been tested yet: there are no metrics, no confusion matrix and no mistakes.": not (
             test or (audit and audit.without_test)

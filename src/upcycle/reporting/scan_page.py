@@ -11,7 +11,7 @@ from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html
 from upcycle.reporting.names import Cut, counted, cut
-from upcycle.reporting.run_page import Tile, split_table
+from upcycle.reporting.run_page import split_table
 from upcycle.rundir import write_text
 
 PAGE = "scan.html"
@@ -92,12 +92,12 @@ def _section(number: int, finding: Finding) -> Section:
 
 def _picture(file: Path, scale: float | None) -> str | None:
     try:
-        return html.address(decode.thumbnail(file, SIDE, scale))
+        return html.jpeg_address(decode.thumbnail(file, SIDE, scale))
     except (DecodeError, OSError):
         return None
 
 
-def _tiles(audit: Audit, entries: Sequence[Entry]) -> list[Tile]:
+def _tiles(audit: Audit, entries: Sequence[Entry]) -> list[html.Tile]:
     """The headline numbers."""
     serious = sum(finding.serious for finding in audit.findings)
     chosen = sum(entry.excluded for entry in entries)
@@ -106,8 +106,8 @@ def _tiles(audit: Audit, entries: Sequence[Entry]) -> list[Tile]:
     unusable = counted(len(audit.quarantined) - excluded, "unusable file")
     left = f", {excluded:,} excluded" if excluded else ""
     return [
-        Tile("Images", f"{audit.images:,}", f"{classes}, {unusable}{left}"),
-        Tile("Change the result", f"{serious}", f"of {counted(len(audit.findings), 'finding')}"),
-        Tile("To exclude", f"{chosen:,}", "proposed in quarantine.csv"),
-        Tile("To decide", f"{len(entries) - chosen:,}", "in the same list, marked no"),
+        html.Tile("Images", f"{audit.images:,}", f"{classes}, {unusable}{left}"),
+        html.Tile("Change the result", f"{serious}", f"of {counted(len(audit.findings), 'finding')}"),
+        html.Tile("To exclude", f"{chosen:,}", "proposed in quarantine.csv"),
+        html.Tile("To decide", f"{len(entries) - chosen:,}", "in the same list, marked no"),
     ]

@@ -1,7 +1,6 @@
 """Metrics as tables for a terminal, readable without color and in 80 columns."""
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Mapping
 
 from rich import box
 from rich.cells import cell_len
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upcycle.evaluation.results import Evaluation, Metric
-from upcycle.reporting.names import METRICS, cost, counted, printable
+from upcycle.reporting.names import METRIC_NAMES, counted, loss_text, printable
 
 MOST_CLASSES = 20
 MOST_COLUMNS = 6
@@ -32,7 +31,7 @@ def models_table(models: Mapping[str, Evaluation]) -> RenderableType:
     grid = columns("model", "accuracy", "F1, macro", "log loss")
     for name, evaluation in models.items():
         shares = (f"{metric.value:.3f} {_interval(metric)}" for metric in (evaluation.accuracy, evaluation.f1_macro))
-        grid.add_row(named(name), *shares, cost(evaluation.log_loss.value))
+        grid.add_row(named(name), *shares, loss_text(evaluation.log_loss.value))
     return Group(titled("Models compared", grid), *map(Text, _resolutions(models)))
 
 
@@ -73,10 +72,10 @@ def _interval(metric: Metric, digits: int = 3) -> str:
 
 def _metrics(evaluation: Evaluation) -> Group:
     grid = columns("metric", "value", "95 % interval")
-    for key, label in METRICS.items():
+    for key, label in METRIC_NAMES.items():
         metric: Metric | None = getattr(evaluation, key)
         if metric and key == "log_loss":
-            grid.add_row(label, cost(metric.value), f"[{cost(metric.low)}, {cost(metric.high)}]")
+            grid.add_row(label, loss_text(metric.value), f"[{loss_text(metric.low)}, {loss_text(metric.high)}]")
         elif metric:
             grid.add_row(label, f"{metric.value:.3f}", _interval(metric))
     return titled(f"Metrics of {counted(evaluation.n, 'image')}", grid)
@@ -112,14 +111,6 @@ def _mistakes(evaluation: Evaluation) -> Group:
     grid = columns("true class")
     grid.add_column("predicted")
     grid.add_column("images", justify="right", no_wrap=True)
-    for count, true, predicted in sorted(_wrong(evaluation), key=lambda cell: -cell[0])[:MOST_MISTAKES]:
+    for true, predicted, count in evaluation.confusions()[:MOST_MISTAKES]:
         grid.add_row(named(true), named(predicted), f"{count:,}")
     return titled("The most frequent mistakes", grid)
-
-
-def _wrong(evaluation: Evaluation) -> Iterator[tuple[int, str, str]]:
-    """Count, true and predicted class of every cell off the diagonal that is not empty."""
-    names, counts = evaluation.classes, evaluation.confusion
-    for i, j in product(range(len(names)), repeat=2):
-        if i != j and counts[i][j]:
-            yield counts[i][j], names[i], names[j]

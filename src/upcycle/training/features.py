@@ -24,7 +24,7 @@ from upcycle.model.network import Network
 from upcycle.model.spec import ModelSpec
 from upcycle.rundir import replacing
 
-VERSION = 2
+_VERSION = 2
 PART = 32 * EVAL_BATCH
 """Images whose features are kept as soon as they are computed: what a killed run loses, at most."""
 
@@ -150,7 +150,7 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
 
 def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
     facts = {
-        "version": VERSION,
+        "version": _VERSION,
         "arch": network.arch,
         "weights": network.weights_sha256,
         "preprocessing": {

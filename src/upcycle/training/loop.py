@@ -24,8 +24,7 @@ from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
 from upcycle.task import Task
 from upcycle.training import optim
-from upcycle.training.loss import LossFunction, guessing_loss, predicted_classes
-from upcycle.training.scores import Scores
+from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 
 Progress = Callable[[int, int], None]
 """Told (done, total)."""

@@ -1,4 +1,4 @@
-"""The loss of each image, and the class that logits predict: what `upcycle.task` has, in torch.
+"""The loss of each image, the class that logits predict and the scores of a row: what `upcycle.task` has, in torch.
 
 A loss is any function of (logits [B, outputs], targets as `Task.targets` has them) that gives one loss per image, [B].
 A custom one gets one column per class instead, whatever their number.
@@ -177,3 +177,28 @@ def weighted_loss(
     weights = class_weights(text, labels, task.classes)
     tensor = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
     return Loss(task, tensor, smoothing)
+
+
+# ---------------------------------------------------------------- what a row shows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean log loss (neither weighted nor smoothed), accuracy, macro F1 over the classes that occur; both in 0..1."""
+
+    loss: float
+    accuracy: float
+    f1_macro: float
+
+
+def score(logits: Tensor, labels: Tensor, task: Task) -> Scores:
+    """Scores of logits [n, outputs] against labels [n], both on the CPU."""
+    classes = len(task.classes)
+    loss = Loss(task)(logits, targets_of(task, labels)).mean().item()
+    predicted = predicted_classes(task, logits)
+    table = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).double()
+    right = table.diagonal()
+    support_and_claims = table.sum(dim=0) + table.sum(dim=1)
+    f1 = 2 * right / support_and_claims.clamp(min=1)
+    occurring = (support_and_claims > 0).sum()
+    return Scores(loss, (right.sum() / len(labels)).item(), (f1.sum() / occurring).item())

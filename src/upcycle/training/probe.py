@@ -16,31 +16,29 @@ from upcycle.data.splits import Splits
 from upcycle.device import seed_for
 from upcycle.history import ProbeResult
 from upcycle.task import Task
-from upcycle.training.lbfgs import MEMORY, minimize
-from upcycle.training.loss import Loss, targets_of
-from upcycle.training.scores import score
+from upcycle.training.loss import Loss, score, targets_of
 
 STRENGTHS = tuple(float(10.0**power) for power in np.arange(2.0, -5.5, -0.5))
 """Penalties tried, from strong to weak: half of each times the squared weights is added to the mean loss."""
 SCALINGS = ("common", "between", "each")
 PATIENCE = 2
 """The path ends once no scaling has got better at so many strengths."""
-FEW = 200
+_FEW = 200
 """With fewer validation images than this, held-out folds of the training images help to choose."""
-FOLDS = 4
+_FOLDS = 4
 LOOSE, TIGHT = 1e-4, 1e-7
 """How far, in nats, a training loss may be from the lowest: along the path, and at its end."""
 
-CHUNK = 4096
+_CHUNK = 4096
 """Images whose features are read at once."""
-MOST_BYTES = 2**30
+_MOST_BYTES = 2**30
 """Of features, of weights and of logits that are held at once, each: more of them are taken in parts."""
-COPIES = 6
+_COPIES = 6
 """Tensors of the logits' size that a loss holds."""
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-Positions = npt.NDArray[np.int64]
+_Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,7 @@ class Split:
     """
 
     features: Features
-    positions: Positions
+    positions: _Positions
     labels: Labels
     groups: Labels | None = None
 
@@ -60,8 +58,8 @@ class Split:
 
     def chunks(self) -> Iterator[Tensor]:
         """Features of all images in order, some at a time."""
-        for start in range(0, len(self), CHUNK):
-            yield torch.from_numpy(self.features[self.positions[start : start + CHUNK]])
+        for start in range(0, len(self), _CHUNK):
+            yield torch.from_numpy(self.features[self.positions[start : start + _CHUNK]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,7 @@ def best_heads(
     """
     mean, divisors = _scales(train)
     learned = torch.ones(len(train), 1, dtype=torch.bool)  # by all, then by all without a fold
-    if len(val) < FEW:
+    if len(val) < _FEW:
         learned = torch.cat([learned, *_without_folds(train, seed)], dim=1)
     learn, check = _Side(train, mean), _Side(val, mean)
     heads = _Heads(learn, learned.repeat_interleave(len(SCALINGS), dim=1), divisors, loss)
@@ -187,8 +185,8 @@ def _without_folds(train: Split, seed: int) -> list[Tensor]:
     fold = np.empty(len(labels), np.int64)
     groups = train.groups[by_class] if train.groups is not None else np.arange(len(labels))
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    fold[by_class] = np.argsort(np.argsort(first))[group] % FOLDS  # dealt in the order they are met
-    masks = [fold != number for number in range(FOLDS)]
+    fold[by_class] = np.argsort(np.argsort(first))[group] % _FOLDS  # dealt in the order they are met
+    masks = [fold != number for number in range(_FOLDS)]
     classes = len(np.unique(labels))
     return [
         torch.from_numpy(mask)[:, None] for mask in masks if not mask.all() and len(np.unique(labels[mask])) == classes
@@ -213,7 +211,7 @@ class _Side:
     def __init__(self, split: Split, mean: Tensor) -> None:
         self.split, self.mean = split, mean
         self.labels = torch.from_numpy(split.labels.astype(np.int64))
-        few = 4 * len(split) * len(mean) <= MOST_BYTES // 4
+        few = 4 * len(split) * len(mean) <= _MOST_BYTES // 4
         self.held = torch.cat([part - mean for part in split.chunks()]) if few else None
 
     def parts(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
@@ -252,7 +250,7 @@ class _Heads:
 
     def fit(self, points: Tensor, strengths: Tensor, exact: float) -> Tensor:
         """The points where each head's loss is lowest, to within `exact` nats; as many at once as there is room for."""
-        most = max(1, MOST_BYTES // (4 * (2 * MEMORY + COPIES) * points.shape[1]))
+        most = max(1, _MOST_BYTES // (4 * (2 * MEMORY + _COPIES) * points.shape[1]))
         found = []
         for start in range(0, len(points), most):
             some = slice(start, start + most)
@@ -286,7 +284,7 @@ class _Heads:
         return minimize(evaluate, points, first=first, small=small)
 
     def _rows(self, heads: int) -> int:
-        return min(CHUNK, max(1, MOST_BYTES // (4 * COPIES * heads * self.loss.task.outputs)))
+        return min(_CHUNK, max(1, _MOST_BYTES // (4 * _COPIES * heads * self.loss.task.outputs)))
 
     def losses(self, side: _Side, points: Tensor, counted: Tensor | None = None) -> Tensor:
         """The sum of each head's losses, [H], neither weighted nor smoothed, on the images `counted` [n, H], or all."""
@@ -320,3 +318,78 @@ def _losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     heads = logits.shape[1]
     targets = targets_of(loss.task, labels).repeat_interleave(heads, dim=0)
     return loss(logits.flatten(0, 1), targets).view(-1, heads)
+
+
+# ---------------------------------------------------------------- L-BFGS
+
+MEMORY = 10
+"""Pairs of steps and changes of the gradient that are remembered."""
+MOST_EVALUATIONS = 500
+DECREASE, SLACK = 1e-4, 1e-6
+"""A step is taken if the loss falls by this part of what its slope promises, up to this relative rounding error."""
+
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Points [H, P] -> losses [H] and gradients [H, P]."""
+
+
+def minimize(evaluate: Evaluate, start: Tensor, *, first: Tensor, small: Tensor) -> Tensor:
+    """The points [H, P] where the norm of each gradient is at most `small` [H], of independent convex problems.
+
+    They are solved side by side, so that one evaluation serves all: Nocedal and Wright, "Numerical Optimization",
+    algorithms 7.4 and 7.5, with steps that are halved until the loss falls.
+
+    `first` [H] is the length of the first step, in gradients. A problem that is not solved after 500 evaluations stays
+    where it is.
+    """
+    points, (losses, gradients) = start, evaluate(start)
+    memory = _Memory(start, first)
+    ways, lengths = memory.way(gradients), torch.ones_like(losses)
+    for _ in range(MOST_EVALUATIONS - 1):
+        unsolved = gradients.norm(dim=1) > small
+        if not unsolved.any():
+            break
+        steps = lengths[:, None] * ways
+        new_losses, new_gradients = evaluate(points + steps)
+        promised = DECREASE * lengths * torch.linalg.vecdot(gradients, ways)
+        taken = unsolved & (new_losses <= losses + promised + SLACK * losses.abs())
+        memory.add(steps, new_gradients - gradients, taken)
+        points = torch.where(taken[:, None], points + steps, points)
+        gradients = torch.where(taken[:, None], new_gradients, gradients)
+        losses = torch.where(taken, new_losses, losses)
+        ways = memory.way(gradients)
+        lengths = torch.where(taken, 1, lengths / 2)
+    return points
+
+
+class _Memory:
+    """The last steps of each problem and how the gradient changed on them, [MEMORY, H, P], newest last."""
+
+    def __init__(self, points: Tensor, first: Tensor) -> None:
+        self._steps, self._changes = (points.new_zeros(MEMORY, *points.shape) for _ in range(2))
+        self._first = first
+
+    def add(self, steps: Tensor, changes: Tensor, taken: Tensor) -> None:
+        """Remember a pair of each problem marked in `taken` [H] whose curvature is not lost in rounding."""
+        curved = torch.linalg.vecdot(steps, changes) > 1e-10 * changes.square().sum(dim=1)
+        useful = taken & curved
+        for kept, new in ((self._steps, steps), (self._changes, changes)):
+            kept[:, useful] = torch.cat([kept[1:, useful], new[None, useful]])
+
+    def way(self, gradients: Tensor) -> Tensor:
+        """The direction of the next step, [H, P]."""
+        curved = torch.linalg.vecdot(self._steps, self._changes)
+        found, shares = -gradients, []
+        for at in reversed(range(MEMORY)):
+            shares.append(_ratio(torch.linalg.vecdot(self._steps[at], found), curved[at]))
+            found = found - shares[-1] * self._changes[at]
+        newest = _ratio(curved[-1], self._changes[-1].square().sum(dim=1))
+        found = found * torch.where(newest > 0, newest, self._first[:, None])
+        for at in range(MEMORY):
+            share = shares.pop() - _ratio(torch.linalg.vecdot(self._changes[at], found), curved[at])
+            found = found + share * self._steps[at]
+        return found
+
+
+def _ratio(one: Tensor, other: Tensor) -> Tensor:
+    """One [H] by the other, as a column [H, 1]; 0 where the other is 0, as of pairs that are not there yet."""
+    return torch.where(other > 0, one / torch.where(other > 0, other, 1), 0)[:, None]
