@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upcycle.class_weights import parse_class_weights
-from upcycle.config import GROUPS, Config, absolute, build, read_json, read_toml
+from upcycle.config import GROUPS, Config, absolute, build, read_config, read_toml
 from upcycle.errors import ConfigError
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
@@ -49,7 +49,7 @@ def test_a_recipe_that_is_no_name_is_one_line(recipe: object) -> None:
 
 def test_a_path_of_any_bytes_is_read_back(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {**build({}).to_dict(), "cache": "/data/\udcff"})
-    assert "/data/\udcff" == read_json(tmp_path / "config.json").cache
+    assert "/data/\udcff" == read_config(tmp_path / "config.json").cache
 
 
 def test_a_home_of_nobody_is_one_line() -> None:
@@ -148,7 +148,7 @@ def test_a_recorded_configuration_is_read_back(tmp_path: Path) -> None:
     config = build({"epochs": 7, "moms": (0.9, 0.8, 0.9)})
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**config.to_dict(), "data": "photos", "weights_sha256": "ab"}))
-    assert config == read_json(path)
+    assert config == read_config(path)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def _grouped(title: str, names: Iterable[str], hidden: Container[str] = (), base
 
 
 _Trained = _grouped("_Trained", Config.model_fields, base=Config)
-Options = Annotated[_Trained, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
+RunOptions = Annotated[_Trained, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
 
 
 def _whole(_: Any, tokens: Sequence[Any]) -> int:
@@ -50,7 +50,7 @@ def _whole(_: Any, tokens: Sequence[Any]) -> int:
 
 Whole = Annotated[int, Parameter(converter=_whole)]
 _OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
-"""Options that a comparison refuses, each with its reason: not in its help."""
+"""RunOptions that a comparison refuses, each with its reason: not in its help."""
 _Common = _grouped("_Common", Config.model_fields, _OF_VARIANTS, base=Config)
 CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]  # type: ignore[valid-type]
 
@@ -132,7 +132,7 @@ def train(
     out: Annotated[Path | None, _MAIN] = None,
     resume: Annotated[bool, _MAIN, Parameter(negative="")] = False,
     config: Annotated[Path | None, _MAIN] = None,
-    options: Options = _Trained(),  # noqa: B008
+    options: RunOptions = _Trained(),  # noqa: B008
 ) -> None:
     """Fine-tune a classifier on a folder of labelled images, test it and report.
 
@@ -205,7 +205,7 @@ def plan(
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
-    options: Options = _Trained(),  # noqa: B008
+    options: RunOptions = _Trained(),  # noqa: B008
 ) -> None:
     """Print and draw the learning-rate schedule; train nothing.
 
@@ -254,8 +254,8 @@ def evaluate(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    from upcycle.config import read_json
-    from upcycle.evaluation.metrics import evaluate as measure
+    from upcycle.config import read_config
+    from upcycle.evaluation.metrics import measure
     from upcycle.jobs.evaluate import evaluate_run
     from upcycle.jobs.predict import load
     from upcycle.reporting.tables import evaluation_table
@@ -263,7 +263,7 @@ def evaluate(
 
     with _telling() as show:
         predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
-        seed = read_json(RunDir(run).config).seed
+        seed = read_config(RunDir(run).config).seed
         show.table(evaluation_table(measure(predictions, seed=seed, split=split)))
 
 

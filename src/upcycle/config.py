@@ -268,7 +268,7 @@ class Config(BaseModel):
         return self.model_dump(mode="json")
 
 
-def check(config: Config) -> Config:
+def _check(config: Config) -> Config:
     """`config` itself when its values agree with each other; ConfigError otherwise."""
     if config.val_fraction + config.test_fraction >= 0.95:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
@@ -343,7 +343,7 @@ def build(values: Mapping[str, Any], where: str = "") -> Config:
         config = Config.model_validate(canonical(values, where))
     except ValidationError as error:
         raise ConfigError(explain(error) + where) from None
-    return check(config)
+    return _check(config)
 
 
 def explain(error: ValidationError) -> str:
@@ -368,7 +368,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return canonical(values, f" in {path}")
 
 
-def read_json(path: Path) -> Config:
+def read_config(path: Path) -> Config:
     """The configuration a run has written; ConfigError when it cannot be used."""
     try:
         values = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))  # paths are any bytes

@@ -240,7 +240,7 @@ def over_run(schedule: Schedule, *, steps: int, steps_per_epoch: int) -> Schedul
     return schedule
 
 
-def name_of(function: object) -> str:
+def qualified_name(function: object) -> str:
     """The qualified name of a function, or of the class of a value."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
@@ -249,7 +249,7 @@ def name_of(function: object) -> str:
 def to_dict(schedule: Schedule) -> dict[str, Any]:
     """Plain values from which `from_dict` makes an equal schedule; the name alone of a custom one."""
     if isinstance(schedule, CustomSchedule):
-        return {"kind": schedule.kind, "name": name_of(schedule.function)}
+        return {"kind": schedule.kind, "name": qualified_name(schedule.function)}
     if isinstance(schedule, Scaled):
         scaled = {"begin": schedule.begin, "factor": schedule.factor}
         return {"kind": schedule.kind, "schedule": to_dict(schedule.schedule), **scaled}

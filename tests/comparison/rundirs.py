@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from upcycle.evaluation.metrics import evaluate
+from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.predictions import Predictions
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, append_line, write_json
@@ -48,5 +48,5 @@ def write_run(
         facts = {"phase": "finetune", "epoch": epoch, "step": 10 * epoch, "lr": 1e-4, "momentum": 0.9, "best": True}
         append_line(run.history, facts | losses | scores)
     made.save(run.predictions("test"))
-    write_json(run.evaluation, {"test": evaluate(made, n_boot=50).to_dict()})
+    write_json(run.evaluation, {"test": measure(made, n_boot=50).to_dict()})
     return path

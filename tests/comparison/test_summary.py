@@ -10,7 +10,7 @@ from upcycle.comparison.runs import FailedSeed, Seconds, VariantRuns, grouped, r
 from upcycle.comparison.statistics import Arm, scored
 from upcycle.comparison.summary import summarize
 from upcycle.errors import ConfigError, RunError
-from upcycle.evaluation.metrics import evaluate
+from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.predictions import Predictions
 from upcycle.rundir import RunDir, read_json, write_json
 
@@ -312,7 +312,7 @@ def test_the_interval_of_one_seed_is_that_of_the_runs_own_report() -> None:
         labels=labels,
         logits=np.eye(30, dtype=np.float32)[guessed] * 9,
     )
-    own = evaluate(found).f1_macro
+    own = measure(found).f1_macro
     arm = Arm(labels, guessed[None], np.arange(300), 30)
     made = scored(arm).interval("f1_macro")
     assert "combined" == own.method == made.method

@@ -42,9 +42,9 @@ PHASES = {
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
     "record": ["upcycle.rundir:write_json", "upcycle.jobs.session:append_line", "upcycle.jobs.session:write_lines"],
     "evaluation": [
-        "upcycle.jobs.finetune:predict",
+        "upcycle.jobs.finetune:predict_logits",
         "upcycle.jobs.stages:write_results",
-        "upcycle.jobs.results:evaluate",
+        "upcycle.jobs.results:measure",
     ],
     "report": [
         "upcycle.reporting.run_page:_figures",

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from upcycle.errors import UpcycleError
 from upcycle.evaluation.intervals import clopper_pearson, wilson
-from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.evaluation.metrics import measure, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
 
 AVERAGES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss", "roc_auc")
@@ -61,7 +61,7 @@ def every_metric(evaluation):
 @given(any_predictions())
 def test_every_value_is_scikit_learns(made):
     labels, predicted, k = made.labels, made.predicted(), len(made.classes)
-    got = evaluate(made, n_boot=2)
+    got = measure(made, n_boot=2)
     each = sk.precision_recall_fscore_support(labels, predicted, labels=range(k), zero_division=0)
     macro = sk.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
     expected = {
@@ -83,13 +83,13 @@ def test_every_value_is_scikit_learns(made):
 
 
 def test_a_class_never_predicted_has_precision_zero_without_a_warning():
-    got = evaluate(answering([0, 0, 1], [0, 0, 0])).per_class["b"]
+    got = measure(answering([0, 0, 1], [0, 0, 0])).per_class["b"]
     assert (0.0, 0.0, 0.0, 1) == (got.precision.value, got.recall.value, got.f1.value, got.support)
 
 
 def test_there_is_no_roc_auc_with_three_classes_or_one_of_two_missing():
-    assert evaluate(answering([0, 1, 2], [0, 1, 2], k=3)).roc_auc is None
-    assert evaluate(answering([0, 0, 0], [0, 1, 0])).roc_auc is None
+    assert measure(answering([0, 1, 2], [0, 1, 2], k=3)).roc_auc is None
+    assert measure(answering([0, 0, 0], [0, 1, 0])).roc_auc is None
 
 
 # ------------------------------------------------------------------------------ intervals
@@ -98,7 +98,7 @@ def test_there_is_no_roc_auc_with_three_classes_or_one_of_two_missing():
 @settings(deadline=None, max_examples=150)
 @given(any_predictions())
 def test_every_interval_holds_its_value_and_has_a_width(made):
-    for name, metric in every_metric(evaluate(made, n_boot=40)):
+    for name, metric in every_metric(measure(made, n_boot=40)):
         highest = math.inf if name == "log_loss" else 1
         assert 0 <= metric.low <= metric.value <= metric.high <= highest, (name, metric)
         assert metric.low < metric.high < math.inf, (name, metric)
@@ -106,7 +106,7 @@ def test_every_interval_holds_its_value_and_has_a_width(made):
 
 def test_without_errors_the_exact_bound_of_all_images_stands_in():
     half = [0] * 80 + [1] * 80
-    got = evaluate(answering(half, half))
+    got = measure(answering(half, half))
     bound = clopper_pearson(160, 160)
     for name in ("accuracy", "precision_macro", "recall_macro", "f1_macro"):
         metric = getattr(got, name)
@@ -119,36 +119,36 @@ def test_without_errors_the_exact_bound_of_all_images_stands_in():
 
 
 def test_a_perfect_ranking_is_bounded_by_as_many_pairs_as_the_smaller_class_has():
-    got = evaluate(predictions([0] * 50 + [1] * 20, np.arange(70))).roc_auc
+    got = measure(predictions([0] * 50 + [1] * 20, np.arange(70))).roc_auc
     assert (1.0, clopper_pearson(20, 20).low, 1.0, "exact") == (got.value, got.low, got.high, got.method)
 
 
 def test_a_single_image_of_a_class_has_the_widest_interval():
-    got = evaluate(answering([0] * 20 + [1], [0] * 20 + [1])).per_class["b"].recall
+    got = measure(answering([0] * 20 + [1], [0] * 20 + [1])).per_class["b"].recall
     assert (0.025, 1.0, "exact") == (pytest.approx(got.low), got.high, got.method)
 
 
 def test_a_model_that_names_one_class_only_gets_intervals_from_each_class():
-    got = evaluate(answering([0] * 30 + [1] * 20, [0] * 50))
+    got = measure(answering([0] * 30 + [1] * 20, [0] * 50))
     assert (0.5, "combined") == (got.recall_macro.value, got.recall_macro.method)
     # recalls of 1 [0.884, 1] and 0 [0, 0.168]
     assert (0.442, 0.584) == (round(got.recall_macro.low, 3), round(got.recall_macro.high, 3))
 
 
 def test_a_model_without_any_hit_has_the_exact_bound_from_above():
-    got = evaluate(answering([0] * 10 + [1] * 10, [1] * 10 + [0] * 10)).f1_macro
+    got = measure(answering([0] * 10 + [1] * 10, [1] * 10 + [0] * 10)).f1_macro
     assert (0.0, 0.0, pytest.approx(clopper_pearson(0, 20).high)) == (got.value, got.low, got.high)
 
 
 def test_equal_costs_still_leave_room_for_an_unseen_kind_of_image():
-    got = evaluate(answering([0] * 50 + [1] * 50, [0] * 50 + [1] * 50)).log_loss
+    got = measure(answering([0] * 50 + [1] * 50, [0] * 50 + [1] * 50)).log_loss
     unseen, right, wrong = clopper_pearson(0, 100).high, math.log1p(math.exp(-4)), math.log1p(math.exp(4))
     expected = ((1 - unseen) * right, (1 - unseen) * right + unseen * wrong, "exact")
     assert (pytest.approx(expected[0]), pytest.approx(expected[1]), "exact") == (got.low, got.high, got.method)
 
 
 def test_ordinary_results_get_wilson_for_shares_and_the_bootstrap_for_averages():
-    got = evaluate(noisy(np.random.default_rng(0), n=160))
+    got = measure(noisy(np.random.default_rng(0), n=160))
     methods = {name: metric.method for name, metric in every_metric(got)}
     averages = dict.fromkeys(AVERAGES[1:], "bootstrap")
     classes = {f"{name} of {label}": "wilson" for label in "ab" for name in ("precision", "recall", "f1")}
@@ -159,11 +159,11 @@ def test_ordinary_results_get_wilson_for_shares_and_the_bootstrap_for_averages()
 
 def test_images_of_the_same_bytes_count_as_one():
     labels, answers = [0, 1] * 20, [0, 1] * 15 + [1, 1] * 5
-    single = evaluate(answering(labels, answers))
+    single = measure(answering(labels, answers))
     twice = answering(labels * 2, answers * 2)
     hashes = tuple(f"{i % 40}" for i in range(80))
-    repeated = evaluate(predictions(twice.labels, twice.logits, hashes=hashes))
-    unknown = evaluate(twice)
+    repeated = measure(predictions(twice.labels, twice.logits, hashes=hashes))
+    unknown = measure(twice)
     widths = [e.f1_macro.high - e.f1_macro.low for e in (single, repeated, unknown)]
     assert widths[0] == pytest.approx(widths[1], rel=0.05)
     assert widths[2] < 0.8 * widths[0]
@@ -171,8 +171,8 @@ def test_images_of_the_same_bytes_count_as_one():
 
 def test_the_same_seed_gives_the_same_evaluation():
     made = noisy(np.random.default_rng(0), n=40)
-    assert evaluate(made, seed=3).to_dict() == evaluate(made, seed=3).to_dict()
-    assert evaluate(made, seed=3).f1_macro != evaluate(made, seed=4).f1_macro
+    assert measure(made, seed=3).to_dict() == measure(made, seed=3).to_dict()
+    assert measure(made, seed=3).f1_macro != measure(made, seed=4).f1_macro
 
 
 def noisy(generator, *, n, grouped=False):
@@ -186,7 +186,7 @@ def noisy(generator, *, n, grouped=False):
 
 def coverage(name, truth, *, grouped, runs=300):
     generator = np.random.default_rng(11)
-    made = [getattr(evaluate(noisy(generator, n=160, grouped=grouped), n_boot=300, seed=i), name) for i in range(runs)]
+    made = [getattr(measure(noisy(generator, n=160, grouped=grouped), n_boot=300, seed=i), name) for i in range(runs)]
     return sum(metric.low <= truth <= metric.high for metric in made) / runs
 
 
@@ -206,7 +206,7 @@ def test_the_interval_of_roc_auc_covers_the_truth_95_times_in_100(grouped, truth
 
 
 def test_the_dictionary_has_the_layout_of_evaluation_json():
-    got = evaluate(answering([0, 0, 1, 1], [0, 1, 1, 1])).to_dict()
+    got = measure(answering([0, 0, 1, 1], [0, 1, 1, 1])).to_dict()
     metric = ["value", "low", "high", "method"]
     assert [
         "n",
@@ -224,13 +224,13 @@ def test_the_dictionary_has_the_layout_of_evaluation_json():
 
 
 def test_the_dictionary_leaves_roc_auc_out_where_it_is_undefined():
-    assert "roc_auc" not in evaluate(answering([0, 1, 2], [0, 1, 2], k=3)).to_dict()
+    assert "roc_auc" not in measure(answering([0, 1, 2], [0, 1, 2], k=3)).to_dict()
 
 
 def right_on(share, n, **options):
     wrong = round(n * (1 - share))
     labels = [i % 2 for i in range(n)]
-    return evaluate(
+    return measure(
         answering(labels, [1 - labels[i] if i < wrong else labels[i] for i in range(n)], **options), n_boot=2
     )
 
@@ -251,7 +251,7 @@ def test_groups_count_for_what_can_be_told_apart():
 
 
 def test_five_images_are_too_few():
-    got = evaluate(answering([0, 1, 0, 1, 0], [0, 1, 0, 1, 0]), n_boot=2, split="val")
+    got = measure(answering([0, 1, 0, 1, 0], [0, 1, 0, 1, 0]), n_boot=2, split="val")
     assert (100.0, "5 val images: too few to tell any two models apart") == (
         got.distinguishable_points,
         got.resolution,

@@ -17,7 +17,7 @@ import pytest
 from tests.reporting.pages import Page, picture
 from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.errors import RunError
-from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.evaluation.metrics import measure, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import Choice, RunEvaluation
 from upcycle.history import ProbeResult
@@ -167,7 +167,7 @@ def write_scores(run: RunDir, classes: tuple[str, ...], margin: float) -> Predic
     says = "fine-tuning kept: its validation log loss is lower by more than one standard error"
     choice = {"chosen": "finetune", "mean_difference": paired.mean_difference, "says": says}
     scores = {
-        name: evaluate(split, n_boot=200).to_dict()
+        name: measure(split, n_boot=200).to_dict()
         for name, split in (("test", test), ("val", val), ("probe_test", probe))
     }
     write_json(run.evaluation, {**scores, "choice": {**choice, "standard_error": paired.standard_error}})
@@ -354,7 +354,7 @@ def test_epochs_so_far_are_drawn_before_there_are_test_scores(unfinished: RunDir
 def test_a_model_without_mistakes_has_no_gallery(unfinished: RunDir) -> None:
     perfect = predicted(PETS, 20, margin=60, seed=3)
     perfect.save(unfinished.predictions("test"))
-    write_json(unfinished.evaluation, {"test": evaluate(perfect, n_boot=50).to_dict()})
+    write_json(unfinished.evaluation, {"test": measure(perfect, n_boot=50).to_dict()})
     assert "No test image was misclassified." in Page(write_report(unfinished)).text
 
 
@@ -362,7 +362,7 @@ def test_a_cross_validated_run_shows_its_folds_and_their_thumbnails(unfinished: 
     pooled = predicted(PETS, 60, margin=1, seed=4)
     pooled.save(unfinished.predictions("test"))
     folds = {"f1_macro": [0.9, 0.95], "mean": 0.925, "deviation": 0.035}
-    write_json(unfinished.evaluation, {"test": evaluate(pooled, n_boot=50).to_dict(), "folds": folds})
+    write_json(unfinished.evaluation, {"test": measure(pooled, n_boot=50).to_dict(), "folds": folds})
     for digest in pooled.hashes:
         write_bytes(unfinished.root / "fold-2" / "thumbnails" / f"{digest}.jpg", picture(0))
     unfinished.set_status("finished", folds=2)

@@ -14,7 +14,7 @@ from upcycle.data.frames import Cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
-from upcycle.evaluation.forward import predict
+from upcycle.evaluation.forward import predict_logits
 from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import ModelSpec, resolve_arch
@@ -70,7 +70,7 @@ def test_the_head_on_kept_features_is_the_whole_network_to_the_bit(
     generator = torch.Generator().manual_seed(0)
     model.set_head(torch.randn(width, generator=generator), torch.randn(width[:1], generator=generator))
     preprocessing = ready["network"].preprocessing
-    whole = predict(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine, workers=1)
+    whole = predict_logits(model, ready["cache"], positions, preprocessing=preprocessing, machine=machine, workers=1)
     np.testing.assert_array_equal(whole, head_logits(model, features, positions, machine))
 
 

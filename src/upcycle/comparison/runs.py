@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from upcycle.comparison.statistics import Arm
 from upcycle.comparison.variants import VARIANTS, Variant, effective, follows
-from upcycle.config import Config
-from upcycle.config import read_json as read_config
+from upcycle.config import Config, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.predictions import Predictions, read_predictions

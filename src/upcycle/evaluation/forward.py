@@ -62,7 +62,7 @@ def _fetch(queued: list[Tensor]) -> Logits:
     return rows
 
 
-def predict(
+def predict_logits(
     model: Network,
     frames: Frames,
     positions: _Positions,

@@ -41,7 +41,7 @@ SCALES: tuple[Scale, ...] = ("logit", "logit", "logit", "log", "logit")
 """Of macro precision, recall and F1, log loss, ROC AUC."""
 
 
-def evaluate(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, split: str = "test") -> Evaluation:
+def measure(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, split: str = "test") -> Evaluation:
     """Every metric of `predictions`, as scikit-learn defines them with zero_division=0.
 
     Averages are over the classes that occur among the labels or the predictions. ROC AUC is there for two

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from upcycle.comparison.variants import without_effect
-from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_toml
-from upcycle.config import read_json as read_config
+from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_config, read_toml
 from upcycle.device import crowded
-from upcycle.evaluation.metrics import evaluate as measure
+from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation
 from upcycle.jobs.callables import taken
 from upcycle.jobs.crossval import cross_validate
@@ -22,8 +21,7 @@ from upcycle.jobs.run import Observer, Run, followed, run_of
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
 from upcycle.options import TrainOptions
-from upcycle.reporting.progress import Observer as Display
-from upcycle.reporting.progress import default_show
+from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked, remove_abandoned
 from upcycle.schedules import Rate
 

@@ -14,11 +14,11 @@ from typing import Any
 from upcycle.config import CUSTOM, OF_SCHEDULES, Config, canonical
 from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import flat
-from upcycle.schedules import KINDS, CustomSchedule, Rate, Schedule, from_dict, name_of, to_dict
+from upcycle.schedules import KINDS, CustomSchedule, Rate, Schedule, from_dict, qualified_name, to_dict
 
 Function = Callable[..., Any]
 """Of tensors, which are not known here."""
-NAMES = ("schedule", "loss", "augment")
+PARTS = ("schedule", "loss", "augment")
 """Options that a callable may stand for."""
 
 
@@ -32,7 +32,7 @@ class Callables:
 
     def record(self) -> dict[str, dict[str, object]]:
         """What is written down of each: its name and hash, or why it cannot be compared."""
-        found = {name: value for name in NAMES if (value := getattr(self, name)) is not None}
+        found = {name: value for name in PARTS if (value := getattr(self, name)) is not None}
         return {name: _identity(value) for name, value in found.items()}
 
     @property
@@ -44,7 +44,7 @@ class Callables:
             if "why" in entry
         ]
 
-    def check(self, config: Config, names: Sequence[str] = NAMES) -> None:
+    def check(self, config: Config, names: Sequence[str] = PARTS) -> None:
         """ConfigError for a custom part that was named and not passed."""
         for name in names:
             if getattr(config, name) == CUSTOM and getattr(self, name) is None:
@@ -111,7 +111,7 @@ def _identity(part: object) -> dict[str, object]:
         return to_dict(part)  # type: ignore[arg-type]
     function = inspect.isroutine(part)
     named = part if function else type(part)
-    entry: dict[str, object] = {"name": name_of(part)}
+    entry: dict[str, object] = {"name": qualified_name(part)}
     values = {} if function else _fields(part)
     why = _hidden(named)
     if not why and values is None:

@@ -20,7 +20,7 @@ from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, 
 from upcycle.options import TrainOptions
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.names import clock, counted
-from upcycle.reporting.progress import Observer, default_show
+from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked
 
 
@@ -33,7 +33,7 @@ def compare(
     resume: bool = False,
     config: Path | str | None = None,
     augment: Literal["light", "none"] | None = None,
-    show: Observer | None = None,
+    show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Comparison:
     """Train variants on one split and compare them, or compare runs that exist.
@@ -73,7 +73,7 @@ def _share(points: float | None) -> float | None:
     return None if points is None else points / 100
 
 
-def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Observer) -> Comparison:
+def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Display) -> Comparison:
     groups = grouped([read_run(path) for path in paths])
     folder = out or reserve("compare")
     with removed_unless_started(folder, reserved=out is None):
@@ -87,7 +87,7 @@ def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Ob
         return _summarize(groups, folder, About(data.pop() if len(data) == 1 else None, shlex.join(words)), goal, show)
 
 
-def _summarize(groups: Sequence[VariantRuns], out: Path, about: About, goal: float, show: Observer) -> Comparison:
+def _summarize(groups: Sequence[VariantRuns], out: Path, about: About, goal: float, show: Display) -> Comparison:
     """Compare, write the result and its page, and show the table."""
     about = replace(about, created=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
     # the working directory may change before the result is used
@@ -110,7 +110,7 @@ def _command(grid: Grid, names: Sequence[str] | None) -> str:
     return shlex.join([*words, *spelled(grid.common), "--out", str(grid.out)])
 
 
-def run_grid(grid: Grid, show: Observer) -> Comparison:
+def run_grid(grid: Grid, show: Display) -> Comparison:
     """Train every run of the grid that is missing, a seed of all variants after the other, and compare after each.
 
     A run that fails is reported beside the others; a disk that cannot be written stops everything.
@@ -144,7 +144,7 @@ def run_grid(grid: Grid, show: Observer) -> Comparison:
     return comparison
 
 
-def _trainer(sweep: Sweep, show: Observer) -> Callable[[Cell], None]:
+def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
     """What trains a cell on the scanned images; raises for what would make every run of a variant fail.
 
     A cell that is done is not trained again. A failure is kept and reported.

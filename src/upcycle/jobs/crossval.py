@@ -12,11 +12,11 @@ from upcycle.jobs.start import Start
 from upcycle.jobs.train import run_training
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir
 
 
-def cross_validate(start: Start, show: Observer, *, index: Index | None = None) -> None:
+def cross_validate(start: Start, show: Display, *, index: Index | None = None) -> None:
     """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their

@@ -10,13 +10,13 @@ from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import resolve_arch
 from upcycle.recipes import resolve
-from upcycle.reporting.progress import Observer, Terminal
+from upcycle.reporting.progress import Display, Terminal
 from upcycle.reporting.tables import models_table
 
 ARCH = "tf_efficientnet_lite0"
 
 
-def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Observer | None = None) -> Path:
+def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int, show: Display | None = None) -> Path:
     """Fine-tune EfficientNet-Lite0 and train the simple CNN on the same split; returns the report's path.
 
     OUT holds the images and both runs.
@@ -27,7 +27,7 @@ def run_demo(data: Literal["faces", "textures"], *, out: Path | None, seed: int,
         return _run(data, folder, seed, show)
 
 
-def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Observer) -> Path:
+def _run(data: Literal["faces", "textures"], out: Path, seed: int, show: Display) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty: give another --out")
     resolve({"seed": seed})  # before anything is written

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upcycle.config import Config
-from upcycle.config import read_json as read_config
+from upcycle.config import Config, read_config
 from upcycle.data import decode
 from upcycle.data.folders import clean
 from upcycle.data.index import Index, index_images, listing_of
@@ -19,11 +18,11 @@ from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.predictions import Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
 from upcycle.jobs.review import darkness
-from upcycle.reporting.progress import Observer, Silent
+from upcycle.reporting.progress import Display, Silent
 from upcycle.rundir import read_json
 
 
-def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Observer | None = None) -> Predictions:
+def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Display | None = None) -> Predictions:
     """Predictions of the run's own `split`, or of the images of another folder `data`.
 
     Where `data` holds all images of the run's `split`, as when its folder has moved, those alone are predicted. Images
@@ -126,7 +125,7 @@ def _recorded_as(index: Index, positions: Sequence[int], split: str) -> list[Rec
 
 
 def _predictions(
-    classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Observer | None = None
+    classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Display | None = None
 ) -> Predictions:
     """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
     logits, used = [], []

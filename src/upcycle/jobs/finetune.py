@@ -14,7 +14,7 @@ from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
-from upcycle.evaluation.forward import predict
+from upcycle.evaluation.forward import predict_logits
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
@@ -134,7 +134,7 @@ def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:
 
 def held_out_logits(data: Dataset, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images."""
-    return predict(
+    return predict_logits(
         model,
         data.frames,
         data.splits.of(split),

@@ -17,7 +17,7 @@ from upcycle.data.splits import split_by
 from upcycle.device import crowded, threads_for
 from upcycle.errors import DataError
 from upcycle.hardware import usable_cores
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 
 
 def check_request(data: Path, config: Config, *, label_errors: bool) -> None:
@@ -29,7 +29,7 @@ def check_request(data: Path, config: Config, *, label_errors: bool) -> None:
         check_weights(config)
 
 
-def inspect_images(data: Path, config: Config, show: Observer) -> tuple[Audited, list[quarantine.Entry]]:
+def inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[quarantine.Entry]]:
     """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
     file = Path(config.quarantine) if config.quarantine else None
     listed = quarantine.read_list(file) if file else []
@@ -57,7 +57,7 @@ def inspect_images(data: Path, config: Config, show: Observer) -> tuple[Audited,
         return audited, left.entries
 
 
-def find_problems(data: Audited, config: Config, show: Observer, *, label_errors: bool) -> list[Finding]:
+def find_problems(data: Audited, config: Config, show: Display, *, label_errors: bool) -> list[Finding]:
     """All findings, serious ones first; an image set that cannot be trained on before all others."""
     findings = run_checks(data)
     if label_errors:

@@ -22,7 +22,7 @@ from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
 from upcycle.model.weights import Weights
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 from upcycle.training.features import extract
 from upcycle.training.probe import out_of_fold
 
@@ -65,7 +65,7 @@ def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int
     return Suspects(found, given[found], likely[found], margins[found])
 
 
-def find_label_errors(data: Audited, config: Config, show: Observer) -> Finding | None:
+def find_label_errors(data: Audited, config: Config, show: Display) -> Finding | None:
     """The images whose label a probe on frozen features contradicts, each judged by one that did not train on it.
 
     ConfigError or WeightsError where there are no pretrained weights; DataError where a class has too few images for
@@ -86,7 +86,7 @@ def check_weights(config: Config) -> tuple[str, Weights]:
 
 
 @machines.restored()
-def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.float64]:
+def _chances(data: Audited, config: Config, show: Display) -> npt.NDArray[np.float64]:
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
     split = folds(index, k=_FOLDS, seed=config.seed_of_split)  # first: it finds out soonest what is wrong

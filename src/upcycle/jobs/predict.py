@@ -26,7 +26,7 @@ from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.model.spec import ModelSpec
-from upcycle.reporting.progress import Observer, default_show
+from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, read_json
 
 Image = decode.ImageSource | str | PathLike[str] | BinaryIO
@@ -162,7 +162,7 @@ def _content(file: BinaryIO) -> bytes:
     return content
 
 
-def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Observer | None = None) -> Classifier:
+def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Display | None = None) -> Classifier:
     """The best model of a run, ready to predict, on the device and in the precision of its training where it can be.
 
     With `threads` 0 it computes with as many as the run was trained with, if there are so many cores. RunError when
@@ -179,7 +179,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Obser
         return _load(expanded(run), threads, device, show or default_show())
 
 
-def _load(run: Path, threads: int, device: str, show: Observer) -> Classifier:
+def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     directory = RunDir(run)
     if any(directory.root.glob("fold-*")):
         raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
@@ -220,7 +220,7 @@ def _setting(environment: Any) -> _Setting:
     return _Setting(precision, threads, cores, fold_bn=environment.get("fold_bn") is True, device=device)
 
 
-def _machine(recorded: _Setting, asked: int, device: str, show: Observer) -> machines.Hardware:
+def _machine(recorded: _Setting, asked: int, device: str, show: Display) -> machines.Hardware:
     """This machine as the run used its own, or, where it lacks that device or precision, at its best.
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.

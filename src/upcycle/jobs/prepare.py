@@ -17,7 +17,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import NAMES, Splits, split_by
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
@@ -39,7 +39,7 @@ def cache_root(config: Config) -> Path:
     return Path(config.cache) if config.cache else default_root()
 
 
-def read_index(data: Path, config: Config, machine: Hardware, show: Observer) -> Index:
+def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
     listed = quarantine.read_list(file) if file else []
@@ -69,7 +69,7 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
     return replace(preprocessing, size=min(preprocessing.size, max(SMALLEST_AUTO_SIZE, own)))
 
 
-def decode(index: Index, preprocessing: Preprocessing, config: Config, machine: Hardware, show: Observer) -> Dataset:
+def decode(index: Index, preprocessing: Preprocessing, config: Config, machine: Hardware, show: Display) -> Dataset:
     """Decoded images, not split yet; those that cannot be decoded are moved to the index's quarantine.
 
     Where the default folder cannot be written a temporary one is used. Where there is no room in it the images
@@ -98,7 +98,7 @@ def decode(index: Index, preprocessing: Preprocessing, config: Config, machine: 
 
 
 def _cached(
-    build: Callable[..., tuple[Cache, dict[int, Unusable]]], config: Config, show: Observer
+    build: Callable[..., tuple[Cache, dict[int, Unusable]]], config: Config, show: Display
 ) -> tuple[Cache, dict[int, Unusable]]:
     """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
     root = cache_root(config)
@@ -113,7 +113,7 @@ def _cached(
         return build(root=spare / "images")
 
 
-def decodable(index: Index, config: Config, machine: Hardware, show: Observer) -> Index:
+def decodable(index: Index, config: Config, machine: Hardware, show: Display) -> Index:
     """`index` without the images that cannot be decoded, found out at a small size."""
     return decode(index, Preprocessing(size=32, scale=config.scale), config, machine, show).index
 
@@ -129,7 +129,7 @@ def prepare(
     preprocessing: Preprocessing,
     config: Config,
     machine: Hardware,
-    show: Observer,
+    show: Display,
     splits: Splits | None = None,
 ) -> Dataset:
     """Decode and split, unless the caller has split already."""

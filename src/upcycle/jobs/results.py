@@ -13,7 +13,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware
 from upcycle.errors import DecodeError
 from upcycle.evaluation.forward import predictions
-from upcycle.evaluation.metrics import evaluate, paired_log_loss
+from upcycle.evaluation.metrics import measure, paired_log_loss
 from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Choice, FoldScores, RunEvaluation
 from upcycle.jobs.finetune import held_out_logits
@@ -80,7 +80,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
         made.save(run.predictions(name))
     evaluation = RunEvaluation(
         {
-            name: evaluate(made, seed=session.config.seed, split="val" if name.endswith("val") else "test")
+            name: measure(made, seed=session.config.seed, split="val" if name.endswith("val") else "test")
             for name, made in named.items()
         },
         results.choice,
@@ -130,7 +130,7 @@ def write_pooled(session: Session, folds: Sequence[RunDir]) -> None:
         logits=np.concatenate([part.logits for part in parts]),
     )
     pooled.save(session.run.predictions("test"))
-    evaluation = evaluate(pooled, seed=session.config.seed)
+    evaluation = measure(pooled, seed=session.config.seed)
     scores = [RunEvaluation.from_dict(read_json(fold.evaluation))["test"].f1_macro.value for fold in folds]
     spread = FoldScores(tuple(scores), float(np.mean(scores)), float(np.std(scores, ddof=1)))
     write_json(session.run.evaluation, RunEvaluation({"test": evaluation}, folds=spread).to_dict())

@@ -20,7 +20,7 @@ from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed
 from upcycle.model.network import create
 from upcycle.model.spec import ModelSpec
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir, read_json
 
 
@@ -33,7 +33,7 @@ def check_place(start: Start) -> None:
     raise DataError(f"{shown(start.data)} does not exist: say where the images of the run are now: {again}")
 
 
-def find_moved(start: Start, show: Observer) -> Index:
+def find_moved(start: Start, show: Display) -> Index:
     """The images at the run's new place; RunError where they are others than those it has recorded."""
     check_exists(start.data)
     refused = f"{start.run.root} was started with {shown(read_json(start.run.config)['data'])}, not {shown(start.data)}"

@@ -16,7 +16,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import components
 from upcycle.errors import DecodeError
 from upcycle.evaluation.metrics import resolution
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 
 _LIKELY_ACCURACY = 0.95
 """What two models are taken to have until one is tested, to estimate what the test images will distinguish."""
@@ -78,7 +78,7 @@ def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
         yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
 
 
-def describe(dataset: Dataset, audit: Audit, show: Observer) -> None:
+def describe(dataset: Dataset, audit: Audit, show: Display) -> None:
     """Report how the images were split and what is wrong with them."""
     index, test = dataset.index, dataset.splits.test
     counts = {name: len(dataset.splits.of(name)) for name in ("train", "val", "test")}

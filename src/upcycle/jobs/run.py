@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, overload
 
-from upcycle.config import Config, expanded
-from upcycle.config import read_json as read_config
+from upcycle.config import Config, expanded, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History, Row
-from upcycle.reporting.progress import Observer as Display
-from upcycle.reporting.progress import Several, Silent
+from upcycle.reporting.progress import Display, Several, Silent
 from upcycle.rundir import RunDir, read_json, read_lines
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, s
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.names import counted
-from upcycle.reporting.progress import Observer, default_show
+from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.scan_page import PAGE, write_scan
 from upcycle.rundir import read_json, write_json
 
@@ -58,7 +58,7 @@ def scan(
     out: Path | str | None = None,
     html: Path | str | None = None,
     label_errors: bool = False,
-    show: Observer | None = None,
+    show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Scan:
     """Check every image of `data`: what is wrong and what it would do to the result.
@@ -111,7 +111,7 @@ def begin_scan(
     return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors, given)
 
 
-def run_scan(asked: Asked, show: Observer) -> Path:
+def run_scan(asked: Asked, show: Display) -> Path:
     """Scan, and write audit.json, quarantine.csv, the page and, where images belong together, grouped.csv.
 
     Findings are no failure. DataError where DATA is nothing to scan.

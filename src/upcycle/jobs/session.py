@@ -32,7 +32,7 @@ from upcycle.model.network import Network
 from upcycle.model.spec import ModelSpec
 from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.recipes import Phase
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 from upcycle.rundir import (
     RunDir,
     RunState,
@@ -129,7 +129,7 @@ class Session:
     callables = NO_CALLABLES
     """The custom parts of the run."""
 
-    def __init__(self, run: RunDir, config: Config, show: Observer, stopping: Stopping) -> None:
+    def __init__(self, run: RunDir, config: Config, show: Display, stopping: Stopping) -> None:
         self.run, self.config, self.show, self.stopping = run, config, show, stopping
         self.plan = Plan(changes=changes_from_dicts(read_lines(run.events, whole=True)))
         status = run.status()
@@ -325,7 +325,7 @@ def _is_finite(state: State) -> bool:
 
 
 @contextlib.contextmanager
-def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> Iterator[Session]:
+def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Display) -> Iterator[Session]:
     """The session of a run, which no other process may write meanwhile.
 
     Once the work inside is done the run gets its report; whatever stops it is recorded and raised again. Running out
@@ -355,7 +355,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
         session.finish()
 
 
-def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Observer) -> None:
+def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Display) -> None:
     """Write status, environment and, last, the configuration: until that is there the run has not started."""
     run = start.run
     facts = environment(machine)
@@ -389,7 +389,7 @@ def _record_retrying(run: RunDir, on_divergence: str) -> None:
     write_sealed(run, run.environment, {**computed, "command": re.sub(r" --on-divergence \w+", "", command) + words})
 
 
-def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Observer) -> None:
+def _warn_of_changes(before: Mapping[str, Any], now: Mapping[str, Any], run: RunDir, show: Display) -> None:
     then, this = ({**facts, **facts.get("versions", {})} for facts in (before, now))
     for name in (*DIFFERENCES, *this.get("versions", {})):
         if name in then and then[name] != this.get(name):

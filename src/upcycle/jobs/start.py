@@ -9,13 +9,12 @@ from typing import Any
 
 from upcycle.class_weights import class_weights_text
 from upcycle.comparison.variants import FREE_TO_CHANGE
-from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
+from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.manifest import check
 from upcycle.recipes import resolve
-from upcycle.rundir import RunDir
-from upcycle.rundir import read_json as read_plain
+from upcycle.rundir import RunDir, read_json
 
 RUNS = Path("runs")
 UPDATES = 4
@@ -161,8 +160,8 @@ def removed_unless_started(folder: Path, *, reserved: bool) -> Iterator[None]:
 
 def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables: Callables) -> Start:
     check(run)
-    config = read_json(run.config)
-    before = Path(str(read_plain(run.config).get("data", "")))
+    config = read_config(run.config)
+    before = Path(str(read_json(run.config).get("data", "")))
     moved = data is not None and data.resolve() != before
     if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was started with {before}, not {data}: give another --out")
@@ -178,10 +177,10 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
         raise RunError(f"{run.root} was started with {told}: give another --out")
     config = resolve({**recorded, **{name: now[name] for name in FREE_TO_CHANGE}})
-    environment = read_plain(run.environment) if run.environment.exists() else {}
+    environment = read_json(run.environment) if run.environment.exists() else {}
     said = str(environment.get("command", ""))
     finished = run.status()["state"] == "finished"
-    if not finished and read_plain(run.config).get("updates") != UPDATES:
+    if not finished and read_json(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
     place = data.resolve() if data is not None else before
     if not finished:

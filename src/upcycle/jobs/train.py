@@ -19,12 +19,12 @@ from upcycle.jobs.start import Start
 from upcycle.model.network import cannot_compute
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
-from upcycle.reporting.progress import Observer
+from upcycle.reporting.progress import Display
 from upcycle.rundir import write_json
 
 
 @machines.restored()
-def run_training(start: Start, show: Observer, *, index: Index | None = None, splits: Splits | None = None) -> None:
+def run_training(start: Start, show: Display, *, index: Index | None = None, splits: Splits | None = None) -> None:
     """Do the whole job in `start.run`, from the start or from its last checkpoint.
 
     What is wrong with the request is found out before the run directory is made. `index` and `splits`

@@ -24,7 +24,7 @@ from upcycle.reporting.names import printable
 Report = Callable[[int, int], None]
 
 
-class Observer(Protocol):
+class Display(Protocol):
     """What a job reports, as it happens: messages, progress, rows, and when it starts, resumes and ends."""
 
     def started(self, run: Path) -> None:
@@ -210,7 +210,7 @@ class Notebook(Terminal):
 class Several:
     """Several observers as one: each gets everything, in order."""
 
-    def __init__(self, *observers: Observer) -> None:
+    def __init__(self, *observers: Display) -> None:
         self._observers = observers
 
     def started(self, run: Path) -> None:
@@ -261,7 +261,7 @@ class Several:
             observer.row(history, epochs, images_per_second)
 
 
-def default_show() -> Observer:
+def default_show() -> Display:
     """Live curves in a notebook, lines elsewhere."""
     kernel = sys.modules.get("IPython")
     shell = kernel.get_ipython() if kernel is not None else None
