@@ -78,7 +78,7 @@ def api_list() -> str:
     """Every public name with its first sentence, and the public members of the main classes."""
     lines = []
     for name in sorted(upcycle.__all__, key=lambda name: (not name[0].islower(), name.lower())):
-        if name.startswith("__") or name.endswith("Error"):  # the exit codes' table has those
+        if name.startswith("__") or name.endswith("Error") or name in PARTS:  # the exit codes' table has the errors
             continue
         value = getattr(upcycle, name)
         lines.append(f"- `{name}`: {first_sentence(value)}")
@@ -86,7 +86,7 @@ def api_list() -> str:
             members = [member for member in vars(value) if not member.startswith("_") and member not in INNER]
             named = [f"`.{member}`: {first_sentence(inspect.getattr_static(value, member))}" for member in members]
             lines += [f"  - {line}" for line in named if not line.endswith(": ")]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"- Values and parts: {', '.join(f'`{name}`' for name in PARTS)}"])
 
 
 def first_sentence(value: object) -> str:
@@ -97,6 +97,10 @@ def first_sentence(value: object) -> str:
     return re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()))[0]
 
 
+PARTS = (
+    *("Config", "Dataset", "Evaluation", "History", "Metric", "Network", "Rate", "Row", "Schedule", "State", "Task"),
+)
+"""Public names that their docstrings explain."""
 INNER = ("directory", "frame", "isolated", "logits", "judge", "to_dict", "from_dict", "save")
 """Members that serve the package itself."""
 GENERATED: dict[str, Callable[[], str]] = {"options": options_table, "api": api_list}

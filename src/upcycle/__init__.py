@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from upcycle.comparison.results import Comparison as Comparison
     from upcycle.config import Config as Config
+    from upcycle.data.dataset import Dataset as Dataset
     from upcycle.errors import ConfigError as ConfigError
     from upcycle.errors import DataError as DataError
     from upcycle.errors import DecodeError as DecodeError
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "upcycle.comparison.results": "Comparison",
     "upcycle.config": "Config",
+    "upcycle.data.dataset": "Dataset",
     "upcycle.errors": (
         "UpcycleError ConfigError DataError DecodeError WeightsError RunError DivergenceError StorageError NoRoomError"
     ),
