@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upcycle.comparison.results import Comparison as Comparison
+    from upcycle.data.dataset import Dataset as Dataset
     from upcycle.errors import UpcycleError as UpcycleError
     from upcycle.jobs.api import Run as Run
     from upcycle.jobs.api import train as train
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "upcycle.jobs.predict",
     "Classifier": "upcycle.jobs.predict",
     "Prediction": "upcycle.jobs.predict",
+    "Dataset": "upcycle.data.dataset",
     "UpcycleError": "upcycle.errors",
     "OneCycle": "upcycle.schedules",
     "RampSustainDecay": "upcycle.schedules",
