@@ -28,6 +28,7 @@ def audit_of(findings: list[dict[str, Any]], data: str = "/photos") -> Audit:
     values = {
         "images": 40,
         "classes": {"across": 20, "down": 20},
+        "warnings": [],
         "splits": {name: {"across": 5, "down": 5} for name in ("train", "val", "test")},
         "quarantined": [],
         "findings": findings,
