@@ -154,7 +154,6 @@ def test_a_cross_validated_run_is_refused(tmp_path: Path) -> None:
         ("config.json", "[]"),
         ("status.json", '{"state": "finished", "seconds": "abc"}'),
         ("history.jsonl", '{"phase": "finetune", "val_loss": "x"}\n'),
-        ("timings.jsonl", '{"seconds": "x"}\n'),
     ],
 )
 def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:

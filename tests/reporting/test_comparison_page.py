@@ -164,11 +164,12 @@ def test_missing_runs_cost_their_curves_alone(compared: Comparison, tmp_path: Pa
     assert "Learning curves are without" not in read_page(compared.path).text
 
 
-def test_a_damaged_run_costs_its_own_curves_alone(two: Comparison) -> None:
-    write_text(RunDir(two.path / "runs" / "probe-seed-0").history, "{\n{}\n")
-    found = page_of(two)
+def test_a_damaged_run_costs_its_own_curves_alone(tmp_path: Path) -> None:
+    made = write_example(tmp_path / "tuned", ("constant", "default"), seeds=(0,), n=60)
+    write_text(RunDir(made.path / "runs" / "default-seed-0").history, "{\n{}\n")
+    found = page_of(made)
     assert "curves" in {head["id"] for head in found.all("h2")}
-    assert "Learning curves are without probe-seed-0" in found.text
+    assert "Learning curves are without default-seed-0" in found.text
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "a\0b", "", "../../..", "x" * 5000])
@@ -296,7 +297,7 @@ What it takes to train once
 variant               seeds  epochs         time      tuning  trained parameters
 ────────────────────────────────────────────────────────────────────────────────
 Simple CNN                3    25.3   14 min 4 s           –          22,000,000
-Frozen probe              3  20 + 0   1 min 14 s           –          22,000,000
+Frozen probe              3       0   1 min 14 s           –          22,000,000
 Constant rate, tuned      3    11.7  28 min 15 s  1 h 21 min          22,000,000
 """
     assert expected == rendered(three)[: len(expected)]
