@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 from upcycle.comparison.results import Comparison, VariantResult, read_comparison
-from upcycle.reporting.comparison_page import chance, epochs, points, time_once
+from upcycle.reporting.comparison_page import chance, epochs, signed_points, time_once
 from upcycle.rundir import write_text
 
 COMPARED = ("config", "model", "status", "environment", "evaluation")
@@ -56,7 +56,7 @@ def table(made: Comparison) -> list[str]:
     lines += [_row(made, one) for one in made.variants]
     lines.append("")
     for pair in made.pairs:
-        gain = f"{points(pair.f1.value)} ({points(pair.f1.low)} to {points(pair.f1.high)})"
+        gain = f"{signed_points(pair.f1.value)} ({signed_points(pair.f1.low)} to {signed_points(pair.f1.high)})"
         lines.append(f"- {pair.first} -> {pair.second}: {gain}, {pair.verdict}, corrected p {chance(pair.f1.p)}")
     advice = [made.recommendation.reason] if made.recommendation else []
     return [*lines, "", *(f"- {text}" for text in [*made.notes, *advice])]
@@ -71,7 +71,7 @@ def _row(made: Comparison, one: VariantResult) -> str:
         str(len(one.runs)),
         f"{100 * one.accuracy.value:.1f}",
         f"{one.f1_macro.value:.3f} [{one.f1_macro.low:.3f}, {one.f1_macro.high:.3f}]",
-        points(gain.f1.value) if gain else "baseline",
+        signed_points(gain.f1.value) if gain else "baseline",
         epochs(one),
         time_once(one),
     ]

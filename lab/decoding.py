@@ -24,9 +24,9 @@ from torchvision import datasets, transforms
 from upcycle import device
 from upcycle.data import isolation
 from upcycle.data.batches import eval_batches
-from upcycle.data.frames import Cache, build
-from upcycle.data.index import Index, scan
-from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.frames import Cache, open_cache
+from upcycle.data.index import Index, index_images
+from upcycle.data.preprocessing import Decoding, Preprocessing
 
 BATCH = 32
 CROP = 224
@@ -34,16 +34,16 @@ CROP = 224
 
 def first(index: Index, side: int, threads: int, root: Path) -> tuple[float, Cache]:
     """Seconds to decode every image into a new file, and that file."""
-    isolation.SHARED.close()
+    isolation.DECODERS.close()
     began = time.perf_counter()
-    built, failures = build(index, side=side, interpolation="bilinear", root=root, threads=threads)
+    built, failures = open_cache(index, Decoding(side, "bilinear"), root=root, threads=threads)
     if failures:
         raise SystemExit(f"{len(failures)} files cannot be decoded: give a folder of whole images")
     return time.perf_counter() - began, built
 
 
 def later(frames: Cache) -> float:
-    """Seconds of a pass over the decoded images, cropped, normalised and in batches."""
+    """Seconds of a pass over the decoded images, cropped, normalized and in batches."""
     began = time.perf_counter()
     batches = eval_batches(frames, np.arange(len(frames)), preprocessing=Preprocessing(size=CROP), batch_size=BATCH)
     for _ in batches:
@@ -72,7 +72,7 @@ def main() -> None:
     asked = parser.parse_args()
     machine = device.detect(threads=asked.threads, device="cpu")
     device.apply(machine)
-    index = scan(asked.data, threads=asked.threads)
+    index = index_images(asked.data, threads=asked.threads)
     readings: dict[str, list[float]] = {"first, into the cache": [], "later, from the cache": [], "torchvision": []}
     sizes = {"files": sum(index.file(i).stat().st_size for i in range(len(index)))}
     for i in range(asked.rounds):

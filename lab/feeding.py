@@ -28,9 +28,9 @@ import roofline
 from upcycle import device
 from upcycle.data.augment import Augmentation, Frames
 from upcycle.data.batches import Batch, Batches
-from upcycle.data.frames import build
-from upcycle.data.index import Index, scan
-from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.frames import open_cache
+from upcycle.data.index import Index, index_images
+from upcycle.data.preprocessing import Decoding, Preprocessing
 from upcycle.model.network import create
 from upcycle.model.spec import ModelSpec
 from upcycle.recipes import phases, resolve
@@ -152,9 +152,9 @@ def main() -> None:
     print(HEAD)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        index = scan(asked.data or photographs.write(root / "images", asked.images, machine.threads))
+        index = index_images(asked.data or photographs.write(root / "images", asked.images, machine.threads))
         side = Preprocessing(size=asked.size).resize_to
-        frames, failures = build(index, side=side, interpolation="bilinear", root=root, threads=machine.threads)
+        frames, failures = open_cache(index, Decoding(side, "bilinear"), root=root, threads=machine.threads)
         index, frames = index.without(failures), frames.without(failures)
         for batch in map(int, asked.batches.split(",")):
             found[batch] = measure(asked, batch, index, frames, machine)

@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 
 import upcycle
-from upcycle.data.index import scan
+from upcycle.data.index import index_images
 from upcycle.reporting.progress import Silent
 
 
 def lay_out(data: Path, folder: Path, share: float, seed: int) -> set[str]:
     """DATA as folder/CLASS/NUMBER.ENDING, a share of the images under another class; their paths."""
-    chance, index, wrong = random.Random(seed), scan(data), set()
+    chance, index, wrong = random.Random(seed), index_images(data), set()
     for at in range(len(index)):
         label, file = index.label(at), index.file(at)
         path = f"{label}/{at:06d}{file.suffix}"

@@ -25,6 +25,7 @@ MADE = """
 import json, sys, time
 import numpy as np
 import torch
+from upcycle.data.preprocessing import Decoding
 from upcycle.training import probe
 file, train, splits, threads = sys.argv[1], *map(int, sys.argv[2:])
 torch.set_num_threads(threads)
@@ -69,7 +70,7 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     """Write features, labels and groups of the images of `data` that are no test images."""
     from upcycle import device
     from upcycle.data import frames as cache
-    from upcycle.data.index import scan
+    from upcycle.data.index import index_images
     from upcycle.data.listing import Layout
     from upcycle.data.splits import components, split
     from upcycle.model.network import create, load_body
@@ -83,15 +84,13 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     weights = get_weights(arch, str(weights_file))
     assert weights is not None
     unseen = "val" if (data / "val").exists() and not (data / "test").exists() else None
-    index = scan(data, Layout(test_split=unseen))
+    index = index_images(data, Layout(test_split=unseen))
     apart = split(index, seed=0)
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
     seen = preprocessing_for(arch, weights, input_file=None, image_size=size, crop_pct=None)
     with tempfile.TemporaryDirectory() as temporary:
         root, threads = Path(temporary), machine.threads
-        frames, failures = cache.build(
-            index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=threads
-        )
+        frames, failures = cache.open_cache(index, seen.decoding, root=root, threads=threads)
         index, frames = index.without(failures), frames.without(failures)
         network = spec_of(arch, index.classes, seen, weights)
         model = create(network, machine)

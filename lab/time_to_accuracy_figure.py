@@ -22,7 +22,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from upcycle.reporting.comparison_figures import time_ticks
 from upcycle.reporting.style import PALETTE, STYLE, Drawing, svg
 from upcycle.rundir import read_lines
 
@@ -114,6 +113,18 @@ FRAME = Box(0.62, 0.75, WIDE - 0.15, HIGH - 0.3)
 FRAME_SIDES = (FRAME.left, FRAME.bottom, FRAME.right - FRAME.left, FRAME.top - FRAME.bottom)
 
 Row = dict[str, Any]
+
+
+def time_ticks(low: float, high: float, *, most: int) -> list[tuple[float, str]]:
+    """At most `most` round durations between `low` and `high` seconds with their labels: 10 s, 1 min, 10 min, 1 h."""
+    units = (
+        ("s", 1, (1, 2, 5, 10, 20, 30)),
+        ("min", 60, (1, 2, 5, 10, 20, 30)),
+        ("h", 3600, (1, 2, 5, 10, 20, 50, 100)),
+    )
+    every = [(float(unit * many), f"{many} {name}") for name, unit, counts in units for many in counts]
+    inside = [(seconds, label) for seconds, label in every if low <= seconds <= high]
+    return inside[:: max(1, -(-len(inside) // most))]
 
 
 def points(readings: list[Row]) -> list[Row]:

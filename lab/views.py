@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from upcycle import device
-from upcycle.data.frames import build
-from upcycle.data.index import Index, Layout, scan
+from upcycle.data.frames import open_cache
+from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Layout
 from upcycle.data.splits import Splits, folds, split
 from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights
@@ -42,15 +43,13 @@ def view(data: Path, values: dict[str, Any], asked: argparse.Namespace, machine:
     arch = resolve_arch(asked.arch)
     weights = get_weights(arch, str(asked.weights))
     own = preprocessing_for(arch, weights, input_file=None, image_size=None, crop_pct=None)
-    index = scan(data, Layout(test_split=asked.test_split))
+    index = index_images(data, Layout(test_split=asked.test_split))
     apart = split(index, seed=0)
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         seen = replace(own, **values)
-        frames, failures = build(
-            index, side=seen.resize_to, interpolation=seen.interpolation, root=root, threads=machine.threads
-        )
+        frames, failures = open_cache(index, seen.decoding, root=root, threads=machine.threads)
         index, frames = index.without(failures), frames.without(failures)
         network = ModelSpec(arch, Task.of(index.classes), seen, "file", weights.sha256 if weights else "")
         model = create(network)

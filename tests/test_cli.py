@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from upcycle.cli import main
+from upcycle.config import GROUPS
 
 PRINT_MODULES = (
     "import sys; from upcycle.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
@@ -231,3 +233,17 @@ def test_the_option_that_trained_the_probe_by_epochs_names_its_successor(
 def test_the_help_shows_how_a_folder_is_laid_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["train", "--help"])
     assert "CLASS/*" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "compare", "scan"])
+def test_the_help_has_options_in_groups_those_that_matter_first(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    main([command, "--help"])
+    shown = capsys.readouterr().out
+    headings = re.findall(r"^╭─ ([A-Z][\w ]+?) ─", shown, re.MULTILINE)
+    of_options = [heading for heading in headings if heading in GROUPS]
+    assert list(GROUPS)[: len(of_options)][0] == of_options[0]
+    assert of_options == [title for title in GROUPS if title in of_options]
+    assert len(of_options) == (8 if command != "scan" else 4)

@@ -1,13 +1,16 @@
 """Options: defaults, ranges, aliases, files."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from upcycle.class_weights import parse_class_weights
-from upcycle.config import Config, absolute, build, read_json, read_toml
+from upcycle.config import GROUPS, Config, absolute, build, read_json, read_toml
 from upcycle.errors import ConfigError
+from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.rundir import write_json
 
@@ -214,3 +217,19 @@ def test_class_weights_by_name_are_a_table_of_a_toml_file(tmp_path: Path) -> Non
     path = tmp_path / "run.toml"
     path.write_text('[class_weights]\n"a=b" = 1\n"c,d" = 2.5\n')
     assert '{"a=b": 1, "c,d": 2.5}' == build(read_toml(path)).class_weights
+
+
+def test_every_option_has_a_group_of_the_help_and_those_that_matter_come_first() -> None:
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(Config.model_fields) == sorted(named)
+    assert 10 == len(next(iter(GROUPS.values())))
+
+
+def test_typed_keyword_arguments_are_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.setattr(sys, "path", [*sys.path, str(root / "lab")])
+    made = importlib.import_module("options")
+    assert (root / "src" / "upcycle" / "options.py").read_text() == made.source(), (
+        "run: python lab/options.py > src/upcycle/options.py"
+    )
+    assert {*TrainOptions.__annotations__, *made.APART} == set(Config.model_fields)

@@ -15,18 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_public_names_are_these() -> None:
-    expected = [
-        "Classifier",
-        "Comparison",
-        "Constant",
-        "OneCycle",
-        "Prediction",
-        "RampSustainDecay",
-        "Run",
-        "Scan",
-        "UpcycleError",
-    ]
-    assert [*expected, "__version__", "compare", "load", "scan", "train"] == dir(upcycle)
+    expected = """
+        Classifier Comparison Config ConfigError Constant DataError DecodeError DivergenceError Evaluation History
+        Metric Network NoRoomError Observer OneCycle Prediction RampSustainDecay Rate Row Run RunError Scan Schedule
+        State StorageError Task UpcycleError WeightsError
+        __version__ compare evaluate fit load plan report scan train
+    """
+    assert expected.split() == dir(upcycle)
     assert all(getattr(upcycle, name) for name in upcycle.__all__)
 
 

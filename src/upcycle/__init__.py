@@ -12,36 +12,64 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from upcycle.comparison.results import Comparison as Comparison
+    from upcycle.config import Config as Config
+    from upcycle.errors import ConfigError as ConfigError
+    from upcycle.errors import DataError as DataError
+    from upcycle.errors import DecodeError as DecodeError
+    from upcycle.errors import DivergenceError as DivergenceError
+    from upcycle.errors import NoRoomError as NoRoomError
+    from upcycle.errors import RunError as RunError
+    from upcycle.errors import StorageError as StorageError
     from upcycle.errors import UpcycleError as UpcycleError
-    from upcycle.jobs.api import Run as Run
+    from upcycle.errors import WeightsError as WeightsError
+    from upcycle.evaluation.results import Evaluation as Evaluation
+    from upcycle.evaluation.results import Metric as Metric
+    from upcycle.history import History as History
+    from upcycle.history import Row as Row
+    from upcycle.jobs.api import evaluate as evaluate
     from upcycle.jobs.api import train as train
     from upcycle.jobs.compare import compare as compare
+    from upcycle.jobs.plan import plan as plan
     from upcycle.jobs.predict import Classifier as Classifier
     from upcycle.jobs.predict import Prediction as Prediction
     from upcycle.jobs.predict import load as load
+    from upcycle.jobs.run import Observer as Observer
+    from upcycle.jobs.run import Run as Run
+    from upcycle.jobs.run import report as report
     from upcycle.jobs.scan import Scan as Scan
     from upcycle.jobs.scan import scan as scan
+    from upcycle.model.network import Network as Network
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
     from upcycle.schedules import RampSustainDecay as RampSustainDecay
+    from upcycle.schedules import Rate as Rate
+    from upcycle.schedules import Schedule as Schedule
+    from upcycle.task import Task as Task
+    from upcycle.training.loop import State as State
+    from upcycle.training.loop import fit as fit
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "train": "upcycle.jobs.api",
-    "compare": "upcycle.jobs.compare",
-    "scan": "upcycle.jobs.scan",
-    "Run": "upcycle.jobs.api",
-    "Comparison": "upcycle.comparison.results",
-    "Scan": "upcycle.jobs.scan",
-    "load": "upcycle.jobs.predict",
-    "Classifier": "upcycle.jobs.predict",
-    "Prediction": "upcycle.jobs.predict",
-    "UpcycleError": "upcycle.errors",
-    "OneCycle": "upcycle.schedules",
-    "RampSustainDecay": "upcycle.schedules",
-    "Constant": "upcycle.schedules",
+_PUBLIC = {
+    "upcycle.comparison.results": "Comparison",
+    "upcycle.config": "Config",
+    "upcycle.errors": (
+        "UpcycleError ConfigError DataError DecodeError WeightsError RunError DivergenceError StorageError NoRoomError"
+    ),
+    "upcycle.evaluation.results": "Evaluation Metric",
+    "upcycle.history": "History Row",
+    "upcycle.jobs.api": "train evaluate",
+    "upcycle.jobs.compare": "compare",
+    "upcycle.jobs.plan": "plan",
+    "upcycle.jobs.predict": "load Classifier Prediction",
+    "upcycle.jobs.run": "report Run Observer",
+    "upcycle.jobs.scan": "scan Scan",
+    "upcycle.model.network": "Network",
+    "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay Constant",
+    "upcycle.task": "Task",
+    "upcycle.training.loop": "fit State",
 }
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = [*_HOMES, "__version__"]
 
 

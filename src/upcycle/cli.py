@@ -126,6 +126,8 @@ def _one_line(error: CycloptsError) -> str:
     if unknown and error.command_chain and error.command_chain[0] in ("train", "plan"):
         from upcycle.config import ALIASES
 
+        if unknown[1] == "head-epochs":  # of earlier versions
+            return "--head-epochs is gone: give --probe or --no-probe"
         canonical = ALIASES.get(unknown[1].replace("-", "_"))
         if canonical:
             return f"unknown option: --{unknown[1]}: here it is --{canonical.replace('_', '-')}"

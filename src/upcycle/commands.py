@@ -5,21 +5,38 @@ import difflib
 import gc
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from pydantic import BaseModel, create_model
 
-from upcycle.config import READING, Config, read_toml
+from upcycle.config import GROUPS, READING, Config, read_toml
 from upcycle.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
     from upcycle.reporting.progress import Terminal
 
-Options = Annotated[Config, Parameter(name="*", negative_iterable=())]
-_UNSET = Config()
+_GROUPS = {title: Group(title, sort_key=at) for at, title in enumerate(GROUPS)}
+_MAIN = Parameter(group=next(iter(_GROUPS.values())))
+_GROUP_OF = {name: _GROUPS[title] for title, names in GROUPS.items() for name in names}
+
+
+def _grouped(title: str, names: Iterable[str], hidden: Container[str] = (), base: Any = None) -> Any:
+    """A model of these options, each in its group of `--help`."""
+    fields: dict[str, Any] = {}
+    for name in names:
+        field = Config.model_fields[name]
+        fields[name] = (
+            Annotated[field.annotation, Parameter(group=_GROUP_OF[name], show=name not in hidden)],
+            field,
+        )
+    return create_model(title, __base__=base, **fields)
+
+
+_Trained = _grouped("_Trained", Config.model_fields, base=Config)
+Options = Annotated[_Trained, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
 
 
 def _whole(_: Any, tokens: Sequence[Any]) -> int:
@@ -34,15 +51,8 @@ def _whole(_: Any, tokens: Sequence[Any]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 _OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
 """Options that a comparison refuses, each with its reason: not in its help."""
-_Common = create_model(  # type: ignore[call-overload]
-    "_Common",
-    __base__=Config,
-    **{
-        name: (Annotated[Config.model_fields[name].annotation, Parameter(show=False)], Config.model_fields[name])
-        for name in _OF_VARIANTS
-    },
-)
-CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]
+_Common = _grouped("_Common", Config.model_fields, _OF_VARIANTS, base=Config)
+CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]  # type: ignore[valid-type]
 
 _OF_SCANS = (
     *READING,
@@ -63,10 +73,8 @@ _OF_SCANS = (
     "device",
     "cache",
 )
-_Scanned = create_model(  # type: ignore[call-overload]
-    "_Scanned", **{name: (Config.model_fields[name].annotation, Config.model_fields[name]) for name in _OF_SCANS}
-)
-ScanOptions = Annotated[_Scanned, Parameter(name="*", negative_iterable=())]
+_Scanned = _grouped("_Scanned", _OF_SCANS)
+ScanOptions = Annotated[_Scanned, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
 
 
 def _given(options: BaseModel, config: Path | None) -> dict[str, Any]:
@@ -118,13 +126,13 @@ def scan(
 
 
 def train(
-    data: Path | None = None,
+    data: Annotated[Path | None, _MAIN] = None,
     /,
     *,
-    out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
-    config: Path | None = None,
-    options: Options = _UNSET,
+    out: Annotated[Path | None, _MAIN] = None,
+    resume: Annotated[bool, _MAIN, Parameter(negative="")] = False,
+    config: Annotated[Path | None, _MAIN] = None,
+    options: Options = _Trained(),  # noqa: B008
 ) -> None:
     """Fine-tune a classifier on a folder of labelled images, test it and report.
 
@@ -197,7 +205,7 @@ def plan(
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
-    options: Options = _UNSET,
+    options: Options = _Trained(),  # noqa: B008
 ) -> None:
     """Print and draw the learning-rate schedule; train nothing.
 

@@ -37,6 +37,38 @@ READING = (
     *("image_suffix", "path_column", "label_column", "split_column", "group_column"),
 )
 """Options that say how DATA is read."""
+OPTIMIZERS = (
+    *("adafactor", "adam", "adamax", "adamw", "adopt", "adoptw", "cadamw", "clion", "lars", "lion", "madgrad"),
+    *("momentum", "nadam", "nadamw", "nesterov", "radam", "radamw", "rmsprop", "rmsproptf", "sgd", "sgdw"),
+)
+"""Those of timm's optimizers that a resumed run continues with to the same bits, as a test holds."""
+CUSTOM = "custom"
+"""What an option is where a value or a function of the caller's stands for it."""
+OF_SCHEDULES = (
+    *("lr", "lr_adapt", "lr_start", "lr_min", "rampup", "sustain", "decay"),
+    *("pct_start", "div", "div_final", "anneal", "moms", "momentum"),
+)
+"""Options that a schedule's value replaces."""
+PATHS = ("weights", "input", "cache", "quarantine", "image_root")
+"""Options that are, or may be, a path."""
+GROUPS = {
+    "Main options": (
+        *("recipe", "arch", "weights", "epochs", "batch_size", "image_size", "lr", "test_split", "class_weights"),
+        "seed",
+    ),
+    "Data": (
+        *("train_split", "val_split", "val_fraction", "test_fraction", "split_seed", "folds", "quarantine"),
+        *("classes_at", "drop_empty_classes", "regroup", "image_root", "image_suffix"),
+        *("path_column", "label_column", "split_column", "group_column"),
+    ),
+    "Network and input": ("input", "crop_pct", "scale", "probe", "freeze", "bn"),
+    "Schedule": ("schedule", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
+    "Optimizer": ("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay"),
+    "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
+    "Stopping": ("monitor", "patience", "start_from_epoch", "on_divergence"),
+    "Hardware and files": (*("device", "precision", "threads", "workers", "fold_bn", "checkpoint_every", "cache"),),
+}
+"""The options of `upcycle train --help` in groups, those that matter first."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
@@ -111,8 +143,8 @@ class Config(BaseModel):
         True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
     )
 
-    schedule: Literal["one-cycle", "ramp-sustain-decay", "constant"] = Field(
-        "one-cycle", description="Shape of the learning rate."
+    schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(
+        "one-cycle", description="Shape of the learning rate; custom: a value passed from Python."
     )
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
     lr_adapt: bool = Field(
@@ -129,11 +161,11 @@ class Config(BaseModel):
     anneal: Literal["cos", "linear"] = Field("cos", description="Shape of one-cycle's flanks.")
     moms: tuple[float, float, float] = Field((0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end.")
 
-    optimizer: Literal["adamw", "adam"] = Field("adamw", description="Update rule.")
+    optimizer: str = Field("adamw", description=f"Update rule: {', '.join(OPTIMIZERS)}.")
     weight_decay: float = Field(
         0.01, ge=0, le=10, description="Decoupled weight decay; none on norms, biases and tokens."
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Adam's beta1 where the schedule does not set it.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, or Adam's beta1, where the schedule sets none.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
     layer_decay: float = Field(0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down.")
@@ -142,8 +174,12 @@ class Config(BaseModel):
         "frozen", description="BatchNorm statistics: kept as pretrained, or re-estimated."
     )
 
-    augment: Literal["light", "none"] = Field(
-        "light", description="Random crop, flip and slight color changes, or none."
+    loss: Literal["cross-entropy", "custom"] = Field(
+        "cross-entropy", description="What training lowers; custom: a function passed from Python."
+    )
+    augment: Literal["light", "none", "custom"] = Field(
+        "light",
+        description="Random crop, flip and slight color changes, or none; custom: a function passed from Python.",
     )
     mixup: float = Field(0.0, ge=0, le=10, description="Mixup's alpha (0: off).")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all classes.")
@@ -191,6 +227,13 @@ class Config(BaseModel):
             raise ValueError(f"choose one of {', '.join(MONITORS)}")
         return monitor
 
+    @field_validator("optimizer")
+    @classmethod
+    def _resumes_exactly(cls, optimizer: str) -> str:
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"choose one of {', '.join(OPTIMIZERS)}, with which a resumed run has the same bits")
+        return optimizer
+
     @field_validator(*NUMBERS_OR_NONE, mode="before")
     @classmethod
     def _may_be_none(cls, given: object) -> object:
@@ -233,6 +276,9 @@ def check(config: Config) -> Config:
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
     if config.epochs == 0 and not config.probe:
         raise ConfigError("epochs = 0 trains the probe alone, and probe = false none: nothing would be trained")
+    if config.loss == CUSTOM and (config.label_smoothing or config.class_weights != "none"):
+        option = "label_smoothing" if config.label_smoothing else "class_weights"
+        raise ConfigError(f"{option} is part of the cross-entropy, and another loss was given: leave one of them out")
     ramp = config.rampup + config.sustain
     if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
@@ -269,7 +315,7 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 def absolute(options: dict[str, Any]) -> dict[str, Any]:
     """`options`, under canonical names, with paths that do not depend on the working directory."""
     given = dict(options)
-    for name in ("weights", "input", "cache", "quarantine", "image_root"):
+    for name in PATHS:
         value = given.get(name)
         if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
             given[name] = str(expanded(value).resolve())

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from upcycle.errors import RunError
 from upcycle.recipes import Phase
+from upcycle.schedules import Rate
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Plan:
     def micro_batches(self) -> tuple[MicroBatch, ...]:
         """How batches were divided."""
         return tuple(change for change in self.changes if isinstance(change, MicroBatch))
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """Learning rate and momentum of every update, the changes applied."""
+        phases = (*self.phases[:-1], self.last) if self.phases else ()
+        return tuple(phase.schedule(step) for phase in phases for step in range(phase.steps))
 
     @property
     def last(self) -> Phase:

@@ -7,7 +7,17 @@ from typing import Any
 
 from upcycle.config import Config, build, canonical
 from upcycle.errors import ConfigError
-from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Scaled, Schedule, by_epoch, to_dict
+from upcycle.schedules import (
+    Constant,
+    OneCycle,
+    RampSustainDecay,
+    Rate,
+    Scaled,
+    Schedule,
+    by_epoch,
+    over_run,
+    to_dict,
+)
 
 RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
@@ -80,8 +90,10 @@ def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
     return {"probe": False, "freeze": "none", "bn": "train", "layer_decay": 1.0}
 
 
-def schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    """The schedule of the fine-tuning phase; its steps count from the phase's first update."""
+def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = None) -> Schedule:
+    """The schedule of the fine-tuning phase, or `custom`; its steps count from the phase's first update."""
+    if custom is not None:
+        return over_run(custom, steps=config.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     if config.schedule == "constant":
         return Constant(config.lr, config.momentum)
     if config.schedule == "ramp-sustain-decay":
@@ -104,6 +116,19 @@ def schedule(config: Config, steps_per_epoch: int) -> Schedule:
         anneal=config.anneal,
         moms=config.moms,
     )
+
+
+def flat(value: Schedule) -> dict[str, Any]:
+    """The options that a schedule's value stands for; none for a value with lengths of its own, or a custom one."""
+    if isinstance(value, Constant):
+        return {"schedule": value.kind, "lr": value.lr, "momentum": value.momentum}
+    if isinstance(value, OneCycle) and value.total_steps is None:
+        names: tuple[str, ...] = ("pct_start", "div", "div_final", "anneal", "moms")
+    elif isinstance(value, RampSustainDecay) and value.steps_per_epoch is None:
+        names = ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum")
+    else:
+        return {}
+    return {"schedule": value.kind, "lr": value.lr_max, **{name: getattr(value, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -173,10 +198,17 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
 
 
-def phases(config: Config, images: int) -> tuple[Phase, ...]:
-    """What a run on `images` training images does after the probe: fine-tuning, or nothing."""
+def phases(config: Config, images: int, custom: Schedule | None = None) -> tuple[Phase, ...]:
+    """What a run on `images` training images does after the probe: fine-tuning, or nothing.
+
+    ConfigError where the schedule `custom` gives no rate for one of its updates.
+    """
     if not config.epochs:
         return ()
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"
-    return (Phase(name, config.epochs, steps, schedule(config, steps)),)
+    phase = Phase(name, config.epochs, steps, schedule(config, steps, custom))
+    if custom is not None:
+        for step in range(phase.steps):  # what is wrong with one of them is better known now
+            phase.schedule(step)
+    return (phase,)

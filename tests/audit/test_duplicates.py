@@ -11,9 +11,9 @@ from PIL import Image, ImageEnhance
 from tests.conftest import draw
 from tests.data.made import made
 from upcycle.audit import duplicates
-from upcycle.audit.duplicates import blank, name_groups, near, same_pixels, shorter, write_grouped
-from upcycle.audit.statistics import RECORD, Facts, inspect
-from upcycle.data.index import Index, scan
+from upcycle.audit.duplicates import blank, name_groups, near_duplicates, same_pixels, shorter, write_grouped
+from upcycle.audit.statistics import RECORD, Statistics, inspect
+from upcycle.data.index import Index, index_images
 from upcycle.data.worker import ImageStatistics, image_statistics
 
 
@@ -33,18 +33,18 @@ def seen(image: Image.Image, kind: str = "PNG", **settings: object) -> ImageStat
     return image_statistics(buffer.getvalue())
 
 
-def facts_of(*looks: ImageStatistics) -> Facts:
-    facts = np.zeros(len(looks), RECORD)
-    for at, one in enumerate(looks):
+def statistics_of(*images: ImageStatistics) -> Statistics:
+    statistics = np.zeros(len(images), RECORD)
+    for at, one in enumerate(images):
         for name in ("perceptual", "contrast", "color"):
-            facts[name][at] = getattr(one, name)
-        facts["pixels"][at], facts["small"][at] = one.pixels.encode(), one.small
-    return facts
+            statistics[name][at] = getattr(one, name)
+        statistics["pixels"][at], statistics["small"][at] = one.pixels.encode(), one.small
+    return statistics
 
 
 def test_equal_pixels_are_found_whatever_the_format() -> None:
     one, other = photo(1), photo(2)
-    assert [(0, 2)] == same_pixels(facts_of(seen(one), seen(other), seen(one, "BMP"), seen(one, "JPEG")))
+    assert [(0, 2)] == same_pixels(statistics_of(seen(one), seen(other), seen(one, "BMP"), seen(one, "JPEG")))
 
 
 def test_resized_recompressed_and_brightened_pictures_are_near_and_others_are_not() -> None:
@@ -58,23 +58,23 @@ def test_resized_recompressed_and_brightened_pictures_are_near_and_others_are_no
         seen(ImageEnhance.Brightness(one).enhance(0.7)),
         seen(one.convert("L")),
     ]
-    assert [(0, 2, 4, 5, 6)] == near(facts_of(*variants))
+    assert [(0, 2, 4, 5, 6)] == near_duplicates(statistics_of(*variants))
 
 
 def test_copies_alone_are_not_near() -> None:
-    assert [] == near(facts_of(seen(photo(1)), seen(photo(1)), seen(photo(2))))
+    assert [] == near_duplicates(statistics_of(seen(photo(1)), seen(photo(1)), seen(photo(2))))
 
 
 def test_unlike_photos_are_not_near() -> None:
-    assert [] == near(facts_of(*(seen(photo(seed)) for seed in range(60))))
+    assert [] == near_duplicates(statistics_of(*(seen(photo(seed)) for seed in range(60))))
 
 
 def test_blank_images_are_blank_and_never_near() -> None:
     random = np.random.default_rng(0)
     noise = [np.clip(random.normal(250, 1.5, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(4)]
-    facts = facts_of(*(seen(Image.fromarray(pixels)) for pixels in noise), seen(draw(0, 1)))
-    assert [0, 1, 2, 3] == blank(facts).tolist()
-    assert [] == near(facts)
+    statistics = statistics_of(*(seen(Image.fromarray(pixels)) for pixels in noise), seen(draw(0, 1)))
+    assert [0, 1, 2, 3] == blank(statistics).tolist()
+    assert [] == near_duplicates(statistics)
 
 
 def test_every_pair_within_four_bits_is_found() -> None:
@@ -93,31 +93,31 @@ def test_every_pair_within_four_bits_is_found() -> None:
 
 
 def test_pictures_too_alike_to_tell_apart_are_said_to_be() -> None:
-    one = facts_of(seen(photo(1)))
-    facts = np.repeat(one, 200)
-    facts["pixels"] = [f"{at:032}".encode() for at in range(200)]
-    assert near(facts) is None
+    one = statistics_of(seen(photo(1)))
+    statistics = np.repeat(one, 200)
+    statistics["pixels"] = [f"{at:032}".encode() for at in range(200)]
+    assert near_duplicates(statistics) is None
 
 
 def test_copies_of_a_picture_keep_no_near_ones_from_being_found() -> None:
     random = np.random.default_rng(0)
-    others = facts_of(*(seen(photo(seed)) for seed in range(20)), seen(photo(3).resize((120, 90))))
-    facts = np.concatenate([np.repeat(facts_of(seen(draw(0, 1))), 400), others])
-    facts = facts[random.permutation(len(facts))]
-    pictures = {bytes(facts["pixels"][at]): at for at in range(len(facts))}
+    others = statistics_of(*(seen(photo(seed)) for seed in range(20)), seen(photo(3).resize((120, 90))))
+    statistics = np.concatenate([np.repeat(statistics_of(seen(draw(0, 1))), 400), others])
+    statistics = statistics[random.permutation(len(statistics))]
+    pictures = {bytes(statistics["pixels"][at]): at for at in range(len(statistics))}
     expected = {pictures[bytes(other["pixels"])] for other in (others[3], others[20])}
-    assert [expected] == [set(group) for group in near(facts) or []]
+    assert [expected] == [set(group) for group in near_duplicates(statistics) or []]
 
 
 def test_near_pictures_bring_their_copies_along() -> None:
     one, other = seen(photo(1)), seen(photo(1).resize((120, 90)))
-    assert [(0, 1, 3)] == near(facts_of(one, other, seen(photo(2)), one))
+    assert [(0, 1, 3)] == near_duplicates(statistics_of(one, other, seen(photo(2)), one))
 
 
 def test_the_near_duplicates_of_real_photos(assets: Path, tmp_path: Path) -> None:
-    index, facts = inspect(assets / "data" / "flowers5", folder=tmp_path)
-    groups = near(facts) or []
-    assert 6 == len(same_pixels(facts))
+    index, statistics = inspect(assets / "data" / "flowers5", folder=tmp_path)
+    groups = near_duplicates(statistics) or []
+    assert 6 == len(same_pixels(statistics))
     assert 17 == len(groups)
     named = [tuple(index.path(at) for at in group) for group in groups]
     assert ("tulip/7166567320_0a2beb6d42.jpg", "tulip/7166567320_0a2beb6d42_n.jpg") in named
@@ -128,13 +128,15 @@ def test_memory_does_not_grow_with_the_square_of_the_number(monkeypatch: pytest.
     import tracemalloc
 
     random = np.random.default_rng(0)
-    facts = np.zeros(20_000, RECORD)
-    facts["perceptual"] = random.integers(0, 2**63, len(facts), dtype=np.uint64)
-    facts["contrast"] = 50
-    facts["small"] = np.frombuffer(random.integers(0, 256, (len(facts), 256), dtype=np.uint8).tobytes(), "V256")
-    facts["pixels"] = [f"{at:032}".encode() for at in range(len(facts))]
+    statistics = np.zeros(20_000, RECORD)
+    statistics["perceptual"] = random.integers(0, 2**63, len(statistics), dtype=np.uint64)
+    statistics["contrast"] = 50
+    statistics["small"] = np.frombuffer(
+        random.integers(0, 256, (len(statistics), 256), dtype=np.uint8).tobytes(), "V256"
+    )
+    statistics["pixels"] = [f"{at:032}".encode() for at in range(len(statistics))]
     tracemalloc.start()
-    assert [] == near(facts)
+    assert [] == near_duplicates(statistics)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6  # all pairs at a byte each would be 400 MB
@@ -162,15 +164,12 @@ def test_names_lose_their_last_part_first(stem: str, expected: list[str]) -> Non
     assert expected == shorter(stem)
 
 
-def test_images_of_a_patient_on_two_sides_are_found() -> None:
+def test_images_of_one_patient_are_a_group() -> None:
     paths = [f"{'ab'[patient % 2]}/patient{patient:02}_{image:03}.png" for patient in range(12) for image in range(5)]
     found = name_groups(index_of(paths))
     assert found is not None
     assert tuple(f"patient{patient:02}" for patient in range(12)) == found.names
-    sides = np.repeat(np.arange(12) % 3, 5).astype(np.int8)
-    assert [] == found.across(sides)
-    sides[7], sides[59] = 0, -1  # one image of patient 1 trains; what is in no split does not count
-    assert [(5, 6, 7, 8, 9)] == found.across(sides)
+    assert [tuple(range(5 * patient, 5 * patient + 5)) for patient in range(12)] == found.positions()
 
 
 def test_the_widest_groups_are_taken() -> None:
@@ -206,7 +205,7 @@ def test_numbers_that_begin_anew_in_each_folder_are_of_that_folder() -> None:
     found = name_groups(index_of(paths))
     assert found is not None
     assert 24 == len(found.names)
-    assert [] == found.across(np.repeat([0, 2], 60).astype(np.int8))
+    assert [5] * 24 == [len(group) for group in found.positions()]
 
 
 def test_groups_that_data_names_itself_are_not_guessed() -> None:
@@ -216,11 +215,11 @@ def test_groups_that_data_names_itself_are_not_guessed() -> None:
 
 @pytest.mark.parametrize("name", ["flowers5", "hymenoptera", "cats_dogs"])
 def test_real_photos_without_groups_raise_no_alarm(assets: Path, name: str) -> None:
-    assert name_groups(scan(assets / "data" / name, trainable=False)) is None
+    assert name_groups(index_images(assets / "data" / name, trainable=False)) is None
 
 
 def test_the_patients_of_real_microscope_images_are_found(assets: Path) -> None:
-    index = scan(assets / "data" / "malaria_cells")
+    index = index_images(assets / "data" / "malaria_cells")
     found = name_groups(index)
     assert found is not None
     assert "C100P61" in found.names
@@ -229,8 +228,7 @@ def test_the_patients_of_real_microscope_images_are_found(assets: Path) -> None:
 
 def test_the_manifest_ties_copies_near_copies_and_names_in_a_chain(tmp_path: Path) -> None:
     index = made("aabbab", contents=[0, 1, 2, 3, 0, 5])  # 0 and 4 have equal bytes
-    codes = np.array([-1, 7, 7, -1, -1, -1])
-    write_grouped(tmp_path / "g.csv", index, [(4, 1)], codes, without={"b/0005.jpg"})
+    write_grouped(tmp_path / "g.csv", index, [(4, 1), (1, 2)], without={"b/0005.jpg"})
     rows = list(csv.DictReader(io.StringIO((tmp_path / "g.csv").read_text(encoding="utf-8"))))
     assert ["a", "a", "b", "b", "a"] == [row["label"] for row in rows]
     groups = [row["group"] for row in rows]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.made import made
-from upcycle.audit.findings import Finding, Image
-from upcycle.audit.quarantine import Entry, apply, entries, read, write
+from upcycle.audit.findings import Finding, FlaggedImage
+from upcycle.audit.quarantine import Entry, exclude, proposed, read_list, write_list
 from upcycle.data.listing import Quarantined
 from upcycle.errors import DataError
 
@@ -14,13 +14,13 @@ ROOT = Path("data")
 
 def test_a_list_is_read_back_with_what_is_to_be_excluded_first(tmp_path: Path) -> None:
     entries = [Entry("b/1.jpg", "to, decide", False), Entry('a/"odd"\r\n.jpg', "blank"), Entry("a/0.jpg", "blank")]
-    write(tmp_path / "q.csv", entries)
-    assert [entries[1], entries[2], entries[0]] == read(tmp_path / "q.csv")
+    write_list(tmp_path / "q.csv", entries)
+    assert [entries[1], entries[2], entries[0]] == read_list(tmp_path / "q.csv")
 
 
 def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("path\na/0000.jpg\n", encoding="utf-8")
-    assert [Entry("a/0000.jpg", "", True)] == read(tmp_path / "q.csv")
+    assert [Entry("a/0000.jpg", "", True)] == read_list(tmp_path / "q.csv")
 
 
 @pytest.mark.parametrize(
@@ -40,94 +40,94 @@ def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
 def test_what_is_no_list_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "q.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
-        read(tmp_path / "q.csv")
+        read_list(tmp_path / "q.csv")
 
 
 def test_a_list_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv does not exist"):
-        read(tmp_path / "none.csv")
+        read_list(tmp_path / "none.csv")
 
 
 def test_only_rows_marked_yes_are_excluded_with_their_reason() -> None:
     index = made("ab" * 10)
-    left, unknown = apply(index, [Entry("a/0000.jpg", "blank"), Entry("b/0001.jpg", "odd", False)], "q.csv")
-    assert 19 == len(left)
-    assert [("a/0000.jpg", "excluded by q.csv: blank")] == [(file.path, file.reason) for file in left.quarantined]
-    assert ["excluded"] == [file.kind for file in left.quarantined]
-    assert [] == unknown
+    left = exclude(index, [Entry("a/0000.jpg", "blank"), Entry("b/0001.jpg", "odd", False)], "q.csv")
+    assert 19 == len(left.index)
+    assert [("a/0000.jpg", "excluded by q.csv: blank")] == [(file.path, file.reason) for file in left.index.quarantined]
+    assert ["excluded"] == [file.kind for file in left.index.quarantined]
+    assert [] == left.missing
 
 
 def test_a_list_with_the_column_of_earlier_versions_is_read(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("set_aside,path\nno,a/0000.jpg\n", encoding="utf-8")
-    assert [Entry("a/0000.jpg", "", False)] == read(tmp_path / "q.csv")
+    assert [Entry("a/0000.jpg", "", False)] == read_list(tmp_path / "q.csv")
 
 
 def test_a_column_without_a_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text(",path\n0,a/0000.jpg\n", encoding="utf-8")
-    assert [Entry("a/0000.jpg", "", True)] == read(tmp_path / "q.csv")
+    assert [Entry("a/0000.jpg", "", True)] == read_list(tmp_path / "q.csv")
 
 
 def test_a_file_elsewhere_that_cannot_be_used_may_be_listed_as_the_scan_lists_it() -> None:
     index = replace(made("ab" * 10), quarantined=(Quarantined("/far/bad.jpg", "empty"), Quarantined("../b.jpg", "")))
-    left, unknown = apply(index, [Entry("/far/bad.jpg", "empty"), Entry("../b.jpg", "")], "q.csv")
-    assert (20, []) == (len(left), unknown)
+    left = exclude(index, [Entry("/far/bad.jpg", "empty"), Entry("../b.jpg", "")], "q.csv")
+    assert (20, []) == (len(left.index), left.missing)
 
 
 def test_paths_that_data_does_not_hold_are_given_back() -> None:
     index = made("ab" * 10)
-    left, unknown = apply(index, [Entry("a/none.jpg", ""), Entry("./a/../a/0000.jpg", "")], "q.csv")
-    assert ["a/none.jpg"] == unknown
-    assert 19 == len(left)
+    left = exclude(index, [Entry("a/none.jpg", ""), Entry("./a/../a/0000.jpg", "")], "q.csv")
+    assert ["a/none.jpg"] == left.missing
+    assert 19 == len(left.index)
 
 
 @pytest.mark.parametrize("path", ["../other/x.jpg", "a/../../x.jpg", "/etc/passwd", ".."])
 def test_a_path_that_leads_out_of_data_is_refused(path: str) -> None:
     with pytest.raises(DataError, match="which is not in data"):
-        apply(made("ab" * 10), [Entry(path, "")], "q.csv")
+        exclude(made("ab" * 10), [Entry(path, "")], "q.csv")
 
 
 def test_excluding_a_whole_class_is_refused() -> None:
     entries = [Entry(f"a/{at:04}.jpg", "blank") for at in range(0, 20, 2)]
     with pytest.raises(DataError, match="class 'a' in data has no usable image"):
-        apply(made("ab" * 10), entries, "q.csv")
+        exclude(made("ab" * 10), entries, "q.csv")
 
 
-def finding(kind: str, *groups: tuple[Image, ...]) -> Finding:
-    return Finding.counted(kind, "one", "many", "", "", groups)
+def finding(kind: str, *groups: tuple[FlaggedImage, ...]) -> Finding:
+    return Finding(kind, "", "", "", groups)
 
 
-ROSE, TULIP = Image("rose/1.jpg", "rose", "train"), Image("tulip/1.jpg", "tulip", "test")
+ROSE, TULIP = FlaggedImage("rose/1.jpg", "rose", "train"), FlaggedImage("tulip/1.jpg", "tulip", "test")
 
 
 def test_conflicting_copies_are_all_excluded_and_near_ones_left_to_decide() -> None:
-    other = Image("rose/2.jpg", "rose", "val")
+    other = FlaggedImage("rose/2.jpg", "rose", "val")
     found = [finding("near", (ROSE, other)), finding("conflicts", (ROSE, TULIP))]
     assert [
         Entry("rose/1.jpg", "the same image as tulip/1.jpg (tulip, test)", True),
         Entry("tulip/1.jpg", "the same image as rose/1.jpg (rose, train)", True),
         Entry("rose/2.jpg", "a near-duplicate of rose/1.jpg (rose, train)", False),
-    ] == entries(found)
+    ] == proposed(found)
 
 
 def test_files_that_cannot_be_used_and_blank_ones_are_excluded() -> None:
     found = [
-        finding("empty", (Image("a/0.jpg", note="empty file (zero bytes)"),)),
-        finding("blank", (Image("a/1.jpg", "a"),)),
-        finding("gray", (Image("a/2.jpg", "a"),)),
-        finding("tiny", (Image("a/3.jpg", "a", "", "4 x 4"),)),
-        finding("label-errors", (Image("a/4.jpg", "a", "", "looks like b, 98 %"),)),
+        finding("empty", (FlaggedImage("a/0.jpg", note="empty file (zero bytes)"),)),
+        finding("blank", (FlaggedImage("a/1.jpg", "a"),)),
+        finding("gray", (FlaggedImage("a/2.jpg", "a"),)),
+        finding("tiny", (FlaggedImage("a/3.jpg", "a", "", "4 x 4"),)),
+        finding("label-errors", (FlaggedImage("a/4.jpg", "a", "", "looks like b, 98 %"),)),
     ]
     assert [
         Entry("a/1.jpg", "blank", True),
         Entry("a/0.jpg", "empty file (zero bytes)", True),
         Entry("a/4.jpg", "looks like b, 98 %", False),
         Entry("a/3.jpg", "tiny: 4 x 4", False),
-    ] == entries(found)
+    ] == proposed(found)
 
 
 def test_one_of_each_copy_is_not_listed() -> None:
-    copies = tuple(Image(f"a/{at}.jpg", "a") for at in range(3))
+    copies = tuple(FlaggedImage(f"a/{at}.jpg", "a") for at in range(3))
     assert [
         Entry("a/1.jpg", "the same image as a/0.jpg (a) and 1 more", False),
         Entry("a/2.jpg", "the same image as a/0.jpg (a) and 1 more", False),
-    ] == entries([finding("copies", copies)])
+    ] == proposed([finding("copies", copies)])

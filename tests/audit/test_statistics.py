@@ -60,22 +60,22 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of every file that is looked at."""
+    """The size of every file that is read."""
     sizes: list[int] = []
-    real = isolation.SHARED.statistics
+    real = isolation.DECODERS.statistics
 
     def counted(file: Path, scale: float | None) -> tuple[str, ImageStatistics]:
         sizes.append(file.stat().st_size)
         return real(file, scale)
 
-    monkeypatch.setattr(isolation.SHARED, "statistics", counted)
+    monkeypatch.setattr(isolation.DECODERS, "statistics", counted)
     return sizes
 
 
 def test_a_second_scan_reads_no_file_and_knows_the_same(data: Path, tmp_path: Path, read: list[int]) -> None:
-    index, known = inspect(data, folder=tmp_path / "facts")
+    index, known = inspect(data, folder=tmp_path / "statistics")
     assert 6 == len(read)
-    again, remembered = inspect(data, folder=tmp_path / "facts")
+    again, remembered = inspect(data, folder=tmp_path / "statistics")
     assert 6 == len(read)
     assert known.tolist() == remembered.tolist()
     assert index.hashes.tolist() == again.hashes.tolist()
@@ -85,40 +85,40 @@ def test_a_second_scan_reads_no_file_and_knows_the_same(data: Path, tmp_path: Pa
 def test_a_file_that_changed_is_read_again_even_at_the_same_size_and_time(
     data: Path, tmp_path: Path, read: list[int]
 ) -> None:
-    first, _ = inspect(data, folder=tmp_path / "facts")
+    first, _ = inspect(data, folder=tmp_path / "statistics")
     file = data / "across" / "001.png"
     status, content = file.stat(), bytearray(file.read_bytes())
     draw(2, 7).save(file)
     changed = file.read_bytes()[: len(content)].ljust(len(content), b"\0")  # bytes behind the end do no harm
     file.write_bytes(changed)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    second, _ = inspect(data, folder=tmp_path / "facts")
+    second, _ = inspect(data, folder=tmp_path / "statistics")
     assert 7 == len(read)
     assert first.hash(1) != second.hash(1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "flipped", "version"])
 def test_a_damaged_memory_is_built_again(data: Path, tmp_path: Path, read: list[int], damage: str) -> None:
-    _, known = inspect(data, folder=tmp_path / "facts")
-    (memory,) = (tmp_path / "facts").iterdir()
+    _, known = inspect(data, folder=tmp_path / "statistics")
+    (memory,) = (tmp_path / "statistics").iterdir()
     content = bytearray(memory.read_bytes())
     at = content.index(bytes(known["sha256"][0])[:8]) if damage == "flipped" else 0
     if damage == "flipped":
         content[at + 3] ^= 1
-    memory.write_bytes({"cut": content[:200], "garbage": b"PAR1 nothing PAR1"}.get(damage, bytes(content)))
+    memory.write_bytes({"cut": content[:200], "garbage": b"PK nothing"}.get(damage, bytes(content)))
     with pytest.MonkeyPatch.context() as patch:
         if damage == "version":
-            patch.setattr(statistics, "VERSION", 0)
-        _, again = inspect(data, folder=tmp_path / "facts")
+            patch.setattr(statistics, "_VERSION", 0)
+        _, again = inspect(data, folder=tmp_path / "statistics")
     assert 12 == len(read)
     assert known["sha256"].tolist() == again["sha256"].tolist()
 
 
-def test_files_that_cannot_be_used_leave_no_gap_between_images_and_facts(data: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_leave_no_gap_between_images_and_statistics(data: Path, tmp_path: Path) -> None:
     (data / "across" / "000.png").write_bytes(b"")
     whole = (data / "down" / "001.png").read_bytes()
     (data / "down" / "001.png").write_bytes(whole[: len(whole) // 2])
-    index, known = inspect(data, folder=tmp_path / "facts")
+    index, known = inspect(data, folder=tmp_path / "statistics")
     assert ["across/000.png", "down/001.png"] == [file.path for file in index.quarantined]
     assert ["across/001.png", "across/002.png", "down/000.png", "down/002.png"] == index.paths.to_pylist()
     assert index.hashes.tolist() == known["sha256"].tolist()
@@ -129,8 +129,8 @@ def test_an_interrupted_scan_keeps_what_it_has_read(data: Path, tmp_path: Path, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        inspect(data, folder=tmp_path / "facts", progress=stop)
-    inspect(data, folder=tmp_path / "facts")
+        inspect(data, folder=tmp_path / "statistics", progress=stop)
+    inspect(data, folder=tmp_path / "statistics")
     assert 6 == len(read)
 
 
@@ -138,12 +138,12 @@ def test_an_interrupted_scan_forgets_nothing_of_those_before(data: Path, tmp_pat
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    inspect(data, folder=tmp_path / "facts")
+    inspect(data, folder=tmp_path / "statistics")
     real = statistics.in_order
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(statistics, "in_order", lambda *some, **more: real(*some, **more, chunk=2))
-        inspect(data, folder=tmp_path / "facts", threads=1, progress=stop)
-    inspect(data, folder=tmp_path / "facts")
+        inspect(data, folder=tmp_path / "statistics", threads=1, progress=stop)
+    inspect(data, folder=tmp_path / "statistics")
     assert 6 == len(read)
 
 
@@ -155,8 +155,8 @@ def test_a_cache_folder_that_may_not_be_written_costs_nothing_but_time(data: Pat
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images in"):
-        inspect(tmp_path, folder=tmp_path / "facts")
+        inspect(tmp_path, folder=tmp_path / "statistics")
 
 
-def test_facts_of_an_image_take_less_than_half_a_kilobyte() -> None:
+def test_statistics_of_an_image_take_less_than_half_a_kilobyte() -> None:
     assert 408 == statistics.RECORD.itemsize

@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms.functional import center_crop, normalize, resized_crop, to_tensor
+from torchvision.transforms import functional as vision
 
 from upcycle.data.augment import (
     Augmentation,
-    centre_boxes,
-    centre_crop,
-    colour,
+    center_boxes,
+    center_crop,
+    color,
     crop,
     mixup,
-    normalise,
+    normalize,
     on_device,
     random_boxes,
     random_crop,
@@ -48,17 +48,17 @@ def test_a_copy_to_a_gpu_leaves_from_locked_memory_and_is_not_waited_for(monkeyp
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
-def test_on_a_gpu_colour_is_nearly_what_it_is_on_the_processor():
+def test_on_a_gpu_color_is_nearly_what_it_is_on_the_processor():
     images = torch.stack([torch.from_numpy(frame(16, 16, seed).copy()).permute(2, 0, 1) for seed in range(4)])
     images = images.float().contiguous(memory_format=torch.channels_last)
     there = on_device(images, "cuda")
     assert there.is_contiguous(memory_format=torch.channels_last)
-    varied = [colour(some.clone(), strength=0.3, generator=generator()) for some in (images, there)]
+    varied = [color(some.clone(), strength=0.3, generator=generator()) for some in (images, there)]
     assert torch.allclose(varied[0], varied[1].cpu(), atol=1e-3)
 
 
-def test_light_augmentation_crops_mirrors_and_varies_colour():
-    assert Augmentation(crop_scale=0.5, crop_ratio=(3 / 4, 4 / 3), flip=True, colour=0.1, mixup=0.2) == Augmentation.of(
+def test_light_augmentation_crops_mirrors_and_varies_color():
+    assert Augmentation(crop_scale=0.5, crop_ratio=(3 / 4, 4 / 3), flip=True, color=0.1, mixup=0.2) == Augmentation.of(
         "light", mixup=0.2
     )
 
@@ -73,7 +73,7 @@ def test_no_augmentation_is_the_default():
         ({"crop_scale": 0.0}, "crop_scale 0.0 is out of range: use more than 0, at most 1"),
         ({"crop_scale": math.nan}, "crop_scale nan is out of range"),
         ({"crop_ratio": (2.0, 1.0)}, r"crop_ratio \(2.0, 1.0\) is out of range"),
-        ({"colour": 1.0}, "colour 1.0 is out of range: use 0 or more, less than 1"),
+        ({"color": 1.0}, "color 1.0 is out of range: use 0 or more, less than 1"),
         ({"mixup": -0.1}, "mixup -0.1 is out of range: use 0 or more"),
         ({"mixup": math.nan}, "mixup nan is out of range"),
     ],
@@ -88,14 +88,14 @@ def test_an_unknown_kind_is_refused_with_the_known_ones():
         Augmentation.of("heavy")
 
 
-def test_the_centre_box_rounds_halves_to_even_as_torchvision_does():
-    boxes = centre_boxes(torch.tensor([[8, 11], [9, 13], [8, 8]]), 8)
+def test_the_center_box_rounds_halves_to_even_as_torchvision_does():
+    boxes = center_boxes(torch.tensor([[8, 11], [9, 13], [8, 8]]), 8)
     assert boxes.tolist() == [[0, 2, 8, 8], [0, 2, 8, 8], [0, 0, 8, 8]]
 
 
 def test_a_frame_smaller_than_the_crop_is_an_error():
     with pytest.raises(ValueError, match="a frame of 7 pixels is smaller than the crop of 8"):
-        centre_boxes(torch.tensor([[7, 9]]), 8)
+        center_boxes(torch.tensor([[7, 9]]), 8)
 
 
 @given(
@@ -132,7 +132,7 @@ def test_the_area_and_the_ratio_of_a_random_box_are_independent():
     assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.1
 
 
-def test_a_frame_too_long_for_any_draw_gets_the_largest_centre_box_allowed():
+def test_a_frame_too_long_for_any_draw_gets_the_largest_center_box_allowed():
     boxes = random_boxes(torch.tensor([[300, 1200], [1200, 300]]), Augmentation(crop_scale=0.99), generator())
     assert boxes.tolist() == [[0, 400, 300, 400], [400, 0, 400, 300]]
 
@@ -147,34 +147,34 @@ def test_other_boxes_are_resized_as_torchvision_does_antialiased():
     source = frame(256, 300)
     images = crop([source], torch.tensor([[10, 20, 200, 150]]), 64)
     pixels = torch.from_numpy(source.copy()).permute(2, 0, 1)
-    expected = resized_crop(pixels, 10, 20, 200, 150, [64, 64], antialias=True)
+    expected = vision.resized_crop(pixels, 10, 20, 200, 150, [64, 64], antialias=True)
     # two roundings to whole numbers, of columns and of rows, may each differ by one
     assert int((expected.int() - images[0].int()).abs().max()) <= 1
 
 
 def test_crops_are_bytes_in_channels_last_memory():
-    images = centre_crop([frame(40, 50), frame(60, 40)], 32)
+    images = center_crop([frame(40, 50), frame(60, 40)], 32)
     assert (torch.uint8, (2, 3, 32, 32)) == (images.dtype, tuple(images.shape))
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_centre_crop_normalised_equals_torchvisions_to_the_bit():
+def test_the_center_crop_normalized_equals_torchvisions_to_the_bit():
     preprocessing = Preprocessing(size=32)
     source = frame(37, 54)
-    images = normalise(centre_crop([source], 32), preprocessing)
-    expected = to_tensor(center_crop(Image.fromarray(source), [32, 32]))
-    expected = normalize(expected, preprocessing.mean, preprocessing.std)
+    images = normalize(center_crop([source], 32), preprocessing)
+    expected = vision.to_tensor(vision.center_crop(Image.fromarray(source), [32, 32]))
+    expected = vision.normalize(expected, preprocessing.mean, preprocessing.std)
     assert torch.equal(expected, images[0])
 
 
-def test_normalising_keeps_channels_last_memory():
-    images = normalise(centre_crop([frame(40, 50)] * 2, 32), Preprocessing(size=32))
+def test_normalizing_keeps_channels_last_memory():
+    images = normalize(center_crop([frame(40, 50)] * 2, 32), Preprocessing(size=32))
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_without_a_random_crop_a_mirrored_image_is_the_centre_crop_reversed():
+def test_without_a_random_crop_a_mirrored_image_is_the_center_crop_reversed():
     source = frame(32, 40)
-    plain = centre_crop([source], 32)[0]
+    plain = center_crop([source], 32)[0]
     images = random_crop([source] * 64, 32, augmentation=Augmentation(flip=True), generator=generator())
     mirrored = [torch.equal(image, plain.flip(2)) for image in images]
     kept = [torch.equal(image, plain) for image in images]
@@ -190,35 +190,35 @@ def test_random_crops_repeat_with_the_generators_seed_and_differ_without():
     assert not torch.equal(first, other)
 
 
-def test_brightness_scales_an_even_grey_image_within_its_bounds():
+def test_brightness_scales_an_even_gray_image_within_its_bounds():
     images = torch.full((500, 3, 4, 4), 100.0)
-    values = colour(images, strength=0.2, generator=generator())[:, 0, 0, 0]
+    values = color(images, strength=0.2, generator=generator())[:, 0, 0, 0]
     assert 80 <= values.min() < 81
     assert 119 < values.max() <= 120
 
 
-def test_contrast_spreads_an_image_about_its_grey_mean():
+def test_contrast_spreads_an_image_about_its_gray_mean():
     images = torch.tensor([80.0, 120.0]).view(1, 1, 1, 2).repeat(500, 3, 1, 1)
-    dark, light = colour(images, strength=0.2, generator=generator())[:, 0, 0].unbind(1)
+    dark, light = color(images, strength=0.2, generator=generator())[:, 0, 0].unbind(1)
     contrast = (light - dark) / 40 / ((light + dark) / 200)  # less what brightness did
     assert 0.8 <= contrast.min() < 0.81
     assert 1.19 < contrast.max() <= 1.2001
 
 
-def test_the_grey_mean_weighs_the_channels_by_luma():
-    # pure green of 200: a grey mean of 0.587 * 200, to which contrast pulls the two empty channels
+def test_the_gray_mean_weighs_the_channels_by_luma():
+    # pure green of 200: a gray mean of 0.587 * 200, to which contrast pulls the two empty channels
     images = torch.zeros(1, 3, 2, 2)
     images[:, 1] = 200.0
     brightness, contrast = torch.empty(2, 1, dtype=torch.float64).uniform_(0.7, 1.3, generator=generator(5))
-    changed = colour(images, strength=0.3, generator=generator(5))
+    changed = color(images, strength=0.3, generator=generator(5))
     expected = max(0.0, float((1 - contrast) * brightness * 117.4))
     assert pytest.approx(expected, abs=1e-4) == float(changed[0, 0, 0, 0])
     assert expected > 1
 
 
-def test_colour_never_leaves_the_range_of_a_byte():
+def test_color_never_leaves_the_range_of_a_byte():
     images = torch.tensor([0.0, 255.0]).view(1, 1, 1, 2).repeat(100, 3, 1, 1)
-    changed = colour(images, strength=0.5, generator=generator())
+    changed = color(images, strength=0.5, generator=generator())
     assert (float(changed.min()), float(changed.max())) == (0.0, 255.0)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from upcycle.data.augment import Augmentation, centre_crop, normalise
+from upcycle.data.augment import Augmentation, center_crop, normalize
 from upcycle.data.batches import Batches, eval_batches
-from upcycle.data.decode import load
+from upcycle.data.decode import load_image
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, DecodeError
 from upcycle.task import Task
@@ -59,7 +59,7 @@ def test_a_remainder_of_one_joins_the_batch_before(count, expected):
     assert expected == [len(batch.images) for batch in batches(count).epoch(0)]
 
 
-def test_a_batch_holds_normalised_channels_last_images_and_soft_targets():
+def test_a_batch_holds_normalized_channels_last_images_and_soft_targets():
     batch = next(batches(12).epoch(0))
     assert ((4, 3, 8, 8), torch.float32) == (tuple(batch.images.shape), batch.images.dtype)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -91,7 +91,7 @@ def test_labels_are_those_of_the_positions_used():
     )
     batch = next(made.epoch(0))
     assert (batch.positions.tolist(), batch.labels.tolist()) == ([5, 1], [2, 1])
-    assert torch.equal(normalise(centre_crop(frames(6)[5:], 8), SMALL)[0], batch.images[0])
+    assert torch.equal(normalize(center_crop(frames(6)[5:], 8), SMALL)[0], batch.images[0])
 
 
 def test_epochs_shuffle_differently_and_repeat_with_the_seed():
@@ -261,7 +261,7 @@ def test_evaluation_of_no_image_yields_nothing():
 
 def test_evaluation_keeps_the_order_of_the_positions():
     images, _ = evaluated([8, 2], batch_size=2)[0]
-    expected = normalise(centre_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
+    expected = normalize(center_crop([frames(9)[8], frames(9)[2]], 8), SMALL)
     assert torch.equal(expected, images)
 
 
@@ -299,8 +299,7 @@ def test_a_photo_given_to_predict_has_the_pixels_that_evaluation_sees(tmp_path):
     preprocessing = Preprocessing(size=28, crop_pct=0.875)
     file = tmp_path / "photo.jpg"
     Image.fromarray(frames(1, side=90)[0]).save(file)
-    options = {"side": preprocessing.resize_to, "interpolation": preprocessing.interpolation}
-    cached, given = load(file, **options), load(file.read_bytes(), **options)
+    cached, given = (load_image(source, preprocessing.decoding) for source in (file, file.read_bytes()))
     settings = {"preprocessing": preprocessing, "batch_size": 2}
     in_evaluation, _ = next(eval_batches([frames(1, side=40)[0], cached], np.array([0, 1]), **settings))
     in_prediction, _ = next(eval_batches([given], np.array([0]), **settings))
@@ -315,3 +314,48 @@ def test_batches_on_a_gpu_are_nearly_those_on_the_processor(workers):
         assert moved.images.is_contiguous(memory_format=torch.channels_last)
         for one, other in zip(tensors(plain), tensors(moved), strict=True):
             assert torch.allclose(one.double(), other.cpu().double(), atol=1e-4)
+
+
+def mirrored(images, generator):
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def test_a_custom_augmentation_that_changes_nothing_gives_the_center_crops():
+    plain = list(batches(9, augmentation=Augmentation()).epoch(1))
+    assert same(plain, list(batches(9, augmentation=Augmentation(), augment=lambda images, _: images).epoch(1)))
+
+
+def test_a_custom_augmentation_gets_pixels_from_0_to_1_before_they_are_normalized():
+    seen = []
+
+    def watched(images, generator):
+        seen.append(images.clone())
+        return images * 0
+
+    batch = next(batches(4, augment=watched).epoch(0))
+    assert ((4, 3, 8, 8), torch.float32) == (tuple(seen[0].shape), seen[0].dtype)
+    assert 0 <= float(seen[0].min()) < 0.1
+    assert 0.9 < float(seen[0].max()) <= 1
+    black = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    assert torch.equal(normalize(black, SMALL).expand_as(batch.images), batch.images)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_custom_augmentation_draws_by_seed_epoch_and_batch_alone():
+    whole = list(batches(12, augment=mirrored).epoch(2))
+    assert same(whole[1:], list(batches(12, augment=mirrored, workers=2).epoch(2, start=1)))
+    assert not same(whole, list(batches(12, augment=mirrored, seed=8, shuffle=False).epoch(2)))
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda images, generator: images[:, :, 1:], r"torch.float32 \(4, 3, 7, 8\) on cpu: return .* \(4, 3, 8, 8\)"),
+        (lambda images, generator: (images * 255).byte(), "returned torch.uint8"),
+        (lambda images, generator: images.numpy(), "returned a ndarray: return the images, a tensor"),
+    ],
+)
+def test_a_custom_augmentation_that_gives_other_images_is_one_line(augment, message):
+    with pytest.raises(ConfigError, match=message):
+        next(batches(8, augment=augment).epoch(0))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from upcycle.data import decode
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 NUMBERED = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
@@ -35,8 +36,8 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def load(source: decode.Source, side: int = 8) -> np.ndarray:
-    return decode.load(source, side=side, interpolation="bilinear")
+def load(source: decode.ImageSource, side: int = 8) -> np.ndarray:
+    return decode.load_image(source, Decoding(side, "bilinear"))
 
 
 def gray(image: Image.Image) -> list[list[int]]:
@@ -280,7 +281,7 @@ def test_the_pixels_may_be_written_to() -> None:
 def test_other_interpolations_differ() -> None:
     image = Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
     tops = {
-        name: decode.load(image, side=4, interpolation=name)[0, :, 0].tolist()
+        name: decode.load_image(image, Decoding(4, name))[0, :, 0].tolist()
         for name in ("nearest", "bilinear", "bicubic")
     }
     assert tops == {"nearest": [0, 0, 255, 255], "bilinear": [0, 64, 191, 255], "bicubic": [0, 53, 202, 255]}
@@ -390,9 +391,9 @@ def test_damaged_bytes_give_pixels_or_a_decode_error_of_one_line(
 
 def test_a_thumbnail_is_a_small_upright_jpeg() -> None:
     stored = encoded(photo(400, 300), "JPEG", exif=orientation_tag(6))
-    small = Image.open(io.BytesIO(decode.thumbnail(stored)))
+    small = Image.open(io.BytesIO(decode.thumbnail_jpeg(stored)))
     assert (small.format, small.size) == ("JPEG", (120, 160))
 
 
 def test_a_thumbnail_is_never_enlarged() -> None:
-    assert Image.open(io.BytesIO(decode.thumbnail(photo(40, 30)))).size == (40, 30)
+    assert Image.open(io.BytesIO(decode.thumbnail_jpeg(photo(40, 30)))).size == (40, 30)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from upcycle.data import decode, depth
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 tifffile = pytest.importorskip("tifffile")
@@ -15,11 +16,11 @@ RAMP = np.tile(np.linspace(0, 1, 16), (16, 1))
 EXPECTED = np.rint(RAMP * 255).astype(int)
 
 
-def load(source: decode.Source, scale: float | None = None) -> np.ndarray:
-    return decode.load(source, side=16, interpolation="nearest", scale=scale).astype(int)
+def load(source: decode.ImageSource, scale: float | None = None) -> np.ndarray:
+    return decode.load_image(source, Decoding(16, "nearest", scale)).astype(int)
 
 
-def off(source: decode.Source, scale: float | None = None) -> int:
+def off(source: decode.ImageSource, scale: float | None = None) -> int:
     """The largest difference to a ramp from black to white."""
     return int(np.abs(load(source, scale) - EXPECTED[:, :, None]).max())
 
@@ -129,7 +130,12 @@ def test_16_bits_of_which_0_is_white_are_no_negative(compression: str | None) ->
     [
         ("i1", 127, {}, r"^holds integers with a sign \(int8\), so what is black and white is not known: convert it"),
         ("i2", 32767, {}, r"^holds integers with a sign \(int16\)"),
-        ("u4", 2**32 - 1, {}, r"^holds values from 0 to 4294967295, more than 16 bits: say what is white with --scale"),
+        (
+            "u4",
+            2**32 - 1,
+            {},
+            r"^holds values from 0 to 4294967295, more than 16 bits: give the value of white",
+        ),
         ("i4", -5, {}, r"^holds values from -5 to 0, and 0 is black"),
         ("f4", -1, {}, r"^holds values from -1 to -0, and 0 is black"),
         ("f4", 1, {"photometric": "miniswhite"}, r"^holds floats of which 0 is white, which is not read"),
@@ -206,6 +212,6 @@ def test_a_jpeg_that_is_asked_for_smaller_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("source", [to("u2", 65535), png(to("u2", 65535)[:, :, None]), to("f4", 65535)])
-def test_what_would_be_white_by_and_large_is_refused(source: decode.Source) -> None:
+def test_what_would_be_white_by_and_large_is_refused(source: decode.ImageSource) -> None:
     with pytest.raises(DecodeError, match="^holds values from 0 to 65535, most of them above 4095, which is white by"):
         load(source, 4095)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from tests.data.malformed import picture, stored
 from upcycle.data import decode, formats
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 
@@ -52,7 +53,7 @@ def test_heic_is_read_with_its_extra() -> None:
     exif[0x0112] = 6
     data = stored(picture(40, 30), "HEIF", exif=exif.tobytes())
     assert (30, 40, "HEIC") == decode.header(data)
-    assert (32, 24, 3) == decode.load(data, side=24, interpolation="bilinear").shape
+    assert (32, 24, 3) == decode.load_image(data, Decoding(24, "bilinear")).shape
 
 
 def test_avif_without_a_brand_of_its_own_is_read() -> None:
@@ -62,7 +63,7 @@ def test_avif_without_a_brand_of_its_own_is_read() -> None:
 
 def test_a_gray_map_of_16_bits_says_what_is_white() -> None:
     data = b"P5\n2 1\n4095\n" + (4095).to_bytes(2, "big") + (0).to_bytes(2, "big")
-    assert [[255, 255, 255], [0, 0, 0]] == decode.load(data, side=1, interpolation="nearest")[0].tolist()
+    assert [[255, 255, 255], [0, 0, 0]] == decode.load_image(data, Decoding(1, "nearest"))[0].tolist()
 
 
 @pytest.mark.parametrize("data", [b"text", b"\0\0\0\x14ftypzzzz", b"<?xml version='1.0'?><x/>"])

@@ -19,7 +19,9 @@ from PIL import Image
 from tests.conftest import small_files
 from upcycle.data import decode, frames
 from upcycle.data.frames import Stream, open_stream
-from upcycle.data.index import Index, scan
+from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Unusable
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DataError, NoRoomError, StorageError
 
 NOISE = np.random.default_rng(0)
@@ -38,7 +40,7 @@ def index(tmp_path: Path) -> Index:
         file = tmp_path / "data" / "ab"[i % 2] / (f"{i}.jpg" if i < 3 else f"{i}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(stored(size, "JPEG" if i < 3 else "PNG"))
-    return scan(tmp_path / "data")
+    return index_images(tmp_path / "data")
 
 
 @pytest.fixture
@@ -47,17 +49,19 @@ def damaged(index: Index) -> Index:
     for name in ("a/0cut.jpg", "b/9cut.png"):
         content = stored((60, 40), "JPEG" if name.endswith("jpg") else "PNG")
         (index.root / name).write_bytes(content[: len(content) // 2])
-    return scan(index.root)
+    return index_images(index.root)
 
 
-def build(index: Index, root: Path, **options: int) -> tuple[frames.Cache, dict[int, str]]:
-    return frames.build(index, **({"side": 16} | options), interpolation="bilinear", root=root)
+def build(
+    index: Index, root: Path, side: int = 16, scale: float | None = None, threads: int = 2
+) -> tuple[frames.Cache, dict[int, Unusable]]:
+    return frames.open_cache(index, Decoding(side, "bilinear", scale), root=root, threads=threads)
 
 
 def counted(index: Index, root: Path) -> int:
     """How many images a build decodes."""
     done = [0]
-    frames.build(index, side=16, interpolation="bilinear", root=root, progress=lambda now, _: done.append(now))
+    frames.open_cache(index, Decoding(16, "bilinear"), root=root, progress=lambda now, _: done.append(now))
     return done[-1]
 
 
@@ -67,7 +71,7 @@ def test_the_cache_holds_what_load_gives(index: Index, tmp_path: Path, threads: 
     assert failures == {}
     assert len(built) == 6
     for i in range(6):
-        expected = decode.load(index.file(i), side=16, interpolation="bilinear")
+        expected = decode.load_image(index.file(i), Decoding(16, "bilinear"))
         np.testing.assert_array_equal(built[i], expected)
 
 
@@ -101,7 +105,7 @@ def test_side_interpolation_and_content_each_have_a_file_of_their_own(index: Ind
     files = {
         build(index, tmp_path)[0].path,
         build(index, tmp_path, side=17)[0].path,
-        frames.build(index, side=16, interpolation="bicubic", root=tmp_path)[0].path,
+        frames.open_cache(index, Decoding(16, "bicubic"), root=tmp_path)[0].path,
         build(index.take(np.array([0, 1, 2])), tmp_path)[0].path,
         build(index.take(np.array([1, 0, 2])), tmp_path)[0].path,
     }
@@ -111,7 +115,7 @@ def test_side_interpolation_and_content_each_have_a_file_of_their_own(index: Ind
 def test_names_do_not_matter_to_the_cache(index: Index, tmp_path: Path) -> None:
     first = build(index, tmp_path / "cache")[0].path
     index.root.rename(tmp_path / "moved")
-    assert build(scan(tmp_path / "moved"), tmp_path / "cache")[0].path == first
+    assert build(index_images(tmp_path / "moved"), tmp_path / "cache")[0].path == first
 
 
 def test_failures_are_zeros_with_a_reason_and_are_remembered(damaged: Index, tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_dropping_the_failures_keeps_cache_and_index_in_step(damaged: Index, tmp
     left, images = damaged.without(failures), built.without(failures)
     assert len(images) == len(left) == 6
     for i in range(6):
-        expected = decode.load(left.file(i), side=16, interpolation="bilinear")
+        expected = decode.load_image(left.file(i), Decoding(16, "bilinear"))
         np.testing.assert_array_equal(images[i], expected)
 
 
@@ -195,7 +199,7 @@ def test_an_interrupted_build_leaves_no_file_and_no_thread(index: Index, tmp_pat
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        frames.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=interrupt)
+        frames.open_cache(index, Decoding(16, "bilinear"), root=tmp_path / "cache", progress=interrupt)
     assert list((tmp_path / "cache").iterdir()) == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("images")] == []
 
@@ -230,13 +234,13 @@ def test_two_runs_that_build_the_same_cache_at_once_are_both_right(index: Index,
             begun.wait(timeout=60)  # all have decoded everything before any has a whole file
 
     def run(_: int) -> frames.Cache:
-        return frames.build(index, side=16, interpolation="bilinear", root=tmp_path / "cache", progress=together)[0]
+        return frames.open_cache(index, Decoding(16, "bilinear"), root=tmp_path / "cache", progress=together)[0]
 
     with ThreadPoolExecutor(3) as pool:
         built = list(pool.map(run, range(3)))
     for images in built:
         for i in range(len(index)):
-            np.testing.assert_array_equal(images[i], decode.load(index.file(i), side=16, interpolation="bilinear"))
+            np.testing.assert_array_equal(images[i], decode.load_image(index.file(i), Decoding(16, "bilinear")))
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -299,13 +303,15 @@ def test_a_spare_folder_that_may_be_somebody_elses_is_not_used(how: str, tempora
 
 def test_what_cannot_be_kept_where_it_should_be_is_kept_in_the_spare_folder(temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert temporary / frames.spare_root().name / "facts" == frames.written_in(tmp_path / "file" / "cache", "facts")
-    assert tmp_path / "cache" / "facts" == frames.written_in(tmp_path / "cache", "facts")
-    assert [] == list((tmp_path / "cache" / "facts").iterdir())
+    assert temporary / frames.spare_root().name / "statistics" == frames.written_in(
+        tmp_path / "file" / "cache", "statistics"
+    )
+    assert tmp_path / "cache" / "statistics" == frames.written_in(tmp_path / "cache", "statistics")
+    assert [] == list((tmp_path / "cache" / "statistics").iterdir())
 
 
 def test_what_is_white_has_a_file_of_its_own_and_none_the_one_it_had(index: Index, tmp_path: Path) -> None:
-    settings = json.dumps([frames.FORMAT, 16, "bilinear", PIL.__version__]).encode()
+    settings = json.dumps([frames._FORMAT, 16, "bilinear", PIL.__version__]).encode()
     name = hashlib.sha256(settings + np.ascontiguousarray(index.hashes).tobytes()).hexdigest()
     assert build(index, tmp_path)[0].path == tmp_path / f"{name}.images"
     assert build(index, tmp_path, scale=4095)[0].path != tmp_path / f"{name}.images"
@@ -319,16 +325,16 @@ def half(tmp_path: Path) -> Index:
         file.parent.mkdir(parents=True, exist_ok=True)
         content = stored(size, "PNG")
         file.write_bytes(content[: len(content) // 2] if i in (3, 4) else content)
-    return scan(tmp_path / "data", trainable=False)
+    return index_images(tmp_path / "data", trainable=False)
 
 
-def opened(index: Index, threads: int = 2) -> tuple[Stream, dict[int, str]]:
-    return open_stream(index, side=16, interpolation="bilinear", threads=threads)
+def opened(index: Index, threads: int = 2) -> tuple[Stream, dict[int, Unusable]]:
+    return open_stream(index, Decoding(16, "bilinear"), threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_stream_gives_what_the_cache_holds(half: Index, tmp_path: Path, threads: int) -> None:
-    kept, reasons = frames.build(half, side=16, interpolation="bilinear", root=tmp_path / "cache")
+    kept, reasons = frames.open_cache(half, Decoding(16, "bilinear"), root=tmp_path / "cache")
     stream, failures = opened(half, threads)
     assert failures == reasons
     assert sorted(failures) == [2, 4]
@@ -340,9 +346,7 @@ def test_a_stream_gives_what_the_cache_holds(half: Index, tmp_path: Path, thread
 
 def test_progress_is_told(half: Index) -> None:
     told: list[tuple[int, int]] = []
-    open_stream(
-        half, side=16, interpolation="bilinear", threads=1, progress=lambda done, total: told.append((done, total))
-    )
+    open_stream(half, Decoding(16, "bilinear"), threads=1, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (5, 5)
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.made import made
+from upcycle.audit.findings import Audited
 from upcycle.data import decode, isolation
 from upcycle.data.formats import FORMATS, Format
-from upcycle.data.index import Index, Layout, Quarantined, in_order, scan
-from upcycle.data.listing import Failure
+from upcycle.data.index import Index, Quarantined, in_order, index_images
+from upcycle.data.listing import Layout, Unusable
 from upcycle.errors import DataError, UpcycleError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"
@@ -60,14 +61,14 @@ def paths(index: Index) -> list[str]:
 def problem(data: Path, test_split: str | None = None) -> str:
     """The message, which must be one line, with the data's own folder cut out."""
     with pytest.raises(DataError) as caught:
-        scan(data, Layout(test_split=test_split))
+        index_images(data, Layout(test_split=test_split))
     message = str(caught.value)
     assert message.isprintable()
     return message.replace(str(data), "DATA").replace(str(data.parent), "..")
 
 
 def test_class_folders_give_labels_hashes_and_sizes(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT))
+    index = index_images(written(tmp_path, FLAT))
     assert paths(index) == ["ants/1.png", "ants/2.png", "bees/1.png", "bees/2.png"]
     assert index.classes == ("ants", "bees")
     assert index.labels.tolist() == [0, 0, 1, 1]
@@ -92,18 +93,18 @@ def test_split_folders_are_declared_under_their_common_spellings(tmp_path: Path)
         "test/a/1.png",
         "test/b/1.png",
     )
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert index.declared.tolist() == ["train", "train", "test", "test", "val", "val"]
     assert index.classes == ("a", "b")
 
 
 def test_val_and_test_may_be_missing(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, {f"train/{path}": content for path, content in FLAT.items()}))
+    index = index_images(written(tmp_path, {f"train/{path}": content for path, content in FLAT.items()}))
     assert index.declared.tolist() == ["train"] * 4
 
 
 def test_a_folder_called_train_that_holds_images_is_a_class(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, numbered("train/1.png", "train/2.png", "bus/1.png", "bus/2.png")))
+    index = index_images(written(tmp_path, numbered("train/1.png", "train/2.png", "bus/1.png", "bus/2.png")))
     assert index.classes == ("bus", "train")
 
 
@@ -119,7 +120,7 @@ def test_split_folders_without_class_folders_are_no_classes(tmp_path: Path, name
 
 def test_any_folder_can_be_declared_the_test_set(tmp_path: Path) -> None:
     files = numbered("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
-    assert scan(written(tmp_path, files), Layout(test_split="val")).declared.tolist() == [
+    assert index_images(written(tmp_path, files), Layout(test_split="val")).declared.tolist() == [
         "train",
         "train",
         "test",
@@ -129,7 +130,7 @@ def test_any_folder_can_be_declared_the_test_set(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_name_can_be_declared_the_test_set(tmp_path: Path) -> None:
     files = numbered("train/a/1.png", "train/b/1.png", "2019/a/1.png", "2019/b/1.png")
-    assert scan(written(tmp_path, files), Layout(test_split="2019")).declared.tolist() == [
+    assert index_images(written(tmp_path, files), Layout(test_split="2019")).declared.tolist() == [
         "test",
         "test",
         "train",
@@ -149,7 +150,7 @@ def test_two_test_sets_are_an_error(tmp_path: Path) -> None:
 
 
 def test_deeper_folders_count_for_their_class(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, numbered("a/2019/x/1.png", "a/2.png", "b/1.png", "b/2.png")))
+    index = index_images(written(tmp_path, numbered("a/2019/x/1.png", "a/2.png", "b/1.png", "b/2.png")))
     assert index.class_counts() == {"a": 2, "b": 2}
 
 
@@ -160,7 +161,7 @@ def test_endings_count_in_any_case_and_other_files_are_ignored(tmp_path: Path) -
         "ants/notes.txt": b"",
         "bees/3.JPeG": picture(9),
     }
-    assert scan(written(tmp_path, files)).class_counts() == {"ants": 2, "bees": 3}
+    assert index_images(written(tmp_path, files)).class_counts() == {"ants": 2, "bees": 3}
 
 
 def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
         "ants/notes.txt": b"about ants",
         "cover.jxl": b"in no class folder",
     }
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert {"ants": 6, "bees": 2} == index.class_counts()  # by their content
     assert {
         "ants/phone.JXL": "unsupported image format .jxl: convert it to JPEG or PNG",
@@ -188,21 +189,21 @@ def test_pictures_that_are_not_read_are_told(tmp_path: Path) -> None:
 def test_every_format_is_read(tmp_path: Path, format: Format) -> None:
     kind, endings = format.pillow[0], format.endings
     files = {f"{name}/{i}{endings[i % len(endings)]}": picture(i, (7, 5), kind) for name in "ab" for i in range(2)}
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert set(index.formats.tolist()) == {format.name.encode()}
     assert (index.widths.tolist(), index.heights.tolist()) == ([7] * 4, [5] * 4)
 
 
 def test_odd_names_survive(tmp_path: Path) -> None:
     names = ["a b/ü.png", "a b/new\nline.png", 'ß,"/,.png', "ß,\"/'.png"]
-    assert paths(scan(written(tmp_path, numbered(*names)))) == sorted(names)
+    assert paths(index_images(written(tmp_path, numbered(*names)))) == sorted(names)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_a_name_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     (tmp_path / "ants" / os.fsdecode(b"\xff.png")).write_bytes(picture(9))
-    assert scan(tmp_path).quarantined == (Quarantined(r"ants/\udcff.png", "its name is not UTF-8: rename it"),)
+    assert index_images(tmp_path).quarantined == (Quarantined(r"ants/\udcff.png", "its name is not UTF-8: rename it"),)
 
 
 def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path) -> N
         "bees/text.jpg": b"hello",
         "stray.png": picture(3),
     }
-    index = scan(written(tmp_path, FLAT | bad))
+    index = index_images(written(tmp_path, FLAT | bad))
     assert paths(index) == sorted(FLAT)
     assert [file.path for file in index.quarantined] == sorted(bad)
     assert [file.reason for file in index.quarantined] == [
@@ -230,7 +231,7 @@ def test_folders_may_lie_deep(tmp_path: Path) -> None:
     subprocess.run(["mkdir", "-p", deep], check=True)  # pathlib recurses
     (deep / "2.png").write_bytes(picture(8))
     try:
-        assert scan(root, trainable=False).class_counts() == {"ants": 1, "bees": 2}
+        assert index_images(root, trainable=False).class_counts() == {"ants": 1, "bees": 2}
     finally:
         subprocess.run(["rm", "-r", root], check=True)  # shutil recurses, and so would the clean-up of tmp_path
 
@@ -244,7 +245,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
         (linked / name).symlink_to(tmp_path / "real" / name)
     (tmp_path / "real" / "ants" / "circle").symlink_to(tmp_path / "real" / "ants")
     (linked / "ants" / "gone.png").symlink_to("nowhere")
-    index = scan(linked)
+    index = index_images(linked)
     assert paths(index) == sorted(FLAT)
     assert index.quarantined == (Quarantined("ants/gone.png", "a broken link, or not a regular file"),)
 
@@ -252,9 +253,9 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
 def test_byte_identical_images_are_found_within_and_across_classes(tmp_path: Path) -> None:
     same, other = picture(7), picture(8)
     files = {"a/1.png": same, "a/2.png": other, "a/3.png": other, "b/1.png": same, "b/2.png": picture(9)}
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert index.duplicates() == [(0, 3), (1, 2)]
-    assert index.conflicts() == [(0, 3)]
+    assert Audited(index).of_several_classes(index.duplicates()) == [(0, 3)]
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=12))
@@ -265,8 +266,8 @@ def test_duplicates_are_the_images_of_equal_bytes(contents: list[int]) -> None:
 
 
 def test_images_that_fail_later_move_to_the_quarantine(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT | numbered("ants/0.png", "bees/0.png")))
-    left = index.without({4: Failure("damaged"), 0: Failure("torn", "truncated")})
+    index = index_images(written(tmp_path, FLAT | numbered("ants/0.png", "bees/0.png")))
+    left = index.without({4: Unusable("damaged"), 0: Unusable("torn", "truncated")})
     assert paths(left) == ["ants/1.png", "ants/2.png", "bees/0.png", "bees/2.png"]
     assert left.labels.tolist() == [0, 0, 1, 1]
     assert left.quarantined == (Quarantined("ants/0.png", "torn"), Quarantined("bees/1.png", "damaged"))
@@ -274,9 +275,9 @@ def test_images_that_fail_later_move_to_the_quarantine(tmp_path: Path) -> None:
 
 
 def test_a_class_that_loses_its_images_later_is_an_error(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT))
+    index = index_images(written(tmp_path, FLAT))
     with pytest.raises(DataError, match=r"class 'ants' in .* has one usable image"):
-        index.without({0: Failure("torn")})
+        index.without({0: Unusable("torn")})
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
@@ -292,11 +293,11 @@ def test_a_shortage_of_the_system_is_not_held_against_a_file(tmp_path: Path, mon
     def short(path: Path) -> tuple[str, decode.Header]:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(isolation.SHARED, "header", short)
+    monkeypatch.setattr(isolation.DECODERS, "header", short)
     with pytest.raises(
         UpcycleError, match="cannot be read now .*Too many open files.*: run again, with fewer --threads"
     ):
-        scan(written(tmp_path, FLAT))
+        index_images(written(tmp_path, FLAT))
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_a_csv_manifest_gives_labels_splits_and_groups(tmp_path: Path) -> None:
         {"path": "x/new\nline, ü.png", "label": "b", "split": "Valid", "group": "p2"},
         {"path": str(outside), "label": "a", "split": "test", "group": "p1"},
     ]
-    index = scan(manifest(root, rows))
+    index = index_images(manifest(root, rows))
     assert paths(index) == [str(outside), "x/1.png", "x/2.png", "x/new\nline, ü.png"]
     assert [index.label(i) for i in range(4)] == ["a", "b", "a", "b"]
     assert index.declared.tolist() == ["test", "", "train", "val"]
@@ -367,7 +368,7 @@ def test_a_parquet_manifest_is_read_too(tmp_path: Path) -> None:
     written(tmp_path, numbered("1.png", "2.png", "3.png", "4.png"))
     table = pa.table({"path": [f"{i}.png" for i in range(1, 5)], "label": [0, 1, 0, 1], "group": ["g", None, "g", "h"]})
     pq.write_table(table, tmp_path / "list.parquet")
-    index = scan(tmp_path / "list.parquet")
+    index = index_images(tmp_path / "list.parquet")
     assert index.classes == ("0", "1")
     assert index.groups.to_pylist() == ["g", "", "g", "h"]
 
@@ -375,13 +376,13 @@ def test_a_parquet_manifest_is_read_too(tmp_path: Path) -> None:
 def test_missing_files_of_a_manifest_are_quarantined(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4]} for path in [*FLAT, "ants/9.png"]]
-    assert scan(manifest(tmp_path, rows)).quarantined == (Quarantined("ants/9.png", "no such file"),)
+    assert index_images(manifest(tmp_path, rows)).quarantined == (Quarantined("ants/9.png", "no such file"),)
 
 
 def test_a_split_value_of_a_manifest_can_be_declared_the_test_set(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "fold3"} for path in FLAT]
-    assert scan(manifest(tmp_path, rows), Layout(test_split="fold3")).declared.tolist() == ["train", "test"] * 2
+    assert index_images(manifest(tmp_path, rows), Layout(test_split="fold3")).declared.tolist() == ["train", "test"] * 2
 
 
 @pytest.mark.parametrize(
@@ -400,14 +401,14 @@ def test_a_manifest_has_one_test_set(tmp_path: Path, splits: tuple[str, ...], me
 def test_the_test_split_may_be_spelled_as_splits_are(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     rows = [{"path": path, "label": path[:4], "split": "train" if "1" in path else "Test "} for path in FLAT]
-    assert scan(manifest(tmp_path, rows), Layout(test_split="test")).declared.tolist() == ["train", "test"] * 2
+    assert index_images(manifest(tmp_path, rows), Layout(test_split="test")).declared.tolist() == ["train", "test"] * 2
 
 
 def test_the_index_that_pandas_writes_is_left_alone(tmp_path: Path) -> None:
     written(tmp_path, FLAT)
     lines = [",path,label", *(f"{at},{path},{path[:4]}" for at, path in enumerate(FLAT))]
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert len(scan(tmp_path / "list.csv")) == 4
+    assert len(index_images(tmp_path / "list.csv")) == 4
 
 
 @pytest.mark.parametrize(
@@ -461,7 +462,7 @@ def test_another_file_is_no_manifest(tmp_path: Path) -> None:
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    scan(written(tmp_path, FLAT), progress=lambda done, total: seen.append((done, total)))
+    index_images(written(tmp_path, FLAT), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (4, 4)
 
 
@@ -485,8 +486,9 @@ def test_little_is_computed_ahead_of_what_is_used() -> None:
 
 @pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
 def test_the_duplicates_and_label_conflicts_of_real_photos_are_found() -> None:
-    index = scan(ASSETS / "flowers5")
+    index = index_images(ASSETS / "flowers5")
     assert len(index) == 4317
     assert [len(run) for run in index.duplicates()] == [2] * 6
-    assert {index.label(i) for run in index.conflicts() for i in run} >= {"rose", "tulip"}
-    assert len(index.conflicts()) == 4
+    conflicts = Audited(index).of_several_classes(index.duplicates())
+    assert {index.label(i) for run in conflicts for i in run} >= {"rose", "tulip"}
+    assert len(conflicts) == 4

@@ -17,9 +17,10 @@ import pytest
 
 from tests.data.malformed import FORMATS, chunk, picture, stored
 from upcycle.data import decode, isolation
-from upcycle.data.frames import build
-from upcycle.data.index import scan
+from upcycle.data.frames import open_cache
+from upcycle.data.index import index_images
 from upcycle.data.isolation import Decoders, Limits, Process
+from upcycle.data.preprocessing import Decoding
 from upcycle.data.worker import image_statistics
 from upcycle.errors import DataError, DecodeError, UpcycleError
 from upcycle.jobs.files import files_of
@@ -48,7 +49,7 @@ def pool() -> Iterator[Decoders]:
 
 
 def load(pool: Decoders, data: bytes) -> np.ndarray:
-    return pool.load(data, side=24, interpolation="bilinear")
+    return pool.load(data, Decoding(24, "bilinear"))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -56,7 +57,7 @@ def test_other_processes_see_what_this_one_sees(pool: Decoders, kind: str) -> No
     data = stored(picture(70, 50), kind)
     assert ("", decode.header(data)) == pool.header(data)
     assert ("", image_statistics(data)) == pool.statistics(data)
-    assert (decode.load(data, side=24, interpolation="bilinear") == load(pool, data)).all()
+    assert (decode.load_image(data, Decoding(24, "bilinear")) == load(pool, data)).all()
     assert 1 == len(pool._workers)
 
 
@@ -69,8 +70,8 @@ def test_a_file_is_read_by_the_process_and_not_sent(pool: Decoders, tmp_path: Pa
     pool._workers[0].ask = lambda head, data: (sent.append(data), plain(head, data))[1]  # type: ignore[method-assign]
     assert (digest, decode.header(SMALL)) == pool.header(file)
     assert (digest, image_statistics(SMALL)) == pool.statistics(file)
-    same = pool.load(file, side=24, interpolation="bilinear", sha256=digest)
-    assert (decode.load(SMALL, side=24, interpolation="bilinear") == same).all()
+    same = pool.load(file, Decoding(24, "bilinear"), sha256=digest)
+    assert (decode.load_image(SMALL, Decoding(24, "bilinear")) == same).all()
     assert {b""} == set(sent)
 
 
@@ -81,17 +82,17 @@ def test_a_file_that_cannot_be_read_or_is_another_is_not_the_images_fault(pool: 
     with pytest.raises(
         DataError, match=r"x\.png cannot be read any more \(No such file or directory\): run again"
     ) as gone:
-        pool.load(file, side=24, interpolation="bilinear", sha256="0" * 64)
+        pool.load(file, Decoding(24, "bilinear"), sha256="0" * 64)
     file.write_bytes(SMALL)
     with pytest.raises(DataError, match=r"x\.png changed since it was scanned: run again") as other:
-        pool.load(file, side=24, interpolation="bilinear", sha256="0" * 64)
+        pool.load(file, Decoding(24, "bilinear"), sha256="0" * 64)
     assert [DataError, DataError] == [gone.type, other.type]
 
 
 def test_what_is_wrong_with_a_file_is_said_as_in_this_process(pool: Decoders) -> None:
     for data in (b"", b"nothing", SMALL[:-30], SMALL[:20]):
         with pytest.raises(DecodeError) as here:
-            decode.load(data, side=24, interpolation="bilinear")
+            decode.load_image(data, Decoding(24, "bilinear"))
         with pytest.raises(DecodeError) as there:
             load(pool, data)
         assert str(here.value) == str(there.value)
@@ -186,19 +187,19 @@ def test_idle_processes_that_were_killed_are_not_asked(pool: Decoders) -> None:
 
 @needs_limits
 def test_a_folder_with_such_files_is_used_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "SHARED", Decoders(Limits(memory=700 * 2**20)))
+    monkeypatch.setattr(isolation, "DECODERS", Decoders(Limits(memory=700 * 2**20)))
     for label in ("ants", "bees"):
         (tmp_path / label).mkdir()
         for number in range(4):
             (tmp_path / label / f"{number}.png").write_bytes(stored(picture(40 + number), "PNG"))
     (tmp_path / "bees" / "large.png").write_bytes(LARGE)
-    index = scan(tmp_path)
+    index = index_images(tmp_path)
     assert 9 == len(index)
-    images, failures = build(index, side=24, interpolation="bilinear", root=tmp_path / "cache")
+    images, failures = open_cache(index, Decoding(24, "bilinear"), root=tmp_path / "cache")
     assert ["bees/large.png"] == [index.path(at) for at in failures]
     assert ("decoding it takes more than 0.68 GiB of memory", "limit") == failures.popitem()[1]
     assert 8 == len(images.without([8]))
-    isolation.SHARED.close()
+    isolation.DECODERS.close()
 
 
 @needs_limits
@@ -249,7 +250,7 @@ def together(pool: Decoders, count: int) -> None:
 def test_threads_have_a_process_each_up_to_a_number(pool: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     together(pool, 2)
     assert 2 == len(pool._workers)
-    monkeypatch.setattr(isolation, "MOST", 1)
+    monkeypatch.setattr(isolation, "_MOST", 1)
     few = Decoders()
     together(few, 3)
     assert 1 == len(few._workers)
@@ -262,15 +263,15 @@ def test_a_forked_process_has_its_own() -> None:
 import os, sys
 from upcycle.data import isolation
 from tests.data.test_isolation import SMALL, load
-load(isolation.SHARED, SMALL)
-parents = isolation.SHARED._workers[0].process.pid
+load(isolation.DECODERS, SMALL)
+parents = isolation.DECODERS._workers[0].process.pid
 child = os.fork()
 if not child:
-    load(isolation.SHARED, SMALL)
-    os._exit(isolation.SHARED._workers[0].process.pid == parents)
+    load(isolation.DECODERS, SMALL)
+    os._exit(isolation.DECODERS._workers[0].process.pid == parents)
 assert os.waitpid(child, 0)[1] == 0
-load(isolation.SHARED, SMALL)
-assert isolation.SHARED._workers[0].process.pid == parents
+load(isolation.DECODERS, SMALL)
+assert isolation.DECODERS._workers[0].process.pid == parents
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
 
@@ -283,8 +284,8 @@ from upcycle.data import isolation
 from tests.data.test_isolation import SMALL, load
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
 for _ in range(3):
-    assert load(isolation.SHARED, SMALL).shape == (24, 32, 3)
-assert isolation.SHARED._workers[0].process.wait(20) == 0
+    assert load(isolation.DECODERS, SMALL).shape == (24, 32, 3)
+assert isolation.DECODERS._workers[0].process.wait(20) == 0
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
 
@@ -300,9 +301,9 @@ def script(path: Path, text: str) -> str:
     ("text", "message"),
     [
         (None, "no process to decode images can be started: No such file"),
-        ("exit 3", "the process to decode images ended with code 3 as it began"),
-        ("echo hello", "the process to decode images ended with code 0 as it began"),
-        ("exec sleep 60", "the process to decode images did not begin within 1 s"),
+        ("exit 3", "the process to decode images ended with code 3 as it started"),
+        ("echo hello", "the process to decode images ended with code 0 as it started"),
+        ("exec sleep 60", "the process to decode images did not start within 1 s"),
     ],
 )
 def test_no_process_to_be_had_is_one_line_and_no_fault_of_the_file(
@@ -332,13 +333,11 @@ def test_what_python_prints_as_it_starts_and_odd_paths_do_no_harm(
 def test_photos_are_decoded_alike(assets: Path, pool: Decoders) -> None:
     for path in list(files_of([assets / "data" / "hymenoptera" / "val"]))[:10]:
         data = path.read_bytes()
-        assert (
-            decode.load(data, side=64, interpolation="bicubic") == pool.load(data, side=64, interpolation="bicubic")
-        ).all()
+        assert (decode.load_image(data, Decoding(64, "bicubic")) == pool.load(data, Decoding(64, "bicubic"))).all()
 
 
 def test_the_bounds_are_those_that_are_promised() -> None:
-    assert isolation.Limits() == isolation.SHARED.limits
+    assert isolation.Limits() == isolation.DECODERS.limits
     assert (60, 600.0, 5 * 2**30) == (
         isolation.Limits().seconds,
         isolation.Limits().patience,

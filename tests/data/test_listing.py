@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_index import FLAT, numbered, paths, problem, written
-from upcycle.data.index import Index, Layout, scan
-from upcycle.data.listing import Failure
+from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Layout, Unusable
 from upcycle.errors import ConfigError, DataError
 
 CLASSES = ("a", "b")
@@ -58,17 +58,17 @@ def test_nearly_the_same_folders_count_as_the_same(tmp_path: Path) -> None:
 
 def test_folders_that_differ_are_parts_of_classes(tmp_path: Path) -> None:
     files = folders("cats", classes=("tabby", "siamese")) | folders("dogs", classes=("pug", "boxer"))
-    assert scan(written(tmp_path, files)).class_counts() == {"cats": 4, "dogs": 4}
+    assert index_images(written(tmp_path, files)).class_counts() == {"cats": 4, "dogs": 4}
 
 
 def test_the_classes_may_be_at_a_level(tmp_path: Path) -> None:
     root = written(tmp_path, folders("siteA", "siteB"))
-    assert scan(root, Layout(classes_at=1)).class_counts() == {"siteA": 4, "siteB": 4}
-    assert scan(root, Layout(classes_at=2)).class_counts() == {"a": 4, "b": 4}
+    assert index_images(root, Layout(classes_at=1)).class_counts() == {"siteA": 4, "siteB": 4}
+    assert index_images(root, Layout(classes_at=2)).class_counts() == {"a": 4, "b": 4}
 
 
 def test_a_level_keeps_the_split_above_it(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, folders("train/x", "train/y", "test/x")), Layout(classes_at=3))
+    index = index_images(written(tmp_path, folders("train/x", "train/y", "test/x")), Layout(classes_at=3))
     assert index.class_counts() == {"a": 6, "b": 6}
     assert declared(index) == {"train": "train", "test": "test"}
 
@@ -76,17 +76,17 @@ def test_a_level_keeps_the_split_above_it(tmp_path: Path) -> None:
 def test_splits_may_have_any_name_or_path(tmp_path: Path) -> None:
     root = written(tmp_path, folders("seg_train/seg_train", "seg_test", "dev"))
     layout = Layout(train_split="seg_train/seg_train", val_split="dev", test_split="seg_test")
-    assert declared(scan(root, layout)) == {"seg_train": "train", "dev": "val", "seg_test": "test"}
+    assert declared(index_images(root, layout)) == {"seg_train": "train", "dev": "val", "seg_test": "test"}
 
 
 def test_a_split_that_is_named_must_be_there_and_be_one(tmp_path: Path) -> None:
     root = written(tmp_path, folders("train", "val"))
     with pytest.raises(DataError, match=r"^--val-split dev: there is no .*dev with class folders$"):
-        scan(root, Layout(val_split="dev"))
+        index_images(root, Layout(val_split="dev"))
     with pytest.raises(DataError, match=r"^--train-split val: .* has a train folder already; use that$"):
-        scan(root, Layout(train_split="val"))
+        index_images(root, Layout(train_split="val"))
     with pytest.raises(ConfigError, match=r"^val cannot be two splits"):
-        scan(root, Layout(val_split="val", test_split="val"))
+        index_images(root, Layout(val_split="val", test_split="val"))
 
 
 @pytest.mark.parametrize("inner", ["photos", "images", "x/y"])
@@ -118,12 +118,12 @@ def test_another_split_beside_train_is_not_ignored(tmp_path: Path, name: str) ->
 
 
 def test_other_folders_beside_a_whole_split_are_listed(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, folders("train", "val", "test", "holdout")))
+    index = index_images(written(tmp_path, folders("train", "val", "test", "holdout")))
     assert {file.path.split("/")[0] for file in index.quarantined} == {"holdout"}
 
 
 def test_split_folders_below_the_classes_are_told_to_be_flattened(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, folders("cats", "dogs", classes=("train", "test"))))
+    index = index_images(written(tmp_path, folders("cats", "dogs", classes=("train", "test"))))
     assert index.class_counts() == {"cats": 4, "dogs": 4}
     assert index.notes == (
         "the folders test, train below cats, dogs are not taken for a split: "
@@ -159,7 +159,7 @@ def test_a_class_that_loses_all_its_files_is_an_error(tmp_path: Path, name: str,
     message = problem(root)
     assert message.startswith(f"class 'c' in DATA has no usable image ({said}")
     assert message.endswith("or give --drop-empty-classes")
-    index = scan(root, Layout(drop_empty_classes=True))
+    index = index_images(root, Layout(drop_empty_classes=True))
     assert index.classes == ("ants", "bees")
     assert index.class_counts() == {"ants": 2, "bees": 2}
     assert index.notes[0].startswith(f"class 'c' is dropped: {said}")
@@ -169,30 +169,32 @@ def test_an_empty_class_folder_is_an_error(tmp_path: Path) -> None:
     root = written(tmp_path, FLAT)
     (root / "c").mkdir()
     assert problem(root).startswith("class 'c' in DATA has no usable image (its folder is empty)")
-    assert scan(root, Layout(drop_empty_classes=True)).classes == ("ants", "bees")
+    assert index_images(root, Layout(drop_empty_classes=True)).classes == ("ants", "bees")
 
 
 def test_a_class_that_is_dropped_first_keeps_the_others_labels(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT | {"a/1.jxl": b"x"}), Layout(drop_empty_classes=True))
+    index = index_images(written(tmp_path, FLAT | {"a/1.jxl": b"x"}), Layout(drop_empty_classes=True))
     assert [index.label(at) for at in range(4)] == ["ants", "ants", "bees", "bees"]
-    assert index.without({0: Failure("damaged"), 1: Failure("damaged")}, trainable=False).class_counts() == {"bees": 2}
+    assert index.without({0: Unusable("damaged"), 1: Unusable("damaged")}, trainable=False).class_counts() == {
+        "bees": 2
+    }
 
 
 def test_one_class_that_is_left_says_where_the_others_went(tmp_path: Path) -> None:
     root = written(tmp_path, numbered("a/1.png", "a/2.png") | {"b/1.jxl": b"x"})
     with pytest.raises(DataError, match=r"only one class, 'a', .* class 'b' is dropped: its one file: unsupported"):
-        scan(root, Layout(drop_empty_classes=True))
+        index_images(root, Layout(drop_empty_classes=True))
 
 
 def test_a_folder_of_texts_is_no_class_and_told(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, FLAT | {"annotations/1.xml": b"<a/>", "__MACOSX/ants/1.png": b""}))
+    index = index_images(written(tmp_path, FLAT | {"annotations/1.xml": b"<a/>", "__MACOSX/ants/1.png": b""}))
     assert index.classes == ("ants", "bees")
     assert index.notes == ("the folder annotations holds no images (1 .xml) and is no class",)
 
 
 def test_names_that_differ_in_blanks_or_unicode_form_are_one_class(tmp_path: Path) -> None:
     files = numbered("cat/1.png", "cat /2.png", "caf\u00e9/1.png", "cafe\u0301/2.png")
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert index.class_counts() == {"caf\u00e9": 2, "cat": 2}
     assert index.notes == (
         "'cafe\\u0301' and 'caf\u00e9' differ in blanks or in Unicode's form alone: taken as one class, 'caf\u00e9'",
@@ -201,7 +203,7 @@ def test_names_that_differ_in_blanks_or_unicode_form_are_one_class(tmp_path: Pat
 
 
 def test_names_that_differ_by_case_are_told(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, numbered("cat/1.png", "cat/2.png", "Cat/1.png", "Cat/2.png")))
+    index = index_images(written(tmp_path, numbered("cat/1.png", "cat/2.png", "Cat/1.png", "Cat/2.png")))
     assert index.classes == ("Cat", "cat")
     assert index.notes == (
         "the classes 'Cat' and 'cat' differ by case or by what is hardly seen: "
@@ -211,14 +213,14 @@ def test_names_that_differ_by_case_are_told(tmp_path: Path) -> None:
 
 def test_files_that_are_recognized_by_content_are_told(tmp_path: Path) -> None:
     picture = FLAT["ants/1.png"]
-    index = scan(written(tmp_path, FLAT | {"c/1": picture, "c/x.jpg_large": picture, "c/y.png?w=200": picture}))
+    index = index_images(written(tmp_path, FLAT | {"c/1": picture, "c/x.jpg_large": picture, "c/y.png?w=200": picture}))
     assert index.class_counts()["c"] == 3
     assert index.notes == ("class 'c' holds 3 files with no usable ending, recognized by content",)
 
 
 def test_options_of_manifests_are_refused_for_folders(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--split-column is for a manifest, and .* is a folder: leave it out$"):
-        scan(written(tmp_path, FLAT), Layout(columns={"split": "none"}))
+        index_images(written(tmp_path, FLAT), Layout(columns={"split": "none"}))
 
 
 @pytest.mark.parametrize(
@@ -263,19 +265,19 @@ def test_folders_of_sets_as_they_are_handed_out_are_not_taken_for_classes(
 )
 def test_plain_classes_are_classes_whatever_their_names(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = numbered(*(f"{name}/{at}.png" for name in names for at in (1, 2)))
-    index = scan(written(tmp_path, files))
+    index = index_images(written(tmp_path, files))
     assert sorted(names) == list(index.classes)
     assert index.notes == ()
 
 
 def test_flat_images_beside_a_split_are_listed(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, folders("Train") | numbered("Test/1.png", "test-multiple/1.png")))
+    index = index_images(written(tmp_path, folders("Train") | numbered("Test/1.png", "test-multiple/1.png")))
     assert {"Test/1.png", "test-multiple/1.png"} == {file.path for file in index.quarantined}
 
 
 def test_all_images_below_folders_of_a_class_are_told(tmp_path: Path) -> None:
     files = folders("fruit", classes=("apple", "pear")) | folders("veg", classes=("leek", "kale"))
-    assert scan(written(tmp_path, files)).notes == (
+    assert index_images(written(tmp_path, files)).notes == (
         "the folders apple, kale, leek and 1 more below fruit, veg are taken as parts of these classes: "
         "give --classes-at 2 if they are the classes",
     )
@@ -284,11 +286,11 @@ def test_all_images_below_folders_of_a_class_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [".", "", "/x", "../x"])
 def test_a_split_outside_data_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="give the name of a folder below DATA"):
-        scan(written(tmp_path, folders("a", "te")), Layout(train_split=name))
+        index_images(written(tmp_path, folders("a", "te")), Layout(train_split=name))
 
 
 def test_names_that_look_the_same_are_told(tmp_path: Path) -> None:
-    index = scan(written(tmp_path, numbered("1/1.png", "1/2.png", "1.0/1.png", "1.0/2.png")))
+    index = index_images(written(tmp_path, numbered("1/1.png", "1/2.png", "1.0/1.png", "1.0/2.png")))
     assert index.notes == (
         "the classes '1' and '1.0' differ by case or by what is hardly seen: give them one name if they are one class",
     )

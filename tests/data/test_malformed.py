@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.malformed import corpus, picture, stored
 from upcycle.data import decode
-from upcycle.data.frames import build
-from upcycle.data.index import scan
+from upcycle.data.frames import open_cache
+from upcycle.data.index import index_images
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DataError, DecodeError
 
 SIDE = 32
@@ -22,7 +23,7 @@ def outcome(data: bytes) -> str:
     """ "pixels", or the reason there are none; anything else than these is raised."""
     try:
         width, height = decode.size(data)
-        pixels = decode.load(data, side=SIDE, interpolation="bilinear")
+        pixels = decode.load_image(data, Decoding(SIDE, "bilinear"))
     except DecodeError as error:
         return str(error)
     assert decode.target_size(width, height, SIDE)[::-1] == pixels.shape[:2]
@@ -60,8 +61,8 @@ def test_a_folder_of_the_whole_corpus_is_scanned_and_decoded_to_the_end(tmp_path
     (tmp_path / "data" / "bees" / "circle").symlink_to(tmp_path / "data" / "bees", target_is_directory=True)
     (tmp_path / "data" / "bees" / "self.png").symlink_to("self.png")
     (tmp_path / "data" / "bees" / "folder.png").mkdir()
-    index = scan(tmp_path / "data")
-    built, failures = build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")
+    index = index_images(tmp_path / "data")
+    built, failures = open_cache(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")
     used = index.without(failures)
     assert len(used) == len(built.without(failures))
     assert {f"bees/{name}.jpg" for name in names} <= {used.path(at) for at in range(len(used))}
@@ -77,10 +78,10 @@ def test_a_file_that_vanishes_or_changes_between_scan_and_read_ends_in_one_line(
         (tmp_path / label).mkdir()
         for number in range(3):
             (tmp_path / label / f"{number}.png").write_bytes(stored(picture(20 + number, 20), "PNG"))
-    index = scan(tmp_path)
+    index = index_images(tmp_path)
     if how == "gone":
         index.file(1).unlink()
     else:
         index.file(1).write_bytes(stored(picture(9, 9), "PNG"))
     with pytest.raises(DataError, match=r"(cannot be read any more|changed since it was scanned).*: run again$"):
-        build(index, side=SIDE, interpolation="bilinear", root=tmp_path / "cache")
+        open_cache(index, Decoding(SIDE, "bilinear"), root=tmp_path / "cache")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.made import made
-from upcycle.audit.summary import leaks
-from upcycle.data.index import Index, scan
+from upcycle.audit.findings import Audited
+from upcycle.data.index import Index, index_images
 from upcycle.data.splits import Recorded, Splits, Units, changes, folds, read_splits, split, units, write_splits
 from upcycle.errors import ConfigError, DataError, RunError
 
@@ -158,7 +158,7 @@ def test_groups_and_copies_are_never_on_two_sides(index: Index, seed: int) -> No
         return
     assert covers(index, splits)
     assert crossing(index, [splits.of(name) for name in NAMES]) == []
-    assert leaks(index, splits) == []
+    assert Audited(index, splits).across(index.duplicates()) == []
 
 
 @given(sizes=st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=12), min_size=2, max_size=4))
@@ -287,11 +287,11 @@ def test_one_fold_is_an_error() -> None:
 
 @pytest.mark.skipif(not ASSETS.exists(), reason="needs ../shared/assets")
 def test_the_copies_among_real_photos_stay_on_one_side() -> None:
-    index = scan(ASSETS / "flowers5")
+    index = index_images(ASSETS / "flowers5")
     splits = split(index, seed=0)
     assert covers(index, splits)
     assert len(index.duplicates()) == 6
-    assert leaks(index, splits) == []
+    assert Audited(index, splits).across(index.duplicates()) == []
 
 
 def test_groups_on_several_declared_sides_are_drawn_again_where_asked() -> None:

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.test_index import FLAT, numbered, paths, problem, written
-from upcycle.data.index import Index, Layout, scan
+from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Layout
 from upcycle.errors import ConfigError, DataError
 
 
@@ -31,7 +32,7 @@ def declared(index: Index) -> list[str]:
 
 @pytest.mark.parametrize("header", ["path,label,Split", "Path, LABEL , split ", "\ufeffpath,label,SPLIT"])
 def test_columns_are_known_whatever_their_case_and_blanks(tmp_path: Path, header: str) -> None:
-    assert declared(scan(listed(tmp_path, split_rows(header)))) == ["train", "test"] * 2
+    assert declared(index_images(listed(tmp_path, split_rows(header)))) == ["train", "test"] * 2
 
 
 @pytest.mark.parametrize(
@@ -60,15 +61,15 @@ def test_a_column_of_splits_is_asked_about_by_its_values(tmp_path: Path) -> None
 def test_columns_may_have_any_name(tmp_path: Path) -> None:
     file = listed(tmp_path, split_rows("filename,species,subset"))
     assert "or give --path-column filename" in problem(file)
-    index = scan(file, Layout(columns={"path": "filename", "label": "Species", "split": "subset"}))
+    index = index_images(file, Layout(columns={"path": "filename", "label": "Species", "split": "subset"}))
     assert index.classes == ("ants", "bees")
     assert declared(index) == ["train", "test"] * 2
-    index = scan(file, Layout(columns={"path": "filename", "label": "species", "split": "none"}))
+    index = index_images(file, Layout(columns={"path": "filename", "label": "species", "split": "none"}))
     assert declared(index) == [""] * 4
     with pytest.raises(
         DataError, match=r"^--label-column x: .* has no such column \(it has: filename, species, subset\)"
     ):
-        scan(file, Layout(columns={"path": "filename", "label": "x"}))
+        index_images(file, Layout(columns={"path": "filename", "label": "x"}))
 
 
 def test_a_doubled_column_is_an_error(tmp_path: Path) -> None:
@@ -77,18 +78,18 @@ def test_a_doubled_column_is_an_error(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_not_used_are_named_once(tmp_path: Path) -> None:
-    index = scan(listed(tmp_path, split_rows("path,label,weather", "sun,rain")))
+    index = index_images(listed(tmp_path, split_rows("path,label,weather", "sun,rain")))
     assert index.notes == ("columns of list.csv that are not used: weather",)
 
 
 @pytest.mark.parametrize("between", [";", "\t", "|"])
 def test_other_separators_are_read(tmp_path: Path, between: str) -> None:
-    assert len(scan(listed(tmp_path, rows(header=f"path{between}label", between=between)))) == 4
+    assert len(index_images(listed(tmp_path, rows(header=f"path{between}label", between=between)))) == 4
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
-    assert len(scan(listed(tmp_path, rows(), encoding=encoding, name="list.tsv"))) == 4
+    assert len(index_images(listed(tmp_path, rows(), encoding=encoding, name="list.tsv"))) == 4
 
 
 def test_a_field_without_an_end_is_one_line(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_labels_that_are_no_name_are_refused_with_their_row(tmp_path: Path, labe
 
 def test_labels_are_compared_in_one_unicode_form_without_blanks(tmp_path: Path) -> None:
     lines = ["path,label", "ants/1.png,caf\u00e9", "ants/2.png,cafe\u0301 ", "bees/1.png,b", "bees/2.png,b "]
-    assert scan(listed(tmp_path, lines)).class_counts() == {"b": 2, "caf\u00e9": 2}
+    assert index_images(listed(tmp_path, lines)).class_counts() == {"b": 2, "caf\u00e9": 2}
 
 
 def test_paths_are_found_in_the_other_unicode_form_and_with_backslashes(tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_paths_are_found_in_the_other_unicode_form_and_with_backslashes(tmp_path
     given[0] = unicodedata.normalize("NFD", given[0])
     lines = ["path,label", *(f"{path},{'a' if at < 2 else 'b'}" for at, path in enumerate(given))]
     (tmp_path / "list.csv").write_text("\n".join(lines), encoding="utf-8")
-    assert len(scan(tmp_path / "list.csv")) == 4
-    assert paths(scan(tmp_path / "list.csv"))[:2] == ["b/1.png", "b/2.png"]
+    assert len(index_images(tmp_path / "list.csv")) == 4
+    assert paths(index_images(tmp_path / "list.csv"))[:2] == ["b/1.png", "b/2.png"]
 
 
 def test_a_manifest_whose_files_are_not_found_is_an_error(tmp_path: Path) -> None:
@@ -151,30 +152,30 @@ def test_a_root_and_an_ending_complete_the_paths(tmp_path: Path) -> None:
     written(tmp_path / "photos", FLAT)
     lines = ["path,label", *(f"{path.removesuffix('.png')},{path[:4]}" for path in FLAT)]
     (tmp_path / "list.csv").write_text("\n".join(lines), encoding="utf-8")
-    index = scan(tmp_path / "list.csv", Layout(image_root=str(tmp_path / "photos"), image_suffix=".png"))
+    index = index_images(tmp_path / "list.csv", Layout(image_root=str(tmp_path / "photos"), image_suffix=".png"))
     assert index.root == tmp_path / "photos"
     assert paths(index) == sorted(FLAT)
     with pytest.raises(ConfigError, match=r"^--image-root .*none is no folder$"):
-        scan(tmp_path / "list.csv", Layout(image_root=str(tmp_path / "none")))
+        index_images(tmp_path / "list.csv", Layout(image_root=str(tmp_path / "none")))
 
 
 def test_a_split_value_may_be_given_for_each_split(tmp_path: Path) -> None:
     file = listed(tmp_path, split_rows("path,label,split", "A,B"))
-    assert declared(scan(file, Layout(train_split="A", test_split="b"))) == ["train", "test"] * 2
+    assert declared(index_images(file, Layout(train_split="A", test_split="b"))) == ["train", "test"] * 2
     with pytest.raises(DataError, match=r"^--val-split C: no row of .* has that split$"):
-        scan(file, Layout(train_split="A", test_split="B", val_split="C"))
+        index_images(file, Layout(train_split="A", test_split="B", val_split="C"))
 
 
 def test_groups_that_are_missing_values_are_none_and_told(tmp_path: Path) -> None:
     lines = ["path,label,group", *(f"{path},{path[:4]},{'nan' if at else 'p'}" for at, path in enumerate(FLAT))]
-    index = scan(listed(tmp_path, lines))
+    index = index_images(listed(tmp_path, lines))
     assert index.groups.to_pylist() == ["p", "", "", ""]
     assert index.notes == ("the group 'nan' of 3 images is taken as none",)
 
 
 def test_a_class_called_as_missing_values_are_is_told(tmp_path: Path) -> None:
     lines = ["path,label", *(f"{path},{'NA' if 'ants' in path else 'b'}" for path in FLAT)]
-    assert scan(listed(tmp_path, lines)).notes == (
+    assert index_images(listed(tmp_path, lines)).notes == (
         "'NA' is taken as a class: remove its rows if it is a missing value",
     )
 
@@ -189,11 +190,11 @@ def test_a_class_called_as_missing_values_are_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_the_csv_of_spreadsheets_is_read(tmp_path: Path, lines: list[str]) -> None:
-    assert scan(listed(tmp_path, lines)).class_counts() == {"ants": 2, "bees": 2}
+    assert index_images(listed(tmp_path, lines)).class_counts() == {"ants": 2, "bees": 2}
 
 
 def test_utf_16_without_its_mark_is_read(tmp_path: Path) -> None:
-    assert len(scan(listed(tmp_path, rows(), encoding="utf-16-le"))) == 4
+    assert len(index_images(listed(tmp_path, rows(), encoding="utf-16-le"))) == 4
 
 
 def test_a_file_under_two_spellings_is_listed_twice(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_file_under_two_spellings_is_listed_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["splint", "status", "activity"])
 def test_columns_of_other_things_are_left_alone(tmp_path: Path, column: str) -> None:
-    assert declared(scan(listed(tmp_path, split_rows(f"path,label,{column}", "valid,")))) == [""] * 4
+    assert declared(index_images(listed(tmp_path, split_rows(f"path,label,{column}", "valid,")))) == [""] * 4
 
 
 def test_columns_of_a_parquet_file_that_are_not_used_are_not_looked_at(tmp_path: Path) -> None:
@@ -211,9 +212,9 @@ def test_columns_of_a_parquet_file_that_are_not_used_are_not_looked_at(tmp_path:
     columns = [pa.array(list(FLAT)), pa.array([path[:4] for path in FLAT]), far, far]
     table = pa.Table.from_arrays(columns, names=["path", "label", "day", "day"])
     pq.write_table(table, tmp_path / "list.parquet")
-    assert len(scan(tmp_path / "list.parquet")) == 4
+    assert len(index_images(tmp_path / "list.parquet")) == 4
 
 
 def test_an_ending_may_be_given_without_its_dot(tmp_path: Path) -> None:
     lines = ["path,label", *(f"{path.removesuffix('.png')} ,{path[:4]}" for path in FLAT)]
-    assert len(scan(listed(tmp_path, lines), Layout(image_suffix="png"))) == 4
+    assert len(index_images(listed(tmp_path, lines), Layout(image_suffix="png"))) == 4

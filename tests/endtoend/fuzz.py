@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from tests.data.malformed import FORMATS, odd, picture, stored
 from upcycle.data import decode
 from upcycle.data.isolation import Decoders, Limits
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 FATAL = ("ends the process", "takes more than", "had not ended", "died")
@@ -127,7 +128,7 @@ def check(pool: Decoders, data: bytes) -> str:
 
     def whole() -> None:
         _, (width, height, _) = pool.header(data)
-        pixels = pool.load(data, side=32, interpolation="bilinear")
+        pixels = pool.load(data, Decoding(32, "bilinear"))
         assert (*decode.target_size(width, height, 32)[::-1], 3) == pixels.shape
         assert pixels.dtype == np.uint8
 

@@ -9,7 +9,7 @@ import pytest
 import upcycle
 from tests.conftest import TINY, write_classes
 from tests.reporting.pages import Page
-from upcycle.audit.summary import NO_TEST
+from upcycle.audit.findings import NO_TEST
 from upcycle.cli import main
 from upcycle.errors import RunError
 from upcycle.reporting.progress import Silent

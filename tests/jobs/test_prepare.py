@@ -12,32 +12,39 @@ import torch
 
 import upcycle
 from tests.data.made import made
+from upcycle.audit.findings import Audit, Audited
 from upcycle.config import Config
 from upcycle.data import batches, isolation
+from upcycle.data.dataset import Dataset
 from upcycle.data.frames import Cache, Stream
-from upcycle.data.index import scan
+from upcycle.data.index import index_images
 from upcycle.data.listing import Quarantined
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split
 from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
 from upcycle.jobs import predict
-from upcycle.jobs.prepare import Prepared, decode, fit_size, machine_of, workers_for
+from upcycle.jobs.prepare import decode, fit_size, machine_of
 from upcycle.jobs.review import describe, unused
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Silent
+
+
+def dataset_of(frames: Any) -> Dataset:
+    return Dataset(made("ab"), frames, Preprocessing(size=32))
+
 
 CPU = replace(detect(precision="fp32", threads=3, device="cpu"), cores=8)
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 0), ("cuda", 2)])
 def test_decoded_images_are_cropped_by_the_machines_feeders(device: Any, expected: int) -> None:
-    assert expected == workers_for(cast(Any, []), replace(CPU, device=device))
+    assert expected == dataset_of([]).workers(replace(CPU, device=device))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_files_are_decoded_by_as_many_threads_as_there_are(device: Any) -> None:
-    assert 3 == workers_for(Stream.__new__(Stream), replace(CPU, device=device))
+    assert 3 == dataset_of(Stream.__new__(Stream)).workers(replace(CPU, device=device))
 
 
 def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
@@ -46,7 +53,7 @@ def test_the_machine_is_told_of_the_workers_that_are_asked_for() -> None:
 
 @pytest.mark.parametrize("frames", [[], Stream.__new__(Stream)])
 def test_workers_that_are_asked_for_make_batches_of_whatever_images(frames: Any) -> None:
-    assert 2 == workers_for(frames, replace(CPU, workers=2))
+    assert 2 == dataset_of(frames).workers(replace(CPU, workers=2))
 
 
 def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
@@ -57,23 +64,24 @@ def test_an_image_that_met_a_limit_may_be_tried_again_by_hand(
             said.append(text)
 
     said: list[str] = []
-    index, real = scan(photos), isolation.SHARED.load
+    index, real = index_images(photos), isolation.DECODERS.load
 
-    def short_of_memory(file: Path, **options: Any) -> Any:
+    def short_of_memory(file: Path, *options: Any, **more: Any) -> Any:
         if file == index.file(0):
             raise DecodeError("decoding it takes more than 5 GiB of memory", "limit")
-        return real(file, **options)
+        return real(file, *options, **more)
 
-    monkeypatch.setattr(isolation.SHARED, "load", short_of_memory)
+    monkeypatch.setattr(isolation.DECODERS, "load", short_of_memory)
     config = resolve({"cache": str(tmp_path), "threads": 1})
-    left, frames = decode(index, Preprocessing(size=32), config, machine_of(config), Warned())
+    left = decode(index, Preprocessing(size=32), config, machine_of(config), Warned())
+    frames = left.frames
     assert isinstance(frames, Cache)
     (told,) = said
     assert f"stay out of new runs too as long as {frames.path} is there" in told
     assert len(left) < len(index)
     monkeypatch.undo()
     frames.path.unlink()
-    assert len(index) == len(decode(index, Preprocessing(size=32), config, machine_of(config), Silent())[0])
+    assert len(index) == len(decode(index, Preprocessing(size=32), config, machine_of(config), Silent()))
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(2, 0), (16, 1)])
@@ -125,10 +133,10 @@ def test_what_the_test_images_will_tell_apart_goes_by_their_groups(photos: Path,
     manifest = tmp_path / "photos.csv"
     manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
     said: list[str] = []
-    index = scan(manifest)
+    index = index_images(manifest)
     splits = split(index, seed=0, val_fraction=0.15, test_fraction=0.15)
-    prepared = Prepared(index, cast(Any, None), splits, cast(Any, None))
-    describe(prepared, {"quarantined": [], "warnings": []}, Said())
+    dataset = replace(dataset_of([]), index=index, splits=splits)
+    describe(dataset, Audit.of(Audited(index), []), Said())
     assert re.fullmatch(r"\d+ test images in \d+ groups: .*", said[-1])
 
 

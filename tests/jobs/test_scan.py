@@ -126,7 +126,7 @@ def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: 
     assert "down/white.png" in splits
     assert any("lists files that are not there: down/gone.png" in text for text in told)
     assert {"wrong-ending", "odd-aspect", "excluded"} <= {finding["kind"] for finding in audit["findings"]}
-    assert any("1 file has the ending of another format: down/named.png (is JPEG)" == text for text in told)
+    assert any("1 file with the ending of another format: down/named.png (is JPEG)" == text for text in told)
 
 
 def test_the_manifest_of_a_scan_can_be_scanned_and_keeps_copies_on_one_side(trouble: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_command_ends_with_0_whatever_it_finds_and_says_where_everything_is(
     page = tmp_path / "page.html"
     assert 0 == main(["scan", str(trouble), "--out", str(tmp_path / "scan"), "--html", str(page)])
     said = capsys.readouterr().out
-    assert "! 1 image has different labels\n    across/001.png = down/twin.png" in said
+    assert "! 1 image with different labels\n    across/001.png = down/twin.png" in said
     assert f"--quarantine {tmp_path / 'scan' / 'quarantine.csv'}" in said
     assert said.endswith(f"page: {page}\n")
     assert page.exists()
@@ -239,7 +239,7 @@ def test_wrong_labels_are_found_where_they_are_asked_for(tmp_path: Path, tiny_we
 def test_label_errors_need_weights_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_classes(tmp_path / "data", {"across": 8, "down": 8})
     read: list[Path] = []
-    monkeypatch.setattr(isolation.SHARED, "_ask", lambda task, source, *rest, **options: read.append(source))
+    monkeypatch.setattr(isolation.DECODERS, "_ask", lambda task, source, *rest, **options: read.append(source))
     with pytest.raises(ConfigError, match="label-errors needs pretrained weights"):
         upcycle.scan(data, out=tmp_path / "scan", label_errors=True, arch=TINY, weights="none", show=Silent())
     assert [] == read
@@ -274,7 +274,7 @@ def test_images_excluded_by_a_list_are_not_called_unusable(tmp_path: Path) -> No
     mine = tmp_path / "mine.csv"
     mine.write_text("path\ndown/000.png\ndown/001.png\n", encoding="utf-8")
     upcycle.scan(data, out=tmp_path / "scan", quarantine=str(mine), show=Silent())
-    assert "0 files not usable, 2 excluded" in Page(tmp_path / "scan" / "scan.html").text
+    assert "0 unusable files, 2 excluded" in Page(tmp_path / "scan" / "scan.html").text
 
 
 def test_a_scan_needs_no_torch(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.reporting.pages import picture
 from tests.reporting.values import PETS, history
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
 from upcycle.reporting.html import (

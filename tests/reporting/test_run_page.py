@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.reporting.pages import Page, picture
+from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions
@@ -79,6 +80,12 @@ def write_training(run: RunDir, planned: Sequence[tuple[str, int, int, float]] =
     write_json(run.plan, {"phases": phases})
 
 
+def found(kind: str, *groups: tuple[str, ...]) -> dict[str, object]:
+    """A finding, as JSON has it; the class of an image is its folder."""
+    images = tuple(tuple(FlaggedImage(path, path.split("/")[-2]) for path in group) for group in groups)
+    return Finding(kind, "", "", "", images).to_dict()
+
+
 def write_audit(run: RunDir, classes: tuple[str, ...]) -> None:
     per_class = {"train": 24, "val": 12, "test": 160 // len(classes)}
     splits = {
@@ -97,14 +104,10 @@ def write_audit(run: RunDir, classes: tuple[str, ...]) -> None:
                 {"path": f"{folder}/broken 1.jpg", "reason": "the file is cut short (41 of 812 bytes)"},
                 {"path": f"{folder}/notes.png", "reason": "not an image"},
             ],
-            "duplicates": [[f"{folder}/a_{at}.jpg", f"{folder}/a_{at} (copy).jpg"] for at in range(23)],
-            "conflicts": [
-                [
-                    {"path": f"{folder}/x.jpg", "label": classes[0]},
-                    {"path": f"train/{classes[1]}/x.jpg", "label": classes[1]},
-                ]
+            "findings": [
+                found("copies", *((f"{folder}/a_{at}.jpg", f"{folder}/a_{at} (copy).jpg") for at in range(23))),
+                found("conflicts", (f"{folder}/x.jpg", f"train/{classes[1]}/x.jpg")),
             ],
-            "leaks": [],
             "warnings": [
                 f"the training set has only {per_class['train']} images of {classes[0]}",
                 "2 files could not be read and are not used",
@@ -455,7 +458,8 @@ def test_a_browser_draws_figures_in_the_dark_pages_colours(browser: Any, pets: R
 def test_equal_images_on_both_sides_are_not_said_to_be_kept_together(unfinished: RunDir) -> None:
     write_audit(unfinished, PETS)
     audit = json.loads(unfinished.audit.read_text())
-    audit |= {"leaks": [["train/a.jpg", "test/a.jpg"]], "duplicates": [["train/a.jpg", "test/a.jpg"], ["b", "c"]]}
+    leak, copy = ("train/a.jpg", "test/a.jpg"), ("train/b.jpg", "train/c.jpg")
+    audit["findings"] = [found("leaks", leak), found("copies", leak, copy)]
     unfinished.audit.write_text(json.dumps(audit))
     text = Page(write_report(unfinished)).text
     assert "1 image in more than one split" in text

@@ -11,7 +11,7 @@ from tests.conftest import TINY
 from upcycle import device as machines
 from upcycle.data import frames as images
 from upcycle.data.frames import Cache
-from upcycle.data.index import Index, scan
+from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
 from upcycle.evaluation.forward import predict
@@ -26,10 +26,10 @@ from upcycle.training.features import extract, head_logits
 
 @pytest.fixture(scope="module")
 def ready(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    index = scan(photos)
+    index = index_images(photos)
     preprocessing = Preprocessing(size=32)
     root = tmp_path_factory.mktemp("decoded")
-    cache, _ = images.build(index, side=preprocessing.resize_to, interpolation=preprocessing.interpolation, root=root)
+    cache, _ = images.open_cache(index, preprocessing.decoding, root=root)
     arch = resolve_arch(TINY)
     weights = get_weights(arch, str(tiny_weights))
     assert isinstance(weights, Weights)

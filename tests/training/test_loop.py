@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from upcycle.config import Config
+from upcycle.config import OPTIMIZERS, Config
 from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches
+from upcycle.data.batches import Batch, Batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
@@ -19,10 +19,11 @@ from upcycle.model.network import create
 from upcycle.model.spec import ModelSpec
 from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
+from upcycle.schedules import Rate
 from upcycle.task import Task
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
-from upcycle.training.loss import Loss, Scores
+from upcycle.training.loss import CustomLoss, Loss, Scores
 
 NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=32), "test", "")
 NOTHING = Scores(0.5, 0.5, 0.5)
@@ -288,6 +289,55 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole() -> None:
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=0)
     for one, other in zip(gradients, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_accepted_optimizer_resumes_to_the_same_bits(name: str) -> None:
+    here = setting(
+        {"recipe": "default", "probe": False, "epochs": 2, "freeze": "none", "bn": "train", "optimizer": name},
+        images=16,
+    )
+    batches = list(here.batches.epoch(0))
+
+    def train(state: State, some: list[Batch]) -> State:
+        set_training_mode(state.model.body, frozen=here.frozen, bn="train")
+        for batch in some:
+            loss, _ = loop.train_step(state, batch, here)
+            assert torch.isfinite(loss)
+        return state
+
+    whole, first, second = begin(here.config), begin(here.config), begin(here.config)
+    at_first = {key: tensor.clone() for key, tensor in first.to_tensors().items()}
+    train(whole, batches)
+    train(first, batches[:2])
+    second.from_tensors({key: tensor.clone() for key, tensor in first.to_tensors().items()})
+    second.step = first.step
+    train(second, batches[2:])
+    expected, found = whole.to_tensors(), second.to_tensors()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert not all(torch.equal(expected[key], at_first[key]) for key in at_first if key.endswith("weight"))
+
+
+@pytest.mark.parametrize(("name", "entry"), [("adamw", "betas"), ("lion", "betas"), ("sgd", "momentum")])
+def test_the_schedules_momentum_reaches_the_optimizer(name: str, entry: str) -> None:
+    optimizer = begin(resolve({"optimizer": name, "probe": False})).optimizer
+    optim.set_rate(optimizer, Rate(0.5, 0.7))
+    values = [group[entry][0] if entry == "betas" else group[entry] for group in optimizer.param_groups]
+    assert {0.7} == set(values)
+    assert 0.5 == optimizer.param_groups[0]["lr"]
+
+
+def test_another_loss_is_trained_on_and_judged_by_its_own_scale() -> None:
+    here = setting({"epochs": 12, "lr": 1e-2, "lr_start": 1e-3, "patience": None})
+    far = replace(here, loss=CustomLoss(NETWORK.task, lambda logits, targets: 100 * squared(logits, targets)))
+    rows = [row for row, _ in fit(begin(here.config), far, validate=lambda _: NOTHING)]
+    assert 10 < rows[0].loss
+    assert rows[-1].loss < rows[0].loss / 2
+
+
+def squared(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (logits.softmax(dim=1) - targets).square().sum(dim=1)
 
 
 def test_every_option_of_the_optimizer_reaches_it() -> None:

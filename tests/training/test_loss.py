@@ -7,7 +7,17 @@ from torch.nn import functional
 
 from upcycle.errors import ConfigError
 from upcycle.task import Task
-from upcycle.training.loss import Loss, Scores, class_weights, score, targets_of, weighted_loss
+from upcycle.training.loss import (
+    CustomLoss,
+    Loss,
+    LossFunction,
+    Scores,
+    class_weights,
+    guessing_loss,
+    score,
+    targets_of,
+    weighted_loss,
+)
 
 LABELS = np.array([0, 0, 0, 1], np.int32)
 TWO, THREE, FOUR, FIVE = (Task.of("abcde"[:count]) for count in (2, 3, 4, 5))
@@ -121,3 +131,38 @@ def test_a_class_that_is_neither_there_nor_claimed_counts_for_nothing() -> None:
 def test_scores_of_a_class_nobody_predicts_count_as_zero() -> None:
     found = score(torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [9.0, 0, 0]]), torch.tensor([0, 1, 2]), THREE)
     assert (1 / 3, 1 / 6) == (pytest.approx(found.accuracy), pytest.approx(found.f1_macro))
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+@pytest.mark.parametrize("task", [TWO, THREE])
+def test_a_custom_loss_has_a_column_for_each_class(task: Task) -> None:
+    labels = torch.arange(6) % len(task.classes)
+    logits, targets = torch.randn(6, task.outputs, requires_grad=True), targets_of(task, labels)
+    torch.testing.assert_close(Loss(task)(logits, targets), CustomLoss(task, cross_entropy)(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda logits, targets: cross_entropy(logits, targets).mean(),
+            r"shape \(\): return one .* image, \(4,\) \(red",
+        ),
+        (lambda logits, targets: logits - targets, r"the loss has shape \(4, 2\): return one loss per image, \(4,\)$"),
+        (lambda logits, targets: 0.5, "the loss returned a float: return a tensor with one loss per image"),
+        (lambda logits, targets: targets[:, 0], "the loss does not depend on the logits"),
+    ],
+)
+def test_a_custom_loss_that_gives_anything_else_is_one_line(function: LossFunction, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CustomLoss(TWO, function)(torch.zeros(4, 1, requires_grad=True), torch.zeros(4))
+
+
+def test_guessing_has_the_custom_losss_own_scale() -> None:
+    assert Loss(THREE).task.guessing == guessing_loss(Loss(THREE), THREE, "cpu")
+    scaled = CustomLoss(THREE, lambda logits, targets: 7 * cross_entropy(logits, targets))
+    assert 7 * THREE.guessing == pytest.approx(guessing_loss(scaled, THREE, "cpu"))
+    assert float("inf") == guessing_loss(CustomLoss(TWO, lambda logits, targets: -logits[:, 0]), TWO, "cpu")

@@ -1,4 +1,4 @@
-"""A finding: which images, what it would do to the result, what to do about it."""
+"""What an audit finds, as values: a finding with its images, its effect and advice, and the whole of `audit.json`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.audit.statistics import Facts
+from upcycle.audit.statistics import Statistics
 from upcycle.data.decode import MAX_PIXELS
 from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined, shown
 from upcycle.data.splits import NAMES, Splits
-from upcycle.errors import FileProblem
+from upcycle.errors import FileProblem, RunError
 
-Sides = npt.NDArray[np.int8]
-TRAIN, VAL, TEST = range(3)
+TEST = NAMES.index("test")
+NO_TEST = "no test set: test_fraction is 0, so every score is of images that chose the model"
+_TINY_SPLIT = 50
+"""A validation or test set with fewer images is warned about."""
+_TINY_CLASS = 10
+"""A class with fewer training images is warned about."""
+_OF_SCANS = ("data", "created", "command", "seconds", "upcycle")
+
+Groups = list[tuple[int, ...]]
+"""Positions of images that belong together, in an index."""
 
 
-class Image(NamedTuple):
+class FlaggedImage(NamedTuple):
     """One image of a finding, with its class and split ("" where it has none) and a note."""
 
     path: str
@@ -28,12 +36,9 @@ class Image(NamedTuple):
     note: str = ""
 
     @property
-    def words(self) -> str:
-        """Its path, and what is said of it."""
+    def text(self) -> str:
+        """Its path and note."""
         return shown(self.path) + (f" ({shown(self.note)})" if self.note else "")
-
-
-Group = tuple[Image, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Finding:
     title: str
     effect: str
     advice: str
-    groups: tuple[Group, ...] = ()
+    groups: tuple[tuple[FlaggedImage, ...], ...] = ()
     names: tuple[str, ...] = ()
     serious: bool = False
 
@@ -57,18 +62,18 @@ class Finding:
     def counted(
         cls,
         kind: str,
-        one: str,
-        many: str,
+        groups: Iterable[tuple[FlaggedImage, ...]],
+        title: str,
         effect: str,
         advice: str,
-        groups: tuple[Group, ...],
         *,
-        names: tuple[str, ...] = (),
+        names: Iterable[str] = (),
         serious: bool = False,
-    ) -> "Finding":
-        """A finding whose title is the count of its groups and `one` or `many`."""
-        title = f"{len(groups):,} {one if len(groups) == 1 else many}"
-        return cls(kind, title, effect, advice, groups, names, serious)
+    ) -> "Finding | None":
+        """A finding of `groups`, None where there are none; `title` is "image(s) with X": 1 image with X, 2 images."""
+        groups = tuple(groups)
+        title = f"{len(groups):,} {title.replace('(s)', 's' * (len(groups) != 1))}"
+        return cls(kind, title, effect, advice, groups, tuple(names), serious) if groups else None
 
     @property
     def count(self) -> int:
@@ -77,14 +82,15 @@ class Finding:
 
     def named(self, limit: int = 3) -> str:
         """The first few by path, or by the names of the groups."""
-        paths = [" = ".join(image.words for image in group[:4]) for group in self.groups[:limit]]
+        paths = [" = ".join(image.text for image in group[:4]) for group in self.groups[:limit]]
         named = "; ".join([shown(name) for name in self.names[:limit]] or paths)
         return named + (f"; and {self.count - limit:,} more" if self.count > limit else "")
 
     @property
     def warning(self) -> str:
-        """It in one sentence, with its effect where that is serious."""
-        return f"{self.title}: {self.named()}" + (f". {self.effect}" if self.serious else "")
+        """The finding in a line, with its effect where that is serious, and the advice where it names no images."""
+        images, effect = (f": {self.named()}" if self.groups else ""), (f". {self.effect}" if self.serious else "")
+        return f"{self.title}{images}{effect}" + ("" if self.groups else f". {self.advice}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -103,61 +109,55 @@ class Finding:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
         """The inverse of `to_dict`."""
-        groups = tuple(tuple(Image(**image) for image in group) for group in values["groups"])
+        groups = tuple(tuple(FlaggedImage(**image) for image in group) for group in values["groups"])
         kind, title, effect, advice = (str(values[name]) for name in ("kind", "title", "effect", "advice"))
         return cls(kind, title, effect, advice, groups, tuple(values["names"]), bool(values["serious"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Audited:
-    """What checks look at: the images, their split where there is one, their facts where all were decoded."""
+    """What checks read: the images, their split where there is one, their statistics where all were decoded."""
 
     index: Index
     splits: Splits | None = None
-    facts: Facts | None = None
+    statistics: Statistics | None = None
 
     @cached_property
-    def sides(self) -> Sides:
+    def sides(self) -> npt.NDArray[np.int8]:
         """The number of each image's split in `NAMES`, -1 for none."""
         return self.splits.sides(len(self.index)) if self.splits is not None else np.full(len(self.index), -1, np.int8)
 
-    def image(self, at: int, note: str = "") -> Image:
+    def image(self, at: int, note: str = "") -> FlaggedImage:
         """One image as a finding names it."""
         side = int(self.sides[at])
-        return Image(self.index.path(at), self.index.label(at), NAMES[side] if side >= 0 else "", note)
+        return FlaggedImage(self.index.path(at), self.index.label(at), NAMES[side] if side >= 0 else "", note)
 
-    def alone(self, positions: Iterable[int], note: str = "") -> tuple[Group, ...]:
+    def alone(self, positions: npt.NDArray[np.int64]) -> Iterable[tuple[FlaggedImage]]:
         """Images that stand alone."""
-        return tuple((self.image(at, note),) for at in positions)
+        return ((self.image(at),) for at in positions.tolist())
 
-    def together(self, groups: Iterable[Iterable[int]]) -> tuple[Group, ...]:
+    def together(self, groups: Groups) -> Iterable[tuple[FlaggedImage, ...]]:
         """Images that belong together."""
-        return tuple(tuple(self.image(at) for at in group) for group in groups)
+        return (tuple(self.image(at) for at in group) for group in groups)
 
-    def across(self, groups: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def across(self, groups: Groups) -> Groups:
         """The groups with images on more than one side of the split."""
         return [group for group in groups if len(set(self.sides[list(group)].tolist()) - {-1}) > 1]
 
-    def of_several_classes(self, groups: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def of_several_classes(self, groups: Groups) -> Groups:
         """The groups with images of more than one class."""
         return [group for group in groups if len(np.unique(self.index.labels[list(group)])) > 1]
 
-    def exposed(self, groups: Iterable[tuple[int, ...]]) -> str:
+    def exposed(self, groups: Groups) -> str:
         """How far images that have others of their group in training flatter the test."""
-        tested = [
-            at
-            for group in groups
-            if {TRAIN, VAL} & set(self.sides[list(group)].tolist())
-            for at in group
-            if self.sides[at] == TEST
-        ]
+        sides = [self.sides[list(group)] for group in groups]
+        tested = sum(int((own == TEST).sum()) for own in sides if ((own >= 0) & (own != TEST)).any())
         total = int((self.sides == TEST).sum())
         if not tested:
             return "No test image is among them, but validation chooses the best epoch by images that were trained on"
-        share = 100 * len(tested) / total
         return (
-            f"Test images with such a counterpart in training or validation: {len(tested):,} of {total:,}, "
-            f"so test accuracy may be flattered by up to {points(share)}"
+            f"Test images with such a counterpart in training or validation: {tested:,} of {total:,}, "
+            f"so test accuracy may be flattered by up to {percentage_points(100 * tested / total)}"
         )
 
     def mostly(self, positions: npt.NDArray[np.int64]) -> str:
@@ -170,81 +170,155 @@ class Audited:
         return f"{counts[top]:,} of them are of class {shown(self.index.classes[top])!r}"
 
 
-def points(share: float) -> str:
+def percentage_points(share: float) -> str:
     """Percentage points: 1 point, 2.4 points, 12 points."""
-    return f"{digits(share)} point{'s' * (digits(share) != '1')}"
+    return f"{two_digits(share)} point{'s' * (two_digits(share) != '1')}"
 
 
-def digits(share: float) -> str:
+def two_digits(share: float) -> str:
     """Percent in two digits."""
     return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 
-class _Problem(NamedTuple):
-    """How a kind of problem is reported: of one file, of several, its effect, and what to do."""
+# ---------------------------------------------------------------------- files that cannot be used
 
-    one: str
-    many: str
-    effect: str
-    advice: str = "They are excluded: fetch them again, or delete them"
-
-
-_PROBLEMS: dict[FileProblem, _Problem] = {
-    "excluded": _Problem(
-        "file is excluded by the list",
-        "files are excluded by the list",
-        "None: they are neither trained on nor tested",
-        "Edit the list to use them again",
-    ),
-    "empty": _Problem("file has zero bytes", "files have zero bytes", "Nothing can be learned from them"),
-    "too-large": _Problem(
-        "file is too large",
-        "files are too large",
+_NOT_USED = "They are not trained on, nor tested"
+_DELETE = "They are excluded: fetch them again, or delete them"
+_PROBLEMS: dict[FileProblem, tuple[str, str, str]] = {
+    "excluded": ("file(s) excluded by the list", _NOT_USED, "Edit the list to use them again"),
+    "empty": ("file(s) of zero bytes", "Nothing can be learned from them", _DELETE),
+    "too-large": (
+        "file(s) over the size limit",
         f"An image of more than {MAX_PIXELS // 10**6} million pixels fills the memory when it is decoded",
+        _DELETE,
     ),
-    "truncated": _Problem(
-        "file is truncated",
-        "files are truncated",
-        "Read on regardless, the missing part is gray, and gray is learned as the class",
+    "truncated": (
+        "truncated file(s)",
+        "Tools that read them regardless fill the missing part with gray, and gray is learned as the class",
+        _DELETE,
     ),
-    "misplaced": _Problem(
-        "file is missing, badly named or not in a class folder",
-        "files are missing, badly named or not in a class folder",
-        "They are not trained on, nor tested",
-    ),
-    "unsupported": _Problem(
-        "file has an unsupported extension or format",
-        "files have an unsupported extension or format",
-        "They are not trained on, nor tested",
+    "misplaced": ("file(s) missing, badly named or not in a class folder", _NOT_USED, _DELETE),
+    "unsupported": (
+        "file(s) with an unsupported extension or format",
+        _NOT_USED,
         "Rename or convert them, or delete them",
     ),
-    "limit": _Problem(
-        "file exceeds the limits of decoding",
-        "files exceed the limits of decoding",
-        "They are not trained on, nor tested. The limit may have been this machine's",
+    "limit": (
+        "file(s) over the limits of decoding",
+        f"{_NOT_USED}. The limit may have been this machine's",
+        _DELETE,
     ),
-    "unreadable": _Problem(
-        "file cannot be read",
-        "files cannot be read",
+    "unreadable": (
+        "unreadable file(s)",
         "Tools that carry on regardless train on black images or on others under these labels",
+        _DELETE,
     ),
 }
+"""The title, the effect and the advice of each."""
 
 
 def unusable(files: Sequence[Quarantined]) -> list[Finding]:
     """Files that are listed and never used, by kind."""
-    by_kind: dict[FileProblem, list[Quarantined]] = {}
-    for file in files:
-        by_kind.setdefault(file.kind, []).append(file)
-    return [
+    found = [
         Finding.counted(
-            kind,
-            problem.one,
-            problem.many,
-            problem.effect,
-            problem.advice,
-            tuple((Image(file.path, note=file.reason),) for file in by_kind[kind]),
+            kind, [(FlaggedImage(file.path, note=file.reason),) for file in files if file.kind == kind], *text
         )
-        for kind, problem in _PROBLEMS.items()
-        if kind in by_kind
+        for kind, text in _PROBLEMS.items()
     ]
+    return [finding for finding in found if finding is not None]
+
+
+# ------------------------------------------------------------------------------------- audit.json
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is known about the data: all of `audit.json`.
+
+    `classes`: images of each; `splits`: the same of each split, where there is one; `warnings`: one sentence each. Of
+    a scan alone: `data`, where its images are, when it was made and how long it took; `command` repeats it.
+    """
+
+    images: int
+    classes: Mapping[str, int]
+    splits: Mapping[str, Mapping[str, int]]
+    quarantined: tuple[Quarantined, ...] = ()
+    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    data: str = ""
+    created: str = ""
+    command: str = ""
+    seconds: float = 0.0
+    upcycle: str = ""
+
+    @classmethod
+    def of(cls, data: Audited, findings: Sequence[Finding]) -> "Audit":
+        """The images, their split where there is one, and what was found."""
+        index, splits = data.index, data.splits
+        parts = {name: index.take(splits.of(name)).class_counts() for name in NAMES} if splits is not None else {}
+        warnings: tuple[str, ...] = ()
+        if splits is not None:
+            elsewhere = (*_PROBLEMS, "reading")  # their files and notes are reported one by one
+            found = (finding.warning for finding in findings if finding.kind not in elsewhere)
+            warnings = (*index.notes, *_size_warnings(index, splits), *found)
+        return cls(len(index), index.class_counts(), parts, index.quarantined, warnings, tuple(findings))
+
+    @property
+    def without_test(self) -> bool:
+        """Whether the images were split without a test set."""
+        test = self.splits.get("test", {})
+        return bool(test) and not any(test.values())
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for `audit.json`."""
+        return {
+            "images": self.images,
+            "classes": dict(self.classes),
+            "splits": {name: dict(counts) for name, counts in self.splits.items()},
+            "quarantined": [{"path": file.path, "reason": file.reason, "kind": file.kind} for file in self.quarantined],
+            "warnings": list(self.warnings),
+            "findings": [finding.to_dict() for finding in self.findings],
+            **({name: getattr(self, name) for name in _OF_SCANS} if self.command else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Audit":
+        """The inverse of `to_dict`, of an earlier version's too; RunError where it is not what upcycle writes."""
+        try:
+            return cls(
+                images=int(values["images"]),
+                classes=dict(values["classes"]),
+                splits={name: dict(counts) for name, counts in values["splits"].items()},
+                quarantined=tuple(
+                    Quarantined(file["path"], file["reason"], kind=file.get("kind", "unreadable"))
+                    for file in values["quarantined"]
+                ),
+                warnings=tuple(values["warnings"]),
+                findings=tuple(Finding.from_dict(finding) for finding in values.get("findings", ())),
+                **{name: values[name] for name in _OF_SCANS if name in values},
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"an audit does not hold what upcycle writes ({error!r}): scan again") from None
+
+
+def _size_warnings(index: Index, splits: Splits) -> list[str]:
+    """What is too small to be judged well."""
+
+    def images(count: int) -> str:
+        return f"{count} image{'s' * (count != 1)}"
+
+    found = [
+        f"the {name} split has only {images(len(splits.of(name)))}: its metrics are rough"
+        for name in splits.held_out
+        if len(splits.of(name)) < _TINY_SPLIT
+    ]
+    if "test" not in splits.held_out:
+        found.append(NO_TEST)
+    counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
+    few = int(counts.min())
+    if few < _TINY_CLASS:
+        found.append(f"class {shown(index.classes[counts.argmin()])!r} has only {images(few)} to train on")
+    for name in splits.held_out:
+        absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[splits.of(name)])
+        found += [f"the {name} split has no image of class {shown(index.classes[i])!r}" for i in absent]
+    return found

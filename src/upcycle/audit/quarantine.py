@@ -1,4 +1,4 @@
-"""The list of files to exclude: a scan suggests it, a person edits it, training honours it.
+"""The list of files to exclude: a scan suggests it, a person edits it, training honors it.
 
 A CSV file `excluded,path,reason`; rows whose `excluded` is `no` are for the person to decide. A path is relative to
 DATA, or to the folder of the manifest. Paths are only compared with those that DATA holds: none is opened.
@@ -7,14 +7,15 @@ DATA, or to the folder of the manifest. Paths are only compared with those that 
 import csv
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from upcycle.audit.findings import Finding, Group, Image
+from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.data.index import Index
-from upcycle.data.listing import Failure, shown
+from upcycle.data.listing import Unusable, shown
+from upcycle.data.splits import write_csv
 from upcycle.errors import DataError
-from upcycle.rundir import replacing
 
 _ANSWERS = {"yes": True, "no": False}
 _COLUMN, _OLD_COLUMN = "excluded", "set_aside"
@@ -28,31 +29,24 @@ class Entry(NamedTuple):
     excluded: bool = True
 
 
-def write(path: Path, entries: Iterable[Entry]) -> None:
+def write_list(path: Path, entries: Iterable[Entry]) -> None:
     """Write the list, what is to be excluded first; StorageError when that fails."""
     rows = sorted(entries, key=lambda entry: (not entry.excluded, entry.path))
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        # all quoted: the csv module leaves a lone carriage return unquoted and then cannot read it back
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow((_COLUMN, "path", "reason"))
-        writer.writerows(("yes" if row.excluded else "no", row.path, row.reason) for row in rows)
+    write_csv(path, (_COLUMN, "path", "reason"), [("yes" if row.excluded else "no", *row[:2]) for row in rows])
 
 
-def read(path: Path) -> list[Entry]:
+def read_list(path: Path) -> list[Entry]:
     """The list in a CSV file with a column `path`, and perhaps `reason` and `excluded`; DataError where it is none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_entries(path, csv.DictReader(file, strict=True)))
+            return list(_rows(path, csv.DictReader(file, strict=True)))
     except FileNotFoundError:
         raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{shown(path)} is not a readable CSV file in UTF-8: {error}") from error
 
 
-def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
+def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
     if "path" not in (rows.fieldnames or ()):
         raise DataError(f"{shown(path)} has no column 'path': it needs excluded,path,reason")
     answers = _OLD_COLUMN if _OLD_COLUMN in (rows.fieldnames or ()) else _COLUMN
@@ -68,29 +62,38 @@ def _entries(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
         yield Entry(row["path"], row.get("reason", ""), _ANSWERS[answer])
 
 
-def apply(index: Index, entries: Iterable[Entry], source: str, *, trainable: bool = True) -> tuple[Index, list[str]]:
-    """`index` without the files to be excluded, and the listed paths that DATA does not hold.
+@dataclass(frozen=True)
+class Excluded:
+    """What a list leaves of an index, the rows whose files DATA holds, and the paths that it does not hold."""
+
+    index: Index
+    entries: list[Entry]
+    missing: list[str]
+
+
+def exclude(index: Index, entries: Iterable[Entry], source: str, *, trainable: bool = True) -> Excluded:
+    """`index` without the files to be excluded; paths of the entries as `index` has them.
 
     Each goes to the index's own quarantine with its reason and `source`, where the list is from. DataError for a path
     that leads out of DATA, or, with `trainable`, when too little is left to train on.
     """
     places = {path: at for at, path in enumerate(index.paths.to_pylist())}
-    known = {file.path for file in index.quarantined}
-    reasons: dict[int, Failure] = {}
-    unknown = []
-    for entry in resolved(index, entries):
-        if entry.path in places and entry.excluded:
-            why = f"excluded by {source}" + (f": {entry.reason}" if entry.reason else "")
-            reasons[places[entry.path]] = Failure(why, "excluded")
-        elif entry.path not in places and entry.path not in known:
-            unknown.append(entry.path)
-    return index.without(reasons, trainable=trainable), unknown
-
-
-def resolved(index: Index, entries: Iterable[Entry]) -> list[Entry]:
-    """The entries with their paths as `index` has them; DataError for a path that leads out of DATA."""
-    known = {*index.paths.to_pylist(), *(file.path for file in index.quarantined)}
-    return [entry if entry.path in known else entry._replace(path=_inside(index.root, entry.path)) for entry in entries]
+    present = {*places, *(file.path for file in index.quarantined)}
+    resolved = [
+        entry if entry.path in present else entry._replace(path=_inside(index.root, entry.path)) for entry in entries
+    ]
+    reasons = {
+        places[entry.path]: Unusable(
+            f"excluded by {source}" + (f": {entry.reason}" if entry.reason else ""), "excluded"
+        )
+        for entry in resolved
+        if entry.path in places and entry.excluded
+    }
+    return Excluded(
+        index.without(reasons, trainable=trainable),
+        [entry for entry in resolved if entry.path in present],
+        [entry.path for entry in resolved if entry.path not in present],
+    )
 
 
 def _inside(root: Path, path: str) -> str:
@@ -104,35 +107,27 @@ def _inside(root: Path, path: str) -> str:
     return plain
 
 
-EXCLUDED = ("conflicts", "blank", "empty", "too-large", "truncated", "misplaced", "limit", "unreadable")
+_EXCLUDED = ("conflicts", "blank", "empty", "too-large", "truncated", "misplaced", "limit", "unreadable")
 """Kinds whose images no training should see."""
-TO_DECIDE = ("label-errors", "leaks", "near", "tiny", "odd-aspect", "copies")
-"""Kinds that a person has to look at first."""
-_REASONS = {
-    "conflicts": "the same image as",
-    "leaks": "the same image as",
-    "copies": "the same image as",
-    "near": "a near-duplicate of",
-    "blank": "blank",
-    "tiny": "tiny",
-    "odd-aspect": "very long",
-}
+_TO_DECIDE = ("label-errors", "leaks", "near", "tiny", "odd-aspect", "copies")
+"""Kinds that a person has to decide on."""
+_REASONS = {"near": "a near-duplicate of", "blank": "blank", "tiny": "tiny", "odd-aspect": "very long"}
 
 
-def entries(findings: Sequence[Finding]) -> list[Entry]:
+def proposed(findings: Sequence[Finding]) -> list[Entry]:
     """A row for each file, those to exclude marked; the most pressing reason where there are several."""
     rows: dict[str, Entry] = {}
-    for kind in (*EXCLUDED, *TO_DECIDE):
+    for kind in (*_EXCLUDED, *_TO_DECIDE):
         for group in (group for finding in findings if finding.kind == kind for group in finding.groups):
             for image in group[1:] if kind == "copies" else group:
-                rows.setdefault(image.path, Entry(image.path, _reason(kind, image, group), kind in EXCLUDED))
+                rows.setdefault(image.path, Entry(image.path, _reason(kind, image, group), kind in _EXCLUDED))
     return list(rows.values())
 
 
-def _reason(kind: str, image: Image, group: Group) -> str:
-    said = _REASONS.get(kind, "")
+def _reason(kind: str, image: FlaggedImage, group: Sequence[FlaggedImage]) -> str:
     other = next((other for other in group if other != image), None)
     if other is not None:
         more = f" and {len(group) - 2} more" if len(group) > 2 else ""
-        return f"{said} {other.path} ({', '.join(filter(None, (other.label, other.split)))}){more}"
-    return f"{said}: {image.note}" if said and image.note else said or image.note
+        of = f"{other.path} ({', '.join(filter(None, (other.label, other.split)))})"
+        return f"{_REASONS.get(kind, 'the same image as')} {of}{more}"
+    return ": ".join(filter(None, (_REASONS.get(kind, ""), image.note)))

@@ -1,11 +1,12 @@
-"""Crops, flips, colour and mixup: parameters drawn as whole-batch tensors from one generator.
+"""Crops, flips, color and mixup: parameters drawn as whole-batch tensors from one generator.
 
 Pixels stay uint8 until they are on the device; from there on everything is whole-batch code.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,33 +17,34 @@ from torch.nn.functional import interpolate
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError
 
-Frame = npt.NDArray[np.uint8]
-Kind = Literal["none", "light"]
-ATTEMPTS = 10
-GREY = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
+_Frame = npt.NDArray[np.uint8]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""A custom augmentation: float32 images [B, 3, S, S] in 0..1 and a generator on the CPU, to such images."""
+_ATTEMPTS = 10
+_LUMA = (0.299, 0.587, 0.114)  # luma weights of ITU-R BT.601
 
 
 class Frames(Protocol):
     """Decoded images by position: uint8 [H, W, 3], short side `Preprocessing.resize_to`."""
 
-    def __getitem__(self, position: int, /) -> Frame: ...
+    def __getitem__(self, position: int, /) -> _Frame: ...
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary; the defaults change nothing and give evaluation's centre crop.
+    """How training images vary; the defaults change nothing and give evaluation's center crop.
 
     `crop_scale`: the smallest part of the frame's area that a random resized crop (Szegedy et al.,
     2015, arXiv:1409.4842) keeps, in (0, 1], 1 for off; `crop_ratio`: smallest and largest width to
-    height of that crop; `flip`: mirror half of the images; `colour`: brightness and contrast vary by a
-    factor of 1 - colour to 1 + colour, in [0, 1); `mixup`: alpha of the Beta distribution of mixup
+    height of that crop; `flip`: mirror half of the images; `color`: brightness and contrast vary by a
+    factor of 1 - color to 1 + color, in [0, 1); `mixup`: alpha of the Beta distribution of mixup
     (Zhang et al., 2018, arXiv:1710.09412), 0 for off.
     """
 
     crop_scale: float = 1.0
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
-    colour: float = 0.0
+    color: float = 0.0
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
@@ -51,22 +53,22 @@ class Augmentation:
         low, high = self.crop_ratio
         if not 0 < low <= high < math.inf:
             raise ConfigError(f"crop_ratio {self.crop_ratio} is out of range: use 0 < low <= high")
-        if not 0 <= self.colour < 1:
-            raise ConfigError(f"colour {self.colour} is out of range: use 0 or more, less than 1")
+        if not 0 <= self.color < 1:
+            raise ConfigError(f"color {self.color} is out of range: use 0 or more, less than 1")
         if not 0 <= self.mixup < math.inf:
             raise ConfigError(f"mixup {self.mixup} is out of range: use 0 or more")
 
     @classmethod
     def of(cls, kind: str, *, mixup: float = 0.0) -> "Augmentation":
-        """The settings that `kind` names, "none" or "light"; ConfigError for another name."""
-        if kind == "none":
+        """The settings that `kind` names, "none", "light" or "custom" (none built in); ConfigError for another name."""
+        if kind in ("none", "custom"):
             return cls(mixup=mixup)
         if kind == "light":
-            return cls(crop_scale=0.5, flip=True, colour=0.1, mixup=mixup)
+            return cls(crop_scale=0.5, flip=True, color=0.1, mixup=mixup)
         raise ConfigError(f"unknown augmentation {kind!r}: use none or light")
 
 
-def centre_boxes(shapes: Tensor, size: int) -> Tensor:
+def center_boxes(shapes: Tensor, size: int) -> Tensor:
     """Evaluation's crop of frames with `shapes` (int64 [B, 2] of height, width): int64 [B, 4].
 
     A box is top, left, height, width. Frames smaller than `size` are a ValueError.
@@ -81,10 +83,10 @@ def random_boxes(shapes: Tensor, augmentation: Augmentation, generator: torch.Ge
     """Random resized crops of frames with `shapes` (int64 [B, 2] of height, width): int64 [B, 4].
 
     A box is top, left, height, width, within the frame. Area and the logarithm of the ratio are
-    uniform; the first of ten draws that fits is taken, else the largest centre box of a ratio allowed.
+    uniform; the first of ten draws that fits is taken, else the largest center box of a ratio allowed.
     """
     low, high = (math.log(ratio) for ratio in augmentation.crop_ratio)
-    draws = torch.rand(2, len(shapes), ATTEMPTS, generator=generator, dtype=torch.float64)
+    draws = torch.rand(2, len(shapes), _ATTEMPTS, generator=generator, dtype=torch.float64)
     places = torch.rand(len(shapes), 2, generator=generator, dtype=torch.float64)
     area = (augmentation.crop_scale + (1 - augmentation.crop_scale) * draws[0]) * shapes.prod(1, keepdim=True)
     ratio = torch.exp(low + (high - low) * draws[1])
@@ -107,7 +109,7 @@ def _largest(shapes: Tensor, crop_ratio: tuple[float, float]) -> Tensor:
     return sizes.round().long().clamp(min=1)
 
 
-def crop(frames: list[Frame], boxes: Tensor, size: int) -> Tensor:
+def crop(frames: list[_Frame], boxes: Tensor, size: int) -> Tensor:
     """Cut `boxes` out of `frames` and resize them: uint8 [B, 3, size, size], channels_last.
 
     Bilinear and antialiased; a box that has the size already is copied, its pixels unchanged.
@@ -119,24 +121,24 @@ def crop(frames: list[Frame], boxes: Tensor, size: int) -> Tensor:
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
-def _resized(cut: Frame, size: int) -> Frame:
+def _resized(cut: _Frame, size: int) -> _Frame:
     # a copy: frames are read-only, which torch does not know, and its fast path wants whole rows
     pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None]
     resized = interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-    array: Frame = resized[0].permute(1, 2, 0).numpy()
+    array: _Frame = resized[0].permute(1, 2, 0).numpy()
     return array
 
 
-def centre_crop(frames: list[Frame], size: int) -> Tensor:
+def center_crop(frames: list[_Frame], size: int) -> Tensor:
     """Evaluation's pixels: uint8 [B, 3, size, size], channels_last, never resized."""
     shapes = torch.tensor([frame.shape[:2] for frame in frames])
-    return crop(frames, centre_boxes(shapes, size), size)
+    return crop(frames, center_boxes(shapes, size), size)
 
 
-def random_crop(frames: list[Frame], size: int, *, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Training's pixels before colour: uint8 [B, 3, size, size], channels_last, cropped and mirrored."""
+def random_crop(frames: list[_Frame], size: int, *, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Training's pixels before color: uint8 [B, 3, size, size], channels_last, cropped and mirrored."""
     if augmentation.crop_scale == 1:
-        images = centre_crop(frames, size)
+        images = center_crop(frames, size)
     else:
         shapes = torch.tensor([frame.shape[:2] for frame in frames])
         images = crop(frames, random_boxes(shapes, augmentation, generator), size)
@@ -154,39 +156,60 @@ def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def colour(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
-    """Vary brightness, then contrast about each image's grey mean, in place.
+def color(images: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary brightness, then contrast about each image's gray mean, in place.
 
     `images`: float32 [B, 3, H, W] of whole numbers 0..255; the result is clamped to 0..255.
     """
     factors = torch.empty(2, len(images), dtype=torch.float64)
     brightness, contrast = factors.uniform_(1 - strength, 1 + strength, generator=generator)
-    means = _grey_means(images)
+    means = _gray_means(images)
     scale, flat = (on_device(one, means.device) for one in (brightness * contrast, (1 - contrast) * brightness))
     for factor, change in ((scale, images.mul_), (flat * means, images.add_)):
         change(factor.float().view(-1, 1, 1, 1).to(images.device))
     return images.clamp_(0, 255)
 
 
-def _grey_means(images: Tensor) -> Tensor:
+def _gray_means(images: Tensor) -> Tensor:
     """Float64 [B], on the images' device unless that has no such numbers."""
     # sums of whole numbers below 2**24: exact, so the same on every device and number of threads;
     # down the columns first, which reads channels_last memory in order
     columns = images.sum(2)
     sums = (columns.cpu() if columns.device.type == "mps" else columns).double().sum(2)
-    weights = on_device(torch.tensor(GREY, dtype=torch.float64), sums.device)
+    weights = on_device(torch.tensor(_LUMA, dtype=torch.float64), sums.device)
     return (sums * weights).sum(1) / (images.shape[2] * images.shape[3])
 
 
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Scale 0..255 to 0..1 and normalise by the channels' mean and std: float32, the layout kept.
+def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Scale 0..255 to 0..1 and normalize by the channels' mean and std: float32, the layout kept.
 
     The order of operations is torchvision's (to 0..1, minus mean, divided by std), to the bit.
     Takes uint8, or float32 which it overwrites.
     """
-    numbers = torch.tensor([preprocessing.mean, preprocessing.std])
-    mean, std = on_device(numbers, images.device).view(2, 1, 3, 1, 1)
+    mean, std = _mean_and_std(preprocessing, images.device)
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+def augmented(images: Tensor, augment: Augment, generator: torch.Generator, preprocessing: Preprocessing) -> Tensor:
+    """Images, uint8, by a custom augmentation and then normalized; ConfigError where it gives none like them."""
+    plain = images.float().div_(255)
+    shape = plain.shape
+    made = augment(plain, generator)
+    if not isinstance(made, Tensor):
+        raise ConfigError(f"the augmentation returned a {type(made).__name__}: return the images, a tensor")
+    if made.shape != shape or not made.is_floating_point() or made.device != images.device:
+        found, wanted = (f"{tuple(size)}" for size in (made.shape, shape))
+        raise ConfigError(
+            f"the augmentation returned {made.dtype} {found} on {made.device}: return floating point numbers in 0..1, "
+            f"{wanted}, on {images.device}"
+        )
+    mean, std = _mean_and_std(preprocessing, images.device)
+    # a copy: the function may keep what it returned
+    return made.detach().float().sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def _mean_and_std(preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    return on_device(torch.tensor([preprocessing.mean, preprocessing.std]), device).view(2, 1, 3, 1, 1)
 
 
 def mixup(images: Tensor, targets: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

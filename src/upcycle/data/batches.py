@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from upcycle.data.augment import (
+    Augment,
     Augmentation,
     Frames,
-    centre_crop,
-    colour,
+    augmented,
+    center_crop,
+    color,
     mixup,
-    normalise,
+    normalize,
     on_device,
     random_crop,
 )
@@ -31,15 +33,15 @@ from upcycle.device import seed_for
 from upcycle.errors import ConfigError
 from upcycle.task import Task
 
-Item = TypeVar("Item")
-Positions = npt.NDArray[np.integer]
+_Item = TypeVar("_Item")
+_Positions = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Images and what they show, on the device.
 
-    `images`: float [B, 3, S, S], normalised, channels_last; `targets`: float32, as `Task.targets` has them;
+    `images`: float [B, 3, S, S], normalized, channels_last; `targets`: float32, as `Task.targets` has them;
     `labels`, `positions`: int64 [B], before mixup.
     """
 
@@ -67,8 +69,8 @@ class Batches:
     """
 
     cache: Frames
-    labels: Positions
-    positions: Positions
+    labels: _Positions
+    positions: _Positions
     _: KW_ONLY
     preprocessing: Preprocessing
     batch_size: int
@@ -79,6 +81,8 @@ class Batches:
     shuffle: bool = True
     dtype: torch.dtype = torch.float32
     workers: int = 0
+    augment: Augment | None = None
+    """A custom augmentation, of the center crops, before they are normalized, in place of the built-in augmentation."""
 
     def __post_init__(self) -> None:
         _check(self.batch_size, self.workers)
@@ -113,7 +117,13 @@ class Batches:
         own = np.asarray(self.labels)[chosen].astype(np.int64)
         labels = on_device(torch.from_numpy(own), self.device)
         targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
-        images = self._images(chosen, generator)
+        if self.augment is None:
+            images = self._images(chosen, generator)
+        else:
+            frames = [self.cache[position] for position in chosen.tolist()]
+            pixels = on_device(center_crop(frames, self.preprocessing.size), self.device)
+            drawing = _generator(self.seed, "augment", epoch, index)
+            images = augmented(pixels, self.augment, drawing, self.preprocessing)
         if self.augmentation.mixup > 0:
             images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
         return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))
@@ -123,14 +133,14 @@ class Batches:
         size = self.preprocessing.size
         pixels = random_crop(frames, size, augmentation=self.augmentation, generator=generator)
         pixels = on_device(pixels, self.device)  # as bytes: a quarter of the transfer
-        if self.augmentation.colour > 0:
-            pixels = colour(pixels.float(), strength=self.augmentation.colour, generator=generator)
-        return normalise(pixels, self.preprocessing)
+        if self.augmentation.color > 0:
+            pixels = color(pixels.float(), strength=self.augmentation.color, generator=generator)
+        return normalize(pixels, self.preprocessing)
 
 
 def eval_batches(
     cache: Frames,
-    positions: Positions,
+    positions: _Positions,
     *,
     preprocessing: Preprocessing,
     batch_size: int,
@@ -140,8 +150,8 @@ def eval_batches(
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (images, count) in the order of `positions`, every batch of one and the same shape.
 
-    `images`: float [batch_size, 3, S, S], normalised, channels_last, of which the first `count` are
-    real; the rest repeats the last one. One shape makes an image's result independent of its neighbours. `workers`
+    `images`: float [batch_size, 3, S, S], normalized, channels_last, of which the first `count` are
+    wanted; the rest repeats the last one. One shape makes an image's result independent of its neighbours. `workers`
     background threads make batches ahead as in `Batches`; with 0 they are made on demand.
     """
     _check(batch_size, workers)
@@ -150,19 +160,19 @@ def eval_batches(
         chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
         frames = [cache[position] for position in chosen]
         frames += frames[-1:] * (batch_size - len(frames))
-        pixels = on_device(centre_crop(frames, preprocessing.size), device)
-        return normalise(pixels, preprocessing).to(dtype), len(chosen)
+        pixels = on_device(center_crop(frames, preprocessing.size), device)
+        return normalize(pixels, preprocessing).to(dtype), len(chosen)
 
     count = math.ceil(len(positions) / batch_size)
     return _ahead(make, range(count), workers=workers)
 
 
-def _ahead(make: Callable[[int], Item], indices: range, *, workers: int) -> Iterator[Item]:
+def _ahead(make: Callable[[int], _Item], indices: range, *, workers: int) -> Iterator[_Item]:
     """Yield make(index) in order, up to two for each of the `workers` threads made ahead by them, and two over all."""
     if workers == 0:
         yield from map(make, indices)
         return
-    waiting: deque[Future[Item]] = deque()
+    waiting: deque[Future[_Item]] = deque()
     remaining = iter(indices)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="upcycle-batches")
     try:

@@ -1,7 +1,7 @@
 """One image from whatever it is stored as to upright 8-bit RGB of a known size.
 
 Everything that reaches a model was decoded here: the cache, prediction and evaluation call the
-same `load`, so they see the same pixels.
+same `load_image`, so they see the same pixels.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from PIL import (
 
 from upcycle.data import depth, formats
 from upcycle.data.listing import shown
-from upcycle.data.preprocessing import Interpolation
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError, FileProblem, UpcycleError
 
-MAX_BYTES = 2**30
+MAX_FILE_BYTES = 2**30
 """Bytes of the largest file that is read."""
 MAX_PIXELS = 200_000_000
 """Images with more pixels are refused: decoded, this many take 600 MB."""
@@ -39,7 +39,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26
 """Bytes of text and color profile that a PNG may unpack to: Pillow's 1 MiB is less than some programs write."""
 
 _Number = TypeVar("_Number", int, float)
-Source = Path | bytes | Image.Image | npt.NDArray[Any]
+ImageSource = Path | bytes | Image.Image | npt.NDArray[Any]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -64,14 +64,14 @@ _process_settings = threading.Lock()
 
 
 def _damaged(error: Exception) -> tuple[str, FileProblem]:
-    """In one line and as a code why Pillow gave up: its own words alone tell a file that ends early."""
+    """In one line and as a code why Pillow gave up: only its own words distinguish a file that ends early."""
     text = " ".join(str(error).split()) or type(error).__name__
     short = any(words in text.lower() for words in ("truncated", "unexpected end"))
     return f"damaged or cut short ({text})", "truncated" if short else "unreadable"
 
 
 @contextlib.contextmanager
-def decoding(source: Source) -> Iterator[None]:
+def naming(source: ImageSource) -> Iterator[None]:
     """Turn whatever decoding `source` raises into a DecodeError that names it when it has a path."""
     prefix = f"{shown(source)}: " if isinstance(source, Path) else ""
     try:
@@ -100,7 +100,7 @@ def _identified(data: bytes) -> tuple[Image.Image, int]:
     image = Image.open(io.BytesIO(data), formats=formats.openers(data))
     _check_size(*image.size)
     if image.format == "TIFF":
-        depth.in_order(image)
+        depth.in_byte_order(image)
     if image.format != "PNG" or "exif" in image.info or b"eXIf" not in data:
         return image, _orientation(image)
     # the EXIF block comes after the pixels: only decoding all of it, in a second copy, finds it
@@ -113,7 +113,7 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
     """Read the header: the image, its pixels not decoded yet, and its orientation; DecodeError otherwise."""
     if not data:
         raise DecodeError("empty file (zero bytes)", "empty")
-    with _process_settings, warnings.catch_warnings(), decoding(data):
+    with _process_settings, warnings.catch_warnings(), naming(data):
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -152,8 +152,8 @@ def read_file(path: Path) -> bytes:
     size = path.stat().st_size
     if not path.is_file():
         raise DecodeError("is no regular file")
-    if size > MAX_BYTES:
-        raise DecodeError(f"is larger than {MAX_BYTES // 2**30} GiB", "too-large")
+    if size > MAX_FILE_BYTES:
+        raise DecodeError(f"is larger than {MAX_FILE_BYTES // 2**30} GiB", "too-large")
     return path.read_bytes()
 
 
@@ -180,16 +180,16 @@ def _stored(image: Image.Image) -> bytes | None:
         place = file.tell()
         try:
             file.seek(0)
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
         finally:
             file.seek(place)
-        same = isinstance(data, bytes) and len(data) <= MAX_BYTES and _open(data)[0].size == image.size
+        same = isinstance(data, bytes) and len(data) <= MAX_FILE_BYTES and _open(data)[0].size == image.size
     except (OSError, ValueError, AttributeError, DecodeError):
         return None
     return data if same else None
 
 
-def _opened(source: Source, scale: float | None) -> tuple[Image.Image, int]:
+def _opened(source: ImageSource, scale: float | None) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
         source = contents(source)
@@ -197,8 +197,8 @@ def _opened(source: Source, scale: float | None) -> tuple[Image.Image, int]:
         image, orientation = _open(source)
         return (image if scale is None else _whole_colors(source, image, scale)), orientation
     if isinstance(source, Image.Image):
-        source.load()  # what a file says of its orientation may come after its pixels
-        if source.format is None and depth.is_deep(source):  # made from numbers, and no file says what they are
+        source.load()  # the orientation may come after the pixels
+        if source.format is None and depth.is_deep(source):  # made from numbers, without a file that describes them
             _check_size(*source.size)
             return Image.fromarray(depth.of_array(np.asarray(source), scale, "a picture")), _orientation(source)
         return source, _orientation(source)
@@ -216,7 +216,7 @@ def _whole_colors(data: bytes, image: Image.Image, scale: float) -> Image.Image:
         if ";16" in mode and not depth.is_deep(image):
             raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store gray or RGB")
         return image
-    depth.check(image)
+    depth.check_readable(image)
     other: Any = _open(data)[0]
     other.tile = [
         tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in other.tile
@@ -231,9 +231,9 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Image.Image:
-    depth.check(image)
+    depth.check_readable(image)
     if depth.is_deep(image):
-        image = depth.gray(image, scale).convert("RGB")
+        image = depth.to_gray(image, scale).convert("RGB")
     elif image.has_transparency_data:
         image = _opaque(image)
     elif image.mode != "RGB":
@@ -247,31 +247,31 @@ def rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
     Gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
     orientation is applied. A file just opened stands at its first frame.
     """
-    with decoding(image):
+    with naming(image):
         image.load()  # an image in RGB is else decoded after this has returned
         return _rgb(image, _orientation(image), scale)
 
 
 def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, "Header", float]:
-    """The first frame of a file as `rgb` gives it, its header, and its `depth.peak`; DecodeError with the reason."""
+    """The first frame of a file as `rgb` gives it, its header, and its `depth.peak_of`; DecodeError with the reason."""
     image, head = opened(data)
-    with decoding(data):
+    with naming(data):
         mode = depth.rawmode(image)
         if scale is not None:
             image = _whole_colors(data, image, scale)
         image.load()
-        return _rgb(image, _open(data)[1], scale), head, depth.peak(image, mode) if scale is None else 0.0
+        return _rgb(image, _open(data)[1], scale), head, depth.peak_of(image, mode) if scale is None else 0.0
 
 
 def peak(data: bytes) -> float:
-    """The greatest value of an image of more than 8 bits of which no white is told, else 0; or DecodeError."""
+    """The greatest value of an image of more than 8 bits whose white is not known, else 0; or DecodeError."""
     image, _ = _open(data)
     mode = depth.rawmode(image)
     if not image.mode.startswith("I") and depth.low_bytes(mode) is None:
         return 0.0
-    with decoding(data):
+    with naming(data):
         image.load()
-        return depth.peak(image, mode)
+        return depth.peak_of(image, mode)
 
 
 class Header(NamedTuple):
@@ -289,7 +289,7 @@ def opened(data: bytes) -> tuple[Image.Image, Header]:
 
 
 def header(data: bytes) -> Header:
-    """What the first bytes say of an image; DecodeError with the reason."""
+    """The header of an image file; DecodeError with the reason."""
     return opened(data)[1]
 
 
@@ -299,7 +299,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def target_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height that `load` gives an image of `width` x `height`: the short side is `side`.
+    """Width and height that `load_image` gives an image of `width` x `height`: the short side is `side`.
 
     The long side keeps the aspect ratio, rounded half up, and is at most `MAX_ASPECT` times `side`.
     """
@@ -322,7 +322,7 @@ def _turned(extent: tuple[_Number, _Number], orientation: int) -> tuple[_Number,
 
 
 def _resized(
-    source: Source,
+    source: ImageSource,
     target: Callable[[int, int], tuple[int, int]],
     resampling: Image.Resampling,
     scale: float | None = None,
@@ -341,18 +341,16 @@ def _resized(
     return _rgb(image, orientation, scale).resize(wanted, resampling, box=_box(*_turned(extent, orientation)))
 
 
-def load(
-    source: Source, *, side: int, interpolation: Interpolation, scale: float | None = None
-) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, 3], upright, short side `side`, aspect kept, the long side cropped to 4 x `side`.
+def load_image(source: ImageSource, decoding: Decoding) -> npt.NDArray[np.uint8]:
+    """Pixels [H, W, 3], upright, the short side as `decoding` has it, aspect kept, the long side cropped to 4 times it.
 
     Resampling is antialiased (except nearest). A JPEG file at least twice as large is decoded at
-    reduced scale, and so is one that PIL has opened and not decoded. An open PIL image gives its current frame. `scale`
-    is white in images of more than 8 bits. Raises DecodeError, one line with the reason (and the path, when `source`
-    is one).
+    reduced scale, and so is one that PIL has opened and not decoded. An open PIL image gives its current frame. Raises
+    DecodeError, one line with the reason (and the path, when `source` is one).
     """
-    with decoding(source):
-        return np.array(_resized(source, partial(target_size, side=side), _RESAMPLING[interpolation], scale))
+    target, resampling = partial(target_size, side=decoding.side), _RESAMPLING[decoding.interpolation]
+    with naming(source):
+        return np.array(_resized(source, target, resampling, decoding.scale))
 
 
 def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
@@ -362,10 +360,10 @@ def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
-def thumbnail(source: Source, side: int = 160, scale: float | None = None) -> bytes:
-    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged. `scale` as for `load`."""
+def thumbnail_jpeg(source: ImageSource, side: int = 160, scale: float | None = None) -> bytes:
+    """A JPEG of the upright image, its long side `side` pixels at most; never enlarged. `scale` is white."""
     buffer = io.BytesIO()
-    with decoding(source):
+    with naming(source):
         small = _resized(source, partial(_fitted, side=side), Image.Resampling.BILINEAR, scale)
         small.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures of other numbers than 8 bits in 8 bits: what is black, what is white, no guess where none says."""
+"""Images of other numbers than 8 bits in 8 bits: what is black, what is white, and no guess where that is open."""
 
 import sys
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ from PIL import Image
 
 from upcycle.errors import DecodeError
 
-FULL = 65535
+_FULL = 65535
 """White of 16 bits."""
-DARK = (8, 10, 12, 14)
+_DARK = (8, 10, 12, 14)
 """Bits of cameras whose values are often stored in 16."""
 _SLACK = 1e-6
 """How far a float may be outside its range, as arithmetic leaves it."""
@@ -21,24 +21,24 @@ _WHITE_IS_ZERO, _APART = 0, 2
 # Pillow's rawmodes of big-endian numbers, and those of numbers in the machine's own order
 _TURNED = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 
-Values = npt.NDArray[Any]
+_Values = npt.NDArray[Any]
 
 
 def bits_of(peak: float) -> int | None:
-    """The depth of a camera that values up to `peak` look like, of those in `DARK`; None for others and for none."""
-    return next((bits for bits in DARK if 0 < peak < 2**bits), None)
+    """The depth of a camera that values up to `peak` look like, of those in `_DARK`; None for others and for none."""
+    return next((bits for bits in _DARK if 0 < peak < 2**bits), None)
 
 
-def _span(values: Values) -> str:
+def _span(values: _Values) -> str:
     low, high = (f"{float(value):.7g}" if values.dtype.kind == "f" else str(value) for value in _ends(values))
     return f"from {low} to {high}"
 
 
-def _ends(values: Values) -> tuple[Any, Any]:
+def _ends(values: _Values) -> tuple[Any, Any]:
     return values.min(), values.max()
 
 
-def _bytes(values: Values, white: float) -> npt.NDArray[np.uint8]:
+def _bytes(values: _Values, white: float) -> npt.NDArray[np.uint8]:
     """Map 0..white to 0..255, rounded; what lies outside is clipped."""
     return np.rint(np.clip(values.astype(np.float64) / white, 0, 1) * 255).astype(np.uint8)
 
@@ -46,7 +46,7 @@ def _bytes(values: Values, white: float) -> npt.NDArray[np.uint8]:
 # ------------------------------------------------------------------------------------------ arrays
 
 
-def of_array(values: Values, scale: float | None, noun: str = "an array") -> npt.NDArray[np.uint8]:
+def of_array(values: _Values, scale: float | None, noun: str = "an array") -> npt.NDArray[np.uint8]:
     """An array in 8 bits: uint8 as it is, bool as 0 and 255, uint16 of 0 to 65535 and floats of 0 to 1, or to `scale`.
 
     DecodeError for other types, and for values that do not look as if they had this range.
@@ -64,18 +64,18 @@ def of_array(values: Values, scale: float | None, noun: str = "an array") -> npt
         if scale is None:
             _check_words(values, kind)
         _check_white(values, scale)
-        return _bytes(values, scale or FULL)
+        return _bytes(values, scale or _FULL)
     raise DecodeError(f"{kind} is no image: give uint8 of 0 to 255, uint16 of 0 to 65535, or float of 0 to 1")
 
 
-def _check_floats(values: Values, scale: float | None, kind: str) -> None:
+def _check_floats(values: _Values, scale: float | None, kind: str) -> None:
     if not np.isfinite(values).all():
         raise DecodeError(f"{kind} holds values that are not finite: give values from 0 to {scale or 1:g}")
     low, high = float(values.min()), float(values.max())
     if low < -_SLACK:
         raise DecodeError(f"{kind} has values {_span(values)}, not 0 to {scale or 1:g}: bring them into that range")
     if scale is None and high > 1 + _SLACK:
-        white = 255 if high <= 255 else FULL
+        white = 255 if high <= 255 else _FULL
         raise DecodeError(f"{kind} has values {_span(values)}, not 0 to 1: divide by {white}, or by what is white")
     if scale is not None and scale > 1 and 0 < high <= 1:
         raise DecodeError(
@@ -83,13 +83,13 @@ def _check_floats(values: Values, scale: float | None, kind: str) -> None:
         )
 
 
-def _check_white(values: Values, scale: float | None) -> None:
+def _check_white(values: _Values, scale: float | None) -> None:
     """DecodeError for what would come out white by and large."""
     if scale is not None and (values > scale).mean() > 0.5:
         raise DecodeError(f"holds values {_span(values)}, most of them above {scale:g}, which is white by --scale")
 
 
-def _check_words(values: Values, kind: str) -> None:
+def _check_words(values: _Values, kind: str) -> None:
     peak = int(values[..., :3].max() if values.ndim == 3 else values.max())
     if 0 < peak <= 255:
         raise DecodeError(f"{kind} has values {_span(values)}, which looks like 8 bits in 16: give it as uint8")
@@ -104,7 +104,7 @@ def _check_words(values: Values, kind: str) -> None:
 
 
 class _Samples(NamedTuple):
-    """What a TIFF says of its numbers; of other formats what holds for all of them."""
+    """How a TIFF stores its numbers; for other formats what holds for all of them."""
 
     bits: int
     format: int
@@ -122,25 +122,25 @@ def _samples(image: Image.Image) -> _Samples:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image has to go through `gray`: more than 8 bits of gray, floats, or bytes with a sign."""
+    """Whether an image has to go through `to_gray`: more than 8 bits of gray, floats, or bytes with a sign."""
     return image.mode == "F" or image.mode.startswith("I") or _samples(image).format == _SIGNED
 
 
-def in_order(image: Any) -> None:
+def in_byte_order(image: Any) -> None:
     """Let an image just opened be decoded in the order of its bytes: libtiff turns them, Pillow once more."""
     if any(tile.codec_name == "libtiff" and tile.args[0] in _TURNED for tile in image.tile):
         image.tile = [tile._replace(args=(_TURNED[tile.args[0]], *tile.args[1:])) for tile in image.tile]
 
 
-def check(image: Image.Image) -> None:
+def check_readable(image: Image.Image) -> None:
     """DecodeError for a TIFF that Pillow would misread."""
     samples = _samples(image)
     if samples.apart and samples.bits > 8:
         raise DecodeError(f"stores channels of {samples.bits} bits apart, which is not read: store them pixel by pixel")
 
 
-def gray(image: Image.Image, scale: float | None) -> Image.Image:
-    """Deep gray as 8-bit gray, `scale` being white, else what the file says; DecodeError where nothing says it.
+def to_gray(image: Image.Image, scale: float | None) -> Image.Image:
+    """Deep gray as 8-bit gray, `scale` being white, else the file's own; DecodeError where the file leaves it open.
 
     Of 16 bits 65535 is white, of a TIFF of 12 bits 4095. Integers of 32 bits: as 16-bit where all values fit. Floats:
     the smallest of 1, 255 and 65535 that no value exceeds is white.
@@ -149,7 +149,7 @@ def gray(image: Image.Image, scale: float | None) -> Image.Image:
     if samples.format == _SIGNED and samples.bits <= 16 and scale is None:
         raise DecodeError(
             f"holds integers with a sign (int{samples.bits}), so what is black and white is not known: "
-            "convert it to uint8 or uint16, or say what is white with --scale"
+            "convert it to uint8 or uint16, or give the value of white with --scale"
         )
     if not np.isfinite(values).all():
         raise DecodeError("holds values that are not finite")
@@ -164,7 +164,7 @@ def gray(image: Image.Image, scale: float | None) -> Image.Image:
     return Image.fromarray(_bytes(values, white))
 
 
-def _values(image: Image.Image) -> Values:
+def _values(image: Image.Image) -> _Values:
     """The numbers as the file means them: Pillow takes some types for another of as many bytes."""
     samples, values = _samples(image), np.asarray(image)
     if samples.format == _SIGNED and samples.bits == 8:
@@ -174,25 +174,23 @@ def _values(image: Image.Image) -> Values:
     return values
 
 
-def _white(image: Image.Image, samples: _Samples, values: Values) -> float:
+def _white(image: Image.Image, samples: _Samples, values: _Values) -> float:
     if image.mode.startswith("I;16"):
-        return 2**samples.bits - 1 if 8 < samples.bits < 16 else FULL
-    whites = (1, 255, FULL) if image.mode == "F" else (FULL,)
+        return 2**samples.bits - 1 if 8 < samples.bits < 16 else _FULL
+    whites = (1, 255, _FULL) if image.mode == "F" else (_FULL,)
     top = float(values.max())
-    known = next((white for white in whites if top <= white), None)
-    if known is None:
-        raise DecodeError(f"holds values {_span(values)}, more than 16 bits: say what is white with --scale")
-    return known
+    if top > whites[-1]:
+        raise DecodeError(f"holds values {_span(values)}, more than 16 bits: give the value of white with --scale")
+    return next(white for white in whites if top <= white)
 
 
-def peak(image: Image.Image, rawmode: str) -> float:
-    """The greatest value of an image of more than 8 bits an entry, 0 for others and where its depth is told.
+def peak_of(image: Image.Image, rawmode: str) -> float:
+    """The greatest value of an image of more than 8 bits an entry, 0 for others and where its depth is known.
 
     `image` is loaded, and `rawmode` is what it had before: of colors Pillow keeps the upper byte.
     """
     if image.mode.startswith("I"):
-        told = 8 < _samples(image).bits < 16
-        return 0.0 if told else float(_values(image).max())
+        return 0.0 if 8 < _samples(image).bits < 16 else float(_values(image).max())
     if ";16" not in rawmode or image.mode not in ("RGB", "RGBA"):
         return 0.0
     return float(np.asarray(image)[..., :3].max()) * 256 + 255

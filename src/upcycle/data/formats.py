@@ -1,4 +1,4 @@
-"""Formats of image files: which are read, by which endings and first bytes they are known, and what others are."""
+"""Formats of image files: those that are read, by their endings and first bytes, and what other files are."""
 
 import functools
 import importlib
@@ -40,8 +40,7 @@ FORMATS = (
     Format("HEIC", (".heic", ".heif"), ("HEIF",), re.compile(_BOX + rb"(hei[cxms]|hev[cx]|mif1|msf1)"), "pillow_heif"),
 )
 ENDINGS = tuple(ending for format in FORMATS for ending in format.endings)
-HEIC_EXTRA = "pip install 'upcycle[heif]'"
-NAMES = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC"
+_SUPPORTED = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or HEIC"
 _NAMES = {name: format.name for format in FORMATS for name in format.pillow} | {"MPO": "JPEG"}
 """By Pillow's names; an MPO is a JPEG that holds several images."""
 
@@ -81,72 +80,40 @@ def _load(plugin: str) -> bool:
     return True
 
 
+_CONVERT, _UNPACK, _FRAMES = "convert it to JPEG or PNG", "unpack it", "extract frames first"
+_MARKUP = rb"(?is)(\xef\xbb\xbf)?\s*((<\?xml|<!--).*)?"
+_OTHERS = tuple(
+    (re.compile(pattern), kind, advice)
+    for pattern, kind, advice in (
+        (rb"(?s:....)(ftypqt  |moov|mdat|wide)", "a QuickTime film", _FRAMES),
+        (_BOX + rb"(mp4|iso|avc1|M4V|m4v|3gp|3g2|dash|MSNV)", "an MP4 film", _FRAMES),
+        (rb"\x1aE\xdf\xa3", "a Matroska or WebM film", _FRAMES),
+        (_BOX + rb"crx ", "a CR3 raw image", _CONVERT),
+        (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image", _CONVERT),
+        (rb"8BPS", "a Photoshop image", _CONVERT),
+        (rb"v/1\x01", "an OpenEXR image", _CONVERT),
+        (_MARKUP + rb"<(!doctype )?svg", "an SVG image", _CONVERT),
+        (_MARKUP + rb"<(!doctype html|html|head|body)", "an HTML page", "fetch the image itself"),
+        (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
+        (rb"%PDF-", "a PDF document", "extract its images"),
+        (rb"PK(\x03\x04|\x05\x06)", "a ZIP archive", _UNPACK),
+        (rb"\x1f\x8b", "a gzip archive", _UNPACK),
+        (rb"\x93NUMPY", "a NumPy array", "store it as PNG"),
+        (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "store its images as PNG"),
+        (rb"(?s:.{128})DICM", "a DICOM image", "store it as PNG"),
+    )
+)
+"""First bytes of files that people take for images, what they are, and what to do."""
+
+
 def unidentified(data: bytes) -> DecodeError:
     """Why Pillow does not know what `data` is."""
-    kind, advice = _media(data) or _fixed(data) or _text(data) or ("", "")
-    if kind == _HEIC_IMAGE and not _load("pillow_heif"):
-        return DecodeError(f"a HEIC image: install what reads it with {HEIC_EXTRA}", "unsupported")
-    if begins(data):
+    possible = begins(data)
+    if any(format.name == "HEIC" for format in possible) and b"avif" not in data[:64] and not _load("pillow_heif"):
+        return DecodeError("a HEIC image: install what reads it with pip install 'upcycle[heif]'", "unsupported")
+    if possible:
         return DecodeError("its header cannot be read: damaged, cut short or of an unknown kind")
-    if kind:
-        return DecodeError(f"{kind}, which is not supported: {advice}", "unsupported")
-    return DecodeError(f"not a {NAMES} image")
-
-
-# ------------------------------------------------------------------------------- what is not read
-
-_CONVERT = "convert it to JPEG or PNG"
-_HEIC_IMAGE = "a HEIC image"
-_HEIC = ("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1", "heif")
-_BRANDS = (
-    (("avif", "avis"), "an AVIF image"),
-    (_HEIC, _HEIC_IMAGE),
-    (("crx ",), "a CR3 raw image"),
-    (("qt  ",), "a QuickTime film"),
-    (("mp4", "isom", "iso", "avc1", "M4V", "m4v", "3gp", "3g2", "dash", "MSNV"), "an MP4 film"),
-)
-"""Brands of ISO base media files (ISO 14496-12, `ftyp`), by how they begin."""
-_FILM = "extract frames first"
-_MAGIC = (
-    (0, b"\xff\x0a", "a JPEG XL image", _CONVERT),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image", _CONVERT),
-    (0, b"8BPS", "a Photoshop image", _CONVERT),
-    (0, b"v/1\x01", "an OpenEXR image", _CONVERT),
-    (0, b"%PDF-", "a PDF document", "extract its images"),
-    (0, b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
-    (0, b"PK\x03\x04", "a ZIP archive", "unpack it"),
-    (0, b"PK\x05\x06", "a ZIP archive", "unpack it"),
-    (0, b"\x1f\x8b", "a gzip archive", "unpack it"),
-    (0, b"\x93NUMPY", "a NumPy array", "store it as PNG"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "store its images as PNG"),
-    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM film", _FILM),
-    (128, b"DICM", "a DICOM image", "store it as PNG"),
-)
-_TEXTS = (
-    (("<!doctype html", "<html", "<head", "<body"), "an HTML page", "fetch the image itself"),
-    (("<svg", "<!doctype svg"), "an SVG image", _CONVERT),
-)
-
-
-def _media(data: bytes) -> tuple[str, str] | None:
-    if data[4:8] != b"ftyp":
-        return ("a QuickTime film", _FILM) if data[4:8] in (b"moov", b"mdat", b"wide") else None
-    size = min(int.from_bytes(data[:4], "big"), 256)
-    brands = [data[at : at + 4].decode("latin-1") for at in (8, *range(16, size - 3, 4))]
-    for beginnings, kind in _BRANDS:
-        if any(brand.startswith(beginnings) for brand in brands):
-            return kind, _CONVERT if kind.endswith("image") else _FILM
-    return None
-
-
-def _fixed(data: bytes) -> tuple[str, str] | None:
-    return next(((kind, advice) for at, magic, kind, advice in _MAGIC if data[at : at + len(magic)] == magic), None)
-
-
-def _text(data: bytes) -> tuple[str, str] | None:
-    start = data[:1024].removeprefix(b"\xef\xbb\xbf").decode("latin-1").lstrip().lower()
-    for beginnings, kind, advice in _TEXTS:
-        declared = start.startswith(("<?xml", "<!--")) and any(word in start for word in beginnings)
-        if start.startswith(beginnings) or declared:
-            return kind, advice
-    return None
+    for pattern, kind, advice in _OTHERS:
+        if pattern.match(data[:1024]):
+            return DecodeError(f"{kind}, which is not supported: {advice}", "unsupported")
+    return DecodeError(f"not a {_SUPPORTED} image")

@@ -2,8 +2,8 @@
 
 The file holds the whole frames, one after the other, then their shapes and checksums and the list of images
 that could not be decoded, then a trailer with the checksum of that layout. It is named by what
-it holds, so runs share it, and it takes its name only when it is whole. An image's checksum is looked at when the
-image is first read: doing so for all of them would hold up the start of a run.
+it holds, so runs share it, and it takes its name only when it is whole. An image's checksum is compared when the
+image is first read: comparing all of them would delay the start of a run.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ import PIL
 import platformdirs
 
 from upcycle.data import decode, isolation
-from upcycle.data.index import Index, Progress, in_order
-from upcycle.data.listing import Failure
-from upcycle.data.preprocessing import Interpolation
+from upcycle.data.index import Index, ProgressFunction, in_order, remaining
+from upcycle.data.listing import Unusable
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
-FORMAT = 2
+_FORMAT = 2
 _TIFFS = 2
 """Of how the numbers of TIFFs are understood: files of other images keep their names when that changes."""
 _MAGIC = b"upcycle\x02"
@@ -84,18 +84,18 @@ class Cache:
 
     def without(self, positions: Iterable[int]) -> "Cache":
         """The same images without those at `positions`: keeps step with `Index.without`."""
-        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64))
+        left = remaining(len(self), positions)
         columns = ("offsets", "shapes", "sums", "seen")
-        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+        return replace(self, **{name: getattr(self, name)[left] for name in columns})
 
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """What the end of the file says: shape and checksum of each image, and why some could not be decoded."""
+    """The end of the file: shape and checksum of each image, and why some could not be decoded."""
 
     shapes: npt.NDArray[np.int32]
     sums: npt.NDArray[np.uint32]
-    failures: dict[int, Failure]
+    failures: dict[int, Unusable]
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -113,7 +113,7 @@ class _Layout:
         shapes = np.frombuffer(layout, "<i4", 2 * count, 8).reshape(count, 2).astype(np.int32)
         sums = np.frombuffer(layout, "<u4", count, 8 + 8 * count).astype(np.uint32)
         failures = json.loads(layout[8 + 12 * count :])
-        return cls(shapes, sums, {int(i): Failure(*failure) for i, failure in failures.items()})
+        return cls(shapes, sums, {int(i): Unusable(*failure) for i, failure in failures.items()})
 
 
 def _offsets(shapes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
@@ -143,14 +143,15 @@ def spare_root() -> Path:
         root = Path(tempfile.gettempdir()) / ("upcycle" if owner is None else f"upcycle-{owner}")
     with storage_errors(root):
         root.mkdir(mode=0o700, exist_ok=True)
-        facts = root.lstat()
-    if owner is not None and not (stat.S_ISDIR(facts.st_mode) and facts.st_uid == owner and not facts.st_mode & 0o022):
+        status = root.lstat()
+    own = owner is None or (stat.S_ISDIR(status.st_mode) and status.st_uid == owner and not status.st_mode & 0o022)
+    if not own:
         raise StorageError(f"{root} may be written by others: remove it, or give --cache FOLDER")
     return root
 
 
 def written_in(root: Path, part: str) -> Path:
-    """The folder of `root` that holds a part of what is kept; where it cannot be written, that of `spare_root()`."""
+    """The folder `part` of `root`; where it cannot be written, that of `spare_root()`."""
     folder = root / part
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,10 +171,10 @@ def rules(index: Index) -> list[str]:
     return [f"TIFF {_TIFFS}"] if (index.formats == b"TIFF").any() else []
 
 
-def _file(index: Index, side: int, interpolation: Interpolation, scale: float | None, root: Path) -> Path:
+def _file(index: Index, decoding: Decoding, root: Path) -> Path:
     """The file's path, named by all that its content depends on."""
-    white = [] if scale is None else [f"white {scale!r}"]
-    settings = json.dumps([FORMAT, side, interpolation, PIL.__version__, *white, *rules(index)])
+    white = [] if decoding.scale is None else [f"white {decoding.scale!r}"]
+    settings = json.dumps([_FORMAT, decoding.side, decoding.interpolation, PIL.__version__, *white, *rules(index)])
     key = hashlib.sha256(settings.encode())
     key.update(np.ascontiguousarray(index.hashes).data)
     return root / f"{key.hexdigest()}.images"
@@ -200,7 +201,7 @@ def _read_layout(file: BinaryIO) -> _Layout | None:
     return read if read.offsets[-1] == pixels else None
 
 
-def _opened(path: Path) -> tuple[Cache, dict[int, Failure]] | None:
+def _opened(path: Path) -> tuple[Cache, dict[int, Unusable]] | None:
     """The cache in `path`; None when there is no valid one."""
     try:
         with path.open("rb") as file:
@@ -212,14 +213,6 @@ def _opened(path: Path) -> tuple[Cache, dict[int, Failure]] | None:
     images = np.memmap(path, np.uint8, "r", shape=(int(layout.offsets[-1]),))
     seen = np.zeros(len(layout.shapes), np.bool_)
     return Cache(images, layout.offsets[:-1], layout.shapes, layout.sums, path, seen), layout.failures
-
-
-def _target_shapes(index: Index, side: int) -> npt.NDArray[np.int32]:
-    """Height and width of every image once decoded."""
-    shapes = np.empty((len(index), 2), np.int32)
-    for i, (width, height) in enumerate(zip(index.widths, index.heights, strict=True)):
-        shapes[i] = decode.target_size(int(width), int(height), side)[::-1]
-    return shapes
 
 
 def _size(count: int) -> str:
@@ -245,54 +238,50 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
-def decoded(
-    index: Index, i: int, *, side: int, interpolation: Interpolation, scale: float | None = None
-) -> npt.NDArray[np.uint8] | Failure:
+def decoded(index: Index, i: int, decoding: Decoding) -> npt.NDArray[np.uint8] | Unusable:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
-    file, sha256 = index.file(i), index.hash(i)
     try:
-        return isolation.SHARED.load(file, side=side, interpolation=interpolation, scale=scale, sha256=sha256)
+        return isolation.DECODERS.load(index.file(i), decoding, sha256=index.hash(i))
     except DecodeError as error:
-        return Failure(str(error), error.kind)
+        return Unusable(str(error), error.kind)
 
 
-def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | Failure], shapes: npt.NDArray[np.int32]) -> None:
+def _write(file: BinaryIO, frames: Iterable[npt.NDArray[np.uint8] | Unusable], shapes: npt.NDArray[np.int32]) -> None:
     """Write the frames in order, zeros for those that failed, and the layout behind them."""
-    failures: dict[int, Failure] = {}
+    failures: dict[int, Unusable] = {}
     sums = np.zeros(len(shapes), np.uint32)
     for i, frame in enumerate(frames):
-        if isinstance(frame, Failure):
+        if isinstance(frame, Unusable):
             failures[i] = frame
-        pixels = bytes(3 * int(shapes[i].prod())) if isinstance(frame, Failure) else frame.data
+        pixels = bytes(3 * int(shapes[i].prod())) if isinstance(frame, Unusable) else frame.data
         sums[i] = zlib.crc32(pixels)
         file.write(pixels)
     file.write(_Layout(shapes, sums, failures).to_bytes())
 
 
-def build(
+def open_cache(
     index: Index,
+    decoding: Decoding,
     *,
-    side: int,
-    interpolation: Interpolation,
-    scale: float | None = None,
     root: Path | None = None,
     threads: int = 2,
-    progress: Progress | None = None,
-) -> tuple[Cache, dict[int, Failure]]:
-    """All images of `index` decoded as `decode.load` does, and position -> why for those that failed.
+    progress: ProgressFunction | None = None,
+) -> tuple[Cache, dict[int, Unusable]]:
+    """All images of `index` decoded as `decode.load_image` does, and position -> why for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
     NoRoomError when they do not fit, StorageError when the folder may not be written.
     """
-    path = _file(index, side, interpolation, scale, root or default_root() / "images")
-    known = _opened(path)
-    if known is not None:
-        return known
-    shapes = _target_shapes(index, side)
+    path = _file(index, decoding, root or default_root() / "images")
+    earlier = _opened(path)
+    if earlier is not None:
+        return earlier
+    sizes = zip(index.widths.tolist(), index.heights.tolist(), strict=True)
+    shapes = np.array([decode.target_size(*size, decoding.side)[::-1] for size in sizes], np.int32).reshape(-1, 2)
     _remove_abandoned(path.parent)
     _check_room(path, int(_offsets(shapes)[-1]))
-    decode_one = partial(decoded, index, side=side, interpolation=interpolation, scale=scale)
+    decode_one = partial(decoded, index, decoding=decoding)
     with replacing(path) as temporary, temporary.open("wb") as file:
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):
@@ -311,44 +300,35 @@ class Stream:
     """
 
     index: Index
-    side: int
-    interpolation: Interpolation
-    scale: float | None = None
+    decoding: Decoding
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
-        frame = decoded(self.index, i, side=self.side, interpolation=self.interpolation, scale=self.scale)
-        if isinstance(frame, Failure):
+        frame = decoded(self.index, i, self.decoding)
+        if isinstance(frame, Unusable):
             path = self.index.path(i)
             raise DataError(f"{path} could be decoded before and cannot be now ({frame.reason}): run again")
         return frame
 
     def without(self, positions: Iterable[int]) -> "Stream":
         """The same images without those at `positions`: keeps step with `Index.without`."""
-        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64))
-        return replace(self, index=self.index.take(kept))
+        return replace(self, index=self.index.take(remaining(len(self), positions)))
 
 
 def open_stream(
-    index: Index,
-    *,
-    side: int,
-    interpolation: Interpolation,
-    scale: float | None = None,
-    threads: int = 2,
-    progress: Progress | None = None,
-) -> tuple[Stream, dict[int, Failure]]:
-    """All images of `index`, and position -> reason for those that cannot be decoded, as `cache.build` gives them.
+    index: Index, decoding: Decoding, *, threads: int = 2, progress: ProgressFunction | None = None
+) -> tuple[Stream, dict[int, Unusable]]:
+    """All images of `index`, and position -> reason for those that cannot be decoded, as `open_cache` gives them.
 
-    Each is decoded once, to know which those are.
+    Each is decoded once, to find out which those are.
     """
 
-    def attempt(i: int) -> Failure | None:
-        frame = decoded(index, i, side=side, interpolation=interpolation, scale=scale)
-        return frame if isinstance(frame, Failure) else None
+    def attempt(i: int) -> Unusable | None:
+        frame = decoded(index, i, decoding)
+        return frame if isinstance(frame, Unusable) else None
 
     reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
     failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
-    return Stream(index, side, interpolation, scale), failures
+    return Stream(index, decoding), failures

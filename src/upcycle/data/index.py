@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,16 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.decode import Header
-from upcycle.data.listing import Failure, Found, Layout, Quarantined, Row, list_folder, shown
+from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, list_folder, shown
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
 
-__all__ = ["Index", "Layout", "Progress", "Quarantined", "in_order", "scan"]
-
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What is the system's and says nothing of a file."""
+"""Errors that are the system's and not a file's."""
 USUAL = Layout()
-Progress = Callable[[int, int], None]
-Read = tuple[str, Header]
+ProgressFunction = Callable[[int, int], None]
+"""Called with how many are done, and how many there are."""
+HashedHeader = tuple[str, Header]
 """What reading a file gives: the sha256 of its bytes in hex, and its header."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -89,10 +88,10 @@ class Index:
             **{name: getattr(self, name)[positions] for name in columns},
         )
 
-    def without(self, reasons: Mapping[int, Failure], *, trainable: bool = True) -> "Index":
+    def without(self, reasons: Mapping[int, Unusable], *, trainable: bool = True) -> "Index":
         """Move the images at the keys of `reasons` to the quarantine; DataError when too few are left to train on.
 
-        With `trainable` False that is looked at by nobody.
+        With `trainable` False there is no such check.
         """
         if not reasons:
             return self
@@ -100,9 +99,8 @@ class Index:
             Quarantined(self.path(i), why.reason, self.label(i), str(self.declared[i]), why.kind)
             for i, why in sorted(reasons.items())
         )
-        kept = np.setdiff1d(np.arange(len(self)), np.fromiter(reasons, np.int64, len(reasons)))
         quarantined = tuple(sorted(self.quarantined + moved, key=lambda file: file.path))
-        left = replace(self.take(kept), quarantined=quarantined)
+        left = replace(self.take(remaining(len(self), reasons)), quarantined=quarantined)
         if self.drop_empty:
             left = left.without_empty_classes()
         if trainable:
@@ -121,16 +119,13 @@ class Index:
         return replace(self, classes=kept, labels=number.astype(np.int32)[self.labels], notes=(*self.notes, *notes))
 
     def check_trainable(self) -> None:
-        """DataError when nothing could be learned from these images."""
-        _check(self, Counter())
+        """DataError when nothing could be learned from these images, or a declared split has no usable one."""
+        _check_some(self, {})
+        _check_trainable(self)
 
     def duplicates(self) -> list[tuple[int, ...]]:
         """Positions of byte-identical images, two or more a tuple, in order of the first."""
         return equal(self.hashes)
-
-    def conflicts(self) -> list[tuple[int, ...]]:
-        """The duplicates whose labels differ."""
-        return [run for run in self.duplicates() if len(np.unique(self.labels[list(run)])) > 1]
 
     def class_counts(self) -> dict[str, int]:
         """Images of each class."""
@@ -138,7 +133,12 @@ class Index:
         return dict(zip(self.classes, counts, strict=True))
 
 
-def equal(keys: npt.NDArray[Any]) -> list[tuple[int, ...]]:
+def remaining(count: int, dropped: Iterable[int]) -> npt.NDArray[np.int64]:
+    """The positions 0 to `count` - 1 without those that are `dropped`."""
+    return np.setdiff1d(np.arange(count), np.fromiter(dropped, np.int64))
+
+
+def equal(keys: npt.NDArray[np.generic]) -> list[tuple[int, ...]]:
     """Positions of equal `keys` [n], two or more a tuple, in order of the first."""
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
@@ -153,7 +153,7 @@ def in_order(
     items: Sequence[_Item],
     *,
     threads: int,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
     chunk: int = 8,
 ) -> Generator[_Result]:
     """Yield `function(item)` for each item in order, computed by `threads` threads a little ahead.
@@ -182,32 +182,31 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Failure:
+def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Unusable:
     """What `read` makes of an image file, or the reason it cannot be used."""
     try:
         return read(file)
     except DecodeError as error:
-        return Failure(str(error), error.kind)
+        return Unusable(str(error), error.kind)
     except FileNotFoundError:
-        return Failure("no such file", "misplaced")
+        return Unusable("no such file", "misplaced")
     except (OSError, ValueError, MemoryError) as error:
         if getattr(error, "errno", None) in _SHORTAGES:
             raise UpcycleError(
                 f"{shown(file)} cannot be read now ({error}): run again, with fewer --threads"
             ) from error
-        return Failure(f"cannot be read ({getattr(error, 'strerror', None) or error})")
+        return Unusable(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
-    """Columns from the rows that could be read; the rest is quarantined."""
-    rows, found = listing.rows, listing.found
-    classes = tuple(sorted(found.classes))
+def index_of(listing: Listing, results: Iterable[HashedHeader | Unusable], *, trainable: bool = True) -> Index:
+    """Columns of the files that could be read, from what reading each gave; DataError as for `index_images`."""
+    rows, classes = listing.rows, tuple(sorted(listing.classes))
     number = {name: i for i, name in enumerate(classes)}
     hashes, sizes = np.zeros(len(rows), "S64"), np.zeros((len(rows), 2), np.int32)
     formats = np.zeros(len(rows), "S4")
     bad: list[Quarantined] = []
     for i, result in enumerate(results):
-        if isinstance(result, Failure):
+        if isinstance(result, Unusable):
             bad.append(Quarantined(rows[i].path, result.reason, rows[i].label, rows[i].split, result.kind))
         else:
             sha256, header = result
@@ -225,12 +224,16 @@ def _index(listing: "Listing", results: Iterable[Read | Failure]) -> Index:
         widths=sizes[good, 0],
         heights=sizes[good, 1],
         formats=formats[good],
-        quarantined=tuple(sorted([*found.aside, *bad], key=lambda file: file.path)),
-        splits=found.splits,
-        notes=found.notes,
+        quarantined=tuple(sorted([*listing.excluded, *bad], key=lambda file: file.path)),
+        splits=listing.splits,
+        notes=listing.notes,
         drop_empty=listing.layout.drop_empty_classes,
     )
-    return index.without_empty_classes() if index.drop_empty else index
+    index = index.without_empty_classes() if index.drop_empty else index
+    _check_some(index, listing.others)
+    if trainable:
+        index.check_trainable()
+    return index
 
 
 def _lost(index: Index, **of: str) -> str:
@@ -261,9 +264,7 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
     raise DataError(f"no images in {where} ({there or 'it is empty'}); expected {where}/CLASS/*.jpg and the like")
 
 
-def _check(index: Index, others: Mapping[str, int]) -> None:
-    """DataError when nothing could be learned from `index`, or what it declares has no usable image."""
-    _check_some(index, others)
+def _check_trainable(index: Index) -> None:
     where = shown(index.root)
     for name, count in index.class_counts().items():
         if not count:
@@ -292,54 +293,34 @@ def _check(index: Index, others: Mapping[str, int]) -> None:
         raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files of a folder or manifest, not opened yet, in order of their paths; `root` is absolute."""
-
-    root: Path
-    rows: list[Row]
-    found: Found
-    layout: Layout
-
-    def index(self, results: Iterable[Read | Failure], *, trainable: bool = True) -> Index:
-        """The index from what reading each of `rows` gave; DataError as for `scan`."""
-        index = _index(self, results)
-        (_check if trainable else _check_some)(index, self.found.others)
-        return index
-
-
-def listed(data: Path, layout: Layout = USUAL) -> Listing:
-    """Which files there are to read; DataError, one line, for no folder or an unusable manifest."""
-    data = Path(data)
-    check_there(data)
-    if data.is_dir():
-        for name, value in {
-            **layout.columns,
-            "image-root": layout.image_root,
-            "image-suffix": layout.image_suffix,
-        }.items():
-            if value:
-                option = name if name.startswith("image") else f"{name}-column"
-                raise ConfigError(f"--{option} is for a manifest, and {shown(data)} is a folder: leave it out")
-        root, found = data, list_folder(data, layout)
-    else:
-        if layout.classes_at is not None:
-            raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
-        root, found = list_manifest(data, layout)
-    return Listing(root.absolute(), sorted(found.rows), found, layout)
-
-
-def check_there(data: Path) -> None:
+def check_exists(data: Path) -> None:
     """DataError for a DATA that is not there."""
     if not data.exists():
         raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
 
 
-def scan(
+def listing_of(data: Path, layout: Layout = USUAL) -> Listing:
+    """The files of a folder or manifest in order of their paths; DataError, one line, where it cannot be used."""
+    data = Path(data)
+    check_exists(data)
+    if not data.is_dir():
+        if layout.classes_at is not None:
+            raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
+        listing = list_manifest(data, layout)
+    else:
+        options = {f"{name}-column": value for name, value in layout.columns.items()}
+        for name, value in {**options, "image-root": layout.image_root, "image-suffix": layout.image_suffix}.items():
+            if value:
+                raise ConfigError(f"--{name} is for a manifest, and {shown(data)} is a folder: leave it out")
+        listing = list_folder(data, layout)
+    return replace(listing, root=listing.root.absolute(), rows=sorted(listing.rows))
+
+
+def index_images(
     data: Path,
     layout: Layout = USUAL,
     *,
-    progress: Progress | None = None,
+    progress: ProgressFunction | None = None,
     threads: int = 2,
     trainable: bool = True,
 ) -> Index:
@@ -350,11 +331,11 @@ def scan(
     names what is otherwise. Files that cannot be read as images are quarantined; DataError, one line, when what is
     left cannot be learned from, or with `trainable` False only when nothing is left.
     """
-    listing = listed(data, layout)
+    listing = listing_of(data, layout)
     read = in_order(
-        lambda row: attempt(listing.root / row.path, isolation.SHARED.header),
+        lambda row: attempt(listing.root / row.path, isolation.DECODERS.header),
         listing.rows,
         threads=threads,
         progress=progress,
     )
-    return listing.index(read, trainable=trainable)
+    return index_of(listing, read, trainable=trainable)

@@ -19,18 +19,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from upcycle.data.decode import Header
 from upcycle.data.listing import shown
-from upcycle.data.preprocessing import Interpolation
-from upcycle.data.worker import READY, ImageStatistics
-from upcycle.errors import DataError, DecodeError, UpcycleError
+from upcycle.data.preprocessing import Decoding
+from upcycle.data.worker import READY, ImageStatistics, Reply
+from upcycle.errors import DataError, DecodeError, FileProblem, UpcycleError
 
-MOST = 64
+_MOST = 64
 """Processes at once."""
 _IDLE = 20.0
 _PIPE = 2**20
@@ -38,7 +38,7 @@ _LONGEST_LINE = 2**20
 _MOST_LINES = 10_000
 _MOST_BYTES = 2**30
 _BROKEN = (OSError, ValueError, KeyError, TypeError)
-"""What reading from or writing to a process that has died, or says nonsense, raises."""
+"""What reading from or writing to a process that has died, or answers nonsense, raises."""
 _START = (
     "import contextlib, hashlib, json, os, signal, sys\n"  # the library's own, whatever lies on the path
     "try: import resource\n"
@@ -60,14 +60,6 @@ class Limits(NamedTuple):
     seconds: int = 60
     patience: float = 600.0
     memory: int = 5 * 2**30
-
-
-class Reply(NamedTuple):
-    """What a process answered: plain values, bytes, and the sha256 of the file where it has read one."""
-
-    values: Any
-    content: bytes
-    sha256: str
 
 
 class DiedError(Exception):
@@ -100,8 +92,8 @@ class Process:
         self.lent = 0.0
         self.deadline = time.monotonic() + self.limits.patience
 
-    def ask(self, head: Mapping[str, object], data: bytes) -> tuple[dict[str, Any], bytes]:
-        """The values and bytes of a reply; DiedError."""
+    def ask(self, head: Mapping[str, object], data: bytes) -> Reply:
+        """What the process answers; DiedError."""
         assert self.process.stdin is not None
         self._begin()
         try:
@@ -118,26 +110,26 @@ class Process:
         """Wait for the first reply, past what else Python prints as it starts; DiedError."""
         assert self.process.stdout is not None
         self._begin()
-        ready = json.dumps({"values": READY, "bytes": 0}).encode() + b"\n"
         for _ in range(_MOST_LINES):
             line = self.process.stdout.readline(_LONGEST_LINE)
-            if line == ready:
+            if line == READY:
                 self.deadline = None
                 return
             if not line:
                 break
         raise DiedError(None)
 
-    def _reply(self) -> tuple[dict[str, Any], bytes]:
+    def _reply(self) -> Reply:
         """The next reply; ValueError where it ends early."""
         assert self.process.stdout is not None
         head = json.loads(self.process.stdout.readline(_LONGEST_LINE))
-        if not 0 <= head["bytes"] <= _MOST_BYTES:
-            raise ValueError(f"a reply of {head['bytes']} bytes")
-        content = self.process.stdout.read(head["bytes"])
-        if len(content) != head["bytes"]:
+        size = head["content"]
+        if not 0 <= size <= _MOST_BYTES:
+            raise ValueError(f"a reply of {size} bytes")
+        content = self.process.stdout.read(size)
+        if len(content) != size:
             raise ValueError("a reply cut short")
-        return head, content
+        return Reply(**{**head, "content": content})
 
     def _why(self) -> str | None:
         code = self.end(0.5)  # a process that is dying has a moment to say of what
@@ -208,7 +200,7 @@ class Decoders:
     def _begin(self) -> None:
         self._workers: list[Process] = []
         self._changed = threading.Lock()
-        self._free = threading.BoundedSemaphore(MOST)
+        self._free = threading.BoundedSemaphore(_MOST)
         self._watched = False
 
     def header(self, source: Path | bytes) -> tuple[str, Header]:
@@ -217,20 +209,12 @@ class Decoders:
         width, height, kind = reply.values
         return reply.sha256, Header(int(width), int(height), str(kind))
 
-    def load(
-        self,
-        source: Path | bytes,
-        *,
-        side: int,
-        interpolation: Interpolation,
-        scale: float | None = None,
-        sha256: str | None = None,
-    ) -> npt.NDArray[np.uint8]:
-        """Pixels [H, W, 3] as `decode.load` gives them, not writable.
+    def load(self, source: Path | bytes, decoding: Decoding, sha256: str | None = None) -> npt.NDArray[np.uint8]:
+        """Pixels [H, W, 3] as `decode.load_image` gives them, not writable.
 
         DataError for a file that cannot be read or is another, where its `sha256` is given.
         """
-        reply = self._ask("load", source, sha256, side=side, interpolation=interpolation, scale=scale)
+        reply = self._ask("load", source, sha256, **decoding._asdict())
         return np.frombuffer(reply.content, np.uint8).reshape(reply.values)
 
     def peak(self, source: Path | bytes) -> float:
@@ -241,8 +225,9 @@ class Decoders:
         """The sha256 of a file ("" of bytes), and what all of the image tells an audit."""
         reply = self._ask("statistics", source, scale=scale)
         header, pixels, perceptual, contrast, color, peak = reply.values
-        known = str(pixels), int(perceptual), float(contrast), float(color)
-        return reply.sha256, ImageStatistics(Header(*header), *known, reply.content, float(peak))
+        return reply.sha256, ImageStatistics(
+            Header(*header), pixels, perceptual, contrast, color, bytes(reply.content), peak
+        )
 
     def close(self) -> None:
         """End the processes; the next question starts others."""
@@ -270,16 +255,16 @@ class Decoders:
             head |= {"path": os.fsencode(source.absolute()).hex(), "sha256": sha256}
         else:
             head["bytes"], data = len(source), source
-        reply, content = self._answer(head, data)
-        if "failed" in reply:
-            raise DecodeError(str(reply["failed"]), reply["kind"])
-        if "changed" in reply:
-            raise DataError(f"{shown(source)} {reply['changed']}: run again")
-        if "errno" in reply:
-            raise OSError(reply["errno"], reply["reason"])
-        return Reply(reply["values"], content, str(reply["sha256"]))
+        reply = self._answer(head, data)
+        if reply.problem == "changed":
+            raise DataError(f"{shown(source)} {reply.reason}: run again")
+        if reply.problem == "system":
+            raise OSError(reply.code, reply.reason)
+        if reply.problem:
+            raise DecodeError(reply.reason, cast(FileProblem, reply.problem))
+        return reply
 
-    def _answer(self, head: Mapping[str, object], data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _answer(self, head: Mapping[str, object], data: bytes) -> Reply:
         for again in (False, True):
             try:
                 with self._free, self._worker(new=again) as worker:
@@ -321,7 +306,7 @@ class Decoders:
         return found
 
     def _new(self) -> Process:
-        """A process that has said it is ready; UpcycleError where there can be none."""
+        """A process that is ready; UpcycleError where there can be none."""
         worker = _start(self.limits)
         with self._changed:
             self._workers.append(worker)
@@ -333,8 +318,8 @@ class Decoders:
         except DiedError:
             self._drop(worker)
             code = worker.end(0.5)
-            how = f"did not begin within {self.limits.patience:.0f} s" if worker.overdue else f"ended with code {code}"
-            raise UpcycleError(f"the process to decode images {how} as it began: is memory short?") from None
+            how = f"did not start within {self.limits.patience:.0f} s" if worker.overdue else f"ended with code {code}"
+            raise UpcycleError(f"the process to decode images {how} as it started: is memory short?") from None
         except BaseException:
             self._drop(worker)
             worker.end()
@@ -365,8 +350,8 @@ class Decoders:
                 worker.end(0.2)
 
 
-SHARED = Decoders()
+DECODERS = Decoders()
 """Those of this process."""
-atexit.register(SHARED.close)
+atexit.register(DECODERS.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=SHARED.forget)
+    os.register_at_fork(after_in_child=DECODERS.forget)

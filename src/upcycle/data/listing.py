@@ -6,8 +6,8 @@ Names tell which folders are the split and which are the classes; where they do 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """How DATA is to be read; what is left out is told from names.
+    """How DATA is to be read; names decide what is left out.
 
     `train_split`, `val_split`, `test_split`: folder (or value of a manifest's column) that is this split; `classes_at`:
     the level of folders below DATA that are the classes, from 1; `image_root`, `image_suffix`: what a manifest's paths
@@ -53,18 +53,10 @@ class Layout:
 
     @classmethod
     def of(cls, config: "Config") -> "Layout":
-        """What a configuration says of it."""
+        """The options of a configuration."""
         columns = {name: getattr(config, f"{name}_column") for name in ("path", "label", "split", "group")}
-        return cls(
-            train_split=config.train_split,
-            val_split=config.val_split,
-            test_split=config.test_split,
-            classes_at=config.classes_at,
-            drop_empty_classes=config.drop_empty_classes,
-            image_root=config.image_root,
-            image_suffix=config.image_suffix,
-            columns={name: column for name, column in columns.items() if column is not None},
-        )
+        named = {field.name: getattr(config, field.name) for field in fields(cls) if field.name != "columns"}
+        return cls(**named, columns={name: column for name, column in columns.items() if column is not None})
 
     @property
     def asked(self) -> dict[str, str]:
@@ -108,7 +100,7 @@ class Places:
 
 
 def places(tree: Tree, root: Path, layout: Layout) -> Places:
-    """Where the classes are in `tree`; DataError, with what to type, where the folders do not tell."""
+    """Where the classes are in `tree`; DataError, with what to type, where the folders leave it open."""
     if layout.classes_at == 1:
         if layout.asked:
             raise ConfigError("--classes-at 1 leaves no folder above the classes for a split: leave one of them out")
@@ -160,9 +152,19 @@ def _is_bare(folder: Folder) -> bool:
     return folder.folders > 0 and not folder.direct
 
 
-__all__ = ["ENDINGS", "Failure", "Found", "Quarantined", "Row", "list_folder", "merged", "shown", "spellings"]
+__all__ = [
+    "Layout",
+    "ListedFile",
+    "Listing",
+    "Quarantined",
+    "Unusable",
+    "list_folder",
+    "lookalikes",
+    "merged",
+    "shown",
+]
 
-OTHER_PICTURES = (
+_OTHER_PICTURES = (
     *(".jxl", ".svg", ".ico", ".tga", ".psd", ".xcf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
 )
@@ -170,11 +172,14 @@ OTHER_PICTURES = (
 _NEEDLESS = ("thumbs.db", "desktop.ini", "license", "readme")
 
 
-class Failure(NamedTuple):
+class Unusable(NamedTuple):
     """Why a file cannot be used: in words, and as a code."""
 
     reason: str
     kind: FileProblem = "unreadable"
+
+
+_NO_IMAGE = Unusable("")
 
 
 @dataclass(frozen=True)
@@ -191,10 +196,7 @@ class Quarantined:
     kind: FileProblem = field(default="unreadable", compare=False)
 
 
-_NO_IMAGE = Failure("")
-
-
-class Row(NamedTuple):
+class ListedFile(NamedTuple):
     """A file to read: its path relative to the root, with "/", its class, and split and group or ""."""
 
     path: str
@@ -203,69 +205,64 @@ class Row(NamedTuple):
     group: str
 
 
-class Found(NamedTuple):
-    """Files to read, files excluded with a reason, and how many other files there are by ending.
+@dataclass(frozen=True)
+class Listing:
+    """Files to read, files excluded with a reason, and how many other files there are by ending; none opened yet.
 
-    `classes`: every class that is there, with or without images; `splits`: every split that is declared, the same;
-    `notes`: what a person should know of how it was read, one sentence each.
+    `root` is absolute; `classes`: every class that is there, with or without images; `splits`: every split that is
+    declared, the same; `notes`: how it was read, where that is not plain, one sentence each.
     """
 
-    rows: list[Row]
-    aside: list[Quarantined]
-    others: Counter[str]
+    root: Path
+    layout: Layout
+    rows: list[ListedFile]
+    excluded: list[Quarantined]
+    others: Counter[str] = field(default_factory=Counter)
     classes: frozenset[str] = frozenset()
     splits: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
-def list_folder(root: Path, layout: Layout) -> Found:
-    """The images below `root`, laid out as `split/CLASS/*` or `CLASS/*`; DataError where that cannot be told."""
+def list_folder(root: Path, layout: Layout) -> Listing:
+    """The images below `root`, laid out as `split/CLASS/*` or `CLASS/*`; DataError where the folders leave it open."""
     tree = walk(root)
     where = places(tree, root, layout)
-    found = Found([], [], Counter())
-    names: dict[str, str] = {}  # one string a class, not one a file
+    rows: list[ListedFile] = []
+    excluded: list[Quarantined] = []
+    others: Counter[str] = Counter()
+    names: dict[str, str] = {}  # one string per class, not one per file
     texts: dict[str, Counter[str]] = {}
     by_content: Counter[str] = Counter()
     for path in tree.files:
-        placed = where.of(PurePosixPath(path).parts[:-1])
-        label, split = placed or ("", "")
-        label = names.setdefault(label, clean(label) or label)
-        reason = _unusable(root, path, label, irregular=path in tree.irregular)
+        folder, split = where.of(PurePosixPath(path).parts[:-1]) or ("", "")
+        label = names.setdefault(folder, clean(folder) or folder)
+        reason = _why_unusable(root, path, label, irregular=path in tree.irregular)
         if reason is None:
-            found.rows.append(Row(path, label, split, ""))
-            if not path.lower().endswith(ENDINGS):
-                by_content[label] += 1
+            rows.append(ListedFile(path, label, split, ""))
+            by_content[label] += not path.lower().endswith(ENDINGS)
         elif reason.reason:
-            found.aside.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
+            excluded.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
         else:
-            found.others[PurePosixPath(path).suffix.lower()] += 1
+            ending = PurePosixPath(path).suffix.lower()
+            others[ending] += 1
             if label:
-                texts.setdefault(label, Counter())[PurePosixPath(path).suffix.lower()] += 1
-    there = {row.label for row in found.rows} | {file.label for file in found.aside if file.label}
-    empty, splits = _bare(tree.folders, where, names)
-    texts_alone = {label: counts for label, counts in texts.items() if label not in there}
-    notes = [
-        *where.notes,
-        *_recognized(by_content),
-        *(_no_class(label, counts) for label, counts in texts_alone.items()),
-    ]
-    return found._replace(
-        classes=frozenset(there | (empty - texts.keys())),
-        splits=frozenset({row.split for row in found.rows} | {file.split for file in found.aside} | splits) - {""},
-        notes=(*notes, *merged(label for label in names if label), *spellings(there)),
-    )
-
-
-def _bare(folders: list[str], where: Places, names: dict[str, str]) -> tuple[set[str], set[str]]:
-    """The classes that have a folder, and the splits that have such folders, with images or without."""
-    classes, splits = set(), set()
-    for path in folders:
-        parts = PurePosixPath(path).parts
-        placed = where.of(parts)
-        if placed is not None and where.of(parts[:-1]) is None:  # the folder of the class itself
-            classes.add(names.setdefault(placed[0], clean(placed[0]) or placed[0]))
+                texts.setdefault(label, Counter())[ending] += 1
+    used = {row.label for row in rows} | {file.label for file in excluded if file.label}
+    empty, splits = set(), {row.split for row in rows} | {file.split for file in excluded}
+    for path in tree.folders:
+        placed = where.of(PurePosixPath(path).parts)
+        if placed is not None and where.of(PurePosixPath(path).parts[:-1]) is None:  # the folder of a class itself
+            empty.add(names.setdefault(placed[0], clean(placed[0]) or placed[0]))
             splits.add(placed[1])
-    return classes, splits
+    notes = (
+        *where.notes,
+        *_recognized(+by_content),
+        *(_no_class(label, counts) for label, counts in texts.items() if label not in used),
+        *merged(label for label in names if label),
+        *lookalikes(used),
+    )
+    classes = frozenset(used | (empty - texts.keys()))
+    return Listing(root, layout, rows, excluded, others, classes, frozenset(splits - {""}), notes)
 
 
 def _recognized(by_content: Counter[str]) -> list[str]:
@@ -283,34 +280,30 @@ def _no_class(label: str, counts: Counter[str]) -> str:
     return f"the folder {shown(label)} holds no images ({kinds}) and is no class"
 
 
-def _unusable(root: Path, path: str, label: str, *, irregular: bool) -> Failure | None:
+def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unusable | None:
     """Why a file is not used; no reason for one that is no image and means to be none, None for one to read."""
-    named = path.lower().endswith(ENDINGS)
-    if not named and not label:
-        return _NO_IMAGE
-    if not named:
-        reason = _NO_IMAGE if irregular and is_text(path) else _unread(root / path, path, irregular=irregular)
-        if reason is not None:
-            return reason
+    if not path.lower().endswith(ENDINGS):
+        if not label or (irregular and is_text(path)):
+            return _NO_IMAGE
+        if irregular or not _is_picture(root / path):
+            return _unread(path)
     if not _is_utf8(path):
-        return Failure("its name is not UTF-8: rename it", "misplaced")
+        return Unusable("its name is not UTF-8: rename it", "misplaced")
     if irregular:
-        return Failure("a broken link, or not a regular file", "misplaced")
-    return None if label else Failure("is not in a class folder", "misplaced")
+        return Unusable("a broken link, or not a regular file", "misplaced")
+    return None if label else Unusable("is not in a class folder", "misplaced")
 
 
-def _unread(file: Path, path: str, *, irregular: bool) -> Failure | None:
-    """Why a file whose name does not end as those that are read do is not read; None where its content is a picture."""
+def _unread(path: str) -> Unusable:
+    """Why a file is not read whose name does not end as an image's, and whose content is none that is read."""
     ending = shown(PurePosixPath(path).suffix.lower())
-    if not irregular and _is_picture(file):
-        return None
-    if ending in OTHER_PICTURES:
-        return Failure(f"unsupported image format {ending}: convert it to JPEG or PNG", "unsupported")
+    if ending in _OTHER_PICTURES:
+        return Unusable(f"unsupported image format {ending}: convert it to JPEG or PNG", "unsupported")
     if is_text(path) or PurePosixPath(path).name.lower() in _NEEDLESS:
         return _NO_IMAGE
     if ending:
-        return Failure(f"unsupported file extension {ending}: convert it to JPEG or PNG", "unsupported")
-    return Failure("no file extension, and its content is no supported image format", "unsupported")
+        return Unusable(f"unsupported file extension {ending}: convert it to JPEG or PNG", "unsupported")
+    return Unusable("no file extension, and its content is no supported image format", "unsupported")
 
 
 def _is_picture(file: Path) -> bool:
@@ -330,8 +323,8 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def merged(names: Iterator[str]) -> list[str]:
-    """A sentence for each class whose name is there in several spellings that are taken as one."""
+def merged(names: Iterable[str]) -> list[str]:
+    """A sentence for each class whose name occurs in several forms that are taken as one."""
     by_name: dict[str, set[str]] = {}
     for name in names:
         by_name.setdefault(clean(name) or name, set()).add(name)
@@ -348,21 +341,21 @@ def _coded(name: str) -> str:
     return repr(shown(name)) if clean(name) == name.strip() else ascii(name)
 
 
-def _looks(label: str) -> str:
-    """What is seen of a name: no case, one blank for several, nothing invisible; 1.0 as 1."""
-    plain = unicodedata.normalize("NFKC", label).casefold()
-    seen = "".join(char for char in plain if unicodedata.category(char) != "Cf")
-    return re.sub(r"^(\d+)\.0+$", r"\1", " ".join(seen.split()))
-
-
-def spellings(labels: set[str]) -> list[str]:
+def lookalikes(labels: Iterable[str]) -> list[str]:
     """A sentence for each set of classes whose names look the same, or are the same number."""
     by_key: dict[str, list[str]] = {}
     for label in sorted(labels):
-        by_key.setdefault(_looks(label), []).append(label)
+        by_key.setdefault(_visible(label), []).append(label)
     return [
         f"the classes {' and '.join(repr(shown(name)) for name in several)} differ by case or by what is hardly seen: "
         "give them one name if they are one class"
         for several in by_key.values()
         if len(several) > 1
     ]
+
+
+def _visible(label: str) -> str:
+    """What is seen of a name: no case, one blank for several, nothing invisible; 1.0 as 1."""
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    seen = "".join(char for char in plain if unicodedata.category(char) != "Cf")
+    return re.sub(r"^(\d+)\.0+$", r"\1", " ".join(seen.split()))

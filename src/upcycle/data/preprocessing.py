@@ -1,8 +1,9 @@
 """The one preprocessing that training, evaluation, prediction and export share."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from upcycle.errors import ConfigError
 
@@ -16,14 +17,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+class Decoding(NamedTuple):
+    """How images are decoded: pixels of the short side, resampling, white of more than 8 bits (None: the file's)."""
+
+    side: int
+    interpolation: Interpolation
+    scale: float | None = None
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize the short side to `resize_to`, crop the middle `size` x `size`, scale to 0..1, normalize.
 
     `size`: pixels of the square input; `crop_pct`: the fraction of the short side that the crop
     keeps, in 0.1..1; `mean`, `std`: for each of the three channels, on the 0..1 scale.
-    `scale`: white in images of more than 8 bits, None for what their files say. `source` says where the numbers were
-    read.
+    `scale`: white in images of more than 8 bits, None for what their files say; `source`: where the numbers were read.
     """
 
     size: int = 224
@@ -58,6 +66,11 @@ class Preprocessing:
         """Short side in pixels after resizing, before the crop (torchvision's rule, rounded)."""
         return max(self.size, round(self.size / self.crop_pct))
 
+    @property
+    def decoding(self) -> Decoding:
+        """How frames are decoded before the crop."""
+        return Decoding(self.resize_to, self.interpolation, self.scale)
+
     def describe(self) -> str:
         """The numbers in one line."""
         mean = " ".join(f"{value:.3f}" for value in self.mean)
@@ -66,15 +79,15 @@ class Preprocessing:
         crop += f", white {self.scale:g}" if self.scale is not None else ""
         return f"input: {crop}, mean {mean}, std {std} (from {self.source})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """The inverse of `to_dict`; ConfigError for unknown keys or values out of range."""
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
             raise ConfigError(f"unknown preprocessing key {sorted(unknown)[0]!r}")
-        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        plain: Any = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
         return cls(**plain)

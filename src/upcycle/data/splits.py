@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,26 +13,32 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from upcycle.config import Config
 from upcycle.data.index import Index
 from upcycle.data.listing import shown
 from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.rundir import replacing
 
-Positions = npt.NDArray[np.int64]
+_Positions = npt.NDArray[np.int64]
 
 
 def components(index: Index) -> npt.NDArray[np.int32]:
     """A number for each image, the same for images of one group or of equal bytes, also in a chain."""
     grouped = pc.not_equal(index.groups, "").to_numpy(zero_copy_only=False)
     codes = index.groups.dictionary_encode().indices.to_numpy()
-    links = [np.empty((0, 2), np.int64)]
+    pairs = [np.empty((0, 2), np.int64)]
     for names, used in ((codes, grouped), (index.hashes, np.ones(len(index), bool))):
         positions = np.flatnonzero(used)
         order = positions[np.argsort(names[positions], kind="stable")]
         same = np.flatnonzero(names[order][1:] == names[order][:-1])
-        links.append(np.stack([order[same], order[same + 1]], axis=1))
-    one, other = np.concatenate(links).T
-    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(index), len(index)))
+        pairs.append(np.stack([order[same], order[same + 1]], axis=1))
+    return connected(np.concatenate(pairs), len(index))
+
+
+def connected(pairs: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int32]:
+    """A number for each of `count` positions, the same for those that `pairs` [n, 2] connect, also in a chain."""
+    one, other = pairs.T
+    graph = coo_array((np.ones(len(pairs), bool), (one, other)), shape=(count, count))
     numbers: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return numbers
 
@@ -46,7 +52,7 @@ class Units:
     turn, the units with images of it, and how many; `first`: int64 [classes + 1], where each class begins.
     """
 
-    positions: Positions
+    positions: _Positions
     starts: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int32]
     holders: npt.NDArray[np.int64]
@@ -85,7 +91,7 @@ class Units:
         """Images of each class in the units `chosen`."""
         return np.bincount(self.labels[self.members(chosen)], minlength=self.classes)
 
-    def images(self, chosen: npt.NDArray[np.int64]) -> Positions:
+    def images(self, chosen: npt.NDArray[np.int64]) -> _Positions:
         """Sorted positions of the images in the units `chosen`."""
         return np.sort(self.positions[self.members(chosen)])
 
@@ -95,7 +101,7 @@ class Units:
         return _columns(self.positions[kept], np.diff(self.starts)[chosen], self.labels[kept], self.classes)
 
 
-def units(index: Index, pool: Positions, seed: int) -> Units:
+def units(index: Index, pool: _Positions, seed: int) -> Units:
     """The images at `pool` in units, ordered by sha256 of the seed and the unit's smallest content hash."""
     groups, hashes = components(index)[pool], index.hashes[pool]
     order = np.lexsort((hashes, groups))
@@ -111,7 +117,7 @@ def _key(seed: int, smallest: bytes) -> bytes:
     return hashlib.sha256(b"%d:" % seed + smallest).hexdigest().encode()
 
 
-def _columns(positions: Positions, sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], classes: int) -> Units:
+def _columns(positions: _Positions, sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], classes: int) -> Units:
     """The columns that follow from these."""
     number = np.repeat(np.arange(len(sizes)), sizes)
     pairs, holding = np.unique(labels.astype(np.int64) * max(1, len(sizes)) + number, return_counts=True)
@@ -121,7 +127,7 @@ def _columns(positions: Positions, sizes: npt.NDArray[np.int64], labels: npt.NDA
 
 
 NAMES = ("train", "val", "test")
-Sides = npt.NDArray[np.int64]
+_Sides = npt.NDArray[np.int64]
 """The number of each unit's side, [m]."""
 
 
@@ -129,11 +135,22 @@ Sides = npt.NDArray[np.int64]
 class Splits:
     """Sorted positions in the index, int64; no image is in two of them."""
 
-    train: Positions
-    val: Positions
-    test: Positions
+    train: _Positions
+    val: _Positions
+    test: _Positions
 
-    def of(self, name: str) -> Positions:
+    @classmethod
+    def empty(cls) -> "Splits":
+        """Splits without images."""
+        return cls(*(np.empty(0, np.int64) for _ in NAMES))
+
+    def without(self, positions: Iterable[int]) -> "Splits":
+        """The splits of what is left when images are dropped from the index: keeps step with `Index.without`."""
+        dropped = np.sort(np.fromiter(positions, np.int64))
+        left = (np.setdiff1d(self.of(name), dropped) for name in NAMES)
+        return Splits(*(own - np.searchsorted(dropped, own) for own in left))
+
+    def of(self, name: str) -> _Positions:
         """The positions of "train", "val" or "test"."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
@@ -178,6 +195,17 @@ def split(
     return Splits(**{name: np.union1d(drawn.get(name, pool[:0]), declared[name]) for name in NAMES})
 
 
+def split_by(config: Config, index: Index) -> Splits:
+    """The split that DATA declares, or else that of the configuration's seed and fractions."""
+    return split(
+        index,
+        seed=config.seed_of_split,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        regroup=config.regroup,
+    )
+
+
 def folds(index: Index, *, k: int, seed: int, val_fraction: float = 0.15) -> list[Splits]:
     """`k` splits for cross-validation: each image is in exactly one test set; declared splits are not used.
 
@@ -209,7 +237,7 @@ def without_crossing(index: Index) -> Index:
     return replace(index, declared=np.where(spread[together] > 1, "", index.declared))
 
 
-def _declared(index: Index) -> dict[str, Positions]:
+def _declared(index: Index) -> dict[str, _Positions]:
     """Images declared for a split, and undeclared ones of the same group or bytes: they belong on that side."""
     groups, free, declared = components(index), index.declared == "", {}
     for name in ("test", "val", "train"):
@@ -220,7 +248,7 @@ def _declared(index: Index) -> dict[str, Positions]:
     return declared
 
 
-def _draw(together: Units, shares: Mapping[str, float]) -> Sides:
+def _draw(together: Units, shares: Mapping[str, float]) -> _Sides:
     """The side of each unit: each of `shares`, numbered in order, gets that share of every class, the rest trains."""
     train = len(shares)
     sides = np.full(len(together), -1, np.int64)
@@ -258,7 +286,7 @@ def _fill(sizes: Sequence[int], *, have: int, target: int, spare: int) -> list[i
     return chosen
 
 
-def _deal(together: Units, k: int) -> Sides:
+def _deal(together: Units, k: int) -> _Sides:
     """The fold of each unit, 0 to k - 1: every class spread evenly, large units first."""
     sides = np.full(len(together), -1, np.int64)
     counts = [[0] * together.classes for _ in range(k)]
@@ -276,7 +304,7 @@ def _deal(together: Units, k: int) -> Sides:
     return sides
 
 
-def _fold(index: Index, together: Units, dealt: Sides, fold: int, val_fraction: float) -> Splits:
+def _fold(index: Index, together: Units, dealt: _Sides, fold: int, val_fraction: float) -> Splits:
     """The splits whose test set is the units dealt to `fold`."""
     rest = together.take(np.flatnonzero(dealt != fold))
     sides = _draw(rest, {"val": val_fraction})
@@ -285,7 +313,7 @@ def _fold(index: Index, together: Units, dealt: Sides, fold: int, val_fraction: 
     return Splits(train, val, together.images(np.flatnonzero(dealt == fold)))
 
 
-def _check_shared(index: Index, together: Units, sides: Sides, names: Mapping[str, int]) -> None:
+def _check_shared(index: Index, together: Units, sides: _Sides, names: Mapping[str, int]) -> None:
     """DataError for a class that is missing from one of the sides `names`."""
     for label in together.rarest_first():
         holders, _ = together.of_class(label)
@@ -311,23 +339,24 @@ class Recorded(NamedTuple):
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
     """Write every image that is in a split as CSV `path,label,split,group,sha256`, in the index's order."""
-    # the csv module leaves a lone carriage return unquoted and then cannot read it back
-    odd = any(pc.any(pc.match_substring(texts, "\r")).as_py() for texts in (index.paths, index.groups))
-    odd = odd or any("\r" in name for name in index.classes)
+    sides = splits.sides(len(index))
+    rows = (
+        Recorded(index.path(i), index.label(i), NAMES[sides[i]], index.group(i), index.hash(i))
+        for i in np.flatnonzero(sides >= 0).tolist()
+    )
+    write_csv(path, Recorded._fields, rows)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table with every value quoted: csv leaves a lone carriage return unquoted and cannot read it back."""
     # surrogateescape: names of files are any bytes
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
-        writer.writerow(Recorded._fields)
-        writer.writerows(_rows(index, splits))
-
-
-def _rows(index: Index, splits: Splits) -> Iterator[Recorded]:
-    sides = splits.sides(len(index))
-    for i in np.flatnonzero(sides >= 0).tolist():
-        yield Recorded(index.path(i), index.label(i), NAMES[sides[i]], index.group(i), index.hash(i))
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def read_splits(path: Path) -> list[Recorded]:

@@ -1,16 +1,17 @@
 """Which files a manifest names: CSV in its dialects, or Parquet, and the class, split and group it gives each."""
 
+import contextlib
 import csv
 import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from upcycle.data.folders import SPLIT_LIKE, clean, shown
-from upcycle.data.listing import Found, Layout, Quarantined, Row, merged, spellings
+from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, lookalikes, merged
 from upcycle.errors import ConfigError, DataError
 
 COLUMNS = ("path", "label", "split", "group")
@@ -33,61 +34,71 @@ _LIKE = {
     ),
 }
 """Names that other people's tables have for these columns; near enough to ask."""
-TEXTS = (".csv", ".tsv", ".txt")
-DELIMITERS = ",;\t|"
-MOST_MISSING = 0.5
+_ENDINGS = (".csv", ".tsv", ".txt")
+_DELIMITERS = ",;\t|"
+_MOST_MISSING = 0.5
 """A manifest of which more than this fraction of the files is not found is an error."""
-MISSING = "no such file"
 _NONE = frozenset(("nan", "none", "null", "na", "n/a", "<na>", "nat"))
 """What programs write where there is no value, in small letters."""
 
 
-def list_manifest(manifest: Path, layout: Layout) -> tuple[Path, Found]:
-    """The folder that paths are relative to, and the images that a CSV or Parquet file lists.
+class _Table(NamedTuple):
+    """The names of the columns, and the rows of those at the positions that are asked for."""
+
+    names: list[str]
+    rows: Callable[[set[int]], Iterable[Sequence[object]]]
+
+
+def list_manifest(manifest: Path, layout: Layout) -> Listing:
+    """The images that a CSV or Parquet file lists.
 
     DataError for a bad row, for columns that may be meant as one of ours, and where most files are not found.
     """
     ending = manifest.suffix.lower()
-    if ending not in (*TEXTS, ".parquet"):
+    if ending not in (*_ENDINGS, ".parquet"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    parquet = _parquet_names(manifest) if ending == ".parquet" else None
-    names, lines = (parquet, iter(())) if parquet is not None else _csv(manifest, layout)
-    used, notes = _columns(manifest, names, layout)
+    table = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
+    used = _columns(shown(manifest), table.names, layout)
     root = Path(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
         raise ConfigError(f"--image-root {shown(layout.image_root)} is no folder")
-    read = _Rows(manifest, root, layout, used, names)
-    records = lines if parquet is None else _parquet(manifest, names, {*used.values(), *read.asking})
-    for number, record in enumerate(records, 1):
+    read = _Rows(manifest, root, layout, used, table.names)
+    for number, record in enumerate(table.rows({*used.values(), *read.asking}), 1):
         read.add(number, record)
-    return root, read.found(notes)
+    return read.listing()
 
 
 class _Rows:
-    """Rows as they are read, and what is to be known of all of them."""
+    """Rows as they are read, and what concerns all of them."""
 
     def __init__(self, manifest: Path, root: Path, layout: Layout, used: dict[str, int], names: Sequence[str]) -> None:
         self.manifest, self.root, self.layout, self.used = manifest, root, layout, used
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, ListedFile] = {}
         self.missing: set[str] = set()
-        self.spelled: dict[str, set[str]] = {}
-        self.raw: set[str] = set()
-        self.folders: dict[Path, dict[str, str]] = {}
-        free = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
-        self.asking = {at: names[at] for at in free} if "split" not in used and not layout.columns.get("split") else {}
-        self.sides: dict[int, set[str]] = {}
+        self.labels: set[str] = set()
+        self.split_values: dict[str, set[str]] = {}
         self.ungrouped: Counter[str] = Counter()
+        self.folders: dict[Path, dict[str, str]] = {}
+        unused = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
+        self.notes = _unused_columns(manifest.name, [names[at] for at in unused])
+        # columns whose values so far all name splits, and which those are
+        self.asking = (
+            {at: names[at] for at in unused} if "split" not in used and not layout.columns.get("split") else {}
+        )
+        self.sides: dict[int, set[str]] = {at: set() for at in self.asking}
 
-    def add(self, number: int, record: Sequence[Any]) -> None:
+    def add(self, number: int, record: Sequence[object]) -> None:
         """Take one row; DataError where it cannot be used."""
         where = f"{shown(self.manifest)}, row {number}"
         given = {name: record[at] for name, at in self.used.items()}
         values = {name: _text(value, f"{where}: {name}") for name, value in given.items()}
         split = self.layout.split_of(values["split"]) if values.get("split") else ""
         if split is None:
-            said = f"{where}: split {shown(given['split'])!r} is none of train, val, test and empty"
             word = shown(given["split"])
-            raise DataError(f"{said}: give --train-split, --val-split or --test-split {word}")
+            raise DataError(
+                f"{where}: split {word!r} is none of train, val, test and empty: "
+                f"give --train-split, --val-split or --test-split {word}"
+            )
         if not values["path"] or not values["label"]:
             raise DataError(f"{where}: path and label must not be empty")
         if values["label"] in ("nan", "NaN", "NAN", "<NA>"):
@@ -95,62 +106,60 @@ class _Rows:
         path = self._path(str(given["path"]))
         if path in self.rows:
             raise DataError(f"{where}: {shown(path)} is listed twice")
-        self.raw.add(str(given["label"]))
+        self.labels.add(str(given["label"]))
         group = values.get("group", "")
         if group.casefold() in _NONE:
             self.ungrouped[group] += 1
             group = ""
-        self.rows[path] = Row(path, values["label"], split, group)
+        self.rows[path] = ListedFile(path, values["label"], split, group)
         if split:
-            self.spelled.setdefault(split, set()).add(values["split"])
+            self.split_values.setdefault(split, set()).add(values["split"])
         for at in list(self.asking):
             value = clean(str(record[at] or "")).casefold()
             if value in SPLIT_LIKE:
-                self.sides.setdefault(at, set()).add(SPLIT_LIKE[value])
+                self.sides[at].add(SPLIT_LIKE[value])
             elif value:
                 del self.asking[at]
 
-    def found(self, notes: Sequence[str]) -> Found:
+    def listing(self) -> Listing:
         """What the manifest names; DataError where all of its rows together cannot be used."""
         self._check()
         labels = {row.label for row in self.rows.values()}
-        aside = [
-            Quarantined(row.path, MISSING, row.label, row.split, "misplaced")
-            for row in self.rows.values()
-            if row.path in self.missing
-        ]
-        return Found(
-            [row for row in self.rows.values() if row.path not in self.missing],
-            aside,
-            Counter(),
-            classes=frozenset(labels),
-            splits=frozenset(self.spelled),
-            notes=(*notes, *merged(iter(self.raw)), *spellings(labels), *self._absent(labels)),
+        absent = [row for row in self.rows.values() if row.path in self.missing]
+        groups = (
+            f"the group {shown(group)!r} of {count:,} images is taken as none"
+            for group, count in sorted(self.ungrouped.items())
         )
-
-    def _absent(self, labels: set[str]) -> Iterator[str]:
-        """What is taken for a missing value, and what is not."""
-        for group, count in sorted(self.ungrouped.items()):
-            yield f"the group {shown(group)!r} of {count:,} images is taken as none"
-        for label in sorted(labels):
-            if label.casefold() in _NONE:
-                yield f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value"
+        classes = (
+            f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value"
+            for label in sorted(labels)
+            if label.casefold() in _NONE
+        )
+        return Listing(
+            self.root,
+            self.layout,
+            rows=[row for row in self.rows.values() if row.path not in self.missing],
+            excluded=[Quarantined(row.path, "no such file", row.label, row.split, "misplaced") for row in absent],
+            classes=frozenset(labels),
+            splits=frozenset(self.split_values),
+            notes=(*self.notes, *merged(self.labels), *lookalikes(labels), *groups, *classes),
+        )
 
     def _check(self) -> None:
         name = shown(self.manifest)
         if not self.rows:
             raise DataError(f"{name} lists no images")
         for at, column in self.asking.items():
-            if len(self.sides.get(at, ())) > 1:
+            if len(self.sides[at]) > 1:
                 raise DataError(_ask(name, "split", column))
         for split, asked in self.layout.asked.items():
-            option, spelled = f"--{split}-split {shown(asked)}: ", self.spelled.get(split, set())
-            other = sorted(value for value in spelled if not self.layout.is_asked(value, split, asked))
-            if len(other) == len(spelled):
+            option, values = f"--{split}-split {shown(asked)}: ", self.split_values.get(split, set())
+            other = sorted(value for value in values if not self.layout.is_asked(value, split, asked))
+            if len(other) == len(values):
                 raise DataError(f"{option}no row of {name} has that split")
             if other:
                 raise DataError(f"{option}{name} has rows of the split {shown(other[0].lower())} already; use that")
-        if len(self.missing) > max(1, MOST_MISSING * len(self.rows)):
+        if len(self.missing) > max(1, _MOST_MISSING * len(self.rows)):
             first = min(self.missing)
             raise DataError(
                 f"{name}: {len(self.missing):,} of {len(self.rows):,} files are not found, the first "
@@ -159,32 +168,26 @@ class _Rows:
             )
 
     def _path(self, given: str) -> str:
-        """The path as the index keeps it: as it is on disk, relative to the root where it lies below, with "/"."""
+        """The path as the index has it: as it is on disk, relative to the root where it lies below, with "/"."""
         suffix = self.layout.image_suffix
         if suffix and not given.strip().lower().endswith(suffix.lower()):
             given = given.strip() + (suffix if suffix.startswith((".", "_", "-")) else f".{suffix}")
-        path = self._there(given)
-        if path is None:
-            path = Path(given)
-            self.missing.add(self._relative(path))
-        return self._relative(path)
-
-    def _relative(self, path: Path) -> str:
+        found = self._found(given)
+        path = Path(given) if found is None else found
         if path.is_absolute() and path.is_relative_to(self.root):
             path = path.relative_to(self.root)
-        return os.path.normpath(path).replace(os.sep, "/") if ".." in path.parts else path.as_posix()
+        text = os.path.normpath(path).replace(os.sep, "/") if ".." in path.parts else path.as_posix()
+        if found is None:
+            self.missing.add(text)
+        return text
 
-    def _there(self, given: str) -> Path | None:
+    def _found(self, given: str) -> Path | None:
         """The file that is meant: by its name as it is, in another Unicode form, or with "/" for each backslash."""
         for text in dict.fromkeys((given, given.strip(), given.replace("\\", "/").strip())):
-            try:
-                if os.path.lexists(self.root / text):
-                    return Path(text)
-                path = self._composed(Path(text))
-            except (OSError, ValueError):
-                continue
-            if path is not None:
-                return path
+            with contextlib.suppress(OSError, ValueError):
+                path = Path(text) if os.path.lexists(self.root / text) else self._composed(Path(text))
+                if path is not None:
+                    return path
         return None
 
     def _composed(self, path: Path) -> Path | None:
@@ -196,9 +199,8 @@ class _Rows:
                 here /= part
                 continue
             if folder not in self.folders:
-                self.folders[folder] = (
-                    {clean(file.name): file.name for file in folder.iterdir()} if folder.is_dir() else {}
-                )
+                files = folder.iterdir() if folder.is_dir() else ()
+                self.folders[folder] = {clean(file.name): file.name for file in files}
             name = self.folders[folder].get(clean(part))
             if name is None:
                 return None
@@ -206,7 +208,7 @@ class _Rows:
         return here
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: object, where: str) -> str:
     """A value of the manifest as text; DataError for one that is no name or number."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         if where.endswith(": label"):
@@ -218,6 +220,9 @@ def _text(value: Any, where: str) -> str:
     return clean(str(value))
 
 
+# ---------------------------------------------------------------------------------------- columns
+
+
 def _ask(manifest: str, ours: str, theirs: str) -> str:
     column = shown(theirs.strip())
     return (
@@ -226,9 +231,10 @@ def _ask(manifest: str, ours: str, theirs: str) -> str:
     )
 
 
-def _columns(manifest: Path, names: Sequence[str], layout: Layout) -> tuple[dict[str, int], list[str]]:
-    """Where each of our columns is, and what to say of the others; DataError for one missing or doubled."""
-    name, keys = shown(manifest), [clean(column).casefold() for column in names]
+def _columns(manifest: str, names: Sequence[str], layout: Layout) -> dict[str, int]:
+    """Where each of our columns is; DataError for one missing or doubled, or that may be meant."""
+    keys = [clean(column).casefold() for column in names]
+    there = ", ".join(shown(name.strip()) for name in names) or "none"
     used: dict[str, int] = {}
     for ours in COLUMNS:
         asked = layout.columns.get(ours)
@@ -236,45 +242,55 @@ def _columns(manifest: Path, names: Sequence[str], layout: Layout) -> tuple[dict
         if key == "none" and ours in ("split", "group"):
             continue
         if keys.count(key) > 1:
-            raise DataError(f"{name} has two columns {key!r}: remove or rename one of them")
+            raise DataError(f"{manifest} has two columns {key!r}: remove or rename one of them")
         if key in keys:
             used[ours] = keys.index(key)
         elif asked is not None:
-            raise DataError(f"--{ours}-column {shown(asked)}: {name} has no such column (it has: {_list(names)})")
-    free = [column for at, column in enumerate(names) if at not in used.values() and keys[at]]
-    for ours in ("path", "label"):
-        if ours not in used:
-            near = _near(ours, free)
+            raise DataError(f"--{ours}-column {shown(asked)}: {manifest} has no such column (it has: {there})")
+    for ours in COLUMNS:
+        if ours in used or (ours in ("split", "group") and ours in layout.columns):
+            continue
+        near = next((names[at] for at, key in enumerate(keys) if at not in used.values() and _is_near(ours, key)), None)
+        if ours in ("path", "label"):
             hint = f"; or give --{ours}-column {shown(near)}" if near else ""
-            raise DataError(f"{name} has no column {ours!r} (it has: {_list(names)}); needed are path and label{hint}")
-    for ours in ("split", "group"):
-        near = _near(ours, free) if ours not in used and ours not in layout.columns else None
+            raise DataError(f"{manifest} has no column {ours!r} (it has: {there}); needed are path and label{hint}")
         if near:
-            raise DataError(_ask(name, ours, near))
-    unused = [column for column in free if not clean(column).casefold().startswith("unnamed:")]
-    return used, [f"columns of {shown(manifest.name)} that are not used: {_list(unused)}"] if unused else []
+            raise DataError(_ask(manifest, ours, near))
+    return used
 
 
-def _near(ours: str, names: Sequence[str]) -> str | None:
-    """The first of `names` that may be meant as one of our columns."""
-    for name in names:
-        key = clean(name).casefold().replace(" ", "_").replace("-", "_")
-        mistyped = sorted(key) == sorted(ours) or (len(key) > len(ours) and key.startswith(ours))
-        if key in _LIKE[ours] or key == ours or mistyped:
-            return name
-    return None
+def _is_near(ours: str, key: str) -> bool:
+    """Whether a column of this name may be meant as one of ours."""
+    key = key.replace(" ", "_").replace("-", "_")
+    mistyped = sorted(key) == sorted(ours) or (len(key) > len(ours) and key.startswith(ours))
+    return key in _LIKE[ours] or mistyped
 
 
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(shown(name.strip()) for name in names) or "none"
+def _unused_columns(manifest: str, names: Iterable[str]) -> list[str]:
+    """That there are other columns, those aside that pandas writes for row numbers."""
+    unused = [shown(name.strip()) for name in names if not clean(name).casefold().startswith("unnamed:")]
+    return [f"columns of {shown(manifest)} that are not used: {', '.join(unused)}"] if unused else []
 
 
-def _decoded(manifest: Path) -> str:
-    """The text of a CSV file: UTF-8, or UTF-16 where it begins with that mark."""
-    content = manifest.read_bytes()
+# ------------------------------------------------------------------------------------------ files
+
+
+def _csv(manifest: Path, layout: Layout) -> _Table:
+    """A CSV file; DataError for a file that is none."""
+    try:
+        text = _decoded(manifest.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
+    delimiter = _separator(text.lstrip("\r\n").partition("\n")[0][:100_000], layout)
+    rows = _csv_rows(manifest, text, delimiter)
+    return _Table(next(rows, []), lambda _: rows)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a CSV file: UTF-8, or UTF-16 where it begins with that mark or with a zero byte in the first two."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
-    if b"\0" in content[:2]:  # no text in UTF-8 begins so
+    if b"\0" in content[:2]:
         return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
     return content.decode("utf-8-sig")
 
@@ -287,27 +303,23 @@ def _separator(first: str, layout: Layout) -> str:
         names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
         return len(wanted & {clean(name).casefold() for name in names}), first.count(delimiter)
 
-    return max(DELIMITERS, key=found)  # the first of equals, which is the comma
+    return max(_DELIMITERS, key=found)  # the first of equals, which is the comma
 
 
-def _csv(manifest: Path, layout: Layout) -> tuple[list[str], Iterator[list[str]]]:
-    """The columns of a CSV file and its rows; DataError for a file that is none."""
-    try:
-        text = _decoded(manifest)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
-    first = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = _separator(first[:100_000], layout)
+def _csv_rows(manifest: Path, text: str, delimiter: str) -> Iterator[list[str]]:
+    """The header and the rows, each with as many values as the header; blank lines are left out."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
-    rows = _records(manifest, reader)
-    columns = next(rows, [])
-    return columns, _whole(manifest, rows, reader, len(columns))
-
-
-def _records(manifest: Path, reader: Any) -> Iterator[list[str]]:
-    """Rows of a CSV file, blank lines left out."""
+    width = 0
     try:
-        yield from (row for row in reader if any(field.strip() for field in row))
+        for row in reader:
+            if not any(field.strip() for field in row):
+                continue
+            while width and len(row) > width and not row[-1].strip():
+                row = row[:-1]
+            width = width or len(row)
+            if len(row) != width:
+                raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
+            yield row
     except csv.Error as error:
         if "field limit" in str(error):
             raise DataError(
@@ -316,39 +328,26 @@ def _records(manifest: Path, reader: Any) -> Iterator[list[str]]:
         raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
 
 
-def _whole(manifest: Path, rows: Iterator[list[str]], reader: Any, width: int) -> Iterator[list[str]]:
-    """The rows, each with as many values as there are columns."""
-    for row in rows:
-        while len(row) > width and not row[-1].strip():
-            row = row[:-1]
-        if len(row) != width:
-            raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
-        yield row
-
-
-def _parquet_names(manifest: Path) -> list[str]:
-    """The columns of a Parquet file; DataError for a file that is none."""
+def _parquet(manifest: Path) -> _Table:
+    """A Parquet file; DataError for a file that is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(manifest) as file:
-            return list(file.schema_arrow.names)
+        file = pq.ParquetFile(manifest)
+        names = list(file.schema_arrow.names)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
 
+    def rows(needed: set[int]) -> Iterator[list[object]]:
+        chosen = [at for at in sorted(needed) if names.count(names[at]) == 1]
+        try:
+            with file:
+                table = file.read(columns=[names[at] for at in chosen])
+                columns = {at: table.column(names[at]).to_pylist() for at in chosen}
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
+        for row in range(table.num_rows):
+            yield [columns[at][row] if at in columns else None for at in range(len(names))]
 
-def _parquet(manifest: Path, names: Sequence[str], needed: set[int]) -> Iterator[list[Any]]:
-    """The rows of a Parquet file, None in the columns that are not `needed`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    chosen = [at for at in sorted(needed) if names.count(names[at]) == 1]
-    try:
-        with pq.ParquetFile(manifest) as file:
-            table = file.read(columns=[names[at] for at in chosen])
-            columns = {at: table.column(names[at]).to_pylist() for at in chosen}
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error
-    for row in range(table.num_rows):
-        yield [columns[at][row] if at in columns else None for at in range(len(names))]
+    return _Table(names, rows)

@@ -1,9 +1,8 @@
 """The inside of a process that reads and decodes images for `isolation`: requests on standard input, replies on output.
 
 A request is a line of JSON, {"task", "options", "seconds"}, and either the "path" of a file, with the "sha256" it must
-have where there is one, or "bytes" and that many bytes of it. A reply is a line of JSON and "bytes" bytes: {"values",
-"sha256"}; {"failed", "kind"} with the reason; {"errno", "reason"} where the system cannot read the file; or {"changed"}
-where it is not the one with that sha256. Nothing is unpickled.
+have where there is one, or "bytes" and that many bytes of it. A reply is a line of JSON, the fields of `Reply`, and
+its bytes. Nothing is unpickled.
 """
 
 import contextlib
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from upcycle.data import decode, depth
+from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
 try:
@@ -28,8 +28,6 @@ except ImportError:  # not on Windows: there the time limit is the only one
     resource = None  # type: ignore[assignment]
 
 
-READY = "ready to decode"
-"""The first reply. What Python prints as it starts may come before it."""
 SMALL = 16
 """Side of the small gray image that near duplicates are compared by."""
 _CELLS = 32
@@ -89,39 +87,53 @@ def perceptual_hash(gray: Image.Image) -> int:
 # ------------------------------------------------------------------------------------------- tasks
 
 
-class _Result(NamedTuple):
-    """What a task found: plain values, and bytes."""
+class Reply(NamedTuple):
+    """What a task found: plain values, bytes, and the sha256 of the file where it has read one.
 
-    values: object
+    `problem`: why there is nothing: a kind of `FileProblem`; "changed" for a file that is not the one with the sha256
+    asked for; "system" where the system cannot read it (`code` is its errno). `reason` is in words.
+    """
+
+    values: Any = None
     content: bytes | memoryview = b""
+    sha256: str = ""
+    problem: str = ""
+    reason: str = ""
+    code: int | None = None
+
+    def line(self) -> bytes:
+        """All but the content as a line of JSON."""
+        return json.dumps({**self._asdict(), "content": len(self.content)}).encode() + b"\n"
 
 
-def _header(data: bytes) -> _Result:
-    return _Result(list(decode.header(data)))
+READY = Reply("ready to decode").line()
+"""The first reply. What Python prints as it starts may come before it."""
 
 
-def _load(data: bytes, **options: Any) -> _Result:
-    pixels = decode.load(data, **options)
-    return _Result(list(pixels.shape), pixels.data.cast("B"))
+def _header(data: bytes) -> Reply:
+    return Reply(list(decode.header(data)))
 
 
-def _peak(data: bytes) -> _Result:
-    return _Result(decode.peak(data))
+def _load(data: bytes, **options: Any) -> Reply:
+    pixels = decode.load_image(data, Decoding(**options))
+    return Reply(list(pixels.shape), pixels.data.cast("B"))
 
 
-def _statistics(data: bytes, scale: float | None = None) -> _Result:
+def _peak(data: bytes) -> Reply:
+    return Reply(decode.peak(data))
+
+
+def _statistics(data: bytes, scale: float | None = None) -> Reply:
     found = image_statistics(data, scale)
-    values = [list(found.header), found.pixels, found.perceptual, found.contrast, found.color, found.peak]
-    return _Result(values, found.small)
+    return Reply([*found[:5], found.peak], found.small)
 
 
-_TASKS: Mapping[str, Callable[..., _Result]] = {
+_TASKS: Mapping[str, Callable[..., Reply]] = {
     "header": _header,
     "load": _load,
     "peak": _peak,
     "statistics": _statistics,
 }
-Reply = tuple[dict[str, object], bytes | memoryview]
 
 
 def _do(request: Mapping[str, Any], data: bytes, memory: int) -> Reply:
@@ -131,20 +143,19 @@ def _do(request: Mapping[str, Any], data: bytes, memory: int) -> Reply:
             data = decode.read_file(Path(os.fsdecode(bytes.fromhex(request["path"]))))
             digest = hashlib.sha256(data).hexdigest()
             if expected and expected != digest:
-                return {"changed": "changed since it was scanned"}, b""
-        values, content = _TASKS[request["task"]](data, **request["options"])
-        return {"values": values, "sha256": digest}, content
+                return Reply(problem="changed", reason="changed since it was scanned")
+        return _TASKS[request["task"]](data, **request["options"])._replace(sha256=digest)
     except (OSError, ValueError) as error:  # of reading: decoding turns what Pillow raises into a DecodeError
         reason = getattr(error, "strerror", None) or str(error)
         if expected:
-            return {"changed": f"cannot be read any more ({reason})"}, b""
-        return {"errno": getattr(error, "errno", None), "reason": reason}, b""
+            return Reply(problem="changed", reason=f"cannot be read any more ({reason})")
+        return Reply(problem="system", reason=reason, code=getattr(error, "errno", None))
     except (DecodeError, MemoryError) as error:
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-            return {"failed": f"decoding it takes more than {memory / 2**30:.2g} GiB of memory", "kind": "limit"}, b""
+            return Reply(problem="limit", reason=f"decoding it takes more than {memory / 2**30:.2g} GiB of memory")
         if expected and not digest:
-            return {"changed": f"cannot be read any more ({error})"}, b""
-        return {"failed": str(error), "kind": error.kind}, b""
+            return Reply(problem="changed", reason=f"cannot be read any more ({error})")
+        return Reply(problem=error.kind, reason=str(error))
 
 
 # ----------------------------------------------------------------------------------------- process
@@ -178,20 +189,20 @@ def _allow(seconds: int) -> bool:
 def serve(requests: BinaryIO, replies: BinaryIO, memory: int) -> None:
     """Answer requests until there are no more, within `memory` bytes of address space."""
 
-    def send(reply: dict[str, object], content: bytes | memoryview = b"") -> None:
-        replies.write(json.dumps({**reply, "bytes": len(content)}).encode() + b"\n")
+    def send(line: bytes, content: bytes | memoryview = b"") -> None:
+        replies.write(line)
         replies.write(content)
         replies.flush()
 
-    send({"values": READY})
+    send(READY)
     more = True
     while more and (line := requests.readline()):
         request = json.loads(line)
         data = requests.read(request.get("bytes", 0))
         more = _allow(request["seconds"])  # else the next file has a process of its own
-        reply, content = _do(request, data, memory)
+        reply = _do(request, data, memory)
         del data
-        send(reply, content)
+        send(reply.line(), reply.content)
 
 
 def main(memory: int) -> None:

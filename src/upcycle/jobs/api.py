@@ -1,114 +1,36 @@
-"""The Python interface: `train` and `load`, with the command line's words.
+"""The Python interface: `train` and `evaluate`, with the command line's words.
 
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
 
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from upcycle.comparison.variants import without_effect
-from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
+from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_toml
 from upcycle.config import read_json as read_config
 from upcycle.device import crowded
-from upcycle.errors import RunError
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Evaluation, RunEvaluation
-from upcycle.history import History
+from upcycle.evaluation.metrics import evaluate as measure
+from upcycle.evaluation.results import Evaluation
+from upcycle.jobs.callables import taken
 from upcycle.jobs.crossval import cross_validate
-from upcycle.jobs.predict import Classifier, Image, Prediction, load
+from upcycle.jobs.evaluate import evaluate_run
 from upcycle.jobs.resume import find_moved, record_place
+from upcycle.jobs.run import Observer, Run, followed, run_of
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import run_training
-from upcycle.reporting.progress import Observer, default_show
-from upcycle.rundir import RunDir, locked, read_json, read_lines, remove_abandoned
+from upcycle.options import TrainOptions
+from upcycle.reporting.progress import Observer as Display
+from upcycle.reporting.progress import default_show
+from upcycle.rundir import RunDir, locked, remove_abandoned
+from upcycle.schedules import Rate
 
 if TYPE_CHECKING:
-    from upcycle.reporting.style import Drawing
+    from torch import Tensor
 
-
-class Curves(History):
-    """A run's history that can be drawn."""
-
-    def plot(self) -> "Drawing":
-        """Loss and accuracy, training and validation, by epoch: a matplotlib figure."""
-        from upcycle.reporting.figures import curves_figure
-
-        return curves_figure(self)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, read when it is asked; the model is loaded once."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", expanded(self.path).absolute())  # the working directory may change
-
-    @property
-    def directory(self) -> RunDir:
-        """Names of its files."""
-        return RunDir(self.path)
-
-    @property
-    def config(self) -> Config:
-        """What it was asked to do."""
-        return read_config(self.directory.config)
-
-    @property
-    def history(self) -> Curves:
-        """Its epochs; `run.history.plot()` draws them. RunError for a cross-validation, whose folds have their own."""
-        if self.config.folds:
-            raise RunError(f"{self.path} has a history a fold: take that of {self.path / 'fold-1'}, for example")
-        return Curves.from_dicts(read_lines(self.directory.history))  # type: ignore[return-value]
-
-    @property
-    def evaluation(self) -> RunEvaluation:
-        """Metrics with intervals, by split, and how the model was chosen: `run.evaluation["val"].log_loss.value`."""
-        return RunEvaluation.from_dict(read_json(self.directory.evaluation))
-
-    @property
-    def test(self) -> Evaluation:
-        """Metrics of the test images, with intervals: `run.test.f1_macro.value`; RunError without a test set."""
-        return self._evaluated("test")
-
-    @property
-    def val(self) -> Evaluation:
-        """Metrics of the validation images, which chose the model."""
-        return self._evaluated("val")
-
-    def _evaluated(self, split: str) -> Evaluation:
-        evaluation = self.evaluation
-        if split not in evaluation.named:
-            raise RunError(f"{self.path} has no metrics of a {split} set")
-        return evaluation[split]
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the learning curves and the test metrics with their intervals."""
-        from upcycle.reporting.html import run_fragment
-
-        evaluation = self.evaluation if self.directory.evaluation.exists() else None
-        return run_fragment(str(self.path), History.from_dicts(read_lines(self.directory.history)), evaluation)
-
-    def predictions(self, split: str = "test") -> Predictions:
-        """The recorded logits of a split."""
-        return read_predictions(self.directory.predictions(split))
-
-    @cached_property
-    def model(self) -> Classifier:
-        """Its best model, ready to predict; loaded when it is first asked for."""
-        return load(self.path)
-
-    def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
-        """What an image, or each of several, shows.
-
-        Arrays are RGB, not BGR as OpenCV's are; `Classifier.predict` says what is white in them.
-        """
-        return self.model.predict(image)
+    from upcycle.data.augment import Augment
 
 
 def train(
@@ -117,26 +39,41 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    show: Observer | None = None,
-    **options: Any,
+    schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
+    loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
+    augment: 'Augment | Literal["light", "none"] | None' = None,
+    observers: Sequence[Observer] = (),
+    show: Display | None = None,
+    **options: Unpack[TrainOptions],
 ) -> Run:
     """Do the whole job and return the run.
 
     `options` are those of `upcycle train --help`: `upcycle.train("photos/", arch="resnet50",
     recipe="classic")`, over those of the TOML file `config`. Raises an UpcycleError with one line that says what is
     wrong.
+
+    `schedule`: a value such as `OneCycle(1e-3)`, or any function from an update to its `Rate`, in place of the flat
+    options of the schedule. `loss(logits, targets)`, both float [n, K] with one column per class, gives one loss per
+    image, [n]; the probe and the validation loss stay the cross-entropy. `augment(images, generator)` gives
+    augmented images: float32 [n, 3, S, S] in 0..1, center crops not yet normalized; it must be a pure function of both,
+    and draw from the generator, which is on the CPU, alone. `observers` have some of the methods of `Observer`.
     """
-    show = show or default_show()
-    given = _with_file(options, config)
-    start = begin(path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume)
+    observing = followed(show or default_show(), observers)
+    given, callables = taken(_with_file(options, config), schedule=schedule, loss=loss, augment=augment)
+    start = begin(
+        path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume, callables=callables
+    )
     with removed_unless_started(start.run.root, reserved=out is None):
-        return _train(start, given, show)
+        return _train(start, given, observing)
 
 
-def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
+def _train(start: Start, given: Mapping[str, Any], show: Display) -> Run:
     """Start the run or resume it."""
     if start.fresh:
         for line in without_effect(given, start.config):
+            show.warn(line)
+    if not start.finished:
+        for line in start.callables.unresumable:
             show.warn(line)
     index = find_moved(start, show) if start.moved else None
     if start.finished:
@@ -159,13 +96,35 @@ def _train(start: Start, given: Mapping[str, Any], show: Observer) -> Run:
     except KeyboardInterrupt:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.fresh):
-            words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
-            show.message(f"to resume: {shlex.join(words)}")
+            _show_how_to_resume(start, show)
         raise
     return Run(start.run.root)
+
+
+def _show_how_to_resume(start: Start, show: Display) -> None:
+    if not start.callables.record():
+        words = ["upcycle", "train", "--out", str(start.run.root), "--resume"]
+        show.message(f"to resume: {shlex.join(words)}")
+    elif not start.callables.unresumable:
+        call = f"upcycle.train(out={str(start.run.root)!r}, resume=True, ...)"
+        show.message(f"to resume: {call}, with the same {', '.join(start.callables.record())}")
 
 
 def _with_file(options: Mapping[str, Any], config: Path | str | None) -> dict[str, Any]:
     """The options of a TOML file, and those that are given over them."""
     file = path_or_none(config, "one TOML file")
     return {**read_toml(file), **canonical(options)} if file else dict(options)
+
+
+def evaluate(
+    run: Run | Path | str,
+    data: Path | str | None = None,
+    split: Literal["train", "val", "test"] = "test",
+) -> Evaluation:
+    """Metrics, with intervals, of a run's best model on its own `split`, or on another folder of labeled images.
+
+    DataError where an image of the run has gone or changed, or `data` has a class that the model does not know.
+    """
+    of, folder = run_of(run), None if data is None else expanded(data, IMAGES)
+    predictions = evaluate_run(of.model, folder, split, show=default_show())
+    return measure(predictions, seed=of.config.seed, split=split)

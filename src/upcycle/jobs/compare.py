@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 from upcycle.comparison.results import FILE, PAGE, SMALLEST_DIFFERENCE, About, Comparison
 from upcycle.comparison.runs import VariantRuns, grouped, read_run
@@ -17,6 +17,7 @@ from upcycle.comparison.sweep import Cell, Grid, Sweep, check_folder, requested
 from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
+from upcycle.options import TrainOptions
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.names import clock, counted
 from upcycle.reporting.progress import Observer, default_show
@@ -31,8 +32,9 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
+    augment: Literal["light", "none"] | None = None,
     show: Observer | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Comparison:
     """Train variants on one split and compare them, or compare runs that exist.
 
@@ -42,7 +44,8 @@ def compare(
     """
     goal = _share(smallest_difference)
     file = path_or_none(config, "one TOML file")
-    given = {**read_toml(file), **canonical(options)} if file else options
+    said: dict[str, Any] = {**options, **({} if augment is None else {"augment": augment})}
+    given = {**read_toml(file), **canonical(said)} if file else said
     places = [expanded(path, f"{IMAGES}, or runs one by one") for path in paths]
     folder = path_or_none(out, "one folder")
     show = show or default_show()

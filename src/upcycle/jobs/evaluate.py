@@ -11,7 +11,7 @@ from upcycle.config import Config
 from upcycle.config import read_json as read_config
 from upcycle.data import decode
 from upcycle.data.folders import clean
-from upcycle.data.index import Index, listed, scan
+from upcycle.data.index import Index, index_images, listing_of
 from upcycle.data.listing import Layout, shown
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError
@@ -79,10 +79,10 @@ def _scan(data: Path, config: Config) -> Index:
     """What another folder holds, read as the training's was where it can be; else by its own names."""
     layout = Layout.of(config)
     try:
-        listed(data, layout)
+        listing_of(data, layout)
     except (ConfigError, DataError):  # without it: what else is wrong is told then
         layout = Layout(drop_empty_classes=layout.drop_empty_classes)
-    return scan(data, layout, trainable=False)
+    return index_images(data, layout, trainable=False)
 
 
 def _own_rows(index: Index, own: Sequence[Recorded], split: str) -> list[Recorded]:

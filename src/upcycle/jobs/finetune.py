@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from upcycle import hardware
 from upcycle.config import Config
+from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.forward import predict
 from upcycle.history import History, is_best, should_stop
-from upcycle.jobs.prepare import Prepared, workers_for
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
-from upcycle.training.loss import Loss, Scores, score, weighted_loss
+from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
@@ -35,7 +35,7 @@ SCRATCH = 300 * 2**20
 
 def fine_tune(
     session: Session,
-    data: Prepared,
+    data: Dataset,
     model: Network,
     machine: Hardware,
     *,
@@ -59,7 +59,7 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Prepared, model: Network, machine: Hardware) -> str:
+def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model, machine)
@@ -94,14 +94,14 @@ def _train(session: Session, data: Prepared, model: Network, machine: Hardware) 
     return reason
 
 
-def _setting(session: Session, data: Prepared, model: Network, machine: Hardware) -> Setting:
-    config = session.config
+def _setting(session: Session, data: Dataset, model: Network, machine: Hardware) -> Setting:
+    config, custom = session.config, session.callables
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=data.batches(config, machine),
+        batches=replace(data.batches(config, machine), augment=custom.augment),
         task=data.task,
-        loss=class_loss(config, data, device=machine.device),
+        loss=CustomLoss(data.task, custom.loss) if custom.loss else class_loss(config, data, device=machine.device),
         machine=machine,
         frozen=groups.frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,
@@ -126,13 +126,13 @@ def armed_from(config: Config) -> int:
     return max(config.start_from_epoch, rising)
 
 
-def class_loss(config: Config, data: Prepared, *, device: str) -> Loss:
+def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:
     """The training loss, with the class weights that the training images ask for."""
     labels = data.index.labels[data.splits.train]
     return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
-def held_out_logits(data: Prepared, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
+def held_out_logits(data: Dataset, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images."""
     return predict(
         model,
@@ -140,7 +140,7 @@ def held_out_logits(data: Prepared, model: Network, machine: Hardware, split: st
         data.splits.of(split),
         preprocessing=data.preprocessing,
         machine=machine,
-        workers=workers_for(data.frames, machine),
+        workers=data.workers(machine),
     )
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from upcycle import device as machines
-from upcycle.audit.findings import TEST, Audited, Finding, digits, points
+from upcycle.audit.findings import TEST, Audited, Finding, percentage_points, two_digits
 from upcycle.config import Config
 from upcycle.data.listing import shown
 from upcycle.data.splits import components, folds
-from upcycle.errors import ConfigError, DataError
-from upcycle.jobs.prepare import cache_root, decode, fit_size, machine_of, workers_for
+from upcycle.errors import ConfigError
+from upcycle.jobs.prepare import cache_root, changed_since, decode, fit_size, machine_of
 from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights
 from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
@@ -26,7 +26,7 @@ from upcycle.reporting.progress import Observer
 from upcycle.training.features import extract
 from upcycle.training.probe import out_of_fold
 
-FOLDS = 5
+_FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Suspects:
 
 
 def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> Suspects:
-    """The images whose `labels` [n] their out-of-fold `probabilities` [n, K] speak against.
+    """The images whose `labels` [n] their out-of-fold `probabilities` [n, K] contradict.
 
     A class without any image is never likely.
     """
@@ -65,15 +65,15 @@ def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int
     return Suspects(found, given[found], likely[found], margins[found])
 
 
-def label_errors(data: Audited, config: Config, show: Observer) -> Finding | None:
-    """The images whose label a probe on frozen features speaks against, each judged by one that did not train on it.
+def find_label_errors(data: Audited, config: Config, show: Observer) -> Finding | None:
+    """The images whose label a probe on frozen features contradicts, each judged by one that did not train on it.
 
     ConfigError or WeightsError where there are no pretrained weights; DataError where a class has too few images for
     five folds.
     """
     chances = _chances(data, config, show)
     found = suspects(chances, data.index.labels)
-    return _finding(data, found, chances) if len(found) else None
+    return _finding(data, found, chances)
 
 
 def check_weights(config: Config) -> tuple[str, Weights]:
@@ -89,7 +89,7 @@ def check_weights(config: Config) -> tuple[str, Weights]:
 def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.float64]:
     """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
     index = data.index
-    split = folds(index, k=FOLDS, seed=config.seed_of_split)  # first: it says soonest what is wrong
+    split = folds(index, k=_FOLDS, seed=config.seed_of_split)  # first: it finds out soonest what is wrong
     machine = machine_of(config)
     machines.apply(machine, config.seed)
     arch, weights = check_weights(config)
@@ -98,12 +98,9 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
     )
     preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
     network = spec_of(arch, index.classes, preprocessing, weights)
-    left, frames = decode(index, preprocessing, config, machine, show)
-    if len(left) != len(index):
-        cached = cache_root(config) / "images"
-        raise DataError(
-            f"an image that could be decoded before cannot be decoded now: remove {cached}, then scan again"
-        )
+    dataset = decode(index, preprocessing, config, machine, show)
+    if len(dataset) != len(index):
+        raise changed_since(config)
     model = create(network, machine, seed=config.seed)
     for note in load_body(model, weights, arch):
         show.warn(note)
@@ -112,11 +109,11 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
         features = extract(
             model.to(machine.device),
             index,
-            frames,
+            dataset.frames,
             network=network,
             machine=machine,
             folder=cache_root(config),
-            workers=workers_for(frames, machine),
+            workers=dataset.workers(machine),
             progress=progress,
         )
     with show.progress("probes") as progress:
@@ -126,29 +123,25 @@ def _chances(data: Audited, config: Config, show: Observer) -> npt.NDArray[np.fl
         )
 
 
-def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding:
+def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding | None:
     classes, groups = data.index.classes, []
     for at, likely in zip(found.positions.tolist(), found.likely.tolist(), strict=True):
         groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
     agreed = 100 * float((chances.argmax(axis=1) == data.index.labels).mean())
     effect = (
-        f"A linear classifier that did not see them, right about {digits(agreed)} % of all labels, is sure of another "
-        "class. The wrong ones among them are learnt as they are; others are merely hard to tell"
+        f"A linear classifier that was not trained on them, right about {two_digits(agreed)} % of all labels, is sure "
+        "of another class. The wrong ones among them are learned as they are; others are merely difficult"
     )
     tested = int((data.sides == TEST).sum())
     doubtful = int((data.sides[found.positions] == TEST).sum())
     if doubtful:
-        share = 100 * doubtful / tested
-        effect += (
-            f". Suspected test labels: {doubtful:,} of {tested:,}: were all of them wrong, a score would be off by "
-            f"{points(share)}"
-        )
+        off = percentage_points(100 * doubtful / tested)
+        effect += f". Suspected test labels: {doubtful:,} of {tested:,}; if all are wrong, a score is off by {off}"
     return Finding.counted(
         "label-errors",
-        "label looks wrong",
-        "labels look wrong",
+        groups,
+        "suspected label error(s)",
         effect,
-        "Look at them, the surest first: correct what is wrong, and keep what is merely hard",
-        tuple(groups),
+        "Check them, the surest first: correct what is wrong, and keep what is merely difficult",
         serious=True,
     )

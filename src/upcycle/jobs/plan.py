@@ -2,14 +2,49 @@
 
 import csv as csv_files
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
+from upcycle.config import canonical, path_or_none, read_toml
 from upcycle.errors import ConfigError
+from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
+from upcycle.options import TrainOptions
+from upcycle.planning import Plan
 from upcycle.recipes import Phase, phases, resolve
 from upcycle.reporting.names import counted
 from upcycle.rundir import write_bytes
+from upcycle.schedules import Rate
+
+
+def plan(
+    *,
+    steps_per_epoch: int = 1,
+    config: Path | str | None = None,
+    schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
+    **options: Unpack[TrainOptions],
+) -> Plan:
+    """What `train` would do with these options: `plan(epochs=5).rates` has learning rate and momentum of every update.
+
+    Without `steps_per_epoch`, training images over batch size, an update is an epoch. Trains nothing and reads no
+    images. ConfigError for options that are wrong.
+    """
+    file = path_or_none(config, "one TOML file")
+    given = {**(read_toml(file) if file else {}), **canonical(options)}
+    given, callables = taken(given, schedule=schedule)
+    return Plan(_phases(given, steps_per_epoch, callables))
+
+
+def _phases(options: Mapping[str, Any], steps_per_epoch: int, callables: Callables) -> tuple[Phase, ...]:
+    """The phases; ConfigError where there are none."""
+    if not 1 <= steps_per_epoch <= 10_000_000:
+        raise ConfigError(f"steps_per_epoch = {steps_per_epoch} is out of range: use 1 or more")
+    config = resolve(options)
+    callables.check(config, ("schedule",))
+    planned = phases(config, steps_per_epoch * config.batch_size, callables.schedule)
+    if not planned:
+        raise ConfigError("epochs = 0 trains the probe alone, which has no schedule: give 1 or more --epochs")
+    return planned
 
 
 def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, plot: Path | None) -> None:
@@ -17,12 +52,7 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
 
     Without `steps_per_epoch` (1) a step is an epoch.
     """
-    if not 1 <= steps_per_epoch <= 10_000_000:
-        raise ConfigError(f"steps_per_epoch = {steps_per_epoch} is out of range: use 1 or more")
-    config = resolve(options)
-    planned = phases(config, steps_per_epoch * config.batch_size)
-    if not planned:
-        raise ConfigError("epochs = 0 trains the probe alone, which has no schedule: give 1 or more --epochs")
+    planned = _phases(options, steps_per_epoch, NO_CALLABLES)
     if plot is not None:
         _draw(planned, plot)
     if csv:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from upcycle.model.spec import ModelSpec
 from upcycle.reporting.progress import Observer, default_show
 from upcycle.rundir import RunDir, read_json
 
-Image = decode.Source | str | PathLike[str] | BinaryIO
+Image = decode.ImageSource | str | PathLike[str] | BinaryIO
 Frame = npt.NDArray[np.uint8]
 
 FILES_AT_ONCE = 4 * EVAL_BATCH
@@ -73,20 +73,16 @@ class Classifier:
     model: Network
     machine: machines.Hardware
 
-    def frame(self, source: decode.Source) -> Frame:
+    def frame(self, source: decode.ImageSource) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
-        expected = self.network.preprocessing
-        return decode.load(source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale)
+        return decode.load_image(source, self.network.preprocessing.decoding)
 
     def isolated(self, source: Path | bytes) -> Frame:
         """The same of a file, read and decoded in another process within bounds; OSError for one that cannot be read.
 
         The error does not name the file.
         """
-        expected = self.network.preprocessing
-        return isolation.SHARED.load(
-            source, side=expected.resize_to, interpolation=expected.interpolation, scale=expected.scale
-        )
+        return isolation.DECODERS.load(source, self.network.preprocessing.decoding)
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
@@ -102,6 +98,10 @@ class Classifier:
             )
             return forward(self.model, batches)
 
+    @overload
+    def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, image: Iterable[Image]) -> list[Prediction]: ...
     def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
         """What an image shows, or each of several: a path, a PIL image or an array [H, W, 3], RGB, or [H, W].
 
@@ -140,7 +140,7 @@ def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
     return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
 
 
-def _source(image: Image) -> decode.Source:
+def _source(image: Image) -> decode.ImageSource:
     """What is decoded: a path, the content of an open file from its beginning, or what was given."""
     if isinstance(image, str | PathLike):
         return Path(image)
@@ -152,13 +152,13 @@ def _content(file: BinaryIO) -> bytes:
     try:
         if file.seekable():
             file.seek(0)
-        content = file.read(decode.MAX_BYTES + 1)
+        content = file.read(decode.MAX_FILE_BYTES + 1)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise DecodeError(f"an open file cannot be read ({shown(error)})") from error
     if not isinstance(content, bytes):
         raise DecodeError(f"an open file gives {type(content).__name__}, not bytes: open it with mode 'rb'")
-    if len(content) > decode.MAX_BYTES:
-        raise DecodeError(f"an open file holds more than {decode.MAX_BYTES // 2**30} GiB")
+    if len(content) > decode.MAX_FILE_BYTES:
+        raise DecodeError(f"an open file holds more than {decode.MAX_FILE_BYTES // 2**30} GiB")
     return content
 
 

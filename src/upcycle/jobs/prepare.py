@@ -1,7 +1,7 @@
 """From DATA to decoded images and splits: what is used and what is excluded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,18 +9,15 @@ import numpy as np
 
 from upcycle.audit import quarantine
 from upcycle.config import Config
-from upcycle.data import frames as images
-from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches
-from upcycle.data.frames import Cache, Stream, open_stream
-from upcycle.data.index import Index, scan
-from upcycle.data.listing import Failure, Layout, shown
+from upcycle.data.dataset import Dataset
+from upcycle.data.frames import Cache, Stream, default_root, open_cache, open_stream, spare_root
+from upcycle.data.index import Index, index_images
+from upcycle.data.listing import Layout, Unusable, shown
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.splits import Splits, split
+from upcycle.data.splits import NAMES, Splits, split_by
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, NoRoomError, StorageError
 from upcycle.reporting.progress import Observer
-from upcycle.task import Task
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
@@ -37,62 +34,24 @@ def machine_of(config: Config) -> Hardware:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """Images ready to train on: `index`, `frames` and the positions of `splits` belong together."""
-
-    index: Index
-    frames: Cache | Stream
-    splits: Splits
-    preprocessing: Preprocessing
-
-    @property
-    def task(self) -> Task:
-        """What tells the classes apart."""
-        return Task.of(self.index.classes)
-
-    def batches(self, config: Config, machine: Hardware) -> Batches:
-        """The training split's batches, augmented as a whole before they are divided."""
-        return Batches(
-            self.frames,
-            self.index.labels,
-            self.splits.train,
-            preprocessing=self.preprocessing,
-            batch_size=config.batch_size,
-            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
-            seed=config.seed,
-            task=self.task,
-            device=machine.device,
-            workers=workers_for(self.frames, machine),
-        )
-
-
-def workers_for(frames: Cache | Stream, machine: Hardware) -> int:
-    """Threads that make batches of `frames` ahead: those asked for; else decoding files keeps all of them busy."""
-    decoding = isinstance(frames, Stream) and machine.workers is None
-    return machine.threads if decoding else machine.feeders
-
-
 def cache_root(config: Config) -> Path:
     """The folder shared by runs: the option, else the default."""
-    return Path(config.cache) if config.cache else images.default_root()
+    return Path(config.cache) if config.cache else default_root()
 
 
 def read_index(data: Path, config: Config, machine: Hardware, show: Observer) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
-    listed = quarantine.read(Path(config.quarantine)) if config.quarantine else []
+    file = Path(config.quarantine) if config.quarantine else None
+    listed = quarantine.read_list(file) if file else []
     with show.progress("scanning") as progress:
-        index = scan(data, Layout.of(config), progress=progress, threads=machine.threads)
-    return without_listed(index, listed, config, show)
-
-
-def without_listed(index: Index, listed: list[quarantine.Entry], config: Config, show: Observer) -> Index:
-    """`index` without the images of the list; those that DATA does not hold are told."""
-    index, unknown = quarantine.apply(index, listed, Path(config.quarantine or "").name)
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        show.warn(f"{config.quarantine} lists files that are not there: {', '.join(map(shown, unknown[:3]))}{more}")
-    return index
+        index = index_images(data, Layout.of(config), progress=progress, threads=machine.threads)
+    if file is None:
+        return index
+    left = quarantine.exclude(index, listed, file.name)
+    if left.missing:
+        more = f" and {len(left.missing) - 3} more" if len(left.missing) > 3 else ""
+        show.warn(f"{file} lists files that are not there: {', '.join(map(shown, left.missing[:3]))}{more}")
+    return left.index
 
 
 def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixed: bool) -> Preprocessing:
@@ -110,61 +69,45 @@ def fit_size(preprocessing: Preprocessing, index: Index, config: Config, *, fixe
     return replace(preprocessing, size=min(preprocessing.size, max(SMALLEST_AUTO_SIZE, own)))
 
 
-def decode(
-    index: Index, preprocessing: Preprocessing, config: Config, machine: Hardware, show: Observer
-) -> tuple[Index, Cache | Stream]:
-    """Decoded images, those that cannot be decoded moved to the index's quarantine.
+def decode(index: Index, preprocessing: Preprocessing, config: Config, machine: Hardware, show: Observer) -> Dataset:
+    """Decoded images, not split yet; those that cannot be decoded are moved to the index's quarantine.
 
-    Where the default folder cannot be written they are kept in a temporary one. Where there is no room for them they
+    Where the default folder cannot be written a temporary one is used. Where there is no room in it the images
     are decoded each time they are needed.
     """
     frames: Cache | Stream
-    side, interpolation, threads = preprocessing.resize_to, preprocessing.interpolation, machine.threads
-    scale = preprocessing.scale
     with show.progress("decoding") as progress:
+        threads, decoding = machine.threads, preprocessing.decoding
+        build = partial(open_cache, index, decoding, threads=threads, progress=progress)
         try:
-            build = partial(
-                images.build,
-                index,
-                side=side,
-                interpolation=interpolation,
-                scale=scale,
-                threads=threads,
-                progress=progress,
-            )
-            frames, failures = _kept(build, config, show)
+            frames, failures = _cached(build, config, show)
         except StorageError as error:
             if config.cache and not isinstance(error, NoRoomError):  # a folder that was asked for
                 raise
             show.warn(f"{error}. Continuing without: every epoch reads and decodes the files again, which is slower")
-            frames, failures = open_stream(
-                index, side=side, interpolation=interpolation, scale=scale, threads=threads, progress=progress
-            )
-    if not failures:
-        return index, frames
+            frames, failures = open_stream(index, decoding, threads=threads, progress=progress)
     limited = sum(failure.kind == "limit" for failure in failures.values())
     if limited and isinstance(frames, Cache):
-        # never by itself: the runs that were started without them would have other images
+        # never removed by itself: the runs that were started without these images would have others
         show.warn(
             f"the decoding of {limited} images met a limit of memory or time, which may have been the machine's: they "
             f"stay out of new runs too as long as {frames.path} is there; what was started without them needs it"
         )
-    return index.without(failures), frames.without(failures)
+    dataset = Dataset(index, frames, preprocessing)
+    return dataset.without(failures) if failures else dataset
 
 
-def _kept(
-    build: Callable[..., tuple[Cache, dict[int, Failure]]], config: Config, show: Observer
-) -> tuple[Cache, dict[int, Failure]]:
+def _cached(
+    build: Callable[..., tuple[Cache, dict[int, Unusable]]], config: Config, show: Observer
+) -> tuple[Cache, dict[int, Unusable]]:
     """What `build` gives in the cache folder, or in a spare one where nobody named a folder and the default fails."""
     root = cache_root(config)
     try:
         return build(root=root / "images")
-    except NoRoomError:
-        raise
     except StorageError as error:
-        if config.cache:
+        if config.cache or isinstance(error, NoRoomError):
             raise
-        spare = images.spare_root()
+        spare = spare_root()
         why = getattr(error.__cause__, "strerror", None) or error
         show.warn(f"cannot write {root}: {why}. Using {spare}: give --cache FOLDER, or set UPCYCLE_CACHE")
         return build(root=spare / "images")
@@ -172,7 +115,13 @@ def _kept(
 
 def decodable(index: Index, config: Config, machine: Hardware, show: Observer) -> Index:
     """`index` without the images that cannot be decoded, found out at a small size."""
-    return decode(index, Preprocessing(size=32, scale=config.scale), config, machine, show)[0]
+    return decode(index, Preprocessing(size=32, scale=config.scale), config, machine, show).index
+
+
+def changed_since(config: Config) -> DataError:
+    """That images were decoded before and cannot be now."""
+    cached = cache_root(config) / "images"
+    return DataError(f"an image that could be decoded before cannot be decoded now: remove {cached}, then run again")
 
 
 def prepare(
@@ -182,18 +131,11 @@ def prepare(
     machine: Hardware,
     show: Observer,
     splits: Splits | None = None,
-) -> Prepared:
+) -> Dataset:
     """Decode and split, unless the caller has split already."""
-    index, frames = decode(index, preprocessing, config, machine, show)
+    dataset = decode(index, preprocessing, config, machine, show)
     if splits is None:
-        splits = split(
-            index,
-            seed=config.seed_of_split,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            regroup=config.regroup,
-        )
-    elif sum(len(splits.of(name)) for name in ("train", "val", "test")) != len(index):
-        kept = cache_root(config) / "images"
-        raise DataError(f"an image that could be decoded before cannot be decoded now: remove {kept}, then run again")
-    return Prepared(index, frames, splits, preprocessing)
+        splits = split_by(config, dataset.index)
+    elif sum(len(splits.of(name)) for name in NAMES) != len(dataset):
+        raise changed_since(config)
+    return replace(dataset, splits=splits)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from upcycle.data import decode
+from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware
 from upcycle.errors import DecodeError
 from upcycle.evaluation.forward import predictions
@@ -16,7 +17,6 @@ from upcycle.evaluation.metrics import evaluate, paired_log_loss
 from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Choice, FoldScores, RunEvaluation
 from upcycle.jobs.finetune import held_out_logits
-from upcycle.jobs.prepare import Prepared
 from upcycle.jobs.session import Session
 from upcycle.manifest import check
 from upcycle.model import checkpoint
@@ -37,14 +37,14 @@ class Results:
     choice: Choice | None = None
 
 
-def held_out(data: Prepared, logits: Callable[[str], npt.NDArray[np.float32]]) -> HeldOut:
+def held_out(data: Dataset, logits: Callable[[str], npt.NDArray[np.float32]]) -> HeldOut:
     """Predictions of every split that is not trained on, given the logits of one by its name."""
     return {name: predictions(data.index, data.splits.of(name), logits(name)) for name in data.splits.held_out}
 
 
 def choose(
     session: Session,
-    data: Prepared,
+    data: Dataset,
     model: Network,
     machine: Hardware,
     *,
@@ -72,7 +72,7 @@ def choose(
     return Results(probed, others=others, choice=choice)
 
 
-def write_results(session: Session, data: Prepared, results: Results) -> None:
+def write_results(session: Session, data: Dataset, results: Results) -> None:
     """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
     run, show = session.run, session.show
     named = {**results.kept, **results.others}
@@ -101,7 +101,7 @@ def write_results(session: Session, data: Prepared, results: Results) -> None:
         show.table(models_table({f"{chosen} (chosen)": evaluation[split], **others}))
 
 
-def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None) -> None:
+def _write_thumbnails(session: Session, data: Dataset, test: Predictions | None) -> None:
     """Keep a small picture of every misclassified test image, so the report needs no data folder."""
     shutil.rmtree(session.run.thumbnails, ignore_errors=True)
     if test is None:
@@ -110,7 +110,7 @@ def _write_thumbnails(session: Session, data: Prepared, test: Predictions | None
     positions = data.splits.test
     for at in wrong:
         try:
-            small = decode.thumbnail(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
+            small = decode.thumbnail_jpeg(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
         except DecodeError:
             continue  # the file went away since it was decoded; its row in the table remains
         write_bytes(session.run.thumbnails / f"{test.hashes[at]}.jpg", small)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from upcycle.config import Config
-from upcycle.data.index import Index, check_there
-from upcycle.data.listing import Failure, shown
+from upcycle.data.index import Index, check_exists
+from upcycle.data.listing import Unusable, shown
 from upcycle.data.splits import Recorded, Splits, changes, folds, read_splits, split, write_splits
 from upcycle.errors import DataError, RunError
 from upcycle.jobs.prepare import machine_of, read_index
@@ -27,7 +27,7 @@ from upcycle.rundir import RunDir, read_json
 def check_place(start: Start) -> None:
     """DataError for images that are not where they should be; for a run under way, with the command to say where."""
     if start.fresh or start.moved or start.data.exists():
-        check_there(start.data)
+        check_exists(start.data)
         return
     again = shlex.join(["upcycle", "train", "DATA", "--out", str(start.run.root), "--resume"])
     raise DataError(f"{shown(start.data)} does not exist: say where the images of the run are now: {again}")
@@ -35,7 +35,7 @@ def check_place(start: Start) -> None:
 
 def find_moved(start: Start, show: Observer) -> Index:
     """The images at the run's new place; RunError where they are others than those it has recorded."""
-    check_there(start.data)
+    check_exists(start.data)
     refused = f"{start.run.root} was started with {shown(read_json(start.run.config)['data'])}, not {shown(start.data)}"
     try:
         index = read_index(start.data, start.config, machine_of(start.config), show)
@@ -54,7 +54,7 @@ def _differs(start: Start, index: Index) -> str:
         parts = [RunDir(start.run.root / f"fold-{number}") for number in range(1, config.folds + 1)]
     number, run = next((number, run) for number, run in enumerate(parts) if run.splits.exists())
     unusable = _unusable(run)
-    kept = index.without({at: Failure("") for at in range(len(index)) if index.path(at) in unusable})
+    kept = index.without({at: Unusable("") for at in range(len(index)) if index.path(at) in unusable})
     if config.folds:
         drawn = folds(kept, k=config.folds, seed=config.seed_of_split, val_fraction=config.val_fraction)[number]
     else:

@@ -24,6 +24,7 @@ from upcycle.config import Config
 from upcycle.device import Hardware, environment, out_of_memory
 from upcycle.errors import HungUp, RunError, StorageError, Terminated, UpcycleError
 from upcycle.history import History, ProbeResult, Row
+from upcycle.jobs.callables import NO_CALLABLES
 from upcycle.jobs.start import UPDATES, Start
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
@@ -124,6 +125,9 @@ def stopping() -> Iterator[Stopping]:
 
 class Session:
     """The work on one run, from its start or its last checkpoint until it ends or is stopped."""
+
+    callables = NO_CALLABLES
+    """The custom parts of the run."""
 
     def __init__(self, run: RunDir, config: Config, show: Observer, stopping: Stopping) -> None:
         self.run, self.config, self.show, self.stopping = run, config, show, stopping
@@ -332,6 +336,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Obs
         remove_abandoned(run.root)
         _record_start(start, weights_sha256, machine, show)
         session = Session(run, start.config, show, signals)
+        session.callables = start.callables
         session.tick()
         show.started(run.root)
         try:
@@ -365,7 +370,9 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Ob
         return
     run.set_status("running", seconds=0.0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started})
+    callables = start.callables.record()
+    own = {"callables": callables} if callables else {}
+    write_sealed(run, run.environment, {**facts, "command": start.command, "started": started, **own})
     recorded = {"data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
     write_sealed(run, run.config, {**start.config.to_dict(), **recorded})
 

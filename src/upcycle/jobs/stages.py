@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
 from upcycle.jobs.finetune import class_loss, fine_tune
-from upcycle.jobs.prepare import Prepared, cache_root, workers_for
+from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint, groups
@@ -19,7 +20,7 @@ from upcycle.training.features import extract, head_logits
 from upcycle.training.probe import Probe, Split, train_probe
 
 
-def run_stages(session: Session, data: Prepared, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
+def run_stages(session: Session, data: Dataset, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
     model = create(network, machine, seed=session.config.seed)
@@ -54,7 +55,7 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
         if not config.epochs:
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
-    planned = phases(config, images)
+    planned = phases(config, images, session.callables.schedule)
     frozen = groups.frozen_names(model.body, config.freeze)
     groups.freeze_parameters(model.body, frozen)
     parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
@@ -77,7 +78,7 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
 
 
 def _train_probe(
-    session: Session, data: Prepared, network: ModelSpec, model: Network, machine: Hardware
+    session: Session, data: Dataset, network: ModelSpec, model: Network, machine: Hardware
 ) -> tuple[Probe, HeldOut]:
     """Compute the features once, train the probe on them, and put it into the model; its held-out predictions."""
     config, show = session.config, session.show
@@ -90,7 +91,7 @@ def _train_probe(
             network=network,
             machine=machine,
             folder=cache_root(config),
-            workers=workers_for(data.frames, machine),
+            workers=data.workers(machine),
             progress=progress,
         )
     same = components(index)
@@ -107,7 +108,7 @@ def _train_probe(
     return probe, held_out(data, lambda name: head_logits(model, features, splits.of(name), machine))
 
 
-def _adapted(session: Session, phase: Phase, probe: Probe, data: Prepared) -> Phase:
+def _adapted(session: Session, phase: Phase, probe: Probe, data: Dataset) -> Phase:
     """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
     config = session.config
     if not config.lr_adapt:

@@ -11,6 +11,7 @@ from upcycle.class_weights import class_weights_text
 from upcycle.comparison.variants import FREE_TO_CHANGE
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_json
 from upcycle.errors import ConfigError, RunError
+from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir
@@ -38,9 +39,17 @@ class Start:
     finished: bool = False
     fresh: bool = False
     moved: bool = False
+    callables: Callables = NO_CALLABLES
 
 
-def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, resume: bool) -> Start:
+def begin(
+    data: Path | None,
+    options: Mapping[str, Any],
+    *,
+    out: Path | None,
+    resume: bool,
+    callables: Callables = NO_CALLABLES,
+) -> Start:
     """What a call of `train` means.
 
     RunError for a folder in the way, with the command that resumes it, or for options that
@@ -60,10 +69,11 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
             if not resume:
                 again = shlex.join(["upcycle", "train", "--out", str(run.root), "--resume"])
                 raise RunError(f"{run.root} already exists. Resume it with `{again}`, or give another --out")
-            return _resumed(data, given, run)
+            return _resumed(data, given, run, callables)
     if data is None:
         raise ConfigError("say which images to train on: upcycle train DATA")
     config = resolve(given)
+    callables.check(config)
     if config.probe and config.weights == "none":  # not in resolve: runs were made with it
         raise ConfigError("a probe needs pretrained weights, and weights = none: leave probe out")
     for split in ("train_split", "val_split", "test_split"):
@@ -78,7 +88,9 @@ def begin(data: Path | None, options: Mapping[str, Any], *, out: Path | None, re
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
     run = RunDir(reserve(name)) if out is None else run
-    return Start(data.resolve(), config, run, _command(data.resolve(), given, run.root), fresh=True)
+    return Start(
+        data.resolve(), config, run, _command(data.resolve(), given, run.root), fresh=True, callables=callables
+    )
 
 
 def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
@@ -147,7 +159,7 @@ def removed_unless_started(folder: Path, *, reserved: bool) -> Iterator[None]:
                 folder.parent.rmdir()
 
 
-def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
+def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables: Callables) -> Start:
     check(run)
     config = read_json(run.config)
     before = Path(str(read_plain(run.config).get("data", "")))
@@ -166,12 +178,16 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir) -> Start:
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
         raise RunError(f"{run.root} was started with {told}: give another --out")
     config = resolve({**recorded, **{name: now[name] for name in FREE_TO_CHANGE}})
-    said = str(read_plain(run.environment).get("command", "")) if run.environment.exists() else ""
+    environment = read_plain(run.environment) if run.environment.exists() else {}
+    said = str(environment.get("command", ""))
     finished = run.status()["state"] == "finished"
     if not finished and read_plain(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
     place = data.resolve() if data is not None else before
-    return Start(place, config, run, said, finished=finished, moved=moved)
+    if not finished:
+        callables = callables.resumed(run.root, environment.get("callables", {}))
+        callables.check(config)
+    return Start(place, config, run, said, finished=finished, moved=moved, callables=callables)
 
 
 def _can_be_told_by_content(run: RunDir, data: Path) -> bool:

@@ -6,12 +6,13 @@ continues from its last checkpoint.
 """
 
 from upcycle import device as machines
+from upcycle.data.dataset import Dataset
 from upcycle.data.index import Index
 from upcycle.data.splits import Splits, write_splits
 from upcycle.errors import ConfigError
-from upcycle.jobs.prepare import Prepared, fit_size, machine_of, prepare, read_index
+from upcycle.jobs.prepare import fit_size, machine_of, prepare, read_index
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
-from upcycle.jobs.review import audit, describe
+from upcycle.jobs.review import audit_dataset, describe
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
@@ -45,19 +46,19 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
         )
         preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
         with session.timed("decoding_seconds"):
-            prepared = prepare(index, preprocessing, config, machine, show, splits)
-        network = spec_of(arch, prepared.index.classes, prepared.preprocessing, weights)
+            dataset = prepare(index, preprocessing, config, machine, show, splits)
+        network = spec_of(arch, dataset.index.classes, dataset.preprocessing, weights)
         if start.run.has_work():
-            same_data(start.run, prepared.index, prepared.splits)
+            same_data(start.run, dataset.index, dataset.splits)
             same_network(start.run, network)
             if start.moved:
                 record_place(start.run, start.data)
-        _record_data(session, prepared)
+        _record_data(session, dataset)
         show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         try:
-            session.details["stopped"] = run_stages(session, prepared, network, machine, weights)
+            session.details["stopped"] = run_stages(session, dataset, network, machine, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
             reason = cannot_compute(network, images=images, training=config.bn == "train")
@@ -69,9 +70,9 @@ def run_training(start: Start, show: Observer, *, index: Index | None = None, sp
             ) from error
 
 
-def _record_data(session: Session, prepared: Prepared) -> None:
-    """Write down and say what is trained on."""
-    known = audit(prepared)
-    write_json(session.run.audit, known.to_dict())
-    write_splits(session.run.splits, prepared.index, prepared.splits)
-    describe(prepared, known, session.show)
+def _record_data(session: Session, dataset: Dataset) -> None:
+    """Record and report what is trained on."""
+    audit = audit_dataset(dataset)
+    write_json(session.run.audit, audit.to_dict())
+    write_splits(session.run.splits, dataset.index, dataset.splits)
+    describe(dataset, audit, session.show)

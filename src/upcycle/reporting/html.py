@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
 from upcycle.reporting import names

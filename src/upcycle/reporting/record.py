@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.errors import RunError
 from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation

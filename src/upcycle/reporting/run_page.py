@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from jinja2 import TemplateError
 
-from upcycle.audit.summary import Audit
+from upcycle.audit.findings import Audit
 from upcycle.errors import RunError
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, RunEvaluation
@@ -283,17 +283,16 @@ def split_table(audit: Audit) -> SplitTable:
 
 def _problems(audit: Audit) -> dict[str, Cut[object]]:
     """What is wrong with the data; every list cut, and long groups of identical images too."""
-    leaked = {path for group in audit.leaks for path in group}
-
-    def groups(found: Sequence[Sequence[object]]) -> Cut[object]:
-        return cut([cut(group, COPIES) for group in found])
-
+    groups = {finding.kind: finding.groups for finding in audit.findings}
+    leaks = groups.get("leaks", ())
+    groups["copies"] = tuple(group for group in groups.get("copies", ()) if group not in leaks)
     return {
         "warnings": cut(audit.warnings),
         "quarantined": cut(audit.quarantined),
-        "conflicts": groups(audit.conflicts),
-        "leaks": groups(audit.leaks),
-        "duplicates": groups([group for group in audit.duplicates if not leaked.intersection(group)]),
+        **{
+            kind: cut([cut(group, COPIES) for group in groups.get(kind, ())])
+            for kind in ("conflicts", "leaks", "copies")
+        },
     }
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upcycle.audit.findings import Finding, Image
+from upcycle.audit.findings import Audit, Finding, FlaggedImage
 from upcycle.audit.quarantine import Entry
-from upcycle.audit.summary import Audit
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html
@@ -68,7 +67,7 @@ class PicturedGroup:
     """Images of a finding that belong together, cut, and their common name."""
 
     name: str
-    images: Cut[Image]
+    images: Cut[FlaggedImage]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _section(number: int, finding: Finding) -> Section:
 
 def _picture(file: Path, scale: float | None) -> str | None:
     try:
-        return html.jpeg_address(decode.thumbnail(file, SIDE, scale))
+        return html.jpeg_address(decode.thumbnail_jpeg(file, SIDE, scale))
     except (DecodeError, OSError):
         return None
 

@@ -24,7 +24,7 @@ from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
 from upcycle.task import Task
 from upcycle.training import optim
-from upcycle.training.loss import LossFunction, Scores, predicted_classes
+from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 
 Progress = Callable[[int, int], None]
 """Told (done, total)."""
@@ -148,6 +148,7 @@ def train_epoch(
     began, clean, images = time.perf_counter() - earlier.seconds, state.step, earlier.images
     judged_images, judged_loss = earlier.judged_images, earlier.judged_loss
     device = setting.machine.device
+    guessing = guessing_loss(setting.loss, setting.task, device)
     exact = torch.float32 if device == "mps" else torch.float64  # MPS has no float64
     loss_sum = torch.tensor(earlier.loss, dtype=exact, device=device)
     right = torch.tensor(earlier.right, dtype=torch.int64, device=device)
@@ -163,10 +164,10 @@ def train_epoch(
                 raise DivergenceError(_diverged("is not finite", setting, clean, state.step))
             clean = state.step
             if done % stretch == 0:
-                _judge((so_far - judged_loss) / (images - judged_images), stretch, setting, state.step)
+                _judge((so_far - judged_loss) / (images - judged_images), guessing, stretch, setting, state.step)
                 judged_images, judged_loss = images, so_far
             elif done == total and state.step - setting.phase.first_step >= stretch:
-                _judge(so_far / images, total, setting, state.step)
+                _judge(so_far / images, guessing, total, setting, state.step)
         if progress is not None:
             progress(done, total)
         if due is not None and due():
@@ -180,9 +181,8 @@ def train_epoch(
     return Totals(loss_sum.item() / images, right.item() / images, images, time.perf_counter() - began)
 
 
-def _judge(loss: float, updates: int, setting: Setting, step: int) -> None:
+def _judge(loss: float, guessing: float, updates: int, setting: Setting, step: int) -> None:
     """DivergenceError where the mean loss of the last `updates` has exploded."""
-    guessing = setting.task.guessing
     if loss > EXPLODED * guessing:
         wrong = f"is {loss:.3g}, and guessing has {guessing:.2g},"
         raise DivergenceError(_diverged(wrong, setting, step - updates, step))

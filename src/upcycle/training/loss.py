@@ -1,9 +1,11 @@
 """The loss of each image, the class that logits predict and the scores of a row: what `upcycle.task` has, in torch.
 
 A loss is any function of (logits [B, outputs], targets as `Task.targets` has them) that gives one loss per image, [B].
+A custom one gets one column per class instead, whatever their number.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +66,50 @@ _PREDICTED: dict[str, Callable[[Tensor], Tensor]] = {
     "binary": lambda logits: (logits[:, 0] > 0).long(),
     "multiclass": lambda logits: logits.argmax(dim=1),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class CustomLoss:
+    """A custom loss: `function(logits, targets)`, both [B, K], gives one loss per image, [B].
+
+    Of two classes, the logits are those of a softmax that gives the same probabilities as the one output.
+    """
+
+    task: Task
+    function: LossFunction
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each image [B]; ConfigError, in one line, for anything else."""
+        images = len(logits)
+        losses = self.function(*_COLUMNS[self.task.kind](logits.float(), targets.float()))
+        if not isinstance(losses, Tensor):
+            raise ConfigError(f"the loss returned a {type(losses).__name__}: return a tensor with one loss per image")
+        if losses.shape != (images,):
+            shape, advice = tuple(losses.shape), "" if losses.ndim else " (reduction='none' in torch's losses)"
+            raise ConfigError(f"the loss has shape {shape}: return one loss per image, ({images},){advice}")
+        if logits.requires_grad and not losses.requires_grad:
+            raise ConfigError("the loss does not depend on the logits: compute it with torch, without detach or numpy")
+        return losses.float()
+
+
+_COLUMNS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "binary": lambda logits, targets: (
+        torch.cat([torch.zeros_like(logits), logits], dim=1),
+        torch.stack([1 - targets, targets], dim=1),
+    ),
+    "multiclass": lambda logits, targets: (logits, targets),
+}
+
+
+def guessing_loss(loss: LossFunction, task: Task, device: torch.device | str) -> float:
+    """The mean loss of guessing: of a custom one, that of equal logits, and infinite where that is not positive."""
+    if not isinstance(loss, CustomLoss):
+        return task.guessing
+    labels = torch.arange(len(task.classes))
+    with torch.no_grad():
+        logits = torch.zeros(len(labels), task.outputs, device=device)
+        value = float(loss(logits, targets_of(task, labels).to(device)).mean())
+    return value if 0 < value < math.inf else math.inf
 
 
 def predicted_classes(task: Task, logits: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""The optimizer: Adam or AdamW over parameter groups, its rate set before each update."""
+"""The optimizer: one of timm's over parameter groups, its rate set before each update."""
 
 from typing import Any
 
 import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info  # type: ignore[attr-defined]
 from torch import Tensor
 
 from upcycle.config import Config
@@ -10,26 +11,35 @@ from upcycle.schedules import Rate
 
 
 def make_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Adam (L2 decay as the paper has it) or AdamW (decoupled), fused where torch can.
+    """The optimizer that `config` names, as timm makes it; Adam and AdamW fused where torch can.
 
-    Adam: Kingma and Ba, arXiv 1412.6980; AdamW: Loshchilov and Hutter, arXiv 1711.05101.
+    Adam (L2 decay as the paper has it): Kingma and Ba, arXiv 1412.6980; AdamW (decoupled): Loshchilov and Hutter,
+    arXiv 1711.05101. `beta2` is for optimizers with two decay rates, `eps` for those that have it.
     """
-    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    device = groups[0]["params"][0].device.type
-    return kind(
+    known = get_optimizer_info(config.optimizer)
+    options: dict[str, Any] = {"eps": config.eps} if known.has_eps else {}
+    if known.has_betas and known.num_betas == 2:
+        options["betas"] = (config.momentum, config.beta2)
+    if config.optimizer in ("adam", "adamw"):
+        options["fused"] = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
         [{key: value for key, value in group.items() if key != "names"} for group in groups],
+        opt=config.optimizer,
         lr=config.lr,
-        betas=(config.momentum, config.beta2),
-        eps=config.eps,
-        fused=device in ("cpu", "cuda"),
+        momentum=config.momentum,
+        **options,
     )
+    return optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: Rate) -> None:
-    """Use `rate` for the next update, each group by its own scale."""
+    """Use `rate` for the next update, each group by its own scale; the momentum where the optimizer has one."""
     for group in optimizer.param_groups:
         group["lr"] = rate.lr * group["scale"]
-        group["betas"] = (rate.momentum, group["betas"][1])
+        if "betas" in group:
+            group["betas"] = (rate.momentum, *group["betas"][1:])
+        elif "momentum" in group:
+            group["momentum"] = rate.momentum
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
