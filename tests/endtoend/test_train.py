@@ -440,7 +440,8 @@ def test_an_option_changes_what_is_trained(
 ) -> None:
     plain = one_epoch["uneven" if "class_weights" in options else "even"]
     data = json.loads((plain.path / "config.json").read_text())["data"]
-    changed = upcycle.train(data, out=tmp_path / "run", weights=str(tiny_weights), **{**FAST, "epochs": 1, **options})
+    given = {**FAST, "weights": str(tiny_weights), "epochs": 1, "probe": False, **options}
+    changed = upcycle.train(data, out=tmp_path / "run", **given)
     assert plain.history.rows[-1].val_loss != changed.history.rows[-1].val_loss
     for name, value in options.items():
         assert value == getattr(changed.config, name)
@@ -451,7 +452,7 @@ def one_epoch(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPat
     """Runs without any option, to compare with."""
     root = tmp_path_factory.mktemp("plain")
     data = {"even": photos, "uneven": write_classes(root / "data", {"across": 24, "down": 10})}
-    options = {**FAST, "weights": str(tiny_weights), "epochs": 1}
+    options = {**FAST, "weights": str(tiny_weights), "epochs": 1, "probe": False}
     with without_pages():
         return {name: upcycle.train(folder, out=root / name, **options) for name, folder in data.items()}
 
