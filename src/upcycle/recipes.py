@@ -23,7 +23,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
     "default": {},
     # The article "Fine-tuning pre-trained ResNet-50 with one-cycle learning rate" (Transfer Learning in
-    # Action); docs/recipes.md lists what it leaves unsaid and what is taken for it.
+    # Action); docs/training.md lists what it leaves unsaid and what is taken for it.
     "classic": {
         "epochs": 100,
         "probe": False,
@@ -186,7 +186,7 @@ def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
     Where the frozen features nearly solve the task, large steps spoil them; where they do not, small
     steps leave them as they are. The rate is in proportion to the probe's loss over the loss of
     guessing, log(classes), from a tenth of `lr` up to `lr`. A heuristic, set on validation images
-    of tasks near ImageNet and far from it (docs/recipes.md).
+    of tasks near ImageNet and far from it (docs/training.md).
     """
     share = probe_loss / math.log(classes) / FAR
     return lr * min(1.0, max(LEAST_SHARE, share))
