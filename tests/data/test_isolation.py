@@ -312,7 +312,7 @@ def test_no_process_to_be_had_is_one_line_and_no_fault_of_the_file(
     python = script(tmp_path / "python", text) if text else "/nowhere/python"
     monkeypatch.setattr(sys, "executable", python)
     few = Decoders(Limits(patience=1))
-    with pytest.raises(UpcycleError, match=message) as caught, decode.decoding(tmp_path / "x.png"):
+    with pytest.raises(UpcycleError, match=message) as caught, decode.naming(tmp_path / "x.png"):
         load(few, SMALL)
     assert not isinstance(caught.value, DecodeError)
     assert not few._workers

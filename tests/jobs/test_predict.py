@@ -57,7 +57,7 @@ def test_a_run_loads_its_model_once(
         loaded.append(path)
         return classifier
 
-    monkeypatch.setattr("upcycle.jobs.api.load", load)
+    monkeypatch.setattr("upcycle.jobs.predict.load", load)
     run, file = upcycle.Run(trained.path), next(photos.glob("test/*/*.png"))
     assert run.predict(file) == run.predict([file])[0]  # type: ignore[index]
     assert [trained.path] == loaded
