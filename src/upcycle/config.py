@@ -78,7 +78,8 @@ NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", 
 class Config(BaseModel):
     """Everything that decides what a run does; a value is checked when it is set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # built on first use: the command line declares several groups of these options and validates one
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     recipe: Literal["default", "classic", "probe", "simple-cnn"] = Field(
         "default", description="Named settings to start from."
