@@ -1,15 +1,17 @@
-"""Figures as files, and names in letters that our font lacks."""
+"""Figures as files, and names in letters that a font lacks: another font that is installed, or escapes."""
 
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from matplotlib.text import Text
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.font_manager import FontEntry, fontManager
 
 from tests.reporting.pages import words
 from tests.reporting.values import PETS, evaluation, history, one_cycle
@@ -18,23 +20,95 @@ from upcycle.evaluation.results import Evaluation
 from upcycle.history import History
 from upcycle.reporting import style
 from upcycle.reporting.figures import confusion_figure, curves_figure, metrics_figure, schedule_figure
-from upcycle.reporting.style import PALETTE, Drawing, png, save, svg
+from upcycle.reporting.style import PALETTE, Drawing, fonts_for, png, save, svg
+
+NOBODYS = "\ue001\ue002"
+"""Letters of the private area: no font of anybody's has them but those made here."""
 
 
-def test_letters_that_our_font_lacks_are_drawn_with_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "OTHER_FAMILIES", ("DejaVu Sans Mono", "No Such Font"))
-    made = metrics_figure(evaluation(["a", "b"]))
-    families = [text.get_fontfamily() for text in made.findobj(Text)]
-    png(made)
-    assert families == [text.get_fontfamily() for text in made.findobj(Text)]
-    assert "No Such Font" not in svg(made)
+@pytest.fixture(autouse=True)
+def _no_other_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "installed_fonts", list)
+
+
+def make_font(path: Path, family: str, letters: str) -> Path:
+    """A font of squares of another height for each letter."""
+    names = [".notdef", *(f"u{ord(letter):x}" for letter in letters)]
+    shapes = {}
+    for at, name in enumerate(names):
+        pen = TTGlyphPen(None)
+        pen.moveTo((100, 0))
+        for corner in ((100, 200 + 250 * at), (700, 200 + 250 * at), (700, 0)):
+            pen.lineTo(corner)
+        pen.closePath()
+        shapes[name] = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(letter): f"u{ord(letter):x}" for letter in letters})
+    builder.setupGlyf(shapes)
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (800, 100)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+    return path
+
+
+@pytest.fixture
+def nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An installed font that has the letters."""
+    before = list(fontManager.ttflist)
+    fontManager.addfont(make_font(tmp_path / "font.ttf", "Nobodys", NOBODYS))
+    added = [entry for entry in fontManager.ttflist if entry not in before]
+    monkeypatch.setattr(style, "installed_fonts", lambda: added)
+    yield "Nobodys"
+    fontManager.ttflist = before
+
+
+def test_letters_that_no_font_here_has_are_escapes() -> None:
+    families, missing = fonts_for(["cat", f"a{NOBODYS}", "naïve", "Ωж", "a\nb"])
+    assert (["DejaVu Sans"], {0xE001: "\\ue001", 0xE002: "\\ue002"}) == (families, missing)
 
 
 @pytest.mark.parametrize("figure", [confusion_figure, metrics_figure])
-def test_names_without_glyphs_stay_text(figure: Callable[[Evaluation], Drawing]) -> None:
-    made = figure(evaluation(["\ue001", "a\ue002"]))
-    assert b"\x89PNG" == png(made)[:4]
-    assert {"\ue001", "a\ue002"} <= set(words(made))
+def test_classes_without_glyphs_differ_in_pixels(figure: Callable[[Evaluation], Drawing], tmp_path: Path) -> None:
+    made = figure(evaluation([NOBODYS[0], f"a{NOBODYS[1]}"]))
+    document, pixels = save(made, tmp_path / "figure")
+    assert png(made) != png(figure(evaluation([NOBODYS[1], f"a{NOBODYS[0]}"])))
+    assert png(made) == pixels.read_bytes()
+    assert {NOBODYS[0], f"a{NOBODYS[1]}"} <= set(words(made))
+    assert "\\ue001" not in document.read_text(encoding="utf-8")
+
+
+def test_an_installed_font_that_has_the_letters_draws_them(nobodys: str) -> None:
+    assert (["DejaVu Sans", nobodys], {}) == fonts_for(["cat", NOBODYS])
+
+    def drawn(*names: str) -> tuple[str, bytes]:
+        made = confusion_figure(evaluation(names))
+        return svg(made), png(made)
+
+    assert drawn(*NOBODYS) == drawn(*NOBODYS)
+    assert drawn(*NOBODYS)[1] != drawn(NOBODYS[0], NOBODYS[0] * 2)[1]
+    assert nobodys not in drawn(*NOBODYS)[0]
+
+
+def test_the_fewest_fonts_are_taken_and_damaged_ones_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    made = [
+        FontEntry(fname=str(tmp_path / "damaged.ttf"), name="A"),
+        FontEntry(fname=str(make_font(tmp_path / "b.ttf", "B", NOBODYS[0])), name="B"),
+        FontEntry(fname=str(make_font(tmp_path / "c.ttf", "C", NOBODYS)), name="C"),
+    ]
+    monkeypatch.setattr(style, "installed_fonts", lambda: made)
+    assert (["DejaVu Sans", "C"], {0xE003: "\\ue003"}) == fonts_for([NOBODYS, "\ue003"])
+
+
+def test_a_font_of_boxes_is_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not [entry.name for entry in style.installed_fonts() if "last resort" in entry.name.lower()]
 
 
 # ------------------------------------------------------------------------------------------- files

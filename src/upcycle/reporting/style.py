@@ -6,7 +6,7 @@ Every color comes from `PALETTE`, so that a page's style sheet may give each nam
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,19 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager
+from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
+from upcycle.reporting.names import short
 from upcycle.rundir import write_bytes
 
 FAMILY = "DejaVu Sans"
 """It comes with matplotlib: Latin, Greek, Cyrillic and more, but no Chinese, Japanese, Thai, Devanagari or emoji."""
-OTHER_FAMILIES = (
-    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", "Hiragino Sans", "PingFang SC"),
-    *("WenQuanYi Zen Hei", "Malgun Gothic", "Noto Sans Thai", "Noto Sans Devanagari", "Nirmala UI", "Arial Unicode MS"),
-)
-"""Fonts that draw such letters in pixels, where they are installed. A viewer of SVG brings its own."""
+_LONGEST = 20
+"""Letters of a name that is written in escapes."""
 
 PALETTE = {
     "paper": "#ffffff",
@@ -149,16 +149,83 @@ def _with_plain_ids(document: str) -> str:
 
 def png(figure: Figure, *, dpi: float = 160) -> bytes:
     """The figure as PNG bytes, at `dpi` pixels per inch."""
-    installed = {font.name for font in fontManager.ttflist}
-    texts: list[Any] = figure.findobj(Text)
     buffer = io.BytesIO()
-    with _rendering():
-        for text in texts:
-            text.set_fontfamily([FAMILY, *(name for name in OTHER_FAMILIES if name in installed)])
+    with _rendering(), _drawable(figure):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-        for text in texts:
-            text.set_fontfamily([FAMILY])
     return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------- fonts
+
+
+@contextmanager
+def _drawable(figure: Figure) -> Iterator[None]:
+    """Inside, texts use installed fonts that have their letters; letters that none has are escapes: \\u732b.
+
+    Whoever shows an SVG brings the fonts. The pixels of a PNG need the shapes, or show boxes.
+    """
+    found: list[Any] = figure.findobj(Text)
+    texts = [(text, text.get_fontfamily(), text.get_text()) for text in found]
+    axes = (axis.get_major_formatter() for axes in figure.axes for axis in (axes.xaxis, axes.yaxis))
+    ticks = [(formatter, formatter.seq) for formatter in axes if isinstance(formatter, FixedFormatter)]
+    families, missing = fonts_for([*(words for _, _, words in texts), *(name for _, names in ticks for name in names)])
+    if len(families) == 1 and not missing:
+        yield
+        return
+
+    def legible(words: str) -> str:
+        return words if missing.keys().isdisjoint(map(ord, words)) else short(words.translate(missing), _LONGEST)
+
+    try:
+        for text, _, words in texts:
+            text.set(fontfamily=families, text=legible(words))
+        for formatter, names in ticks:
+            formatter.seq = [legible(name) for name in names]
+        yield
+    finally:
+        for text, family, words in texts:
+            text.set(fontfamily=family, text=words)
+        for formatter, names in ticks:
+            formatter.seq = names
+
+
+def fonts_for(texts: Iterable[str]) -> tuple[list[str], Mapping[int, str]]:
+    """The fonts to draw `texts` with, ours and as few others as help, and escapes of the letters that none has."""
+    letters = {letter for text in texts for letter in text if letter not in " \n"}
+    families, missing = [FAMILY], letters - _has(FT2Font(str(findfont(FontProperties(family=[FAMILY])))), letters)
+    others = list(_opened(installed_fonts(), missing)) if missing else []
+    while missing and others:
+        name, has = max(others, key=lambda font: len(font[1] & missing))
+        if not has & missing:
+            break
+        families.append(name)
+        missing -= has
+    return families, {ord(letter): letter.encode("unicode_escape").decode("ascii") for letter in missing}
+
+
+def installed_fonts() -> list[FontEntry]:
+    """Upright fonts of ordinary weight in order of name, without those that have a box for every letter."""
+    plain = (
+        font for font in fontManager.ttflist if font.style == font.variant == "normal" and font.weight in (400, 500)
+    )
+    return sorted((font for font in plain if "last resort" not in font.name.lower()), key=lambda f: (f.name, f.fname))
+
+
+def _opened(fonts: Iterable[FontEntry], letters: set[str]) -> Iterator[tuple[str, set[str]]]:
+    """The name of each font, and which of `letters` it has."""
+    for font in fonts:
+        face: dict[str, int] = {"face_index": font.index} if getattr(font, "index", 0) else {}  # of a collection
+        try:
+            yield font.name, _has(FT2Font(font.fname, **face), letters)  # type: ignore[arg-type]
+        except (OSError, RuntimeError):  # removed since matplotlib made its list, or damaged
+            continue
+
+
+def _has(font: FT2Font, letters: Iterable[str]) -> set[str]:
+    return {letter for letter in letters if font.get_char_index(ord(letter))}
+
+
+# ------------------------------------------------------------------------------------------- files
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:
