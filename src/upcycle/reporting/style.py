@@ -19,7 +19,7 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontMan
 from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from upcycle.reporting.names import short
 from upcycle.rundir import write_bytes
@@ -116,8 +116,11 @@ def stroke(place: int) -> Stroke:
 
 def as_text(axis: Axis, names: Sequence[str], *, size: float = 9.0) -> None:
     """Name the places 0, 1, ... of an axis, each name taken as it is: a dollar sign starts no formula."""
-    axis.set_ticks(range(len(names)), names, parse_math=False)
+    axis.set_major_locator(FixedLocator(range(len(names))))
+    axis.set_major_formatter(FixedFormatter(names))
     axis.set_tick_params(length=0, labelcolor=PALETTE["ink"], labelsize=size)
+    for label in axis.get_ticklabels():
+        label.set_parse_math(False)
 
 
 @contextmanager
