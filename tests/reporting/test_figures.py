@@ -172,3 +172,9 @@ def test_what_a_cell_holds_is_no_wider_than_the_cell(size: int) -> None:
     cell = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
     assert axes.texts
     assert max(text.get_window_extent(renderer).width for text in axes.texts) <= cell
+
+
+def test_no_accuracy_above_100_percent_is_marked() -> None:
+    axes = curves_figure(history(4, accuracy=[1.0] * 4, val_accuracy=[1.0] * 4)).axes[1]
+    low, high = axes.get_ylim()
+    assert 1.0 == pytest.approx(max(tick for tick in axes.get_yticks() if low <= tick <= high))

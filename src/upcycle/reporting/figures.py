@@ -190,7 +190,12 @@ def _frame_losses(axes: Axes, losses: _Floats) -> None:
 
 
 def _frame_accuracies(axes: Axes, shares: _Floats) -> None:
-    axes.margins(y=0.08)
+    """Frame the accuracies, at least 5 points of them, with no mark above 100 %."""
+    finite = shares[np.isfinite(shares)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    span = max(high - low, 0.05)
+    top = min(high + 0.08 * span, 1 + 0.04 * span)
+    axes.set_ylim(min(low - 0.08 * span, top - span), top)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if _spread(shares) > 0.04 else 1, symbol=" %"))
 
