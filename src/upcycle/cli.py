@@ -113,11 +113,6 @@ def _is_watched() -> bool:
 
 def _one_line(error: CycloptsError) -> str:
     """What is wrong with the command line, without boxes or links."""
-    cause = error.__cause__ or error.__context__
-    if type(cause).__module__.startswith("pydantic"):
-        from upcycle.config import explain
-
-        return explain(cause)  # type: ignore[arg-type]
     if isinstance(error, UnusedCliTokensError) and error.command_chain and error.command_chain[0] in ("train", "scan"):
         more = (error.unused_tokens or [""])[0]
         return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"

@@ -5,14 +5,13 @@ import difflib
 import gc
 import json
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, create_model
 
-from upcycle.config import GROUPS, READING, Config, read_toml
+from upcycle.config import GROUPS, READING, Config, from_words, read_toml
 from upcycle.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
@@ -23,20 +22,36 @@ _MAIN = Parameter(group=next(iter(_GROUPS.values())))
 _GROUP_OF = {name: _GROUPS[title] for title, names in GROUPS.items() for name in names}
 
 
-def _grouped(title: str, names: Iterable[str], hidden: Container[str] = (), base: Any = None) -> Any:
-    """A model of these options, each in its group of `--help`."""
-    fields: dict[str, Any] = {}
-    for name in names:
-        field = Config.model_fields[name]
-        fields[name] = (
-            Annotated[field.annotation, Parameter(group=_GROUP_OF[name], show=name not in hidden)],
-            field,
-        )
-    return create_model(title, __base__=base, **fields)
+def _option(name: str, *, show: bool, defaults: bool) -> Any:
+    """An option of `Config` in its group of `--help`; as a word, which `Config` reads and checks as one of a file."""
+    field = Config.model_fields[name]
+    kind: Any = field.annotation
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    words = [str(field.description), *([f"[choices: {', '.join(choices)}]"] if choices else [])]
+    if defaults and field.default not in (None, ""):
+        words.append(f"[default: {field.default}]")
+    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    metavar = "CHOICE" if choices else " ".join(part.__name__.upper() for part in parts)
+    taken: Any = bool if kind is bool else tuple[(str,) * len(parts)] if get_origin(kind) is tuple else str  # type: ignore[misc]
+    shown = Parameter(
+        group=_GROUP_OF[name],
+        show=show,
+        help=" ".join(words),
+        show_default=False,
+        metavar=None if taken is bool else metavar,
+    )
+    return Annotated[taken, shown]
 
 
-_Trained = _grouped("_Trained", Config.model_fields, base=Config)
-RunOptions = Annotated[_Trained, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
+def _options(names: Iterable[str], hidden: Container[str] = (), *, defaults: bool = True) -> Any:
+    """These options as flat ones of a command, which gets those that were given."""
+    options = {name: _option(name, show=name not in hidden, defaults=defaults) for name in names}
+    flat = TypedDict("flat", options, total=False)  # type: ignore[misc]
+    return Annotated[flat, Parameter(name="*", negative_iterable=())]
+
+
+_NO_OPTIONS: dict[str, Any] = {}
+RunOptions = _options(Config.model_fields)
 
 
 def _whole(_: Any, tokens: Sequence[Any]) -> int:
@@ -51,9 +66,7 @@ def _whole(_: Any, tokens: Sequence[Any]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 _OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
 """RunOptions that a comparison refuses, each with its reason: not in its help."""
-_Common = _grouped("_Common", Config.model_fields, _OF_VARIANTS, base=Config)
-CommonOptions = Annotated[_Common, Parameter(name="*", negative_iterable=(), show_default=False)]  # type: ignore[valid-type]
-
+CommonOptions = _options(Config.model_fields, _OF_VARIANTS, defaults=False)
 _OF_SCANS = (
     *READING,
     "quarantine",
@@ -73,14 +86,12 @@ _OF_SCANS = (
     "device",
     "cache",
 )
-_Scanned = _grouped("_Scanned", _OF_SCANS)
-ScanOptions = Annotated[_Scanned, Parameter(name="*", negative_iterable=())]  # type: ignore[valid-type]
+ScanOptions = _options(_OF_SCANS)
 
 
-def _given(options: BaseModel, config: Path | None) -> dict[str, Any]:
+def _given(options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The options that were given: in the file, and over them on the command line."""
-    said = {name: getattr(options, name) for name in options.model_fields_set}
-    return {**(read_toml(config) if config else {}), **said}
+    return {**(read_toml(config) if config else {}), **from_words(options)}
 
 
 @contextlib.contextmanager
@@ -104,7 +115,7 @@ def scan(
     out: Path | None = None,
     html: Path | None = None,
     label_errors: Annotated[bool, Parameter(negative="")] = False,
-    options: ScanOptions = _Scanned(),  # noqa: B008
+    options: ScanOptions = _NO_OPTIONS,  # type: ignore[valid-type]
 ) -> None:
     """Look at the images first: what is wrong with them, and what it would do to the result.
 
@@ -132,7 +143,7 @@ def train(
     out: Annotated[Path | None, _MAIN] = None,
     resume: Annotated[bool, _MAIN, Parameter(negative="")] = False,
     config: Annotated[Path | None, _MAIN] = None,
-    options: RunOptions = _Trained(),  # noqa: B008
+    options: RunOptions = _NO_OPTIONS,  # type: ignore[valid-type]
 ) -> None:
     """Fine-tune a classifier on a folder of labelled images, test it and report.
 
@@ -163,7 +174,7 @@ def compare(
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
-    options: CommonOptions = _Common(),  # noqa: B008
+    options: CommonOptions = _NO_OPTIONS,  # type: ignore[valid-type]
 ) -> None:
     """Train variants on one split and compare them, or compare runs that exist.
 
@@ -205,7 +216,7 @@ def plan(
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
-    options: RunOptions = _Trained(),  # noqa: B008
+    options: RunOptions = _NO_OPTIONS,  # type: ignore[valid-type]
 ) -> None:
     """Print and draw the learning-rate schedule; train nothing.
 

@@ -340,14 +340,23 @@ def path_or_none(given: Path | str | None, wanted: str) -> Path | None:
 
 def build(values: Mapping[str, Any], where: str = "") -> Config:
     """A Config from plain values; ConfigError, in one line, for the first that is wrong."""
+    return _check(_validated(canonical(values, where), where))
+
+
+def from_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that options have when they are written as words; ConfigError for the first that is wrong."""
+    config = _validated(options)
+    return {name: getattr(config, name) for name in options}
+
+
+def _validated(values: Mapping[str, Any], where: str = "") -> Config:
     try:
-        config = Config.model_validate(canonical(values, where))
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error) + where) from None
-    return _check(config)
+        raise ConfigError(_explained(error) + where) from None
 
 
-def explain(error: ValidationError) -> str:
+def _explained(error: ValidationError) -> str:
     """The first problem of a validation in one line."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
