@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from upcycle.evaluation.results import Metric as Metric
     from upcycle.history import History as History
     from upcycle.history import Row as Row
-    from upcycle.jobs.api import evaluate as evaluate
     from upcycle.jobs.api import train as train
     from upcycle.jobs.compare import compare as compare
+    from upcycle.jobs.evaluate import evaluate as evaluate
     from upcycle.jobs.plan import plan as plan
     from upcycle.jobs.predict import Classifier as Classifier
     from upcycle.jobs.predict import Prediction as Prediction
@@ -60,8 +60,9 @@ _PUBLIC = {
     ),
     "upcycle.evaluation.results": "Evaluation Metric",
     "upcycle.history": "History Row",
-    "upcycle.jobs.api": "train evaluate",
+    "upcycle.jobs.api": "train",
     "upcycle.jobs.compare": "compare",
+    "upcycle.jobs.evaluate": "evaluate",
     "upcycle.jobs.plan": "plan",
     "upcycle.jobs.predict": "load Classifier Prediction",
     "upcycle.jobs.run": "report Run Observer",

@@ -265,17 +265,11 @@ def evaluate(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    from upcycle.config import read_config
-    from upcycle.evaluation.metrics import measure
-    from upcycle.jobs.evaluate import evaluate_run
-    from upcycle.jobs.predict import load
+    from upcycle.jobs.evaluate import evaluate as run_evaluate
     from upcycle.reporting.tables import evaluation_table
-    from upcycle.rundir import RunDir
 
     with _telling() as show:
-        predictions = evaluate_run(load(run, threads=threads, device=device, show=show), data, split, show=show)
-        seed = read_config(RunDir(run).config).seed
-        show.table(evaluation_table(measure(predictions, seed=seed, split=split)))
+        show.table(evaluation_table(run_evaluate(run, data, split, threads=threads, device=device, show=show)))
 
 
 def predict(
@@ -356,10 +350,9 @@ def report(run: Path, /) -> None:
     run
         The run directory.
     """
-    from upcycle.reporting.run_page import write_report
-    from upcycle.rundir import RunDir
+    from upcycle.jobs.run import report as write_report
 
-    print(write_report(RunDir(run)))
+    print(write_report(run))
 
 
 def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: Whole = 0) -> None:

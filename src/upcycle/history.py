@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 from upcycle.errors import ConfigError, RunError
-from upcycle.values import Number, read_values
+from upcycle.rundir import Number, read_values
 
 MONITORS = ("val_loss", "val_accuracy", "val_f1_macro")
 

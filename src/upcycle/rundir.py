@@ -6,17 +6,19 @@ disk, and then takes the final name in one rename. History files are appended a 
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from filelock import FileLock, Timeout
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from upcycle.errors import NoRoomError, RunError, StorageError
 
@@ -218,110 +220,64 @@ def read_lines(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
+class _Place:
+    """A file or a folder by its place in a run directory."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, run: "RunDir", _: object = None) -> Path:
+        return run.root / self._place
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Names of everything in a run directory; holds no state of its own."""
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration (JSON)."""
-        return self.root / "config.json"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, processor, threads, precision and the command that started the run (JSON)."""
-        return self.root / "environment.json"
-
-    @property
-    def manifest(self) -> Path:
-        """The checksums of its files (JSON)."""
-        return self.root / "manifest.json"
-
-    @property
-    def model(self) -> Path:
-        """Architecture, classes, preprocessing and the sha256 of the starting weights (JSON)."""
-        return self.root / "model.json"
-
-    @property
-    def plan(self) -> Path:
-        """Phases with their schedules (JSON)."""
-        return self.root / "plan.json"
-
-    @property
-    def probe(self) -> Path:
-        """How the probe came out (JSON)."""
-        return self.root / "probe.json"
-
-    @property
-    def events(self) -> Path:
-        """What changed the plan under way, each written before it took effect (JSON lines)."""
-        return self.root / "plan.jsonl"
-
-    @property
-    def audit(self) -> Path:
-        """What is wrong with the data: quarantined files, duplicates, conflicts, warnings (JSON)."""
-        return self.root / "audit.json"
-
-    @property
-    def splits(self) -> Path:
-        """Every image with its label, split and content hash (CSV)."""
-        return self.root / "splits.csv"
-
-    @property
-    def history(self) -> Path:
-        """One row an epoch (JSON lines)."""
-        return self.root / "history.jsonl"
-
-    @property
-    def timings(self) -> Path:
-        """Clock values of each epoch, outside every promise of repeatability (JSON lines)."""
-        return self.root / "timings.jsonl"
-
-    @property
-    def best(self) -> Path:
-        """The best weights."""
-        return self.root / "checkpoints" / "best.safetensors"
-
-    @property
-    def fine_tuned(self) -> Path:
-        """The best fine-tuned weights, where the probe was kept instead."""
-        return self.root / "checkpoints" / "finetune.safetensors"
-
-    @property
-    def last(self) -> Path:
-        """The folder of the last resumable state."""
-        return self.root / "checkpoints" / "last"
-
-    @property
-    def evaluation(self) -> Path:
-        """Metrics with intervals, by split (JSON)."""
-        return self.root / "evaluation.json"
-
-    @property
-    def thumbnails(self) -> Path:
-        """Small JPEGs of the misclassified test images, named by content hash."""
-        return self.root / "thumbnails"
-
-    @property
-    def figures(self) -> Path:
-        """The figures as files."""
-        return self.root / "figures"
-
-    @property
-    def report(self) -> Path:
-        """The self-contained page."""
-        return self.root / "report.html"
+    config = _Place("config.json")
+    """The resolved configuration (JSON)."""
+    environment = _Place("environment.json")
+    """Versions, processor, threads, precision and the command that started the run (JSON)."""
+    manifest = _Place("manifest.json")
+    """The checksums of its files (JSON)."""
+    model = _Place("model.json")
+    """Architecture, classes, preprocessing and the sha256 of the starting weights (JSON)."""
+    plan = _Place("plan.json")
+    """Phases with their schedules (JSON)."""
+    probe = _Place("probe.json")
+    """How the probe came out (JSON)."""
+    events = _Place("plan.jsonl")
+    """What changed the plan under way, each written before it took effect (JSON lines)."""
+    audit = _Place("audit.json")
+    """What is wrong with the data: quarantined files, duplicates, conflicts, warnings (JSON)."""
+    splits = _Place("splits.csv")
+    """Every image with its label, split and content hash (CSV)."""
+    history = _Place("history.jsonl")
+    """One row an epoch (JSON lines)."""
+    timings = _Place("timings.jsonl")
+    """Clock values of each epoch, outside every promise of repeatability (JSON lines)."""
+    best = _Place("checkpoints/best.safetensors")
+    """The best weights."""
+    fine_tuned = _Place("checkpoints/finetune.safetensors")
+    """The best fine-tuned weights, where the probe was kept instead."""
+    last = _Place("checkpoints/last")
+    """The folder of the last resumable state."""
+    evaluation = _Place("evaluation.json")
+    """Metrics with intervals, by split (JSON)."""
+    thumbnails = _Place("thumbnails")
+    """Small JPEGs of the misclassified test images, named by content hash."""
+    figures = _Place("figures")
+    """The figures as files."""
+    report = _Place("report.html")
+    """The self-contained page."""
+    status_file = _Place("status.json")
+    """State of the run and, at its end, its result (JSON)."""
 
     def predictions(self, split: str) -> Path:
         """Logits of every image of `split` (CSV)."""
         return self.root / "predictions" / f"{split}.csv"
-
-    @property
-    def status_file(self) -> Path:
-        """State of the run and, at its end, its result (JSON)."""
-        return self.root / "status.json"
 
     def exists(self) -> bool:
         """Whether the folder is there and holds anything but what a killed write left behind."""
@@ -345,3 +301,32 @@ class RunDir:
     def set_status(self, state: RunState, **details: Any) -> None:
         """Record the state of the run, replacing the earlier one."""
         write_json(self.status_file, {"state": state, **details})
+
+
+# ------------------------------------------------------------------------------------- values read back
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float; JSON has null where it is not finite."""
+
+Value = TypeVar("Value")
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read_value(kind: type[Value], values: object, source: str) -> Value:
+    """`values`, plain ones of JSON, as a `kind`; RunError that names `source` and the place which does not fit."""
+    adapter: TypeAdapter[Value] = _adapter(kind)  # type: ignore[arg-type]
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunError(f"{source} is damaged{f' at {place!a}' if place else ''}: {first['msg']}") from error
+
+
+def read_values(kind: type[Value], rows: Iterable[Mapping[str, object]], source: str) -> tuple[Value, ...]:
+    """The same of each row of a file of lines."""
+    return tuple(read_value(kind, row, f"{source}, line {number},") for number, row in enumerate(rows, 1))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from upcycle.cli import app, main
-from upcycle.config import Config
+from upcycle.config import Config, from_words
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.start import UPDATES, begin
 from upcycle.recipes import resolve
@@ -183,7 +183,7 @@ def test_a_run_without_its_configuration_is_told_apart(resume: bool, tmp_path: P
 def test_the_recorded_command_says_what_was_asked_for(options: dict[str, Any], tmp_path: Path) -> None:
     start = begin(tmp_path / "photos", options, out=tmp_path / "out", resume=False)
     _, bound, _ = app.parse_args(shlex.split(start.command)[1:], exit_on_error=False)
-    given = {name: getattr(bound.kwargs["options"], name) for name in bound.kwargs["options"].model_fields_set}
+    given = from_words(bound.kwargs["options"])
     assert start.config == resolve(given)
 
 
@@ -210,7 +210,7 @@ def test_a_run_of_earlier_versions_tells_by_its_head_epochs_whether_it_has_a_pro
     values = {name: value for name, value in read_json(run.config).items() if name != "probe"}
     write_json(run.config, {**values, "head_epochs": epochs})
     assert probe == begin(None, {}, out=run.root, resume=True).config.probe
-    with pytest.raises(RunError, match="was started with epochs = 3, which stays: to train its model for more"):
+    with pytest.raises(RunError, match="was started with epochs = 3, which a resumed run keeps"):
         begin(None, {"epochs": 9}, out=run.root, resume=True)
 
 

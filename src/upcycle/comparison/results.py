@@ -15,8 +15,7 @@ from upcycle.comparison.runs import FailedSeed
 from upcycle.comparison.statistics import Estimate
 from upcycle.data.listing import shown
 from upcycle.errors import RunError
-from upcycle.rundir import read_json, write_json
-from upcycle.values import read_value
+from upcycle.rundir import read_json, read_value, write_json
 
 _VERSION = 2
 SMALLEST_DIFFERENCE = 0.01

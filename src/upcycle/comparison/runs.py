@@ -22,8 +22,7 @@ from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History, Row
 from upcycle.manifest import check
-from upcycle.rundir import RunDir, read_json, read_lines
-from upcycle.values import read_value
+from upcycle.rundir import RunDir, read_json, read_lines, read_value
 
 _Value = TypeVar("_Value")
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from upcycle.errors import RunError
-from upcycle.values import Number, read_value
+from upcycle.rundir import Number, read_value
 
 FILE = "evaluation.json"
 

@@ -1,4 +1,4 @@
-"""The Python interface: `train` and `evaluate`, with the command line's words.
+"""`train` as Python calls it, with the command line's words.
 
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
@@ -8,18 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from upcycle.comparison.variants import without_effect
-from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_config, read_toml
+from upcycle.config import IMAGES, canonical, path_or_none, read_config, read_toml
 from upcycle.device import crowded
-from upcycle.evaluation.metrics import measure
-from upcycle.evaluation.results import Evaluation
 from upcycle.jobs.callables import taken
-from upcycle.jobs.crossval import cross_validate
-from upcycle.jobs.evaluate import evaluate_run
 from upcycle.jobs.resume import find_moved, record_place
-from upcycle.jobs.run import Observer, Run, followed, run_of
+from upcycle.jobs.run import Observer, Run, followed
 from upcycle.jobs.start import Start, begin, removed_unless_started
-from upcycle.jobs.train import run_training
+from upcycle.jobs.train import cross_validate, run_training
 from upcycle.options import TrainOptions
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked, remove_abandoned
@@ -62,17 +57,13 @@ def train(
         path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume, callables=callables
     )
     with removed_unless_started(start.run.root, reserved=out is None):
-        return _train(start, given, observing)
+        return _train(start, observing)
 
 
-def _train(start: Start, given: Mapping[str, Any], show: Display) -> Run:
+def _train(start: Start, show: Display) -> Run:
     """Start the run or resume it."""
-    if start.fresh:
-        for line in without_effect(given, start.config):
-            show.warn(line)
-    if not start.finished:
-        for line in start.callables.unresumable:
-            show.warn(line)
+    for line in start.warnings:
+        show.warn(line)
     index = find_moved(start, show) if start.moved else None
     if start.finished:
         if start.moved:
@@ -112,17 +103,3 @@ def _with_file(options: Mapping[str, Any], config: Path | str | None) -> dict[st
     """The options of a TOML file, and those that are given over them."""
     file = path_or_none(config, "one TOML file")
     return {**read_toml(file), **canonical(options)} if file else dict(options)
-
-
-def evaluate(
-    run: Run | Path | str,
-    data: Path | str | None = None,
-    split: Literal["train", "val", "test"] = "test",
-) -> Evaluation:
-    """Metrics, with intervals, of a run's best model on its own `split`, or on another folder of labeled images.
-
-    DataError where an image of the run has gone or changed, or `data` has a class that the model does not know.
-    """
-    of, folder = run_of(run), None if data is None else expanded(data, IMAGES)
-    predictions = evaluate_run(of.model, folder, split, show=default_show())
-    return measure(predictions, seed=of.config.seed, split=split)

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from upcycle.config import Config, read_config
+from upcycle.config import IMAGES, Config, expanded, read_config
 from upcycle.data import decode
 from upcycle.data.folders import clean
 from upcycle.data.index import Index, index_images, listing_of
@@ -15,11 +16,36 @@ from upcycle.data.listing import Layout, shown
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError
 from upcycle.evaluation.forward import chunks
+from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.predictions import Predictions
-from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
+from upcycle.evaluation.results import Evaluation
+from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
 from upcycle.jobs.review import darkness
-from upcycle.reporting.progress import Display, Silent
+from upcycle.jobs.run import Run, run_of
+from upcycle.reporting.progress import Display, Silent, default_show
 from upcycle.rundir import read_json
+
+
+def evaluate(
+    run: Run | Path | str,
+    data: Path | str | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    *,
+    threads: int = 0,
+    device: str = "auto",
+    show: Display | None = None,
+) -> Evaluation:
+    """Metrics, with intervals, of a run's best model on its own `split`, or on another folder of labeled images.
+
+    With `threads` 0 as many as the run was trained with; with `device` auto the one of its training, where it is there.
+    DataError where an image of the run has gone or changed, or `data` has a class that the model does not know.
+    """
+    of, folder, show = run_of(run), None if data is None else expanded(data, IMAGES), show or default_show()
+    as_trained = not threads and device == "auto"
+    model = (
+        of.model if as_trained and isinstance(run, Run) else load(of.path, threads=threads, device=device, show=show)
+    )
+    return measure(evaluate_run(model, folder, split, show=show), seed=of.config.seed, split=split)
 
 
 def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Display | None = None) -> Predictions:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.class_weights import class_weights_text
-from upcycle.comparison.variants import FREE_TO_CHANGE
+from upcycle.comparison.variants import FREE_TO_CHANGE, without_effect
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
@@ -28,7 +28,7 @@ class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
     `fresh`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
-    recorded.
+    recorded; `warnings`: a line for each option without effect, and for each part that keeps it from being resumed.
     """
 
     data: Path
@@ -39,6 +39,7 @@ class Start:
     fresh: bool = False
     moved: bool = False
     callables: Callables = NO_CALLABLES
+    warnings: tuple[str, ...] = ()
 
 
 def begin(
@@ -87,13 +88,10 @@ def begin(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
     run = RunDir(reserve(name)) if out is None else run
-    return Start(
-        data.resolve(), config, run, _command(data.resolve(), given, run.root), fresh=True, callables=callables
-    )
-
-
-def _command(data: Path, given: Mapping[str, Any], out: Path) -> str:
-    return shlex.join(["upcycle", "train", str(data), *spelled(given), "--out", str(out)])
+    place = data.resolve()
+    command = shlex.join(["upcycle", "train", str(place), *spelled(given), "--out", str(run.root)])
+    warnings = (*without_effect(given, config), *callables.unresumable)
+    return Start(place, config, run, command, fresh=True, callables=callables, warnings=warnings)
 
 
 def spelled(given: Mapping[str, Any]) -> list[str]:
@@ -170,8 +168,8 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
     other = [name for name in given if now[name] != recorded[name] and name not in FREE_TO_CHANGE]
     if "epochs" in other:
         raise RunError(
-            f"{run.root} was started with epochs = {recorded['epochs']}, which stays: to train its model for more "
-            f"epochs, start another run with --weights {run.root}"
+            f"{run.root} was started with epochs = {recorded['epochs']}, which a resumed run keeps. To train its model "
+            f"further, start another run with --weights {run.root}"
         )
     if other:
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
@@ -183,10 +181,11 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
     if not finished and read_json(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
     place = data.resolve() if data is not None else before
-    if not finished:
-        callables = callables.resumed(run.root, environment.get("callables", {}))
-        callables.check(config)
-    return Start(place, config, run, said, finished=finished, moved=moved, callables=callables)
+    if finished:
+        return Start(place, config, run, said, finished=True, moved=moved)
+    callables = callables.resumed(run.root, environment.get("callables", {}))
+    callables.check(config)
+    return Start(place, config, run, said, moved=moved, callables=callables, warnings=tuple(callables.unresumable))
 
 
 def _can_be_told_by_content(run: RunDir, data: Path) -> bool:

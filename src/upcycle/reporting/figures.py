@@ -21,7 +21,7 @@ from upcycle.evaluation.results import Evaluation, Metric
 from upcycle.history import History
 from upcycle.reporting.names import counted, interval, rate_text, short
 from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text
-from upcycle.values import Number, read_value
+from upcycle.rundir import Number, read_value
 
 LEAP = 10
 """A loss so many times the first one is drawn on a logarithmic axis."""

@@ -11,8 +11,7 @@ from upcycle.evaluation.predictions import Predictions, read_predictions
 from upcycle.evaluation.results import Evaluation, RunEvaluation
 from upcycle.history import History, ProbeResult
 from upcycle.reporting.figures import PlannedPhase, planned
-from upcycle.rundir import RunDir, read_json, read_lines
-from upcycle.values import Number, read_values
+from upcycle.rundir import Number, RunDir, read_json, read_lines, read_values
 
 Settings = Mapping[str, object]
 
