@@ -102,6 +102,35 @@ def test_what_observes_nothing_is_one_line(observer: Any) -> None:
         upcycle.train("photos", observers=[observer])
 
 
+OFFERED = """
+class Counting:
+    rows = []
+    def epoch(self, row):
+        self.rows.append(row.epoch)
+"""
+
+
+def test_an_installed_package_offers_an_observer_by_name(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "offering.py").write_text(OFFERED)
+    about = tmp_path / "offering-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
+    points = "[upcycle.observers]\ncounting = offering:Counting\nabsent = offering:Absent\n"
+    (about / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"offers an observer 'other' \(entry points upcycle.observers: absent, counting"
+    ):
+        upcycle.train(photos, observers=["other"])
+    with pytest.raises(ConfigError, match="entry point offering:Absent of upcycle.observers makes no observer: "):
+        upcycle.train(photos, observers=["absent"])
+    options = {**SMALL, "weights": tiny_weights, "probe": False, "show": Silent()}
+    upcycle.train(photos, out=tmp_path / "run", observers=["counting"], **options)
+    assert [1, 2] == importlib.import_module("offering").Counting.rows
+
+
 def test_an_optimizer_that_does_not_resume_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"^optimizer = 'kron': choose one of adafactor, adam, .*, with which a"):
         upcycle.train("photos", optimizer="kron")

@@ -35,7 +35,7 @@ def train(
     schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
     loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
     augment: 'Augment | Literal["light", "none"] | None' = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer | str] = (),
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Run:
@@ -49,7 +49,8 @@ def train(
     options of the schedule. `loss(logits, targets)`, both float [n, K] with one column per class, gives one loss per
     image, [n]; the probe and the validation loss stay the cross-entropy. `augment(images, generator)` gives
     augmented images: float32 [n, 3, S, S] in 0..1, center crops not yet normalized; it must be a pure function of both,
-    and draw from the generator, which is on the CPU, alone. `observers` have some of the methods of `Observer`.
+    and draw from the generator, which is on the CPU, alone. `observers` have some of the methods of `Observer`, or
+    are the names of such that packages offer.
     """
     observing = followed(show or default_show(), observers)
     given, callables = taken(_with_file(options, config), schedule=schedule, loss=loss, augment=augment)

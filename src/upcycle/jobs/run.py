@@ -3,6 +3,7 @@
 What draws and what computes is imported when it is asked for.
 """
 
+import importlib.metadata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,9 @@ from upcycle.rundir import RunDir, read_json, read_lines
 if TYPE_CHECKING:
     from upcycle.jobs.predict import Classifier, Image, Prediction
     from upcycle.reporting.style import Drawing
+
+ENTRY_POINTS = "upcycle.observers"
+"""Entry points by which a package offers observers by name."""
 
 
 class Curves(History):
@@ -167,5 +171,21 @@ class _Following(Silent):
 
 
 def followed(show: Display, observers: Sequence[object]) -> Display:
-    """`show`, and beside it the observers; ConfigError for an object that is none."""
-    return Several(show, *map(_Following, observers)) if observers else show
+    """`show`, and beside it the observers; a word is the name of one that a package offers.
+
+    ConfigError for an object that is none, and for a name that no entry point of `upcycle.observers` has.
+    """
+    found = [_offered(one) if isinstance(one, str) else one for one in observers]
+    return Several(show, *map(_Following, found)) if found else show
+
+
+def _offered(name: str) -> object:
+    """The observer that an installed package offers by this name: what its entry point makes when it is called."""
+    offered = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in offered:
+        known = ", ".join(sorted(offered)) or "none"
+        raise ConfigError(f"no installed package offers an observer {name!r} (entry points {ENTRY_POINTS}: {known})")
+    try:
+        return offered[name].load()()
+    except Exception as error:  # another package's code
+        raise ConfigError(f"entry point {offered[name].value} of {ENTRY_POINTS} makes no observer: {error}") from error
