@@ -8,9 +8,8 @@ import numpy.typing as npt
 from upcycle.audit import duplicates
 from upcycle.audit.duplicates import NameGroups, name_groups
 from upcycle.audit.findings import Audited, Finding, Groups, unusable
-from upcycle.data import depth
 from upcycle.data.decode import MAX_ASPECT
-from upcycle.data.formats import FORMATS
+from upcycle.data.formats import FORMATS, bits_of
 from upcycle.data.listing import shown
 
 TINY = 24
@@ -224,7 +223,7 @@ def _dim(data: Audited) -> Finding | None:
 def too_dark(peaks: Sequence[float] | npt.NDArray[np.float32]) -> Finding | None:
     """The finding on images of more than 8 bits from the greatest value of each; None where they are bright enough."""
     peak = float(max(peaks, default=0))
-    bits = depth.bits_of(peak)
+    bits = bits_of(peak)
     if bits is None:
         return None
     images = "the one image" if len(peaks) == 1 else f"{len(peaks):,} images"

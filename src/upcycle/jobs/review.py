@@ -9,7 +9,7 @@ from upcycle.audit.checks import run_checks, too_dark
 from upcycle.audit.findings import Audit, Audited, Finding
 from upcycle.data import isolation
 from upcycle.data.dataset import Dataset
-from upcycle.data.depth import bits_of
+from upcycle.data.formats import bits_of
 from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined, shown
 from upcycle.data.preprocessing import Preprocessing
