@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 
 from upcycle import device
 from upcycle.data import isolation
-from upcycle.data.batches import eval_batches
+from upcycle.data.dataset import eval_batches
 from upcycle.data.frames import Cache, open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Decoding, Preprocessing
