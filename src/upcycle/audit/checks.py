@@ -10,7 +10,7 @@ from upcycle.audit.duplicates import NameGroups, name_groups
 from upcycle.audit.findings import Audited, Finding, Groups, unusable
 from upcycle.data.decode import MAX_ASPECT
 from upcycle.data.formats import FORMATS, bits_of
-from upcycle.data.listing import shown
+from upcycle.errors import shown
 
 TINY = 24
 """Images with fewer pixels on their short side are pointed out."""

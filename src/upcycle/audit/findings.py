@@ -11,9 +11,9 @@ import numpy.typing as npt
 from upcycle.audit.statistics import Statistics
 from upcycle.data.decode import MAX_PIXELS
 from upcycle.data.index import Index
-from upcycle.data.listing import Quarantined, shown
+from upcycle.data.listing import Quarantined
 from upcycle.data.splits import NAMES, Splits
-from upcycle.errors import FileProblem, RunError
+from upcycle.errors import FileProblem, RunError, shown
 
 TEST = NAMES.index("test")
 NO_TEST = "no test set: test_fraction is 0, so every score is of images that chose the model"

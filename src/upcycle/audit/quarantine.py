@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.data.index import Index
-from upcycle.data.listing import Unusable, shown
+from upcycle.data.listing import Unusable
 from upcycle.data.splits import write_csv
-from upcycle.errors import DataError
+from upcycle.errors import DataError, shown
 
 _ANSWERS = {"yes": True, "no": False}
 _COLUMN, _OLD_COLUMN = "excluded", "set_aside"

@@ -24,9 +24,8 @@ from PIL import (
 )
 
 from upcycle.data import formats
-from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Decoding
-from upcycle.errors import DecodeError, FileProblem, UpcycleError
+from upcycle.errors import DecodeError, FileProblem, UpcycleError, shown
 
 MAX_FILE_BYTES = 2**30
 """Bytes of the largest file that is read."""

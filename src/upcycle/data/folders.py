@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from upcycle.errors import DataError
+from upcycle.errors import DataError, shown
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems leave behind: never a class."""
-
-
-def shown(text: object) -> str:
-    """`text` on one line: control characters and undecodable bytes as escapes."""
-    readable = str(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 
 def clean(name: str) -> str:

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.decode import Header
-from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, list_folder, shown
+from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, list_folder
 from upcycle.data.table import list_manifest
-from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
+from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that are the system's and not a file's."""

@@ -23,11 +23,10 @@ from upcycle.data.folders import (
     flattened,
     is_text,
     key,
-    shown,
     walk,
 )
 from upcycle.data.formats import ENDINGS, begins
-from upcycle.errors import ConfigError, DataError, FileProblem
+from upcycle.errors import ConfigError, DataError, FileProblem, shown
 
 if TYPE_CHECKING:
     from upcycle.config import Config
@@ -161,7 +160,6 @@ __all__ = [
     "list_folder",
     "lookalikes",
     "merged",
-    "shown",
 ]
 
 _OTHER_PICTURES = (

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from upcycle.data.folders import SPLIT_LIKE, clean, shown
+from upcycle.data.folders import SPLIT_LIKE, clean
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, lookalikes, merged
-from upcycle.errors import ConfigError, DataError
+from upcycle.errors import ConfigError, DataError, shown
 
 COLUMNS = ("path", "label", "split", "group")
 _LIKE = {
