@@ -24,8 +24,7 @@ from upcycle.data.splits import split
 from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
 from upcycle.jobs import predict
-from upcycle.jobs.prepare import decode, fit_size, machine_of
-from upcycle.jobs.review import describe, unused
+from upcycle.jobs.prepare import decode, describe, fit_size, machine_of, unused
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Silent
 

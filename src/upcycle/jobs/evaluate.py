@@ -11,13 +11,13 @@ from upcycle.config import Config, read_config
 from upcycle.data import decode
 from upcycle.data.folders import clean
 from upcycle.data.index import Index, index_images, listing_of
-from upcycle.data.listing import Layout, shown
+from upcycle.data.listing import Layout
 from upcycle.data.splits import Recorded, read_splits
-from upcycle.errors import ConfigError, DataError, DecodeError
+from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.predictions import Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
-from upcycle.jobs.review import darkness
+from upcycle.jobs.prepare import darkness
 from upcycle.reporting.progress import Display, Silent
 from upcycle.rundir import read_json
 
