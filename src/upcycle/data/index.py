@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.decode import Header
-from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, list_folder
+from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
 
@@ -262,8 +262,8 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
             f"none of the {len(index.quarantined)} images in {where} can be used; "
             f"the first, {shown(first.path)}: {first.reason}"
         )
-    there = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in sorted(others.items()))
-    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected {where}/CLASS/*.jpg and the like")
+    there = endings(sorted(others.items())) or "it is empty"
+    raise DataError(f"no images in {where} ({there}); expected {where}/CLASS/*.jpg and the like")
 
 
 def _check_trainable(index: Index) -> None:

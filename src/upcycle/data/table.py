@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upcycle.data.folders import SPLIT_LIKE, clean
-from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, lookalikes, merged
+from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, alike
 from upcycle.errors import ConfigError, DataError, shown
 
 COLUMNS = ("path", "label", "split", "group")
@@ -71,21 +71,18 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
 class _Rows:
     """Rows as they are read, and what concerns all of them."""
 
-    def __init__(self, manifest: Path, root: Path, layout: Layout, used: dict[str, int], names: Sequence[str]) -> None:
-        self.manifest, self.root, self.layout, self.used = manifest, root, layout, used
+    def __init__(self, manifest: Path, root: Path, layout: Layout, used: dict[str, int], names: list[str]) -> None:
+        self.manifest, self.root, self.layout, self.used, self.names = manifest, root, layout, used, names
         self.rows: dict[str, ListedFile] = {}
         self.missing: set[str] = set()
         self.labels: set[str] = set()
         self.split_values: dict[str, set[str]] = {}
         self.ungrouped: Counter[str] = Counter()
         self.folders: dict[Path, dict[str, str]] = {}
-        unused = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
-        self.notes = _unused_columns(manifest.name, [names[at] for at in unused])
+        self.unused = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
         # columns whose values so far all name splits, and which those are
-        self.asking = (
-            {at: names[at] for at in unused} if "split" not in used and not layout.columns.get("split") else {}
-        )
-        self.sides: dict[int, set[str]] = {at: set() for at in self.asking}
+        asked = "split" in used or layout.columns.get("split")
+        self.asking: dict[int, set[str]] = {} if asked else {at: set() for at in self.unused}
 
     def add(self, number: int, record: Sequence[object]) -> None:
         """Take one row; DataError where it cannot be used."""
@@ -117,7 +114,7 @@ class _Rows:
         for at in list(self.asking):
             value = clean(str(record[at] or "")).casefold()
             if value in SPLIT_LIKE:
-                self.sides[at].add(SPLIT_LIKE[value])
+                self.asking[at].add(SPLIT_LIKE[value])
             elif value:
                 del self.asking[at]
 
@@ -126,15 +123,14 @@ class _Rows:
         self._check()
         labels = {row.label for row in self.rows.values()}
         absent = [row for row in self.rows.values() if row.path in self.missing]
-        groups = (
-            f"the group {shown(group)!r} of {count:,} images is taken as none"
-            for group, count in sorted(self.ungrouped.items())
-        )
-        classes = (
-            f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value"
-            for label in sorted(labels)
-            if label.casefold() in _NONE
-        )
+        unused = [shown(self.names[at].strip()) for at in self.unused]
+        unused = [name for name in unused if not name.casefold().startswith("unnamed:")]  # pandas' row numbers
+        notes = [f"columns of {shown(self.manifest.name)} that are not used: {', '.join(unused)}"] if unused else []
+        notes += alike(self.labels)
+        for group, count in sorted(self.ungrouped.items()):
+            notes.append(f"the group {shown(group)!r} of {count:,} images is taken as none")
+        for label in sorted(label for label in labels if label.casefold() in _NONE):
+            notes.append(f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value")
         return Listing(
             self.root,
             self.layout,
@@ -142,16 +138,16 @@ class _Rows:
             excluded=[Quarantined(row.path, "no such file", row.label, row.split, "misplaced") for row in absent],
             classes=frozenset(labels),
             splits=frozenset(self.split_values),
-            notes=(*self.notes, *merged(self.labels), *lookalikes(labels), *groups, *classes),
+            notes=tuple(notes),
         )
 
     def _check(self) -> None:
         name = shown(self.manifest)
         if not self.rows:
             raise DataError(f"{name} lists no images")
-        for at, column in self.asking.items():
-            if len(self.sides[at]) > 1:
-                raise DataError(_ask(name, "split", column))
+        for at, sides in self.asking.items():
+            if len(sides) > 1:
+                raise DataError(_ask(name, "split", self.names[at]))
         for split, asked in self.layout.asked.items():
             option, values = f"--{split}-split {shown(asked)}: ", self.split_values.get(split, set())
             other = sorted(value for value in values if not self.layout.is_asked(value, split, asked))
@@ -266,12 +262,6 @@ def _is_near(ours: str, key: str) -> bool:
     return key in _LIKE[ours] or mistyped
 
 
-def _unused_columns(manifest: str, names: Iterable[str]) -> list[str]:
-    """That there are other columns, those aside that pandas writes for row numbers."""
-    unused = [shown(name.strip()) for name in names if not clean(name).casefold().startswith("unnamed:")]
-    return [f"columns of {shown(manifest)} that are not used: {', '.join(unused)}"] if unused else []
-
-
 # ------------------------------------------------------------------------------------------ files
 
 
@@ -321,11 +311,10 @@ def _csv_rows(manifest: Path, text: str, delimiter: str) -> Iterator[list[str]]:
                 raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
             yield row
     except csv.Error as error:
+        message = f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}"
         if "field limit" in str(error):
-            raise DataError(
-                f"{shown(manifest)}, line {reader.line_num}: a field of more than 128 KiB: is a quote left open?"
-            ) from error
-        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
+            message = f"{shown(manifest)}, line {reader.line_num}: a field of more than 128 KiB: is a quote left open?"
+        raise DataError(message) from error
 
 
 def _parquet(manifest: Path) -> _Table:
