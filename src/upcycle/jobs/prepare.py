@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upcycle.audit import quarantine
+from upcycle.audit import proposals
 from upcycle.audit.checks import run_checks, too_dark
 from upcycle.audit.findings import Audit, Audited, Finding
 from upcycle.config import Config
@@ -53,12 +53,12 @@ def cache_root(config: Config) -> Path:
 def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = quarantine.read_list(file) if file else []
+    listed = proposals.read_list(file) if file else []
     with show.progress("scanning") as progress:
         index = index_images(data, Layout.of(config), progress=progress, threads=machine.threads)
     if file is None:
         return index
-    left = quarantine.exclude(index, listed, file.name)
+    left = proposals.exclude(index, listed, file.name)
     if left.missing:
         more = f" and {len(left.missing) - 3} more" if len(left.missing) > 3 else ""
         show.warn(f"{file} lists files that are not there: {', '.join(map(shown, left.missing[:3]))}{more}")

@@ -10,10 +10,10 @@ from typing import Any, Unpack
 import pyarrow.compute as pc
 
 from upcycle import __version__
-from upcycle.audit import duplicates, quarantine
+from upcycle.audit import proposals
 from upcycle.audit.checks import run_checks
 from upcycle.audit.findings import Audit, Audited, Finding
-from upcycle.audit.statistics import inspect
+from upcycle.audit.statistics import inspect, near_duplicates, same_pixels
 from upcycle.config import IMAGES, READING, Config, absolute, canonical, expanded, path_or_none
 from upcycle.data.frames import default_root, written_in
 from upcycle.data.index import check_exists
@@ -142,9 +142,9 @@ def run_scan(asked: Asked, show: Display) -> Path:
         upcycle=__version__,
     )
     # what a person has decided stands
-    entries = list({entry.path: entry for entry in (*quarantine.proposed(findings), *decided)}.values())
+    entries = list({entry.path: entry for entry in (*proposals.proposed(findings), *decided)}.values())
     write_json(asked.out / _AUDIT, audit.to_dict())
-    quarantine.write_list(asked.out / _QUARANTINE, entries)
+    proposals.write_list(asked.out / _QUARANTINE, entries)
     train = asked.training(asked.data, "--quarantine", str(asked.out / _QUARANTINE))
     grouped = asked.training(asked.out / _GROUPED) if _write_grouped(asked.out / _GROUPED, data, entries) else None
     with show.progress("images") as progress:
@@ -168,10 +168,10 @@ def run_scan(asked: Asked, show: Display) -> Path:
     return asked.out
 
 
-def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[quarantine.Entry]]:
+def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[proposals.Entry]]:
     """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = quarantine.read_list(file) if file else []
+    listed = proposals.read_list(file) if file else []
     folder = written_in(Path(config.cache) if config.cache else default_root(), "statistics")
     if crowd := crowded(config.threads):
         show.warn(crowd)
@@ -184,11 +184,11 @@ def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited,
             threads=threads_for(config.threads, usable_cores(Path("/"))),
             progress=progress,
         )
-    left = quarantine.exclude(index, listed, file.name if file else "", trainable=False)
+    left = proposals.exclude(index, listed, file.name if file else "", trainable=False)
     if left.missing:
         show.warn(f"{len(left.missing)} listed files are not there, the first {shown(left.missing[0])}")
     remaining = pc.is_in(index.paths, value_set=left.index.paths).to_numpy(zero_copy_only=False)
-    audited = Audited(left.index, None, statistics[remaining])
+    audited = Audited(left.index, statistics=statistics[remaining])
     try:
         return replace(audited, splits=split_by(config, left.index)), left.entries
     except DataError as error:
@@ -218,16 +218,15 @@ def _find_problems(data: Audited, config: Config, show: Display, *, label_errors
     return findings
 
 
-def _write_grouped(path: Path, data: Audited, entries: list[quarantine.Entry]) -> bool:
+def _write_grouped(path: Path, data: Audited, entries: list[proposals.Entry]) -> bool:
     """A manifest with groups, without what is to be excluded, where images belong together."""
-    assert data.statistics is not None
-    groups = [*duplicates.same_pixels(data.statistics), *(duplicates.near_duplicates(data.statistics) or [])]
-    names = duplicates.name_groups(data.index)
+    groups = [*same_pixels(data.statistics), *(near_duplicates(data.statistics) or [])]
+    names = proposals.name_groups(data.index)
     if names is None and not groups:
         return False
     groups += names.positions() if names is not None else []
     excluded = {entry.path for entry in entries if entry.excluded}
-    duplicates.write_grouped(path, data.index, groups, without=excluded)
+    proposals.write_grouped(path, data.index, groups, without=excluded)
     return True
 
 

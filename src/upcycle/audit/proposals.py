@@ -1,20 +1,27 @@
-"""The list of files to exclude: a scan suggests it, a person edits it, training honors it.
+"""What a scan proposes: a list of files to exclude, and a manifest with groups of what belongs together.
 
-A CSV file `excluded,path,reason`; rows whose `excluded` is `no` are for the person to decide. A path is relative to
-DATA, or to the folder of the manifest. Paths are only compared with those that DATA holds: none is opened.
+A person edits the list, and training honors it. It is a CSV file `excluded,path,reason`; rows whose `excluded` is `no`
+are for the person to decide. A path is relative to DATA, or to the folder of the manifest. Paths are only compared with
+those that DATA holds: none is opened.
 """
 
 import csv
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from upcycle.audit.findings import Finding, FlaggedImage
-from upcycle.data.index import Index
+from upcycle.audit.statistics import Groups
+from upcycle.data.index import Index, equal
 from upcycle.data.listing import Unusable
-from upcycle.data.splits import write_csv
+from upcycle.data.splits import components, connected, write_csv
 from upcycle.errors import DataError, shown
 
 _ANSWERS = {"yes": True, "no": False}
@@ -131,3 +138,111 @@ def _reason(kind: str, image: FlaggedImage, group: Sequence[FlaggedImage]) -> st
         of = f"{other.path} ({', '.join(filter(None, (other.label, other.split)))})"
         return f"{_REASONS.get(kind, 'the same image as')} {of}{more}"
     return ": ".join(filter(None, (_REASONS.get(kind, ""), image.note)))
+
+
+# -------------------------------------------------------------------------------------- groups
+
+_FEWEST = 8
+"""Different beginnings that there must be at least: fewer are batches or classes."""
+_SHARED = 0.25
+"""Fraction of the images that must share their beginning with another image."""
+_LARGEST = 0.2
+"""Largest fraction of the images that one beginning may have."""
+_REPEATED = 0.01
+"""Where more names than this fraction are in several folders, each folder numbers its own: names say less."""
+_LEVELS = 6
+"""Parts that are taken off a name at most."""
+
+_BETWEEN = re.compile(r"[\W_]+")
+_PART = re.compile(r"\d+|[^\W\d_]+")
+_NUMBER = re.compile(r"\d")
+_DATE = re.compile(r"\D*(19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d")
+
+
+@dataclass(frozen=True, eq=False)
+class NameGroups:
+    """`names`: the beginning that each group's file names share, [m]; `codes`: int64 [n], each image's, -1 for none."""
+
+    names: tuple[str, ...]
+    codes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "NameGroups":
+        """The groups of equal names; "" is none."""
+        encoded = pa.array([name or None for name in names], pa.string()).dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+        return cls(tuple(encoded.dictionary.to_pylist()), codes)
+
+    def positions(self) -> Groups:
+        """Positions of the images of each group of two or more."""
+        return [group for group in equal(self.codes) if self.codes[group[0]] >= 0]
+
+
+def shorter(stem: str) -> list[str]:
+    """`stem` without its last part, its last two parts, and so on: between separators, then numbers and letters."""
+    cuts = [between.start() for between in _BETWEEN.finditer(stem) if between.start()]
+    inner = [part.start() for part in _PART.finditer(stem, 0, cuts[0] if cuts else len(stem))]
+    return [stem[:cut] for cut in sorted({*cuts, *inner[1:]}, reverse=True)][:_LEVELS]
+
+
+def name_groups(index: Index) -> NameGroups | None:
+    """The widest groups that the file names show; None where they show none, or DATA names groups itself."""
+    if any(group for group in index.groups.to_pylist()):
+        return None
+    files = [_parted(path) for path in index.paths.to_pylist()]
+    inside = len(files) - len({stem for _, stem in files}) > _REPEATED * len(files)
+    begins = [shorter(stem) for _, stem in files]
+    for level in reversed(range(_LEVELS)):
+        keys = [
+            _key(names[level], folder if inside else "") if len(names) > level else ""
+            for names, (folder, _) in zip(begins, files, strict=True)
+        ]
+        found = _grouped(keys, index)
+        if found is not None:
+            return found
+    return None
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """Folder, with its "/", and name without ending of a path."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash, name.rpartition(".")[0] or name
+
+
+def _key(beginning: str, folder: str) -> str:
+    """The group a beginning stands for; "" for one without a number, or with nothing but a date."""
+    return "" if not _NUMBER.search(beginning) or _DATE.fullmatch(beginning) else folder + beginning
+
+
+def _grouped(keys: list[str], index: Index) -> NameGroups | None:
+    """The groups of equal `keys`, if they look like groups."""
+    groups = NameGroups.of(keys)
+    names, codes = groups.names, groups.codes
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    if len(names) < _FEWEST or counts.max() > _LARGEST * len(keys):
+        return None
+    if counts[counts > 1].sum() < _SHARED * len(keys):
+        return None
+    labels = index.labels[codes >= 0]
+    pairs = len(np.unique(np.stack([codes[codes >= 0], labels]), axis=1).T)
+    if pairs == len(names) == len(np.unique(labels)):  # another spelling of the classes
+        return None
+    return groups
+
+
+def write_grouped(path: Path, index: Index, groups: Groups, *, without: Collection[str] = ()) -> None:
+    """Write the images as a manifest whose column `group` keeps on one side what belongs together, also in a chain.
+
+    `groups`: positions of copies, near-duplicates and groups that names show; `without`: paths to leave out. Paths are
+    absolute, and there is no column `split`: one that cuts through groups is to be replaced.
+    """
+    numbers = components(index)  # DATA's own groups and equal bytes
+    links = np.array([(group[0], other) for group in groups for other in group[1:]], np.int64).reshape(-1, 2)
+    together = connected(numbers[links], len(index))[numbers]
+    several = np.bincount(together)[together] > 1
+    rows = (
+        (str(index.file(at)), index.label(at), f"group-{together[at]}" if several[at] else "")
+        for at in range(len(index))
+        if index.path(at) not in without
+    )
+    write_csv(path, ("path", "label", "group"), rows)
