@@ -41,10 +41,10 @@ def test_a_list_of_paths_alone_is_enough(tmp_path: Path) -> None:
     [
         ("file\nx.jpg\n", "has no column 'path'"),
         ("", "has no column 'path'"),
-        ("excluded,path\nmaybe,x.jpg\n", "line 2: excluded 'maybe' is neither yes nor no"),
+        ("excluded,path\nmaybe,x.jpg\n", "row 1: excluded 'maybe' is neither yes nor no"),
         ("excluded,path\nyes,x.jpg,more\n", "line 2: not as many values as columns"),
         ("excluded,path\nyes\n", "line 2: not as many values as columns"),
-        ("excluded,path\nyes,\n", "line 2: path must not be empty"),
+        ("excluded,path\nyes,\n", "row 1: path must not be empty"),
         (",path\n0,x.jpg,more\n", "line 2: not as many values as columns"),
         ('path\n"a\n', "is not a readable CSV file"),
         ("path\n\xff", "is not a readable CSV file"),
@@ -54,6 +54,11 @@ def test_what_is_no_list_is_one_line(tmp_path: Path, text: str, message: str) ->
     (tmp_path / "q.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         read_list(tmp_path / "q.csv")
+
+
+def test_a_list_that_a_spreadsheet_has_stored_is_read(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("\ufeffexcluded;path;reason\nno;a/0000.jpg;blank, or so\n;;\n", encoding="utf-8")
+    assert [Entry("a/0000.jpg", "blank, or so", False)] == read_list(tmp_path / "q.csv")
 
 
 def test_a_list_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ are for the person to decide. A path is relative to DATA, or to the folder of th
 those that DATA holds: none is opened.
 """
 
-import csv
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from upcycle.audit.statistics import Groups
 from upcycle.data.index import Index, equal
 from upcycle.data.listing import Unusable
 from upcycle.data.splits import components, connected, write_csv
+from upcycle.data.table import read_csv
 from upcycle.errors import DataError, shown
 
 _ANSWERS = {"yes": True, "no": False}
@@ -44,29 +44,22 @@ def write_list(path: Path, entries: Iterable[Entry]) -> None:
 
 def read_list(path: Path) -> list[Entry]:
     """The list in a CSV file with a column `path`, and perhaps `reason` and `excluded`; DataError where it is none."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_rows(path, csv.DictReader(file, strict=True)))
-    except FileNotFoundError:
-        raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{shown(path)} is not a readable CSV file in UTF-8: {error}") from error
-
-
-def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[Entry]:
-    if "path" not in (rows.fieldnames or ()):
+    if not path.exists():
+        raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan")
+    names, rows = read_csv(path, (_COLUMN, _OLD_COLUMN, "path", "reason"))
+    if "path" not in names:
         raise DataError(f"{shown(path)} has no column 'path': it needs excluded,path,reason")
-    answers = _OLD_COLUMN if _OLD_COLUMN in (rows.fieldnames or ()) else _COLUMN
-    for row in rows:
-        where = f"{shown(path)}, line {rows.line_num}"
-        if None in (*row, *row.values()):
-            raise DataError(f"{where}: not as many values as columns")
+    answers = _OLD_COLUMN if _OLD_COLUMN in names else _COLUMN
+    entries = []
+    for number, values in enumerate(rows, 1):
+        row = dict(zip(names, values, strict=True))
         answer = row.get(answers, "yes").strip().lower()
         if answer not in _ANSWERS:
-            raise DataError(f"{where}: {answers} {shown(answer)!r} is neither yes nor no")
+            raise DataError(f"{shown(path)}, row {number}: {answers} {shown(answer)!r} is neither yes nor no")
         if not row["path"]:
-            raise DataError(f"{where}: path must not be empty")
-        yield Entry(row["path"], row.get("reason", ""), _ANSWERS[answer])
+            raise DataError(f"{shown(path)}, row {number}: path must not be empty")
+        entries.append(Entry(row["path"], row.get("reason", ""), _ANSWERS[answer]))
+    return entries
 
 
 @dataclass(frozen=True)

@@ -156,14 +156,6 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def contents(path: Path) -> bytes:
-    """The same, a file that cannot be read being a DecodeError as well."""
-    try:
-        return read_file(path)
-    except OSError as error:
-        raise DecodeError(f"cannot be read ({error.strerror or error})") from error
-
-
 def _stored(image: Image.Image) -> bytes | None:
     """The file behind a JPEG, or a picture of 16-bit colors, that is open and has not been decoded; None for others.
 
@@ -191,7 +183,10 @@ def _stored(image: Image.Image) -> bytes | None:
 def _opened(source: ImageSource, scale: float | None) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
-        source = contents(source)
+        try:
+            source = read_file(source)
+        except OSError as error:
+            raise DecodeError(f"cannot be read ({error.strerror or error})") from error
     if isinstance(source, bytes):
         image, orientation = _open(source)
         return (image if scale is None else _whole_colors(source, image, scale)), orientation
@@ -241,26 +236,38 @@ def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Im
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
-    """The current frame, upright, as 8-bit RGB; alpha on white; DecodeError when it cannot be decoded.
+class Header(NamedTuple):
+    """Width and height in pixels of the upright image, and its format by the name in `formats.FORMATS`."""
 
-    Gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
-    orientation is applied. A file just opened stands at its first frame.
+    width: int
+    height: int
+    format: str
+
+    @classmethod
+    def of(cls, image: Image.Image, orientation: int) -> "Header":
+        """That of an image as it was opened."""
+        return cls(*_turned(image.size, orientation), formats.of_pillow(image.format))
+
+
+def header(data: bytes) -> Header:
+    """The header of an image file; DecodeError with the reason."""
+    return Header.of(*_open(data))
+
+
+def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, Header, float]:
+    """The first frame of a file, upright, as 8-bit RGB, its header, and its `peak_of`; DecodeError with the reason.
+
+    Alpha is composited on white; gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of
+    more than 8 bits.
     """
-    with naming(image):
-        image.load()  # an image in RGB is else decoded after this has returned
-        return _rgb(image, _orientation(image), scale)
-
-
-def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, "Header", float]:
-    """The first frame of a file as `rgb` gives it, its header and its `peak_of`; DecodeError with the reason."""
-    image, head = opened(data)
+    image, orientation = _open(data)
+    head, mode = Header.of(image, orientation), formats.rawmode(image)
     with naming(data):
-        mode = formats.rawmode(image)
         if scale is not None:
             image = _whole_colors(data, image, scale)
         image.load()
-        return _rgb(image, _open(data)[1], scale), head, formats.peak_of(image, mode) if scale is None else 0.0
+        found = formats.peak_of(image, mode) if scale is None else 0.0
+        return _rgb(image, orientation, scale), head, found
 
 
 def peak(data: bytes) -> float:
@@ -272,30 +279,6 @@ def peak(data: bytes) -> float:
     with naming(data):
         image.load()
         return formats.peak_of(image, mode)
-
-
-class Header(NamedTuple):
-    """Width and height in pixels of the upright image, and its format by the name in `formats.FORMATS`."""
-
-    width: int
-    height: int
-    format: str
-
-
-def opened(data: bytes) -> tuple[Image.Image, Header]:
-    """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
-    image, orientation = _open(data)
-    return image, Header(*_turned(image.size, orientation), formats.of_pillow(image.format))
-
-
-def header(data: bytes) -> Header:
-    """The header of an image file; DecodeError with the reason."""
-    return opened(data)[1]
-
-
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of the upright image, from its header; DecodeError with the reason."""
-    return header(data)[:2]
 
 
 def target_size(width: int, height: int, side: int) -> tuple[int, int]:
