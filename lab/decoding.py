@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 
 from upcycle import device
 from upcycle.data import isolation
-from upcycle.data.batches import eval_batches
+from upcycle.data.dataset import eval_batches
 from upcycle.data.frames import Cache, open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Decoding, Preprocessing
@@ -79,7 +79,7 @@ def main() -> None:
         theirs = [torchvision(asked.data, asked.side, asked.threads)] if i % 2 else []
         with tempfile.TemporaryDirectory() as temporary:
             seconds, frames = first(index, asked.side, asked.threads, Path(temporary))
-            sizes["cache"] = frames.bytes_on_disk
+            sizes["cache"] = frames.path.stat().st_size
             passed = (seconds, later(frames))
         theirs = theirs or [torchvision(asked.data, asked.side, asked.threads)]
         for values, taken in zip(readings.values(), (*passed, *theirs), strict=True):

@@ -27,7 +27,7 @@ import roofline
 
 from upcycle import device
 from upcycle.data.augment import Augmentation, Frames
-from upcycle.data.batches import Batch, Batches
+from upcycle.data.dataset import Batch, Batches
 from upcycle.data.frames import open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Decoding, Preprocessing

@@ -32,7 +32,7 @@ from torch import nn
 
 from upcycle import device
 from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches, eval_batches
+from upcycle.data.dataset import Batches, eval_batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.evaluation.forward import forward as forward_pass
 from upcycle.model.folding import fold, folded_once

@@ -22,6 +22,7 @@ from upcycle.errors import (
     StorageError,
     Terminated,
     UpcycleError,
+    shown,
 )
 
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
@@ -74,8 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in NO_ROOM:
             if error.filename is None:
                 raise
-            from upcycle.data.listing import shown
-
             return _fail(f"{shown(error.filename)}: {(error.strerror or str(error)).lower()}", UpcycleError.exit_code)
         return _fail("no space left for what is written here; what was finished is kept", StorageError.exit_code)
     return code if isinstance(code, int) else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, 
 from cyclopts import Group, Parameter
 
 from upcycle.config import GROUPS, READING, Config, from_words, read_toml
-from upcycle.errors import ConfigError, DataError, StorageError
+from upcycle.errors import ConfigError, DataError, StorageError, shown
 
 if TYPE_CHECKING:
     from upcycle.reporting.progress import Terminal
@@ -298,7 +298,6 @@ def predict(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    from upcycle.data.listing import shown
     from upcycle.jobs.files import Outcome, asked, files_of, predict_files
     from upcycle.jobs.predict import load
     from upcycle.reporting.progress import Standard, Terminal, console_of

@@ -11,7 +11,7 @@
         └── NoRoomError    7   the disk is full
 
 Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells expect. A message is one line: what is
-wrong, where, and what to do about it.
+wrong, where, and what to do about it; `shown` keeps names from elsewhere on it.
 """
 
 from typing import Literal
@@ -86,3 +86,9 @@ class Terminated(KeyboardInterrupt):
 
 class HungUp(KeyboardInterrupt):
     """SIGHUP, as when the terminal is closed: ends a job as Ctrl-C does, with an exit code of its own."""
+
+
+def shown(text: object) -> str:
+    """`text` on one line: control characters and undecodable bytes as escapes."""
+    readable = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)

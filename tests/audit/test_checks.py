@@ -29,7 +29,8 @@ def statistics_of(index: Index, **columns: object) -> Statistics:
 def found(
     index: Index, kind: str, statistics: Statistics | None = None, splits: Splits | None = None
 ) -> Finding | None:
-    findings = run_checks(Audited(index, splits or split(index, seed=0), statistics))
+    known = {} if statistics is None else {"statistics": statistics}
+    findings = run_checks(Audited(index, splits or split(index, seed=0), **known))
     matching = [finding for finding in findings if finding.kind == kind]
     assert len(matching) <= 1
     return matching[0] if matching else None

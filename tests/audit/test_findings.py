@@ -76,5 +76,5 @@ def test_an_audit_of_an_earlier_version_is_read_and_another_file_refused() -> No
     values = Audit.of(Audited(index), []).to_dict()
     del values["findings"]
     assert 40 == Audit.from_dict({**values, "quarantined": [{"path": "a", "reason": "torn"}]}).images
-    with pytest.raises(RunError, match="does not hold what upcycle writes"):
+    with pytest.raises(RunError, match="the audit is damaged"):
         Audit.from_dict({"images": 3})

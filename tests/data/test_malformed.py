@@ -22,7 +22,7 @@ KNOWN_GOOD = ("in ", "PNG of", "animated", "palette", "ICC junk", "EXIF", "behin
 def outcome(data: bytes) -> str:
     """ "pixels", or the reason there are none; anything else than these is raised."""
     try:
-        width, height = decode.size(data)
+        width, height = decode.header(data)[:2]
         pixels = decode.load_image(data, Decoding(SIDE, "bilinear"))
     except DecodeError as error:
         return str(error)

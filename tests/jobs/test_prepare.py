@@ -14,7 +14,7 @@ import upcycle
 from tests.data.made import made
 from upcycle.audit.findings import Audit, Audited
 from upcycle.config import Config
-from upcycle.data import batches, isolation
+from upcycle.data import dataset, isolation
 from upcycle.data.dataset import Dataset
 from upcycle.data.frames import Cache, Stream
 from upcycle.data.index import index_images
@@ -24,8 +24,7 @@ from upcycle.data.splits import split
 from upcycle.device import Hardware, detect
 from upcycle.errors import DecodeError
 from upcycle.jobs import predict
-from upcycle.jobs.prepare import decode, fit_size, machine_of
-from upcycle.jobs.review import describe, unused
+from upcycle.jobs.prepare import decode, describe, fit_size, machine_of, unused
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Silent
 
@@ -107,13 +106,13 @@ def test_all_stages_of_a_run_have_the_machines_feeders(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    plain = batches._ahead
+    plain = dataset._ahead
 
     def watched(*given: Any, workers: int) -> Any:
         asked.append(workers)
         return plain(*given, workers=workers)
 
-    monkeypatch.setattr(batches, "_ahead", watched)
+    monkeypatch.setattr(dataset, "_ahead", watched)
     monkeypatch.setattr(Hardware, "feeders", property(lambda _: 3))
     options: dict[str, Any] = {"arch": "test_resnet", "image_size": 32, "epochs": 1, "device": "cpu"}
     upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), show=Silent(), **options)

@@ -9,8 +9,8 @@ import timm
 import torch
 from PIL import Image
 
-from upcycle.data.samples import photograph
 from upcycle.errors import WeightsError
+from upcycle.jobs.demo import photograph
 from upcycle.model import sources
 from upcycle.model.sources import LITE0, PackagedWeights, get_weights, installed_weights, packages
 from upcycle.model.weights import sha256

@@ -8,7 +8,7 @@ import upcycle
 from tests.conftest import draw, write_classes
 from tests.reporting.pages import Page
 from upcycle.audit.findings import Audit
-from upcycle.audit.quarantine import Entry
+from upcycle.audit.proposals import Entry
 from upcycle.reporting.progress import Silent
 from upcycle.reporting.scan_page import ALONE, IN_SET, SETS, write_scan
 

@@ -10,7 +10,7 @@ import torch
 
 from upcycle.config import OPTIMIZERS, Config
 from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batch, Batches
+from upcycle.data.dataset import Batch, Batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError

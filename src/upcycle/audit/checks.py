@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.audit import duplicates
-from upcycle.audit.duplicates import NameGroups, name_groups
-from upcycle.audit.findings import Audited, Finding, Groups, unusable
-from upcycle.data import depth
+from upcycle.audit.findings import Audited, Finding, unusable
+from upcycle.audit.proposals import NameGroups, name_groups
+from upcycle.audit.statistics import BLANK, Groups, blank, near_duplicates, same_pixels
 from upcycle.data.decode import MAX_ASPECT
-from upcycle.data.formats import FORMATS
-from upcycle.data.listing import shown
+from upcycle.data.formats import FORMATS, bits_of
+from upcycle.errors import shown
 
 TINY = 24
 """Images with fewer pixels on their short side are pointed out."""
@@ -150,7 +149,7 @@ def _uneven(data: Audited) -> Finding | None:
 
 def _copies_of(data: Audited) -> Groups:
     """Equal images: by pixels where they were decoded, else by bytes."""
-    return data.index.duplicates() if data.statistics is None else duplicates.same_pixels(data.statistics)
+    return same_pixels(data.statistics) if len(data.statistics) else data.index.duplicates()
 
 
 def _conflicts(data: Audited) -> Finding | None:
@@ -187,7 +186,7 @@ def _copies(data: Audited) -> Finding | None:
     return Finding.counted(
         "copies",
         data.together(found),
-        f"image(s) with duplicates (equal {'bytes' if data.statistics is None else 'pixels'})",
+        f"image(s) with duplicates (equal {'pixels' if len(data.statistics) else 'bytes'})",
         f"{extra:,} of {len(data.index):,} images add nothing new, and copies count again in training and scores",
         "Keep one of each",
     )
@@ -198,9 +197,7 @@ def _copies(data: Audited) -> Finding | None:
 
 def _blank(data: Audited) -> Finding | None:
     """Images that show nothing."""
-    if data.statistics is None:
-        return None
-    found = duplicates.blank(data.statistics)
+    found = blank(data.statistics)
     if _dim(data):  # only their own white tells what they show
         found = found[data.statistics["peak"][found] == 0]
     mostly = data.mostly(found)
@@ -216,15 +213,13 @@ def _blank(data: Audited) -> Finding | None:
 
 def _dim(data: Audited) -> Finding | None:
     """Images of more than 8 bits none of which comes near the white of 16."""
-    if data.statistics is None:
-        return None
     return too_dark(data.statistics["peak"][data.statistics["peak"] > 0])
 
 
 def too_dark(peaks: Sequence[float] | npt.NDArray[np.float32]) -> Finding | None:
     """The finding on images of more than 8 bits from the greatest value of each; None where they are bright enough."""
     peak = float(max(peaks, default=0))
-    bits = depth.bits_of(peak)
+    bits = bits_of(peak)
     if bits is None:
         return None
     images = "the one image" if len(peaks) == 1 else f"{len(peaks):,} images"
@@ -239,9 +234,7 @@ def too_dark(peaks: Sequence[float] | npt.NDArray[np.float32]) -> Finding | None
 
 def _gray(data: Audited) -> Finding | None:
     """A few gray images among color."""
-    if data.statistics is None:
-        return None
-    found = np.flatnonzero((data.statistics["color"] <= GRAY) & (data.statistics["contrast"] >= duplicates.BLANK))
+    found = np.flatnonzero((data.statistics["color"] <= GRAY) & (data.statistics["contrast"] >= BLANK))
     if len(found) > FEW_GRAY * len(data.index):
         return None
     mostly = data.mostly(found)
@@ -259,7 +252,7 @@ def _gray(data: Audited) -> Finding | None:
 
 def _near(data: Audited) -> Finding | None:
     """Near-duplicate images: resized, recompressed, recolored."""
-    found = duplicates.near_duplicates(data.statistics) if data.statistics is not None else []
+    found = near_duplicates(data.statistics)
     if found is None:
         return Finding(
             "near",

@@ -1,19 +1,20 @@
 """What an audit finds, as values: a finding with its images, its effect and advice, and the whole of `audit.json`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.audit.statistics import Statistics
+from upcycle.audit.statistics import RECORD, Groups, Statistics
 from upcycle.data.decode import MAX_PIXELS
 from upcycle.data.index import Index
-from upcycle.data.listing import Quarantined, shown
+from upcycle.data.listing import Quarantined
 from upcycle.data.splits import NAMES, Splits
-from upcycle.errors import FileProblem, RunError
+from upcycle.errors import FileProblem, shown
+from upcycle.rundir import read_value
 
 TEST = NAMES.index("test")
 NO_TEST = "no test set: test_fraction is 0, so every score is of images that chose the model"
@@ -22,9 +23,6 @@ _TINY_SPLIT = 50
 _TINY_CLASS = 10
 """A class with fewer training images is warned about."""
 _OF_SCANS = ("data", "created", "command", "seconds", "upcycle")
-
-Groups = list[tuple[int, ...]]
-"""Positions of images that belong together, in an index."""
 
 
 class FlaggedImage(NamedTuple):
@@ -106,26 +104,19 @@ class Finding:
             "groups": [[image._asdict() for image in group] for group in self.groups],
         }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Finding":
-        """The inverse of `to_dict`."""
-        groups = tuple(tuple(FlaggedImage(**image) for image in group) for group in values["groups"])
-        kind, title, effect, advice = (str(values[name]) for name in ("kind", "title", "effect", "advice"))
-        return cls(kind, title, effect, advice, groups, tuple(values["names"]), bool(values["serious"]))
-
 
 @dataclass(frozen=True, eq=False)
 class Audited:
     """What checks read: the images, their split where there is one, their statistics where all were decoded."""
 
     index: Index
-    splits: Splits | None = None
-    statistics: Statistics | None = None
+    splits: Splits = field(default_factory=Splits.empty)
+    statistics: Statistics = field(default_factory=lambda: np.zeros(0, RECORD))
 
     @cached_property
     def sides(self) -> npt.NDArray[np.int8]:
         """The number of each image's split in `NAMES`, -1 for none."""
-        return self.splits.sides(len(self.index)) if self.splits is not None else np.full(len(self.index), -1, np.int8)
+        return self.splits.sides(len(self.index))
 
     def image(self, at: int, note: str = "") -> FlaggedImage:
         """One image as a finding names it."""
@@ -255,9 +246,10 @@ class Audit:
     def of(cls, data: Audited, findings: Sequence[Finding]) -> "Audit":
         """The images, their split where there is one, and what was found."""
         index, splits = data.index, data.splits
-        parts = {name: index.take(splits.of(name)).class_counts() for name in NAMES} if splits is not None else {}
+        parts: dict[str, dict[str, int]] = {}
         warnings: tuple[str, ...] = ()
-        if splits is not None:
+        if len(splits.train):
+            parts = {name: index.take(splits.of(name)).class_counts() for name in NAMES}
             elsewhere = (*_PROBLEMS, "reading")  # their files and notes are reported one by one
             found = (finding.warning for finding in findings if finding.kind not in elsewhere)
             warnings = (*index.notes, *_size_warnings(index, splits), *found)
@@ -284,21 +276,7 @@ class Audit:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Audit":
         """The inverse of `to_dict`, of an earlier version's too; RunError where it is not what upcycle writes."""
-        try:
-            return cls(
-                images=int(values["images"]),
-                classes=dict(values["classes"]),
-                splits={name: dict(counts) for name, counts in values["splits"].items()},
-                quarantined=tuple(
-                    Quarantined(file["path"], file["reason"], kind=file.get("kind", "unreadable"))
-                    for file in values["quarantined"]
-                ),
-                warnings=tuple(values["warnings"]),
-                findings=tuple(Finding.from_dict(finding) for finding in values.get("findings", ())),
-                **{name: values[name] for name in _OF_SCANS if name in values},
-            )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"an audit does not hold what upcycle writes ({error!r}): scan again") from None
+        return read_value(cls, values, "the audit")
 
 
 def _size_warnings(index: Index, splits: Splits) -> list[str]:

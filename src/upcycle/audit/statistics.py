@@ -1,4 +1,4 @@
-"""Statistics of every image, as columns, remembered between scans.
+"""Statistics of every image, as columns, remembered between scans; and which images they show to be copies.
 
 They are stored in the cache folder: a file whose size and times are those that were noted is not read again.
 """
@@ -8,6 +8,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,13 @@ from upcycle.data.index import (
     Index,
     ProgressFunction,
     attempt,
+    equal,
     in_order,
     index_of,
     listing_of,
 )
 from upcycle.data.listing import Layout, Unusable
+from upcycle.data.splits import connected
 from upcycle.data.worker import SMALL
 from upcycle.errors import StorageError
 from upcycle.rundir import replacing
@@ -53,6 +56,18 @@ RECORD = np.dtype(
 """One image: size in bytes and times in ns of the file, and the fields of `ImageStatistics`."""
 Statistics = npt.NDArray[np.void]
 """Records [n] of `RECORD`."""
+Groups = list[tuple[int, ...]]
+"""Positions of images that belong together, in an index."""
+_Positions = npt.NDArray[np.int64]
+
+BITS = 4
+"""Perceptual hashes at most this many of 64 bits apart may be of the same picture (decision 0009 has the evidence)."""
+CORRELATION = 0.98
+"""And their small gray pictures must agree at least this well (Pearson)."""
+BLANK = 3.0
+"""Gray levels that vary less (standard deviation) show nothing: what is left of them is noise, and so is its hash."""
+_MOST = 50
+"""With more pairs than this for each image, the pictures are too alike for any hash to tell them apart."""
 
 
 def inspect(
@@ -156,3 +171,77 @@ def _remember(memory: Path, paths: list[str], found: Statistics, earlier: _Earli
     named = np.frombuffer("\0".join(paths[at] for at in used).encode(), np.uint8)
     with contextlib.suppress(StorageError), replacing(memory) as temporary, temporary.open("wb") as file:
         np.savez(file, key=np.array(_key(scale)), paths=named, records=found[used])
+
+
+# -------------------------------------------------------------------------------------- copies
+
+
+def blank(statistics: Statistics) -> _Positions:
+    """Images that show nothing."""
+    return np.flatnonzero(statistics["contrast"] < BLANK)
+
+
+def same_pixels(statistics: Statistics) -> Groups:
+    """Positions of images whose upright pixels are equal, however they are stored."""
+    return equal(statistics["pixels"])
+
+
+def near_duplicates(statistics: Statistics) -> Groups | None:
+    """Positions of near-duplicate images, equal ones among them, in order of the first.
+
+    Blank images are left out. None where the pictures are too alike to tell.
+    """
+    pixels = statistics["pixels"]
+    seen = np.flatnonzero(statistics["contrast"] >= BLANK)
+    if not len(seen):
+        return []
+    _, first, which = np.unique(pixels[seen], return_index=True, return_inverse=True)
+    copies = np.stack([seen[first][which], seen], axis=1)  # each with the first of the same pixels
+    candidates = np.sort(seen[first])
+    hashes, small = statistics["perceptual"][candidates], _standardized(statistics["small"][candidates])
+    kept, count = [np.empty((0, 2), np.int64)], 0
+    for one, other in _close(hashes):
+        agree = np.einsum("ij,ij->i", small[one], small[other], dtype=np.float64) >= CORRELATION
+        kept.append(np.stack([one[agree], other[agree]], axis=1))
+        count += int(agree.sum())
+        if count > _MOST * len(candidates):
+            return None
+    pairs = np.concatenate([candidates[np.concatenate(kept)], copies])
+    groups = equal(connected(pairs, len(statistics)))
+    return [group for group in groups if len(set(pixels[list(group)].tolist())) > 1]
+
+
+def _close(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[_Positions, _Positions]]:
+    """Pairs of positions, the smaller first, whose hashes are at most `BITS` apart, each once.
+
+    Of `BITS` + 1 bands of bits such a pair has at least one in common. Hashes are sorted by each band in turn, and
+    each is compared with the next, the next but one and so on, as far as the band is the same.
+    """
+    bounds = [64 * band // (BITS + 1) for band in range(BITS + 2)]
+    masks = [np.uint64(2**last - 2**first) for first, last in pairwise(bounds)]
+    for band, mask in enumerate(masks):
+        keys = hashes & mask
+        order = np.argsort(keys, kind="stable")
+        keys, ahead = keys[order], 0
+        alike = np.arange(len(keys))
+        while len(alike):
+            ahead += 1
+            alike = alike[: np.searchsorted(alike, len(keys) - ahead)]
+            alike = alike[keys[alike] == keys[alike + ahead]]
+            one, other = order[alike], order[alike + ahead]
+            apart = hashes[one] ^ hashes[other]
+            close = np.bitwise_count(apart) <= BITS
+            for earlier in masks[:band]:  # those that have such a band in common were found by it
+                close &= (apart & earlier) != 0
+            # the sort is stable: of equal bands the smaller position comes first
+            yield one[close], other[close]
+
+
+def _standardized(small: npt.NDArray[np.void]) -> npt.NDArray[np.float16]:
+    """Gray pictures [n, 256] whose products are their correlations, in half precision: 512 bytes each."""
+    result = np.empty((len(small), SMALL * SMALL), np.float16)
+    for start in range(0, len(small), 4096):
+        some = np.frombuffer(small[start : start + 4096].tobytes(), np.uint8).reshape(-1, SMALL * SMALL)
+        centered = some - some.mean(axis=1, keepdims=True, dtype=np.float32)
+        result[start : start + 4096] = centered / (np.linalg.norm(centered, axis=1, keepdims=True) + 1e-6)
+    return result

@@ -13,8 +13,7 @@ from pydantic import TypeAdapter
 
 from upcycle.comparison.runs import FailedSeed
 from upcycle.comparison.statistics import Estimate
-from upcycle.data.listing import shown
-from upcycle.errors import RunError
+from upcycle.errors import RunError, shown
 from upcycle.rundir import read_json, read_value, write_json
 
 _VERSION = 2

@@ -1,18 +1,188 @@
-"""Images ready to train on, as one value: whatever is dropped is dropped from all columns at once."""
+"""Images ready to train on, as one value, and their batches, each a function of (seed, epoch, batch index) only.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+Any batch can be made without those before it, so a run resumes in the middle of an epoch with the
+same bits, and batches made ahead in a background thread are the batches made on demand.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from upcycle.config import Config
-from upcycle.data.augment import Augmentation
-from upcycle.data.batches import Batches
+from upcycle.data.augment import (
+    Augment,
+    Augmentation,
+    Frames,
+    augmented,
+    center_crop,
+    color,
+    mixup,
+    normalize,
+    on_device,
+    random_crop,
+)
 from upcycle.data.frames import Cache, Stream
-from upcycle.data.index import Index
+from upcycle.data.index import Index, in_order
 from upcycle.data.listing import Unusable
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import Splits
-from upcycle.device import Hardware
+from upcycle.device import Hardware, seed_for
+from upcycle.errors import ConfigError
 from upcycle.task import Task
+
+_Item = TypeVar("_Item")
+_Positions = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images and what they show, on the device.
+
+    `images`: float [B, 3, S, S], normalized, channels_last; `targets`: float32, as `Task.targets` has them;
+    `labels`, `positions`: int64 [B], before mixup.
+    """
+
+    images: Tensor
+    targets: Tensor
+    labels: Tensor
+    positions: Tensor
+
+    def split(self, images: int) -> tuple["Batch", ...]:
+        """The same in parts of so many images, the last one smaller."""
+        if images >= len(self.labels):
+            return (self,)
+        columns = (self.images, self.targets, self.labels, self.positions)
+        return tuple(Batch(*parts) for parts in zip(*(torch.split(column, images) for column in columns), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """One split's training batches, the same for the same seed, epoch and batch index.
+
+    `labels[i]` belongs to `cache[i]`; `positions` are those to use. A last batch of one image joins
+    the one before, since BatchNorm cannot train on one. `workers` background threads make two
+    batches each ahead, at most two more than there are threads; with 0 they are made on demand. That changes no bit of
+    any batch.
+    """
+
+    cache: Frames
+    labels: _Positions
+    positions: _Positions
+    _: KW_ONLY
+    preprocessing: Preprocessing
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    task: Task
+    device: torch.device | str = "cpu"
+    shuffle: bool = True
+    dtype: torch.dtype = torch.float32
+    workers: int = 0
+    augment: Augment | None = None
+    """A custom augmentation, of the center crops, before they are normalized, in place of the built-in augmentation."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size, self.workers)
+
+    def __len__(self) -> int:
+        count, rest = divmod(len(self.positions), self.batch_size)
+        joins = rest == 1 and count > 0
+        return count + (rest > 0) - joins
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch`, from batch `start` on; closing it early ends its thread."""
+        order = self._order(epoch)
+        return _ahead(
+            lambda index: self._batch(order, epoch, index),
+            range(start, len(self)),
+            workers=self.workers,
+        )
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        positions = np.asarray(self.positions, np.int64)
+        if not self.shuffle:
+            return positions
+        generator = _generator(self.seed, "order", epoch)
+        shuffled: npt.NDArray[np.int64] = positions[torch.randperm(len(positions), generator=generator).numpy()]
+        return shuffled
+
+    def _batch(self, order: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
+        start = index * self.batch_size
+        stop = len(order) if index == len(self) - 1 else start + self.batch_size
+        chosen = order[start:stop]
+        generator = _generator(self.seed, "batch", epoch, index)
+        own = np.asarray(self.labels)[chosen].astype(np.int64)
+        labels = on_device(torch.from_numpy(own), self.device)
+        targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
+        frames, size = [self.cache[position] for position in chosen.tolist()], self.preprocessing.size
+        # as bytes to the device: a quarter of the transfer
+        if self.augment is None:
+            pixels = random_crop(frames, size, augmentation=self.augmentation, generator=generator)
+            pixels = on_device(pixels, self.device)
+            if self.augmentation.color > 0:
+                pixels = color(pixels.float(), strength=self.augmentation.color, generator=generator)
+            images = normalize(pixels, self.preprocessing)
+        else:
+            pixels = on_device(center_crop(frames, size), self.device)
+            drawing = _generator(self.seed, "augment", epoch, index)
+            images = augmented(pixels, self.augment, drawing, self.preprocessing)
+        if self.augmentation.mixup > 0:
+            images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
+        return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))
+
+
+def eval_batches(
+    cache: Frames,
+    positions: _Positions,
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield (images, count) in the order of `positions`, every batch of one and the same shape.
+
+    `images`: float [batch_size, 3, S, S], normalized, channels_last, of which the first `count` are
+    wanted; the rest repeats the last one. One shape makes an image's result independent of its neighbours. `workers`
+    background threads make batches ahead as in `Batches`; with 0 they are made on demand.
+    """
+    _check(batch_size, workers)
+
+    def make(index: int) -> tuple[Tensor, int]:
+        chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
+        frames = [cache[position] for position in chosen]
+        frames += frames[-1:] * (batch_size - len(frames))
+        pixels = on_device(center_crop(frames, preprocessing.size), device)
+        return normalize(pixels, preprocessing).to(dtype), len(chosen)
+
+    count = math.ceil(len(positions) / batch_size)
+    return _ahead(make, range(count), workers=workers)
+
+
+def _ahead(make: Callable[[int], _Item], indices: range, *, workers: int) -> Iterator[_Item]:
+    """Yield make(index) in order, up to two for each of the `workers` threads made ahead by them, and two over all."""
+    if workers == 0:
+        return (make(index) for index in indices)
+    # few: each is held in the device's memory
+    return in_order(make, indices, threads=workers, chunk=1, ahead=min(2 * workers, workers + 2))
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_for(*parts))
+
+
+def _check(batch_size: int, workers: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size} is out of range: use 1 or more")
+    if workers < 0:
+        raise ConfigError(f"workers {workers} is out of range: use 0 or more")
 
 
 @dataclass(frozen=True, eq=False)

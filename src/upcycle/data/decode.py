@@ -23,10 +23,9 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from upcycle.data import depth, formats
-from upcycle.data.listing import shown
+from upcycle.data import formats
 from upcycle.data.preprocessing import Decoding
-from upcycle.errors import DecodeError, FileProblem, UpcycleError
+from upcycle.errors import DecodeError, FileProblem, UpcycleError, shown
 
 MAX_FILE_BYTES = 2**30
 """Bytes of the largest file that is read."""
@@ -100,7 +99,7 @@ def _identified(data: bytes) -> tuple[Image.Image, int]:
     image = Image.open(io.BytesIO(data), formats=formats.openers(data))
     _check_size(*image.size)
     if image.format == "TIFF":
-        depth.in_byte_order(image)
+        formats.in_byte_order(image)
     if image.format != "PNG" or "exif" in image.info or b"eXIf" not in data:
         return image, _orientation(image)
     # the EXIF block comes after the pixels: only decoding all of it, in a second copy, finds it
@@ -138,7 +137,7 @@ def _from_array(array: npt.NDArray[Any], scale: float | None) -> Image.Image:
         if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
             raise ValueError
         _check_size(array.shape[1], array.shape[0])
-        pixels = depth.of_array(array, scale)
+        pixels = formats.of_array(array, scale)
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
     except (TypeError, ValueError, KeyError):
         shape = " x ".join(map(str, array.shape))
@@ -157,22 +156,14 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def contents(path: Path) -> bytes:
-    """The same, a file that cannot be read being a DecodeError as well."""
-    try:
-        return read_file(path)
-    except OSError as error:
-        raise DecodeError(f"cannot be read ({error.strerror or error})") from error
-
-
 def _stored(image: Image.Image) -> bytes | None:
     """The file behind a JPEG, or a picture of 16-bit colors, that is open and has not been decoded; None for others.
 
     Its first picture, and where nobody has asked for a reduced one. The file stays open where it was.
     """
     file: Any = getattr(image, "fp", None)
-    wanted = image.format in ("JPEG", "MPO") or depth.low_bytes(depth.rawmode(image))
-    if file is None or not wanted or not depth.rawmode(image) or getattr(image, "decoderconfig", None):
+    wanted = image.format in ("JPEG", "MPO") or formats.low_bytes(formats.rawmode(image))
+    if file is None or not wanted or not formats.rawmode(image) or getattr(image, "decoderconfig", None):
         return None
     try:
         if image.tell():
@@ -192,15 +183,18 @@ def _stored(image: Image.Image) -> bytes | None:
 def _opened(source: ImageSource, scale: float | None) -> tuple[Image.Image, int]:
     """Any source as an image and its orientation."""
     if isinstance(source, Path):
-        source = contents(source)
+        try:
+            source = read_file(source)
+        except OSError as error:
+            raise DecodeError(f"cannot be read ({error.strerror or error})") from error
     if isinstance(source, bytes):
         image, orientation = _open(source)
         return (image if scale is None else _whole_colors(source, image, scale)), orientation
     if isinstance(source, Image.Image):
         source.load()  # the orientation may come after the pixels
-        if source.format is None and depth.is_deep(source):  # made from numbers, without a file that describes them
+        if source.format is None and formats.is_deep(source):  # made from numbers, without a file that describes them
             _check_size(*source.size)
-            return Image.fromarray(depth.of_array(np.asarray(source), scale, "a picture")), _orientation(source)
+            return Image.fromarray(formats.of_array(np.asarray(source), scale, "a picture")), _orientation(source)
         return source, _orientation(source)
     if not isinstance(source, np.ndarray):
         kind = type(source).__name__
@@ -210,18 +204,19 @@ def _opened(source: ImageSource, scale: float | None) -> tuple[Image.Image, int]
 
 def _whole_colors(data: bytes, image: Image.Image, scale: float) -> Image.Image:
     """Colors of 16 bits in 8, `scale` being white; any other image as it is. Pillow by itself keeps the upper bytes."""
-    mode = depth.rawmode(image)
-    lower = depth.low_bytes(mode)
+    mode = formats.rawmode(image)
+    lower = formats.low_bytes(mode)
     if lower is None:
-        if ";16" in mode and not depth.is_deep(image):
+        if ";16" in mode and not formats.is_deep(image):
             raise DecodeError("holds 16-bit values of a kind that --scale is not read for: store gray or RGB")
         return image
-    depth.check_readable(image)
+    formats.check_readable(image)
     other: Any = _open(data)[0]
     other.tile = [
         tile._replace(args=(lower, *tile.args[1:]) if isinstance(tile.args, tuple) else lower) for tile in other.tile
     ]
-    return Image.fromarray(depth.of_array(depth.words(image, other), scale))
+    words = np.asarray(image).astype(np.uint16) * 256 + np.asarray(other)  # the upper bytes, and the lower ones
+    return Image.fromarray(formats.of_array(words, scale))
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -231,47 +226,14 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image, orientation: int, scale: float | None = None) -> Image.Image:
-    depth.check_readable(image)
-    if depth.is_deep(image):
-        image = depth.to_gray(image, scale).convert("RGB")
+    formats.check_readable(image)
+    if formats.is_deep(image):
+        image = formats.to_gray(image, scale).convert("RGB")
     elif image.has_transparency_data:
         image = _opaque(image)
     elif image.mode != "RGB":
         image = image.convert("RGB")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
-    """The current frame, upright, as 8-bit RGB; alpha on white; DecodeError when it cannot be decoded.
-
-    Gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of more than 8 bits; EXIF
-    orientation is applied. A file just opened stands at its first frame.
-    """
-    with naming(image):
-        image.load()  # an image in RGB is else decoded after this has returned
-        return _rgb(image, _orientation(image), scale)
-
-
-def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, "Header", float]:
-    """The first frame of a file as `rgb` gives it, its header, and its `depth.peak_of`; DecodeError with the reason."""
-    image, head = opened(data)
-    with naming(data):
-        mode = depth.rawmode(image)
-        if scale is not None:
-            image = _whole_colors(data, image, scale)
-        image.load()
-        return _rgb(image, _open(data)[1], scale), head, depth.peak_of(image, mode) if scale is None else 0.0
-
-
-def peak(data: bytes) -> float:
-    """The greatest value of an image of more than 8 bits whose white is not known, else 0; or DecodeError."""
-    image, _ = _open(data)
-    mode = depth.rawmode(image)
-    if not image.mode.startswith("I") and depth.low_bytes(mode) is None:
-        return 0.0
-    with naming(data):
-        image.load()
-        return depth.peak_of(image, mode)
 
 
 class Header(NamedTuple):
@@ -281,21 +243,42 @@ class Header(NamedTuple):
     height: int
     format: str
 
-
-def opened(data: bytes) -> tuple[Image.Image, Header]:
-    """The image, its pixels not decoded yet (`rgb` does that), and its header; DecodeError with the reason."""
-    image, orientation = _open(data)
-    return image, Header(*_turned(image.size, orientation), formats.of_pillow(image.format))
+    @classmethod
+    def of(cls, image: Image.Image, orientation: int) -> "Header":
+        """That of an image as it was opened."""
+        return cls(*_turned(image.size, orientation), formats.of_pillow(image.format))
 
 
 def header(data: bytes) -> Header:
     """The header of an image file; DecodeError with the reason."""
-    return opened(data)[1]
+    return Header.of(*_open(data))
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of the upright image, from its header; DecodeError with the reason."""
-    return header(data)[:2]
+def whole(data: bytes, scale: float | None = None) -> tuple[Image.Image, Header, float]:
+    """The first frame of a file, upright, as 8-bit RGB, its header, and its `peak_of`; DecodeError with the reason.
+
+    Alpha is composited on white; gray, palette, CMYK, 16-bit and float images are converted, `scale` being white of
+    more than 8 bits.
+    """
+    image, orientation = _open(data)
+    head, mode = Header.of(image, orientation), formats.rawmode(image)
+    with naming(data):
+        if scale is not None:
+            image = _whole_colors(data, image, scale)
+        image.load()
+        found = formats.peak_of(image, mode) if scale is None else 0.0
+        return _rgb(image, orientation, scale), head, found
+
+
+def peak(data: bytes) -> float:
+    """The greatest value of an image of more than 8 bits whose white is not known, else 0; or DecodeError."""
+    image, _ = _open(data)
+    mode = formats.rawmode(image)
+    if not image.mode.startswith("I") and formats.low_bytes(mode) is None:
+        return 0.0
+    with naming(data):
+        image.load()
+        return formats.peak_of(image, mode)
 
 
 def target_size(width: int, height: int, side: int) -> tuple[int, int]:

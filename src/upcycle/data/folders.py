@@ -4,21 +4,16 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
-from upcycle.errors import DataError
+from upcycle.errors import DataError, shown
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems leave behind: never a class."""
-
-
-def shown(text: object) -> str:
-    """`text` on one line: control characters and undecodable bytes as escapes."""
-    readable = str(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 
 def clean(name: str) -> str:
@@ -26,23 +21,27 @@ def clean(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().strip("\ufeff").strip()
 
 
-@dataclass
-class Folder:
-    """What one folder holds: images right in it, images by the folders in it, and how many folders."""
-
-    direct: int = 0
-    inside: Counter[str] = field(default_factory=Counter)
-    folders: int = 0
-
-    @property
-    def images(self) -> int:
-        """All of its images."""
-        return self.direct + self.inside.total()
+def key(name: str) -> str:
+    """A folder's name as it is compared: without case and blanks."""
+    return clean(name).casefold()
 
 
 def is_text(path: str) -> bool:
     """Whether a file is no picture and means to be none, by its ending."""
     return PurePosixPath(path).suffix.lower() in TEXTS
+
+
+@dataclass
+class Folder:
+    """What one folder holds: images right in it, and images by the folders in it."""
+
+    direct: int = 0
+    inside: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def images(self) -> int:
+        """All of its images."""
+        return self.direct + self.inside.total()
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,24 @@ class Tree:
 
     def level(self, above: "Prefix") -> "dict[str, Folder]":
         """The folders right below `above`, by name."""
-        return self._levels.get("/".join(above), {})
+        return self._levels.get(above, {})
+
+    def used(self, above: "Prefix") -> "dict[str, Folder]":
+        """Those of them that hold images."""
+        return {name: folder for name, folder in self.level(above).items() if folder.images}
 
     @cached_property
-    def _levels(self) -> "dict[str, dict[str, Folder]]":
-        levels: dict[str, dict[str, Folder]] = {}
-
-        def folder(path: str) -> Folder:
-            above, _, name = path.rpartition("/")
-            return levels.setdefault(above, {}).setdefault(name, Folder())
-
+    def _levels(self) -> "dict[Prefix, dict[str, Folder]]":
+        levels: dict[Prefix, dict[str, Folder]] = {}
         for path in sorted(self.folders):
-            folder(path)
-            if "/" in path:
-                folder(path.rpartition("/")[0]).folders += 1
+            *above, name = path.split("/")
+            levels.setdefault(tuple(above), {})[name] = Folder()
         for path in self.files:
-            *parents, _ = path.split("/")
-            if not parents or is_text(path):
-                continue
-            folder("/".join(parents)).direct += 1
-            for depth in range(1, len(parents)):
-                folder("/".join(parents[:depth])).inside[parents[depth]] += 1
+            parents = tuple(path.split("/")[:-1])
+            if parents and not is_text(path):
+                levels[parents[:-1]][parents[-1]].direct += 1
+                for at in range(1, len(parents)):
+                    levels[parents[: at - 1]][parents[at - 1]].inside[parents[at]] += 1
         return levels
 
 
@@ -102,19 +98,19 @@ def walk(root: Path) -> Tree:
                     if entry.name.startswith(".") or entry.name in SYSTEM:
                         continue
                     path = f"{below}/{entry.name}" if below else entry.name
-                    if true(entry.is_dir):
+                    if _true(entry.is_dir):
                         tree.folders.append(path)
                         waiting.append((path, above | {here}))
                         continue
                     tree.files.append(path)
-                    if not true(entry.is_file):
+                    if not _true(entry.is_file):
                         tree.irregular.add(path)
         except OSError as error:
             raise DataError(f"cannot list the folder {shown(place)}: {error.strerror or error}") from error
     return tree
 
 
-def true(question: Callable[[], bool]) -> bool:
+def _true(question: Callable[[], bool]) -> bool:
     """What an entry answers; a link that leads back to itself is neither a folder nor a file."""
     try:
         return question()
@@ -175,14 +171,11 @@ def _likeness(name: str) -> str | None:
     return next((split for split in found if split), None)
 
 
-def check_level(level: Mapping[str, Folder], above: Prefix, root: Path, tree: Tree) -> None:
-    """DataError where the folders that would be classes look like anything else."""
-    used = {name: folder for name, folder in level.items() if folder.images}
-    where = root.joinpath(*above)
-    depth = len(above) + 1
-    wrapping = _around(used)
-    if wrapping is not None:
-        _check_wrapped({wrapping: used[wrapping]}, above, root, tree)
+def check_level(above: Prefix, root: Path, tree: Tree) -> None:
+    """DataError where the folders below `above`, which would be the classes, look like anything else."""
+    used = tree.used(above)
+    where, depth = shown(root.joinpath(*above)), len(above) + 1
+    _check_wrapped(used, above, root, tree)
     _check_kinds(used, where, depth)
     alike = {name: split for name in used if (split := _likeness(name))} if not above else {}
     lone = [name for name in alike if _holds_classes(tree, used[name], (*above, name))]
@@ -193,73 +186,85 @@ def check_level(level: Mapping[str, Folder], above: Prefix, root: Path, tree: Tr
     if shared and not all(SPLITS.get(key(name)) for name in shared):
         keys = {key(name) for name in shared}
         names = [name for name, folder in used.items() if keys & {key(below) for below in folder.inside}]
-        if keys <= ROLES:
-            raise DataError(
-                f"{shown(where)}: {_named(names)} each hold the folders {_named(shared)}, which are kinds of picture: "
-                f"move all but one of these elsewhere, or give --classes-at {depth} to train on all of them"
-            )
         raise DataError(
-            f"{shown(where)}: {_named(names)} each hold the folders {_named(shared)}, so which are the classes? "
-            f"Give --classes-at {depth + 1} for {_named(shared, 2)}, --classes-at {depth} for {_named(names, 2)}, or "
-            f"--train-split {_word(names[0])} --test-split {_word(names[-1])}"
+            f"{where}: {_named(names)} each hold the folders {_named(shared)}, "
+            + (
+                "which are kinds of picture: move all but one of these elsewhere, "
+                f"or give --classes-at {depth} to train on all of them"
+                if keys <= ROLES
+                else f"so which are the classes? Give --classes-at {depth + 1} for {_named(shared, 2)}, "
+                f"--classes-at {depth} for {_named(names, 2)}, "
+                f"or --train-split {_word(names[0])} --test-split {_word(names[-1])}"
+            )
         )
 
 
-def key(name: str) -> str:
-    """A folder's name as it is compared: without case and blanks."""
-    return clean(name).casefold()
+def _check_wrapped(used: Mapping[str, Folder], above: Prefix, root: Path, tree: Tree) -> None:
+    """DataError where one folder lies around all class folders: the only one, or the only with folders, by its name."""
+    if len(used) > 1:
+        deep = [name for name, folder in used.items() if not folder.direct and len(folder.inside) > 1]
+        flat = all(not folder.inside for name, folder in used.items() if name not in deep)
+        if len(deep) != 1 or not flat or not _AROUND & {word.casefold() for word in _WORD.findall(deep[0])}:
+            return
+        used = {deep[0]: used[deep[0]]}
+    path = above
+    while len(used) == 1:
+        ((name, folder),) = used.items()
+        if folder.direct or not folder.inside:
+            return
+        path = (*path, name)
+        used = tree.used(path)
+    if path == above:
+        return
+    if above:
+        split = SPLITS.get(key(above[-1]), "train")
+        do = f"give --{split}-split {_word('/'.join(path))}, or move them up"
+    else:
+        do = f"give {shown(root.joinpath(*path))} (or --classes-at 1 if {shown(path[0])} is a class)"
+    raise DataError(f"{shown(root.joinpath(*above))} has one folder around the class folders: {do}")
 
 
-def _around(used: Mapping[str, Folder]) -> str | None:
-    """The folder that lies around all class folders: the only one, or the only one with folders, by its name."""
-    deep = [name for name, folder in used.items() if not folder.direct and len(folder.inside) > 1]
-    if len(used) == 1:
-        return next(iter(used))
-    flat = all(not folder.inside for name, folder in used.items() if name not in deep)
-    return deep[0] if len(deep) == 1 and flat and _AROUND & {w.casefold() for w in _WORD.findall(deep[0])} else None
-
-
-def _holds_classes(tree: Tree, folder: Folder, path: Prefix) -> bool:
-    """Whether a folder holds two class folders or more, directly or in one folder around them."""
-    if len(folder.inside) != 1 or folder.direct:
-        return len(folder.inside) > 1 and not folder.direct
-    (inner,) = folder.inside
-    return len([name for name, below in tree.level((*path, inner)).items() if below.images]) > 1
-
-
-def _check_kinds(used: Mapping[str, Folder], where: Path, depth: int) -> None:
+def _check_kinds(used: Mapping[str, Folder], where: str, depth: int) -> None:
     """DataError for folders that are kinds of picture, parts of one set, or a second copy of the others."""
+    manifest = "list the images with their labels in a CSV manifest"
     kinds = [name for name in used if key(name) in ROLES]
     if len(kinds) > 1:
         raise DataError(
-            f"{shown(where)}: {_named(kinds)} are kinds of picture, not classes: give the folder that holds class "
-            f"folders, or list the images with their labels in a CSV manifest, or give --classes-at {depth}"
+            f"{where}: {_named(kinds)} are kinds of picture, not classes: give the folder that holds class "
+            f"folders, or {manifest}, or give --classes-at {depth}"
         )
     bases = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in used}
     shallow = all(len(folder.inside) < 2 for folder in used.values())
     if shallow and len(used) > 1 and len(bases) == 1 and _PARTS & set(next(iter(bases)).split()):
-        flat = not any(folder.inside for folder in used.values())
-        do = "list the images with their labels in a CSV manifest" if flat else f"give --classes-at {depth + 1}"
+        do = f"give --classes-at {depth + 1}" if any(folder.inside for folder in used.values()) else manifest
         raise DataError(
-            f"{shown(where)}: {_named(list(used))} look like parts of one set, not like classes: {do}, "
+            f"{where}: {_named(list(used))} look like parts of one set, not like classes: {do}, "
             f"or --classes-at {depth} if they are the classes"
         )
+    keys = {key(name) for name in used}
     for name, folder in used.items():
-        beside = {key(other) for other in used if other != name}
         inside = {key(below) for below in folder.inside}
-        if len(inside & beside) > 1 and 2 * len(inside & beside) >= len(inside):
+        again = inside & keys - {key(name)}
+        if len(again) > 1 and 2 * len(again) >= len(inside):
             raise DataError(
-                f"{shown(where)}: {shown(name)} holds folders named as those beside it "
+                f"{where}: {shown(name)} holds folders named as those beside it "
                 f"({_named(sorted(folder.inside))}), as a second copy would: "
                 f"move it elsewhere, or give --classes-at {depth} if it is a class"
             )
 
 
-def _as_split(where: Path, alike: Mapping[str, str], used: Mapping[str, Folder]) -> str:
+def _holds_classes(tree: Tree, folder: Folder, path: Prefix) -> bool:
+    """Whether a folder holds two class folders or more, directly or in one folder around them."""
+    if len(folder.inside) == 1 and not folder.direct:
+        return len(tree.used((*path, *folder.inside))) > 1
+    return len(folder.inside) > 1 and not folder.direct
+
+
+def _as_split(where: str, alike: Mapping[str, str], used: Mapping[str, Folder]) -> str:
     """What to do about folders that are named like splits and would be taken for classes."""
     if not any(used[name].inside for name in alike):
         return (
-            f"{shown(where)} has images in {' and '.join(map(shown, alike))} but no class folders in them: "
+            f"{where} has images in {' and '.join(map(shown, alike))} but no class folders in them: "
             f"put them into {shown(list(alike)[-1])}/CLASS/, or list them with their labels in a CSV manifest, "
             "or give --classes-at 1 if these are the classes"
         )
@@ -267,33 +272,13 @@ def _as_split(where: Path, alike: Mapping[str, str], used: Mapping[str, Folder])
     for name, split in alike.items():
         inside = used[name].inside
         options.setdefault(split, f"{name}/{next(iter(inside))}" if len(inside) == 1 else name)
-    words = " ".join(f"--{split}-split {_word(name)}" for split, name in sorted(options.items(), key=_usual_order))
+    words = " ".join(
+        f"--{split}-split {_word(options[split])}" for split in ("train", "val", "test") if split in options
+    )
     return (
-        f"{shown(where)}: {_named(list(alike))} look like a split, not like classes: give {words}, "
+        f"{where}: {_named(list(alike))} look like a split, not like classes: give {words}, "
         "or --classes-at 1 if they are the classes"
     )
-
-
-def _usual_order(item: tuple[str, str]) -> int:
-    return ("train", "val", "test").index(item[0])
-
-
-def _check_wrapped(used: Mapping[str, Folder], above: Prefix, root: Path, tree: Tree) -> None:
-    """DataError where there is one folder around all class folders."""
-    path = above
-    while len(used) == 1:
-        (name, folder), *_ = used.items()
-        if folder.direct or not folder.inside:
-            return
-        path = (*path, name)
-        used = {name: below for name, below in tree.level(path).items() if below.images}
-    inner = shown(root.joinpath(*path))
-    if above:
-        split = SPLITS.get(clean(above[-1]).casefold(), "train")
-        do = f"give --{split}-split {_word('/'.join(path))}, or move them up"
-    else:
-        do = f"give {inner} (or --classes-at 1 if {shown(path[0])} is a class)"
-    raise DataError(f"{shown(root.joinpath(*above))} has one folder around the class folders: {do}")
 
 
 def _shared(used: Mapping[str, Folder]) -> list[str]:
@@ -307,60 +292,47 @@ def _shared(used: Mapping[str, Folder]) -> list[str]:
         if folder.inside.total() >= folder.direct and len(folder.inside) > 1
     }
     held = Counter(key for inside in wide.values() for key in inside)
-    common = {key for key, count in held.items() if count > 1}
-    for inside in wide.values():
-        same = common & set(inside)
-        other = [set(others) for others in wide.values() if others is not inside]
-        if len(same) > 1 and any(
-            len(same & names) > 1 and 2 * len(same & names) >= min(len(inside), len(names)) for names in other
-        ):
-            return sorted(inside[key] for key in same)
+    common = [inside for inside in wide.values() if sum(held[key] > 1 for key in inside) > 1]
+    for inside, others in combinations(common, 2):
+        both = len(inside.keys() & others.keys())
+        if both > 1 and 2 * both >= min(len(inside), len(others)):
+            return sorted(below for key, below in inside.items() if held[key] > 1)
     for whole, inside in wide.items():
-        others = [{key(below) for below in folder.inside} for name, folder in used.items() if name != whole]
-        if others and all(below and below <= inside.keys() for below in others):
+        beside = [{key(below) for below in folder.inside} for name, folder in used.items() if name != whole]
+        if beside and all(below and below <= inside.keys() for below in beside):
             return sorted(inside.values())
     return []
 
 
-def check_beside(top: Mapping[str, Folder], splits: Mapping[Prefix, str], root: Path) -> None:
+def check_beside(tree: Tree, splits: Mapping[Prefix, str], root: Path) -> None:
     """DataError for a folder beside the splits that looks like another one, where one is still missing."""
-    own = {prefix[0] for prefix in splits}
+    top, own = tree.level(()), {prefix[0] for prefix in splits}
     classes = {key(below) for name in own for below in top[name].inside}
     missing = [split for split in ("val", "test") if split not in splits.values()]
-    if not missing:
-        return
     for name, folder in top.items():
         inside = {key(below) for below in folder.inside}
         same = 2 * len(inside & classes) >= len(inside) > 0
-        if name in own or not folder.inside or not (same or _likeness(name) in missing):
-            continue
-        words = ", ".join(f"--{split}-split {_word(name)}" for split in missing)
-        raise DataError(
-            f"{shown(root)} has {shown(name)} beside {shown(sorted(own)[0])}, which looks like another split: "
-            f"give {words}, or --classes-at 1 if both are classes, or move it elsewhere"
-        )
-
-
-def flattened(tree: Tree, splits: Mapping[Prefix, str]) -> Iterable[str]:
-    """That folders named like splits lie below the classes, where they split nothing."""
-    for prefix in splits or {(): ""}:
-        below = {
-            (name, inner)
-            for name, folder in tree.level(prefix).items()
-            for inner in folder.inside
-            if SPLITS.get(key(inner)) and not SPLITS.get(key(name))
-        }
-        if below:
-            inner = sorted({inner for _, inner in below})
-            yield (
-                f"the folders {_named(inner)} below {_named(sorted({name for name, _ in below}))} are not taken for a "
-                f"split: put the split above the classes, as in {shown(inner[0])}/CLASS/"
+        if missing and name not in own and folder.inside and (same or _likeness(name) in missing):
+            words = ", ".join(f"--{split}-split {_word(name)}" for split in missing)
+            raise DataError(
+                f"{shown(root)} has {shown(name)} beside {shown(sorted(own)[0])}, which looks like another split: "
+                f"give {words}, or --classes-at 1 if both are classes, or move it elsewhere"
             )
 
 
-def deep(top: Mapping[str, Folder]) -> Iterable[str]:
-    """That all images lie in folders below the classes, which may have been meant as the classes."""
-    used = {name: folder for name, folder in top.items() if folder.images}
+def notes_on(tree: Tree, splits: Mapping[Prefix, str]) -> Iterator[str]:
+    """How the folders below the classes are taken, where they may have been meant otherwise."""
+    for prefix in splits or {(): ""}:
+        level = tree.level(prefix).items()
+        below = {name: [inner for inner in folder.inside if SPLITS.get(key(inner))] for name, folder in level}
+        names = sorted(name for name, inner in below.items() if inner and not SPLITS.get(key(name)))
+        if names:
+            inner = sorted({inner for name in names for inner in below[name]})
+            yield (
+                f"the folders {_named(inner)} below {_named(names)} are not taken for a "
+                f"split: put the split above the classes, as in {shown(inner[0])}/CLASS/"
+            )
+    used = {} if splits else tree.used(())
     if used and all(not folder.direct and len(folder.inside) > 1 for folder in used.values()):
         inner = sorted({below for folder in used.values() for below in folder.inside})
         if not any(SPLITS.get(key(name)) for name in inner):

@@ -77,11 +77,6 @@ class Cache:
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         return (self[i] for i in range(len(self)))
 
-    @property
-    def bytes_on_disk(self) -> int:
-        """Size of the file in bytes."""
-        return self.path.stat().st_size
-
     def without(self, positions: Iterable[int]) -> "Cache":
         """The same images without those at `positions`: keeps step with `Index.without`."""
         left = remaining(len(self), positions)

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.decode import Header
-from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, list_folder, shown
+from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
 from upcycle.data.table import list_manifest
-from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError
+from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that are the system's and not a file's."""
@@ -155,10 +156,12 @@ def in_order(
     threads: int,
     progress: ProgressFunction | None = None,
     chunk: int = 8,
+    ahead: int | None = None,
 ) -> Generator[_Result]:
     """Yield `function(item)` for each item in order, computed by `threads` threads a little ahead.
 
-    `progress(done, total)` is called after each `chunk`. Closing the iterator early ends the threads.
+    `ahead`: chunks that are computed or waiting at once, else two more than twice the threads. `progress(done, total)`
+    is called after each `chunk`. Closing the iterator early ends the threads.
     """
 
     def work(start: int) -> list[_Result]:
@@ -167,13 +170,12 @@ def in_order(
     starts = iter(range(0, len(items), chunk))
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="images")
     try:
-        ahead: deque[Future[list[_Result]]] = deque(
-            pool.submit(work, start) for _, start in zip(range(2 * threads + 2), starts, strict=False)
-        )
+        some = islice(starts, ahead or 2 * threads + 2)
+        waiting: deque[Future[list[_Result]]] = deque(pool.submit(work, start) for start in some)
         done = 0
-        while ahead:
-            results = ahead.popleft().result()
-            ahead.extend(pool.submit(work, start) for _, start in zip(range(1), starts, strict=False))
+        while waiting:
+            results = waiting.popleft().result()
+            waiting.extend(pool.submit(work, start) for start in islice(starts, 1))
             yield from results
             done += len(results)
             if progress is not None:
@@ -260,8 +262,8 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
             f"none of the {len(index.quarantined)} images in {where} can be used; "
             f"the first, {shown(first.path)}: {first.reason}"
         )
-    there = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in sorted(others.items()))
-    raise DataError(f"no images in {where} ({there or 'it is empty'}); expected {where}/CLASS/*.jpg and the like")
+    there = endings(sorted(others.items())) or "it is empty"
+    raise DataError(f"no images in {where} ({there}); expected {where}/CLASS/*.jpg and the like")
 
 
 def _check_trainable(index: Index) -> None:

@@ -25,10 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from upcycle.data.decode import Header
-from upcycle.data.listing import shown
 from upcycle.data.preprocessing import Decoding
 from upcycle.data.worker import READY, ImageStatistics, Reply
-from upcycle.errors import DataError, DecodeError, FileProblem, UpcycleError
+from upcycle.errors import DataError, DecodeError, FileProblem, UpcycleError, shown
 
 _MOST = 64
 """Processes at once."""

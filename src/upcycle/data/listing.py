@@ -13,21 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from upcycle.data.folders import (
     SPLITS,
-    Folder,
     Prefix,
     Tree,
     check_beside,
     check_level,
     clean,
-    deep,
-    flattened,
     is_text,
     key,
-    shown,
+    notes_on,
     walk,
 )
 from upcycle.data.formats import ENDINGS, begins
-from upcycle.errors import ConfigError, DataError, FileProblem
+from upcycle.errors import ConfigError, DataError, FileProblem, shown
 
 if TYPE_CHECKING:
     from upcycle.config import Config
@@ -63,9 +60,9 @@ class Layout:
         """The names that were given, by split; ConfigError for one name given twice."""
         given = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
         asked = {split: name for split, name in given.items() if name is not None}
-        for name, count in Counter(asked.values()).items():
-            if count > 1:
-                raise ConfigError(f"{shown(name)} cannot be two splits: give each of them another name")
+        names = [PurePosixPath(name) for name in asked.values()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{shown(twice[0])} cannot be two splits: give each of them another name")
         return asked
 
     def split_of(self, value: str) -> str | None:
@@ -105,64 +102,44 @@ def places(tree: Tree, root: Path, layout: Layout) -> Places:
         if layout.asked:
             raise ConfigError("--classes-at 1 leaves no folder above the classes for a split: leave one of them out")
         return Places({}, 1)
-    top = tree.level(())
-    splits = _splits(tree, top, root, layout)
+    splits = _splits(tree, root, layout)
     if layout.classes_at is not None:
         return Places(splits, layout.classes_at)
-    if not splits:
-        check_level(top, (), root, tree)
-    elif not layout.asked:
-        check_beside(top, splits, root)
-    for prefix in splits:
-        check_level(tree.level(prefix), prefix, root, tree)
-    return Places(splits, None, (*flattened(tree, splits), *(deep(top) if not splits else ())))
+    if splits and not layout.asked:
+        check_beside(tree, splits, root)
+    for prefix in splits or {(): ""}:
+        check_level(prefix, root, tree)
+    return Places(splits, None, tuple(notes_on(tree, splits)))
 
 
-def _splits(tree: Tree, top: Mapping[str, Folder], root: Path, layout: Layout) -> dict[Prefix, str]:
+def _splits(tree: Tree, root: Path, layout: Layout) -> dict[Prefix, str]:
     """The folders that are splits, by their path; empty where DATA holds the classes themselves.
 
     A folder called train that holds images directly is a class of that name.
     """
     asked: dict[Prefix, str] = {}
     for split, name in layout.asked.items():
-        prefix = tuple(PurePosixPath(name).parts)
+        prefix = PurePosixPath(name).parts
         if not prefix or prefix[0] == "/" or ".." in prefix:
             raise ConfigError(f"--{split}-split {shown(name)}: give the name of a folder below DATA")
-        if prefix in asked:
-            raise ConfigError(f"{shown(name)} cannot be two splits: give each of them another name")
-        asked[prefix] = split
-    for prefix, split in asked.items():
-        if not any(folder.images for folder in tree.level(prefix).values()):
+        if not tree.used(prefix):
             where = shown(root.joinpath(*prefix))
-            raise DataError(f"--{split}-split {shown('/'.join(prefix))}: there is no {where} with class folders")
-    usual = {name: SPLITS[key(name)] for name in top if key(name) in SPLITS}
-    usual = {name: split for name, split in usual.items() if (name,) not in {prefix[:1] for prefix in asked}}
-    full = {name: split for name, split in usual.items() if top[name].inside}
-    if full or asked:  # then a val/ whose class folders are empty was meant as one too
-        full = {name: split for name, split in usual.items() if top[name].inside or _is_bare(top[name])}
-    for prefix, split in asked.items():
-        other = next((name for name, usually in full.items() if usually == split), None)
-        if other is not None:
-            folder = shown("/".join(prefix))
-            raise DataError(f"--{split}-split {folder}: {shown(root)} has a {other} folder already; use that")
-    return {**asked, **{(name,): split for name, split in full.items()}}
+            raise DataError(f"--{split}-split {shown(name)}: there is no {where} with class folders")
+        asked[prefix] = split
+    taken = {prefix[0] for prefix in asked}
+    usual = {name: folder for name, folder in tree.level(()).items() if key(name) in SPLITS and name not in taken}
+    # where there is another split, a val/ whose class folders are empty was meant as one too
+    several = asked or any(folder.inside for folder in usual.values())
+    for name, folder in usual.items():
+        if folder.inside or (several and tree.level((name,)) and not folder.direct):
+            split = SPLITS[key(name)]
+            for prefix, other in asked.items():
+                if other == split and prefix[0] in taken:
+                    given = shown("/".join(prefix))
+                    raise DataError(f"--{split}-split {given}: {shown(root)} has a {name} folder already; use that")
+            asked[name,] = split
+    return asked
 
-
-def _is_bare(folder: Folder) -> bool:
-    return folder.folders > 0 and not folder.direct
-
-
-__all__ = [
-    "Layout",
-    "ListedFile",
-    "Listing",
-    "Quarantined",
-    "Unusable",
-    "list_folder",
-    "lookalikes",
-    "merged",
-    "shown",
-]
 
 _OTHER_PICTURES = (
     *(".jxl", ".svg", ".ico", ".tga", ".psd", ".xcf", ".exr", ".hdr"),
@@ -180,6 +157,8 @@ class Unusable(NamedTuple):
 
 
 _NO_IMAGE = Unusable("")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+"""What Python has for bytes of a name that are not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -229,13 +208,12 @@ def list_folder(root: Path, layout: Layout) -> Listing:
     where = places(tree, root, layout)
     rows: list[ListedFile] = []
     excluded: list[Quarantined] = []
-    others: Counter[str] = Counter()
-    names: dict[str, str] = {}  # one string per class, not one per file
-    texts: dict[str, Counter[str]] = {}
+    labels = {"": ""}  # of each folder: one string per class, not one per file
+    others: dict[str, Counter[str]] = {}
     by_content: Counter[str] = Counter()
     for path in tree.files:
         folder, split = where.of(PurePosixPath(path).parts[:-1]) or ("", "")
-        label = names.setdefault(folder, clean(folder) or folder)
+        label = labels.setdefault(folder, clean(folder) or folder)
         reason = _why_unusable(root, path, label, irregular=path in tree.irregular)
         if reason is None:
             rows.append(ListedFile(path, label, split, ""))
@@ -243,41 +221,50 @@ def list_folder(root: Path, layout: Layout) -> Listing:
         elif reason.reason:
             excluded.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
         else:
-            ending = PurePosixPath(path).suffix.lower()
-            others[ending] += 1
-            if label:
-                texts.setdefault(label, Counter())[ending] += 1
-    used = {row.label for row in rows} | {file.label for file in excluded if file.label}
-    empty, splits = set(), {row.split for row in rows} | {file.split for file in excluded}
+            others.setdefault(label, Counter())[PurePosixPath(path).suffix.lower()] += 1
+    used = ({row.label for row in rows} | {file.label for file in excluded}) - {""}
+    classes, splits = set(used), {row.split for row in rows} | {file.split for file in excluded}
     for path in tree.folders:
-        placed = where.of(PurePosixPath(path).parts)
-        if placed is not None and where.of(PurePosixPath(path).parts[:-1]) is None:  # the folder of a class itself
-            empty.add(names.setdefault(placed[0], clean(placed[0]) or placed[0]))
-            splits.add(placed[1])
-    notes = (
-        *where.notes,
-        *_recognized(+by_content),
-        *(_no_class(label, counts) for label, counts in texts.items() if label not in used),
-        *merged(label for label in names if label),
-        *lookalikes(used),
+        parts = PurePosixPath(path).parts
+        own = where.of(parts)
+        if own is not None and where.of(parts[:-1]) is None:  # the folder of a class itself
+            label = labels.setdefault(own[0], clean(own[0]) or own[0])
+            splits.add(own[1])
+            if label not in others:
+                classes.add(label)
+    return Listing(
+        root,
+        layout,
+        rows,
+        excluded,
+        others=sum(others.values(), Counter()),
+        classes=frozenset(classes),
+        splits=frozenset(splits - {""}),
+        notes=(
+            *where.notes,
+            *_recognized(+by_content),
+            *(
+                f"the folder {shown(label)} holds no images ({endings(counts.most_common(3))}) and is no class"
+                for label, counts in others.items()
+                if label not in used and label
+            ),
+            *alike(folder for folder, label in labels.items() if label in used),
+        ),
     )
-    classes = frozenset(used | (empty - texts.keys()))
-    return Listing(root, layout, rows, excluded, others, classes, frozenset(splits - {""}), notes)
+
+
+def endings(counts: Iterable[tuple[str, int]]) -> str:
+    """How many files there are of each ending, in words."""
+    return ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in counts)
 
 
 def _recognized(by_content: Counter[str]) -> list[str]:
     """That files were read whose names do not say that they are pictures."""
     if not by_content:
         return []
-    first, more = min(by_content), len(by_content) - 1
-    where = f"class {shown(first)!r} " + (f"and {more} more hold" if more else "holds")
-    count = by_content.total()
-    return [f"{where} {count:,} file{'s' * (count > 1)} with no usable ending, recognized by content"]
-
-
-def _no_class(label: str, counts: Counter[str]) -> str:
-    kinds = ", ".join(f"{count} {shown(ending) or 'without an ending'}" for ending, count in counts.most_common(3))
-    return f"the folder {shown(label)} holds no images ({kinds}) and is no class"
+    first, more, count = min(by_content), len(by_content) - 1, by_content.total()
+    hold = f"class {shown(first)!r} " + (f"and {more} more hold" if more else "holds")
+    return [f"{hold} {count:,} file{'s' * (count > 1)} with no usable ending, recognized by content"]
 
 
 def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unusable | None:
@@ -287,7 +274,7 @@ def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unus
             return _NO_IMAGE
         if irregular or not _is_picture(root / path):
             return _unread(path)
-    if not _is_utf8(path):
+    if _SURROGATES.search(path):
         return Unusable("its name is not UTF-8: rename it", "misplaced")
     if irregular:
         return Unusable("a broken link, or not a regular file", "misplaced")
@@ -297,13 +284,12 @@ def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unus
 def _unread(path: str) -> Unusable:
     """Why a file is not read whose name does not end as an image's, and whose content is none that is read."""
     ending = shown(PurePosixPath(path).suffix.lower())
-    if ending in _OTHER_PICTURES:
-        return Unusable(f"unsupported image format {ending}: convert it to JPEG or PNG", "unsupported")
     if is_text(path) or PurePosixPath(path).name.lower() in _NEEDLESS:
         return _NO_IMAGE
-    if ending:
-        return Unusable(f"unsupported file extension {ending}: convert it to JPEG or PNG", "unsupported")
-    return Unusable("no file extension, and its content is no supported image format", "unsupported")
+    if not ending:
+        return Unusable("no file extension, and its content is no supported image format", "unsupported")
+    what = "image format" if ending in _OTHER_PICTURES else "file extension"
+    return Unusable(f"unsupported {what} {ending}: convert it to JPEG or PNG", "unsupported")
 
 
 def _is_picture(file: Path) -> bool:
@@ -315,41 +301,28 @@ def _is_picture(file: Path) -> bool:
         return False
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def merged(names: Iterable[str]) -> list[str]:
-    """A sentence for each class whose name occurs in several forms that are taken as one."""
-    by_name: dict[str, set[str]] = {}
+def alike(names: Iterable[str]) -> list[str]:
+    """A sentence for each set of classes' names that are taken as one, and for each that are not and look the same."""
+    forms: dict[str, set[str]] = {}
+    looks: dict[str, set[str]] = {}
     for name in names:
-        by_name.setdefault(clean(name) or name, set()).add(name)
-    return [
-        f"{' and '.join(_coded(name) for name in sorted(several))} differ in blanks or in Unicode's form alone: "
+        label = clean(name) or name
+        forms.setdefault(label, set()).add(name)
+        looks.setdefault(_visible(label), set()).add(label)
+
+    def coded(name: str) -> str:  # letters beyond ASCII as escapes where they are not in the composed form
+        return repr(shown(name)) if clean(name) == name.strip() else ascii(name)
+
+    taken = [
+        f"{' and '.join(map(coded, sorted(several)))} differ in blanks or in Unicode's form alone: "
         f"taken as one class, {shown(label)!r}"
-        for label, several in sorted(by_name.items())
+        for label, several in sorted(forms.items())
         if len(several) > 1
     ]
-
-
-def _coded(name: str) -> str:
-    """A name in quotes, its letters beyond ASCII as escapes where it is not in the composed form."""
-    return repr(shown(name)) if clean(name) == name.strip() else ascii(name)
-
-
-def lookalikes(labels: Iterable[str]) -> list[str]:
-    """A sentence for each set of classes whose names look the same, or are the same number."""
-    by_key: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        by_key.setdefault(_visible(label), []).append(label)
-    return [
-        f"the classes {' and '.join(repr(shown(name)) for name in several)} differ by case or by what is hardly seen: "
-        "give them one name if they are one class"
-        for several in by_key.values()
+    return taken + [
+        f"the classes {' and '.join(repr(shown(label)) for label in sorted(several))} differ by case or by what is "
+        "hardly seen: give them one name if they are one class"
+        for _, several in sorted(looks.items())
         if len(several) > 1
     ]
 

@@ -15,8 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from upcycle.config import Config
 from upcycle.data.index import Index
-from upcycle.data.listing import shown
-from upcycle.errors import ConfigError, DataError, RunError
+from upcycle.errors import ConfigError, DataError, RunError, shown
 from upcycle.rundir import replacing
 
 _Positions = npt.NDArray[np.int64]

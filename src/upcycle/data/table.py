@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from upcycle.data.folders import SPLIT_LIKE, clean, shown
-from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, lookalikes, merged
-from upcycle.errors import ConfigError, DataError
+from upcycle.data.folders import SPLIT_LIKE, clean, key
+from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, alike
+from upcycle.errors import ConfigError, DataError, shown
 
 COLUMNS = ("path", "label", "split", "group")
 _LIKE = {
@@ -57,7 +57,11 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
     ending = manifest.suffix.lower()
     if ending not in (*_ENDINGS, ".parquet"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    table = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
+    if ending == ".parquet":
+        table = _parquet(manifest)
+    else:
+        names, records = read_csv(manifest, (*COLUMNS, *layout.columns.values()))
+        table = _Table(names, lambda _: records)
     used = _columns(shown(manifest), table.names, layout)
     root = Path(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
@@ -71,21 +75,18 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
 class _Rows:
     """Rows as they are read, and what concerns all of them."""
 
-    def __init__(self, manifest: Path, root: Path, layout: Layout, used: dict[str, int], names: Sequence[str]) -> None:
-        self.manifest, self.root, self.layout, self.used = manifest, root, layout, used
+    def __init__(self, manifest: Path, root: Path, layout: Layout, used: dict[str, int], names: list[str]) -> None:
+        self.manifest, self.root, self.layout, self.used, self.names = manifest, root, layout, used, names
         self.rows: dict[str, ListedFile] = {}
         self.missing: set[str] = set()
         self.labels: set[str] = set()
         self.split_values: dict[str, set[str]] = {}
         self.ungrouped: Counter[str] = Counter()
         self.folders: dict[Path, dict[str, str]] = {}
-        unused = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
-        self.notes = _unused_columns(manifest.name, [names[at] for at in unused])
+        self.unused = [at for at in range(len(names)) if at not in used.values() and clean(names[at])]
         # columns whose values so far all name splits, and which those are
-        self.asking = (
-            {at: names[at] for at in unused} if "split" not in used and not layout.columns.get("split") else {}
-        )
-        self.sides: dict[int, set[str]] = {at: set() for at in self.asking}
+        asked = "split" in used or layout.columns.get("split")
+        self.asking: dict[int, set[str]] = {} if asked else {at: set() for at in self.unused}
 
     def add(self, number: int, record: Sequence[object]) -> None:
         """Take one row; DataError where it cannot be used."""
@@ -115,9 +116,9 @@ class _Rows:
         if split:
             self.split_values.setdefault(split, set()).add(values["split"])
         for at in list(self.asking):
-            value = clean(str(record[at] or "")).casefold()
+            value = key(str(record[at] or ""))
             if value in SPLIT_LIKE:
-                self.sides[at].add(SPLIT_LIKE[value])
+                self.asking[at].add(SPLIT_LIKE[value])
             elif value:
                 del self.asking[at]
 
@@ -126,15 +127,14 @@ class _Rows:
         self._check()
         labels = {row.label for row in self.rows.values()}
         absent = [row for row in self.rows.values() if row.path in self.missing]
-        groups = (
-            f"the group {shown(group)!r} of {count:,} images is taken as none"
-            for group, count in sorted(self.ungrouped.items())
-        )
-        classes = (
-            f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value"
-            for label in sorted(labels)
-            if label.casefold() in _NONE
-        )
+        unused = [shown(self.names[at].strip()) for at in self.unused]
+        unused = [name for name in unused if not name.casefold().startswith("unnamed:")]  # pandas' row numbers
+        notes = [f"columns of {shown(self.manifest.name)} that are not used: {', '.join(unused)}"] if unused else []
+        notes += alike(self.labels)
+        for group, count in sorted(self.ungrouped.items()):
+            notes.append(f"the group {shown(group)!r} of {count:,} images is taken as none")
+        for label in sorted(label for label in labels if label.casefold() in _NONE):
+            notes.append(f"{shown(label)!r} is taken as a class: remove its rows if it is a missing value")
         return Listing(
             self.root,
             self.layout,
@@ -142,16 +142,16 @@ class _Rows:
             excluded=[Quarantined(row.path, "no such file", row.label, row.split, "misplaced") for row in absent],
             classes=frozenset(labels),
             splits=frozenset(self.split_values),
-            notes=(*self.notes, *merged(self.labels), *lookalikes(labels), *groups, *classes),
+            notes=tuple(notes),
         )
 
     def _check(self) -> None:
         name = shown(self.manifest)
         if not self.rows:
             raise DataError(f"{name} lists no images")
-        for at, column in self.asking.items():
-            if len(self.sides[at]) > 1:
-                raise DataError(_ask(name, "split", column))
+        for at, sides in self.asking.items():
+            if len(sides) > 1:
+                raise DataError(_ask(name, "split", self.names[at]))
         for split, asked in self.layout.asked.items():
             option, values = f"--{split}-split {shown(asked)}: ", self.split_values.get(split, set())
             other = sorted(value for value in values if not self.layout.is_asked(value, split, asked))
@@ -233,24 +233,26 @@ def _ask(manifest: str, ours: str, theirs: str) -> str:
 
 def _columns(manifest: str, names: Sequence[str], layout: Layout) -> dict[str, int]:
     """Where each of our columns is; DataError for one missing or doubled, or that may be meant."""
-    keys = [clean(column).casefold() for column in names]
+    keys = [key(column) for column in names]
     there = ", ".join(shown(name.strip()) for name in names) or "none"
     used: dict[str, int] = {}
     for ours in COLUMNS:
         asked = layout.columns.get(ours)
-        key = clean(asked).casefold() if asked is not None else ours
-        if key == "none" and ours in ("split", "group"):
+        name = key(asked) if asked is not None else ours
+        if name == "none" and ours in ("split", "group"):
             continue
-        if keys.count(key) > 1:
-            raise DataError(f"{manifest} has two columns {key!r}: remove or rename one of them")
-        if key in keys:
-            used[ours] = keys.index(key)
+        if keys.count(name) > 1:
+            raise DataError(f"{manifest} has two columns {name!r}: remove or rename one of them")
+        if name in keys:
+            used[ours] = keys.index(name)
         elif asked is not None:
             raise DataError(f"--{ours}-column {shown(asked)}: {manifest} has no such column (it has: {there})")
     for ours in COLUMNS:
         if ours in used or (ours in ("split", "group") and ours in layout.columns):
             continue
-        near = next((names[at] for at, key in enumerate(keys) if at not in used.values() and _is_near(ours, key)), None)
+        near = next(
+            (names[at] for at, name in enumerate(keys) if at not in used.values() and _is_near(ours, name)), None
+        )
         if ours in ("path", "label"):
             hint = f"; or give --{ours}-column {shown(near)}" if near else ""
             raise DataError(f"{manifest} has no column {ours!r} (it has: {there}); needed are path and label{hint}")
@@ -259,55 +261,44 @@ def _columns(manifest: str, names: Sequence[str], layout: Layout) -> dict[str, i
     return used
 
 
-def _is_near(ours: str, key: str) -> bool:
+def _is_near(ours: str, name: str) -> bool:
     """Whether a column of this name may be meant as one of ours."""
-    key = key.replace(" ", "_").replace("-", "_")
-    mistyped = sorted(key) == sorted(ours) or (len(key) > len(ours) and key.startswith(ours))
-    return key in _LIKE[ours] or mistyped
-
-
-def _unused_columns(manifest: str, names: Iterable[str]) -> list[str]:
-    """That there are other columns, those aside that pandas writes for row numbers."""
-    unused = [shown(name.strip()) for name in names if not clean(name).casefold().startswith("unnamed:")]
-    return [f"columns of {shown(manifest)} that are not used: {', '.join(unused)}"] if unused else []
+    name = name.replace(" ", "_").replace("-", "_")
+    mistyped = sorted(name) == sorted(ours) or (len(name) > len(ours) and name.startswith(ours))
+    return name in _LIKE[ours] or mistyped
 
 
 # ------------------------------------------------------------------------------------------ files
 
 
-def _csv(manifest: Path, layout: Layout) -> _Table:
-    """A CSV file; DataError for a file that is none."""
+def read_csv(file: Path, wanted: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
+    """The names of the columns and the rows of a CSV file, each with as many values; DataError for a file that is none.
+
+    It is in UTF-8, or in UTF-16, with its mark or without. Columns are separated by what finds most of those `wanted`,
+    else by the commonest of comma, semicolon, tab and bar. Blank lines are left out.
+    """
     try:
-        text = _decoded(manifest.read_bytes())
+        content = file.read_bytes()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = content.decode("utf-16")
+        elif b"\0" in content[:2]:
+            text = content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
+        else:
+            text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
-    delimiter = _separator(text.lstrip("\r\n").partition("\n")[0][:100_000], layout)
-    rows = _csv_rows(manifest, text, delimiter)
-    return _Table(next(rows, []), lambda _: rows)
-
-
-def _decoded(content: bytes) -> str:
-    """The text of a CSV file: UTF-8, or UTF-16 where it begins with that mark or with a zero byte in the first two."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    if b"\0" in content[:2]:
-        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
-    return content.decode("utf-8-sig")
-
-
-def _separator(first: str, layout: Layout) -> str:
-    """What separates the columns of a header: that by which most of our columns are found, else the commonest."""
-    wanted = {*COLUMNS, *(clean(name).casefold() for name in layout.columns.values())}
+        raise DataError(f"{shown(file)} is not a readable CSV file in UTF-8: {error}") from error
+    first, keys = text.lstrip("\r\n").partition("\n")[0][:100_000], set(map(key, wanted))
 
     def found(delimiter: str) -> tuple[int, int]:
         names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-        return len(wanted & {clean(name).casefold() for name in names}), first.count(delimiter)
+        return len(keys & set(map(key, names))), first.count(delimiter)
 
-    return max(_DELIMITERS, key=found)  # the first of equals, which is the comma
+    rows = _csv_rows(file, text, max(_DELIMITERS, key=found))  # of equals the first, which is the comma
+    return next(rows, []), rows
 
 
-def _csv_rows(manifest: Path, text: str, delimiter: str) -> Iterator[list[str]]:
-    """The header and the rows, each with as many values as the header; blank lines are left out."""
+def _csv_rows(file: Path, text: str, delimiter: str) -> Iterator[list[str]]:
+    """The header and the rows."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
     width = 0
     try:
@@ -318,14 +309,13 @@ def _csv_rows(manifest: Path, text: str, delimiter: str) -> Iterator[list[str]]:
                 row = row[:-1]
             width = width or len(row)
             if len(row) != width:
-                raise DataError(f"{shown(manifest)}, line {reader.line_num}: not as many values as columns")
+                raise DataError(f"{shown(file)}, line {reader.line_num}: not as many values as columns")
             yield row
     except csv.Error as error:
+        message = f"{shown(file)} is not a readable CSV file in UTF-8: {error}"
         if "field limit" in str(error):
-            raise DataError(
-                f"{shown(manifest)}, line {reader.line_num}: a field of more than 128 KiB: is a quote left open?"
-            ) from error
-        raise DataError(f"{shown(manifest)} is not a readable CSV file in UTF-8: {error}") from error
+            message = f"{shown(file)}, line {reader.line_num}: a field of more than 128 KiB: is a quote left open?"
+        raise DataError(message) from error
 
 
 def _parquet(manifest: Path) -> _Table:

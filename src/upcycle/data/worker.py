@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageStat
 
-from upcycle.data import decode, depth
+from upcycle.data import decode, formats
 from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError
 
@@ -60,7 +60,7 @@ def image_statistics(data: bytes, scale: float | None = None) -> ImageStatistics
     cells = np.asarray(image.resize((_CELLS, _CELLS), Image.Resampling.BOX)).astype(np.int16)
     digest = hashlib.blake2b(b"%d %d " % image.size, digest_size=16)
     digest.update(image.tobytes())
-    bits = depth.bits_of(peak)
+    bits = formats.bits_of(peak)
     if bits is not None:  # dark as they are, different images have equal pixels
         digest.update(decode.whole(data, 2**bits - 1)[0].tobytes())
     return ImageStatistics(

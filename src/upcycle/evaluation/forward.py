@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upcycle.data.augment import Frames
-from upcycle.data.batches import eval_batches
+from upcycle.data.dataset import eval_batches
 from upcycle.data.index import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware

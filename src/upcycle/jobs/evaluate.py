@@ -12,15 +12,15 @@ from upcycle.config import IMAGES, Config, expanded, read_config
 from upcycle.data import decode
 from upcycle.data.folders import clean
 from upcycle.data.index import Index, index_images, listing_of
-from upcycle.data.listing import Layout, shown
+from upcycle.data.listing import Layout
 from upcycle.data.splits import Recorded, read_splits
-from upcycle.errors import ConfigError, DataError, DecodeError
+from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.predictions import Predictions
 from upcycle.evaluation.results import Evaluation
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
-from upcycle.jobs.review import darkness
+from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run, run_of
 from upcycle.reporting.progress import Display, Silent, default_show
 from upcycle.rundir import read_json

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from upcycle.data.listing import shown
-from upcycle.errors import DataError, DecodeError
+from upcycle.errors import DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, Prediction
 

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from upcycle import device as machines
 from upcycle.audit.findings import TEST, Audited, Finding, percentage_points, two_digits
 from upcycle.config import Config
-from upcycle.data.listing import shown
 from upcycle.data.splits import components, folds
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, shown
 from upcycle.jobs.prepare import cache_root, changed_since, decode, fit_size, machine_of
 from upcycle.model.network import create, load_body
 from upcycle.model.sources import get_weights

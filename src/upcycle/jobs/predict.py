@@ -17,9 +17,8 @@ import torch
 from upcycle import device as machines
 from upcycle.config import expanded
 from upcycle.data import decode, isolation
-from upcycle.data.batches import eval_batches
-from upcycle.data.listing import shown
-from upcycle.errors import ConfigError, DecodeError, RunError
+from upcycle.data.dataset import eval_batches
+from upcycle.errors import ConfigError, DecodeError, RunError, shown
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check

@@ -1,26 +1,37 @@
-"""From DATA to decoded images and splits: what is used and what is excluded."""
+"""From DATA to decoded images and splits: what is used and what is excluded, and what a run reports of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from upcycle.audit import quarantine
+from upcycle.audit import proposals
+from upcycle.audit.checks import run_checks, too_dark
+from upcycle.audit.findings import Audit, Audited, Finding
 from upcycle.config import Config
+from upcycle.data import isolation
 from upcycle.data.dataset import Dataset
+from upcycle.data.formats import bits_of
 from upcycle.data.frames import Cache, Stream, default_root, open_cache, open_stream, spare_root
 from upcycle.data.index import Index, index_images
-from upcycle.data.listing import Layout, Unusable, shown
+from upcycle.data.listing import Layout, Quarantined, Unusable
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.data.splits import NAMES, Splits, split_by
+from upcycle.data.splits import NAMES, Splits, components, split_by
 from upcycle.device import Hardware, detect
-from upcycle.errors import DataError, NoRoomError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError, shown
+from upcycle.evaluation.metrics import resolution
 from upcycle.reporting.progress import Display
 
 SMALLEST_AUTO_SIZE = 128
 """Images smaller than the weights' own size are not blown up further than this."""
+_LIKELY_ACCURACY = 0.95
+"""What two models are taken to have until one is tested, to estimate what the test images will distinguish."""
+_FEW = 3
+"""Files that are not used for one reason are named one by one up to so many."""
+_SAMPLED = 256
+"""Images, evenly spread, that are decoded to find out whether some have more than 8 bits and are dark."""
 
 
 def machine_of(config: Config) -> Hardware:
@@ -42,12 +53,12 @@ def cache_root(config: Config) -> Path:
 def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = quarantine.read_list(file) if file else []
+    listed = proposals.read_list(file) if file else []
     with show.progress("scanning") as progress:
         index = index_images(data, Layout.of(config), progress=progress, threads=machine.threads)
     if file is None:
         return index
-    left = quarantine.exclude(index, listed, file.name)
+    left = proposals.exclude(index, listed, file.name)
     if left.missing:
         more = f" and {len(left.missing) - 3} more" if len(left.missing) > 3 else ""
         show.warn(f"{file} lists files that are not there: {', '.join(map(shown, left.missing[:3]))}{more}")
@@ -139,3 +150,64 @@ def prepare(
     elif sum(len(splits.of(name)) for name in NAMES) != len(dataset):
         raise changed_since(config)
     return replace(dataset, splits=splits)
+
+
+# ----------------------------------------------------------------------------------- reports
+
+
+def audit_dataset(dataset: Dataset) -> Audit:
+    """All findings that need no second decoding."""
+    data = Audited(dataset.index, dataset.splits)
+    dark = darkness(dataset.index, dataset.preprocessing)
+    return Audit.of(data, [*([dark] if dark else []), *run_checks(data)])
+
+
+def darkness(index: Index, preprocessing: Preprocessing) -> Finding | None:
+    """That images of more than 8 bits come out dark, as nothing defines their white; None where they do not."""
+    if preprocessing.scale is not None:
+        return None
+    may_be = np.flatnonzero(np.isin(index.formats, (b"PNG", b"TIFF")))
+    peaks = []
+    for at in may_be[:: -(-len(may_be) // _SAMPLED) or 1].tolist():
+        try:
+            peak = isolation.DECODERS.peak(index.file(at))
+        except (DecodeError, OSError):  # the file was read before: something else is wrong with it
+            continue
+        if peak and bits_of(peak) is None:  # a bright one is enough
+            return None
+        peaks += [peak] if peak else []
+    return too_dark(peaks)
+
+
+def unused(files: Sequence[Quarantined], most: int = 10) -> Iterator[str]:
+    """A line for each reason for which files are not used, or for each file where few share it."""
+    reasons: dict[str, list[str]] = {}
+    for file in files:
+        reasons.setdefault(file.reason, []).append(file.path)
+    lines: list[tuple[int, str]] = []
+    for reason, paths in sorted(reasons.items(), key=lambda item: len(item[1]) <= _FEW):
+        if len(paths) > _FEW:
+            lines.append((len(paths), f"not used: {len(paths):,} files, {shown(paths[0])} for one: {reason}"))
+        else:
+            lines += [(1, f"not used: {shown(path)}: {reason}") for path in paths]
+    yield from (line for _, line in lines[:most])
+    if len(lines) > most:
+        yield f"not used: {sum(count for count, _ in lines[most:]):,} files more, listed in audit.json"
+
+
+def describe(dataset: Dataset, audit: Audit, show: Display) -> None:
+    """Report how the images were split and what is wrong with them."""
+    index, test = dataset.index, dataset.splits.test
+    counts = {name: len(dataset.splits.of(name)) for name in ("train", "val", "test")}
+    named = ", ".join(map(shown, index.classes[:8])) + (" ..." if len(index.classes) > 8 else "")
+    show.message(
+        f"{len(index)} images of {len(index.classes)} classes ({named}): "
+        + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "test")
+    )
+    for warning in (*unused(index.quarantined), *audit.warnings):
+        show.warn(warning)
+    if not len(test):
+        return
+    groups = len(np.unique(components(index)[test]))
+    points, text = resolution(groups, _LIKELY_ACCURACY, len(test), "test")
+    show.message(text if points >= 100 else f"{text}, where they are right {100 * _LIKELY_ACCURACY:.0f} % of the time")

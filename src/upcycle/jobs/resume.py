@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from upcycle.config import Config
 from upcycle.data.index import Index, check_exists
-from upcycle.data.listing import Unusable, shown
+from upcycle.data.listing import Unusable
 from upcycle.data.splits import Recorded, Splits, changes, folds, read_splits, split, write_splits
-from upcycle.errors import DataError, RunError
+from upcycle.errors import DataError, RunError, shown
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed

@@ -7,12 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import pyarrow.compute as pc
+
 from upcycle import __version__
-from upcycle.audit import duplicates, quarantine
+from upcycle.audit import proposals
+from upcycle.audit.checks import run_checks
 from upcycle.audit.findings import Audit, Audited, Finding
+from upcycle.audit.statistics import inspect, near_duplicates, same_pixels
 from upcycle.config import IMAGES, READING, Config, absolute, canonical, expanded, path_or_none
-from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.inspection import check_request, find_problems, inspect_images
+from upcycle.data.frames import default_root, written_in
+from upcycle.data.index import check_exists
+from upcycle.data.listing import Layout
+from upcycle.data.splits import split_by
+from upcycle.device import crowded, threads_for
+from upcycle.errors import ConfigError, DataError, RunError, shown
+from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
@@ -117,9 +126,13 @@ def run_scan(asked: Asked, show: Display) -> Path:
     Findings are no failure. DataError where DATA is nothing to scan.
     """
     started = time.perf_counter()
-    check_request(asked.data, asked.config, label_errors=asked.label_errors)
-    data, decided = inspect_images(asked.data, asked.config, show)
-    findings = find_problems(data, asked.config, show, label_errors=asked.label_errors)
+    check_exists(asked.data)
+    if asked.label_errors:
+        from upcycle.jobs.label_errors import check_weights  # it brings torch
+
+        check_weights(asked.config)
+    data, decided = _inspect_images(asked.data, asked.config, show)
+    findings = _find_problems(data, asked.config, show, label_errors=asked.label_errors)
     audit = replace(
         Audit.of(data, findings),
         data=str(asked.data),
@@ -129,9 +142,9 @@ def run_scan(asked: Asked, show: Display) -> Path:
         upcycle=__version__,
     )
     # what a person has decided stands
-    entries = list({entry.path: entry for entry in (*quarantine.proposed(findings), *decided)}.values())
+    entries = list({entry.path: entry for entry in (*proposals.proposed(findings), *decided)}.values())
     write_json(asked.out / _AUDIT, audit.to_dict())
-    quarantine.write_list(asked.out / _QUARANTINE, entries)
+    proposals.write_list(asked.out / _QUARANTINE, entries)
     train = asked.training(asked.data, "--quarantine", str(asked.out / _QUARANTINE))
     grouped = asked.training(asked.out / _GROUPED) if _write_grouped(asked.out / _GROUPED, data, entries) else None
     with show.progress("images") as progress:
@@ -155,16 +168,65 @@ def run_scan(asked: Asked, show: Display) -> Path:
     return asked.out
 
 
-def _write_grouped(path: Path, data: Audited, entries: list[quarantine.Entry]) -> bool:
+def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[proposals.Entry]]:
+    """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
+    file = Path(config.quarantine) if config.quarantine else None
+    listed = proposals.read_list(file) if file else []
+    folder = written_in(Path(config.cache) if config.cache else default_root(), "statistics")
+    if crowd := crowded(config.threads):
+        show.warn(crowd)
+    with show.progress("scanning") as progress:
+        index, statistics = inspect(
+            data,
+            folder=folder,
+            layout=Layout.of(config),
+            scale=config.scale,
+            threads=threads_for(config.threads, usable_cores(Path("/"))),
+            progress=progress,
+        )
+    left = proposals.exclude(index, listed, file.name if file else "", trainable=False)
+    if left.missing:
+        show.warn(f"{len(left.missing)} listed files are not there, the first {shown(left.missing[0])}")
+    remaining = pc.is_in(index.paths, value_set=left.index.paths).to_numpy(zero_copy_only=False)
+    audited = Audited(left.index, statistics=statistics[remaining])
+    try:
+        return replace(audited, splits=split_by(config, left.index)), left.entries
+    except DataError as error:
+        show.warn(f"no split can be made, so leaks are not checked: {error}")
+        return audited, left.entries
+
+
+def _find_problems(data: Audited, config: Config, show: Display, *, label_errors: bool) -> list[Finding]:
+    """All findings, serious ones first; an image set that cannot be trained on before all others."""
+    findings = run_checks(data)
+    if label_errors:
+        from upcycle.jobs.label_errors import find_label_errors
+
+        try:
+            found = find_label_errors(data, config, show)
+        except DataError as error:
+            show.warn(f"label errors were not checked: {error}")
+        else:
+            findings += [found] if found is not None else []
+            findings.sort(key=lambda finding: not finding.serious)
+    try:
+        data.index.check_trainable()
+    except DataError as error:
+        findings.insert(
+            0, Finding("untrainable", "Nothing can be trained on these images yet", str(error), "", serious=True)
+        )
+    return findings
+
+
+def _write_grouped(path: Path, data: Audited, entries: list[proposals.Entry]) -> bool:
     """A manifest with groups, without what is to be excluded, where images belong together."""
-    assert data.statistics is not None
-    groups = [*duplicates.same_pixels(data.statistics), *(duplicates.near_duplicates(data.statistics) or [])]
-    names = duplicates.name_groups(data.index)
+    groups = [*same_pixels(data.statistics), *(near_duplicates(data.statistics) or [])]
+    names = proposals.name_groups(data.index)
     if names is None and not groups:
         return False
     groups += names.positions() if names is not None else []
     excluded = {entry.path for entry in entries if entry.excluded}
-    duplicates.write_grouped(path, data.index, groups, without=excluded)
+    proposals.write_grouped(path, data.index, groups, without=excluded)
     return True
 
 

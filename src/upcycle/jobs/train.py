@@ -12,10 +12,9 @@ from upcycle.data.dataset import Dataset
 from upcycle.data.index import Index
 from upcycle.data.splits import Splits, folds, write_splits
 from upcycle.errors import ConfigError
-from upcycle.jobs.prepare import decodable, fit_size, machine_of, prepare, read_index
+from upcycle.jobs.prepare import audit_dataset, decodable, describe, fit_size, machine_of, prepare, read_index
 from upcycle.jobs.results import write_pooled
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
-from upcycle.jobs.review import audit_dataset, describe
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upcycle.audit.findings import Audit, Finding, FlaggedImage
-from upcycle.audit.quarantine import Entry
+from upcycle.audit.proposals import Entry
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html

@@ -14,7 +14,7 @@ import timm
 import torch
 
 from upcycle.data.augment import Frames, on_device
-from upcycle.data.batches import eval_batches
+from upcycle.data.dataset import eval_batches
 from upcycle.data.frames import rules, written_in
 from upcycle.data.index import Index
 from upcycle.device import Hardware

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upcycle.config import Config
-from upcycle.data.batches import Batch, Batches
+from upcycle.data.dataset import Batch, Batches
 from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row

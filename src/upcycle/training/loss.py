@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from upcycle.class_weights import parse_class_weights
-from upcycle.data.listing import shown
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, shown
 from upcycle.task import Task
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from upcycle.data.augment import Augmentation, center_crop, normalize
-from upcycle.data.batches import Batches, eval_batches
+from upcycle.data.dataset import Batches, eval_batches
 from upcycle.data.decode import load_image
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, DecodeError
@@ -157,7 +157,7 @@ def test_an_epoch_taken_up_in_the_middle_gives_the_same_rest():
 
 
 def background():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("upcycle-batches")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("images")]
 
 
 def test_closing_an_epoch_early_ends_its_thread():
