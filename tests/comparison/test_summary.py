@@ -11,7 +11,7 @@ from upcycle.comparison.statistics import Arm, scored
 from upcycle.comparison.summary import summarize
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.metrics import measure
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.rundir import RunDir, read_json, write_json
 
 IMAGES = 400

@@ -18,8 +18,7 @@ from upcycle.comparison.variants import VARIANTS, Variant, effective, follows
 from upcycle.config import Config, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Evaluation, RunEvaluation
+from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, Row
 from upcycle.manifest import check
 from upcycle.rundir import RunDir, read_json, read_lines

@@ -13,7 +13,7 @@ from upcycle.data.batches import eval_batches
 from upcycle.data.index import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.model.folding import folded_once
 from upcycle.model.network import Network
 from upcycle.task import Logits

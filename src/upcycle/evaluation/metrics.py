@@ -31,8 +31,7 @@ from upcycle.evaluation.intervals import (
     from_replicates,
     proportion,
 )
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric
+from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions
 from upcycle.task import Integers, Reals
 
 DISCORDANCE = 1 / 15

@@ -15,7 +15,7 @@ from upcycle.data.listing import Layout, shown
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError
 from upcycle.evaluation.forward import chunks
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame
 from upcycle.jobs.review import darkness
 from upcycle.reporting.progress import Display, Silent
