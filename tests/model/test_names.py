@@ -11,8 +11,7 @@ from torch import Tensor
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import WeightsError
 from upcycle.model.names import misfit, resemblance
-from upcycle.model.network import create, load_body
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create, load_body
 from upcycle.model.weights import Weights
 from upcycle.task import Task
 

@@ -15,9 +15,8 @@ from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import StorageError
 from upcycle.evaluation.forward import predict_logits
-from upcycle.model.network import create, load_body
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import ModelSpec, resolve_arch
+from upcycle.model.network import ModelSpec, create, load_body
+from upcycle.model.sources import get_weights, resolve_arch
 from upcycle.model.weights import Weights
 from upcycle.task import Task
 from upcycle.training import features as features_module

@@ -14,8 +14,7 @@ from upcycle.data.batches import Batch, Batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create
 from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
 from upcycle.schedules import Rate

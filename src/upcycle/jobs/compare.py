@@ -151,8 +151,7 @@ def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
     """
     from upcycle.jobs.prepare import machine_of, read_index
     from upcycle.jobs.train import run_training
-    from upcycle.model.sources import get_weights
-    from upcycle.model.spec import resolve_arch
+    from upcycle.model.sources import get_weights, resolve_arch
 
     grid = sweep.grid
     configs = [(sweep.trials(variant) or sweep.cells(variant))[0].config for variant in grid.variants]

@@ -7,8 +7,7 @@ from upcycle.data.samples import write_faces, write_textures
 from upcycle.errors import RunError
 from upcycle.jobs.api import train
 from upcycle.jobs.start import removed_unless_started, reserve
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import resolve_arch
+from upcycle.model.sources import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Display, Terminal
 from upcycle.reporting.tables import models_table

@@ -11,8 +11,7 @@ from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
-from upcycle.model.network import Network, create, head_names, load_body
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted

