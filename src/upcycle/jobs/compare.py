@@ -81,7 +81,7 @@ def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Di
         ours = (folder / FILE).is_file() and not (folder / "grid.json").exists()
         if folder.exists() and any(folder.iterdir()) and not ours:
             raise RunError(f"{folder} is not empty and not a comparison of runs. Choose another --out")
-        data = {run.source.data for group in groups for run in group.runs}
+        data = {run.facts.data for group in groups for run in group.runs}
         words = ["upcycle", "compare", *map(str, paths), "--out", str(folder)]
         words += ["--smallest-difference", f"{100 * goal:g}"]
         return _summarize(groups, folder, About(data.pop() if len(data) == 1 else None, shlex.join(words)), goal, show)
