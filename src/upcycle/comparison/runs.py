@@ -233,30 +233,21 @@ def shared_test(runs: Sequence[FinishedRun]) -> SharedTest:
     """
     first = runs[0]
     keys = first.predictions.identities()
-    places = set(keys)
-    order = {}
+    places, order, units = set(keys), {}, []
     for run in runs:
-        _same_classes(first, run)
-        theirs = {key: at for at, key in enumerate(run.predictions.identities())}
+        ours, made = first.predictions.classes, run.predictions
+        if ours != made.classes:
+            raise RunError(
+                f"{run.path} has other classes ({_listed(made.classes)}) than {first.path} ({_listed(ours)}): "
+                "only runs of the same classes can be compared"
+            )
+        theirs = {key: at for at, key in enumerate(made.identities())}
         if theirs.keys() != places:
             raise RunError(_other_images(first, run))
         order[run.path] = np.array([theirs[key] for key in keys], dtype=np.int64)
-    return SharedTest(first.predictions, order, min((_units(run, order[run.path]) for run in runs), key=np.max))
-
-
-def _units(run: FinishedRun, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The independent unit of each shared image, as this run knows them; runs that know no groups have more."""
-    made = run.predictions
-    return clusters([made.groups[at] for at in order], [made.hashes[at] for at in order])
-
-
-def _same_classes(first: FinishedRun, other: FinishedRun) -> None:
-    ours, theirs = first.predictions.classes, other.predictions.classes
-    if ours != theirs:
-        raise RunError(
-            f"{other.path} has other classes ({_listed(theirs)}) than {first.path} ({_listed(ours)}): "
-            "only runs of the same classes can be compared"
-        )
+        # runs that know no groups have more
+        units.append(clusters([made.groups[theirs[key]] for key in keys], [made.hashes[theirs[key]] for key in keys]))
+    return SharedTest(first.predictions, order, min(units, key=np.max))
 
 
 def _listed(names: Sequence[str]) -> str:

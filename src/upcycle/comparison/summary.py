@@ -95,39 +95,37 @@ def _options(group: VariantRuns, runs: Sequence[FinishedRun]) -> dict[str, objec
 
 
 def _variant(group: VariantRuns, made: Scored | None, cached: Mapping[object, float], folder: Path) -> VariantResult:
+    def score(name: Score) -> MeanScore | None:
+        if made is None:
+            return None
+        interval = made.interval(name)
+        return MeanScore(made.mean(name), interval.low, interval.high, made.deviation(name))
+
+    runs = [
+        RunScores(
+            seed=run.seed,
+            path=os.path.relpath(run.path.resolve(), folder.resolve()),
+            accuracy=run.test.accuracy.value,
+            f1_macro=run.test.f1_macro.value,
+            log_loss=run.test.log_loss.value,
+            phase=run.history[-1].phase if run.history else None,
+        )
+        for run in group.runs
+    ]
+    losses = {run: [row.val_loss for row in run.rows if math.isfinite(row.val_loss)] for run in group.trials}
+    trials = [Trial(run.config.lr, min(values, default=None)) for run, values in losses.items()]
     return VariantResult(
         name=group.name,
         title=group.title,
         description=group.description,
-        runs=tuple(_run(run, folder) for run in group.runs),
+        runs=tuple(runs),
         failed=group.failed,
-        accuracy=_score(made, "accuracy") if made else None,
-        f1_macro=_score(made, "f1_macro") if made else None,
+        accuracy=score("accuracy"),
+        f1_macro=score("f1_macro"),
         cost=_cost(group, cached) if group.runs else None,
         lr=group.lr,
-        trials=tuple(sorted((_trial(run) for run in group.trials), key=lambda trial: trial.lr)),
+        trials=tuple(sorted(trials, key=lambda trial: trial.lr)),
     )
-
-
-def _run(run: FinishedRun, folder: Path) -> RunScores:
-    return RunScores(
-        seed=run.seed,
-        path=os.path.relpath(run.path.resolve(), folder.resolve()),
-        accuracy=run.test.accuracy.value,
-        f1_macro=run.test.f1_macro.value,
-        log_loss=run.test.log_loss.value,
-        phase=run.history[-1].phase if run.history else None,
-    )
-
-
-def _trial(run: FinishedRun) -> Trial:
-    losses = [row.val_loss for row in run.rows if math.isfinite(row.val_loss)]
-    return Trial(run.config.lr or 0.0, min(losses, default=None))
-
-
-def _score(made: Scored, name: Score) -> MeanScore:
-    interval = made.interval(name)
-    return MeanScore(made.mean(name), interval.low, interval.high, made.deviation(name))
 
 
 def _cost(group: VariantRuns, cached: Mapping[object, float]) -> Cost:

@@ -10,7 +10,6 @@ import difflib
 import functools
 import importlib.metadata
 import socket
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -307,15 +306,13 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
     if constants.HF_HUB_OFFLINE:
         tried.append("not downloaded, since HF_HUB_OFFLINE is set")
         return None
-    began = time.monotonic()
-    reason = _out_of_reach(constants.ENDPOINT)
+    reason, path = _out_of_reach(constants.ENDPOINT), ""
+    if not reason:
+        try:
+            path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, FILES[0], etag_timeout=DOWNLOAD_SECONDS)
+        except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
+            reason = type(error).__name__
     if reason:
-        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
-        return None
-    try:
-        path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
-    except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
-        reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
         tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
         return None
     return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")
