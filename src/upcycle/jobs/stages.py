@@ -6,6 +6,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
+from upcycle.evaluation.forward import extract, head_logits
 from upcycle.jobs.finetune import class_loss, fine_tune
 from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
@@ -15,7 +16,6 @@ from upcycle.model.network import ModelSpec, Network, create, head_names, load_b
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
-from upcycle.training.features import extract, head_logits
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe
 
