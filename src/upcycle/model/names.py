@@ -1,4 +1,4 @@
-"""Tensors of a file under a network's own names: which are its, which are no part of it, and what they seem to be."""
+"""Tensors of a file under a network's own names: which are its, which are no part of it, and whose names they have."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -185,7 +185,7 @@ def lite0_name(name: str) -> str:
     return f"blocks.{stage}.{place}.{(_LITE0_INSIDE if int(number) else _LITE0_FIRST)[layer]}.{tensor}"
 
 
-# ---------------------------------------------------------------- what weights that do not fit seem to be
+# ---------------------------------------------------------------- names that are not translated
 
 _THEIRS = (
     (
@@ -198,42 +198,11 @@ _THEIRS = (
     (r"stages?\.?\d+\.\d+\.rbr_|bottom_up\.res2\.", "Detectron2"),
     (r"model\.0\.conv\.weight", "Ultralytics"),
 )
-_RESNETS = {
-    ("2,2,2,2", False): "resnet18",
-    ("3,4,6,3", False): "resnet34",
-    ("3,4,6,3", True): "resnet50",
-    ("3,4,23,3", True): "resnet101",
-    ("3,8,36,3", True): "resnet152",
-}
-_VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
 
-def resemblance(shapes: Shapes, arch: str) -> str:
-    """What a file's tensors seem to be, unless it is `arch`, and what to do, in a few words; "" where none can tell."""
-    for pattern, whose in _THEIRS:
-        if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in shapes):
-            return f"their names are those of {whose}, which are not translated: give timm's weights of that network"
-    likely = _resnet(shapes) or _vit(shapes)
-    if not likely or arch.startswith(likely):
-        return ""
-    return f"they look like those of {likely}: name their architecture with --arch"
-
-
-def _resnet(shapes: Shapes) -> str:
-    found = [re.fullmatch(r"(?:.*\.)?layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
-    blocks = {(int(one[1]), int(one[2])) for one in found if one}
-    counts = ",".join(str(sum(stage == at for stage, _ in blocks)) for at in range(1, 5))
-    stem = next((shape for name, shape in shapes.items() if f".{name}".endswith(".conv1.weight")), ())
-    widths = {shape[0] for name, shape in shapes.items() if name.endswith("layer1.0.conv2.weight")}
-    likely = _RESNETS.get((counts, any(name.endswith("layer1.0.conv3.weight") for name in shapes)), "")
-    return likely if widths == {64} and stem == (64, 3, 7, 7) and not any(".se." in name for name in shapes) else ""
-
-
-def _vit(shapes: Shapes) -> str:
-    blocks = {
-        name.rpartition("blocks.")[2]: shape for name, shape in shapes.items() if name.endswith("attn.qkv.weight")
-    }
-    width = next((shape[-1] for shape in blocks.values()), 0)
-    patch = next((shape[-1] for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")), 0)
-    size = _VITS.get((width, len(blocks)))
-    return f"{size}_patch{patch}" if size and patch else ""
+def whose(names: Iterable[str]) -> str:
+    """The tool that names tensors like this, and whose names are not translated; "" where none is known."""
+    for pattern, tool in _THEIRS:
+        if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in names):
+            return tool
+    return ""

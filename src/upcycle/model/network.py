@@ -19,7 +19,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
 from upcycle.model.folding import fold
-from upcycle.model.names import Shapes, fit_names, is_optional, misfit, resemblance
+from upcycle.model.names import Shapes, fit_names, is_optional, misfit, whose
 from upcycle.model.sources import SIMPLE_CNN, has_fixed_size, resolve_arch
 from upcycle.model.weights import Weights
 from upcycle.task import Task
@@ -27,6 +27,11 @@ from upcycle.task import Task
 RESERVED = ("stages", "views", "temperature", "thresholds")
 """Entries of model.json for what changes logits or classes: the stages that the head reads, the views of an image whose
 logits are averaged, the temperature, and the thresholds of classes. This version knows no value of them but null."""
+_LIKELY = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
+)
+"""Networks that weights are tried with, to say whose they are where they do not fit the one that was named."""
 _LINEAR = ("fc", "classifier", "head", "head.fc")
 """Classifiers that timm applies to the features themselves; others are tried."""
 
@@ -222,8 +227,7 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
     tools are translated, as `upcycle.model.names.fit_names` has it, and those of a network's authors by timm.
     """
     body = network.body
-    head = head_names(body)
-    own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
+    own = _shapes(body.state_dict(), without=head_names(body))
     fitted, notes = fit_names(weights.tensors, own, classifiers(body), weights.source)
     if any(name not in fitted and not is_optional(name) for name in own):
         translated, told = fit_names(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
@@ -233,8 +237,7 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
     wrong = misfit(own, given)
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
-        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given, arch)
-        advice = advice or "name their architecture with --arch"
+        advice = "leave --image-size out, as it takes one size" if of_size else _advice(weights, arch)
         raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
     broken = next((name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()), None)
     if broken is not None:
@@ -243,8 +246,23 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
     return notes
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _shapes(tensors: Mapping[str, Tensor], *, without: frozenset[str] = frozenset()) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in without}
+
+
+def _advice(weights: Weights, arch: str) -> str:
+    """What to do with weights that do not fit `arch`, with the network that they do fit where it is a common one."""
+    tool = whose(weights.tensors)
+    if tool:
+        return f"their names are those of {tool}, which are not translated: give timm's weights of that network"
+    for likely in (one for one in _LIKELY if not arch.startswith(one)):
+        with torch.device("meta"):
+            body = timm.create_model(likely)
+        own = _shapes(body.state_dict(), without=head_names(body))
+        fitted, _ = fit_names(weights.tensors, own, classifiers(body), weights.source)
+        if not misfit(own, _shapes(fitted)):
+            return f"they look like those of {likely}: name their architecture with --arch"
+    return "name their architecture with --arch"
 
 
 def _by_timm(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
@@ -270,7 +288,7 @@ def shapes(spec: ModelSpec) -> Shapes | None:
     """The shape of every tensor of the network, made without taking memory for any; None where that is not known."""
     try:
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in create(spec).state_dict().items()}
+            return _shapes(create(spec).state_dict())
     except Exception:  # a network that looks at its own numbers cannot be made without them
         return None
 
