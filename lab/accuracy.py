@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 import upcycle
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.rundir import read_json, read_lines, write_json, write_text
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"

@@ -31,8 +31,7 @@ from upcycle.data.dataset import Batch, Batches
 from upcycle.data.frames import open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Decoding, Preprocessing
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create
 from upcycle.recipes import phases, resolve
 from upcycle.task import Task
 from upcycle.training.loop import Setting, State, Totals, start, train_epoch

@@ -36,9 +36,9 @@ from upcycle.data.dataset import Batches, eval_batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.evaluation.forward import forward as forward_pass
 from upcycle.model.folding import fold, folded_once
-from upcycle.model.groups import freeze_parameters, frozen_names, set_training_mode
 from upcycle.model.network import Network
 from upcycle.task import Task
+from upcycle.training.optim import freeze_parameters, frozen_names, set_training_mode
 
 PASS = 10
 """Batches of a pass."""

@@ -73,10 +73,9 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     from upcycle.data.index import index_images
     from upcycle.data.listing import Layout
     from upcycle.data.splits import components, split
-    from upcycle.model.network import create, load_body
-    from upcycle.model.sources import get_weights
-    from upcycle.model.spec import preprocessing_for, resolve_arch, spec_of
-    from upcycle.training.features import extract
+    from upcycle.evaluation.forward import extract
+    from upcycle.model.network import create, load_body, spec_of
+    from upcycle.model.sources import get_weights, preprocessing_for, resolve_arch
 
     machine = device.detect(device="cpu")
     device.apply(machine, 0)

@@ -28,12 +28,11 @@ from upcycle.data.frames import open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.listing import Layout
 from upcycle.data.splits import Splits, folds, split
-from upcycle.model.network import create, load_body
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import ModelSpec, preprocessing_for, resolve_arch
+from upcycle.evaluation.forward import extract
+from upcycle.model.network import ModelSpec, create, load_body
+from upcycle.model.sources import get_weights, preprocessing_for, resolve_arch
 from upcycle.rundir import read_json, write_json
 from upcycle.task import Task
-from upcycle.training.features import extract
 from upcycle.training.loss import Loss
 from upcycle.training.probe import Features, Split, train_probe
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from upcycle.class_weights import parse_class_weights
 from upcycle.config import GROUPS, Config, absolute, build, read_config, read_toml
 from upcycle.errors import ConfigError
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.rundir import write_json
+from upcycle.task import parse_class_weights
 
 
 def test_an_unknown_option_is_an_error_that_names_the_nearest() -> None:

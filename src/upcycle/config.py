@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from upcycle.class_weights import class_weights_text
 from upcycle.errors import ConfigError
 from upcycle.history import MONITORS
 
@@ -243,6 +242,8 @@ class Config(BaseModel):
     @field_validator("class_weights", mode="before")
     @classmethod
     def _are_weights(cls, given: object) -> object:
+        from upcycle.task import class_weights_text  # which loads numpy: the command's help does without
+
         return class_weights_text(given)
 
     @field_validator("moms")

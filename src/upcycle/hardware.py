@@ -88,12 +88,8 @@ def _cgroup_folders(root: Path, controller: str) -> list[Path]:
             continue
         mount = root / "sys/fs/cgroup" / controller
         group = mount / path.lstrip("/")
-        found += [folder for folder in (group, *group.parents) if _within(folder, mount)]
+        found += [folder for folder in (group, *group.parents) if folder.is_relative_to(mount)]
     return found
-
-
-def _within(folder: Path, mount: Path) -> bool:
-    return folder == mount or mount in folder.parents
 
 
 def _read(path: Path) -> str:

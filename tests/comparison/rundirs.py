@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from upcycle.evaluation.metrics import measure
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, append_line, write_json
 

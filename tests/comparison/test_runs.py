@@ -6,61 +6,32 @@ import pytest
 from tests.comparison.rundirs import predictions, write_run
 from upcycle.comparison.runs import grouped, read_run, shared_test
 from upcycle.errors import RunError
-from upcycle.rundir import RunDir
+from upcycle.rundir import RunDir, read_json, write_json
 
 RIGHT = [1, 1, 1, 0] * 5
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_group_named_by_its_recipe(tmp_path: Path) -> None:
+def test_runs_that_differ_in_their_seed_alone_are_one_group_named_by_the_first_folder(tmp_path: Path) -> None:
     for seed in (1, 0):
         write_run(tmp_path / f"a{seed}", predictions(RIGHT), recipe="classic", seed=seed, threads=seed + 1)
     write_run(tmp_path / "b", predictions(RIGHT), recipe="default")
     groups = grouped([read_run(tmp_path / name) for name in ("a1", "b", "a0")])
-    assert [("classic", [1, 0]), ("default", [0])] == [
-        (group.name, [run.seed for run in group.runs]) for group in groups
-    ]
+    assert [("a1", [1, 0]), ("b", [0])] == [(group.name, [run.seed for run in group.runs]) for group in groups]
 
 
-def test_two_configurations_of_one_recipe_are_named_by_their_folders(tmp_path: Path) -> None:
-    for name, epochs in (("short", 6), ("long", 9)):
+def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for name, epochs in (("x/run", 6), ("y/run", 9)):
         write_run(tmp_path / name, predictions(RIGHT), recipe="classic", epochs=epochs)
-    assert ["short", "long"] == [group.name for group in grouped([read_run(tmp_path / n) for n in ("short", "long")])]
-
-
-def test_runs_that_are_a_built_in_variant_have_its_title(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", schedule="constant")
-    write_run(tmp_path / "b", predictions(RIGHT), recipe="classic")
-    groups = grouped([read_run(tmp_path / name) for name in ("a", "b")])
-    assert [("constant", "Constant rate"), ("classic", "One-cycle, classic")] == [(g.name, g.title) for g in groups]
-    assert "all layers fine-tuned at a constant rate of 1e-4 (the run a)" == groups[0].description
-
-
-def test_a_recipe_with_another_rate_has_no_variants_title(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", schedule="constant", lr=3e-4)
-    write_run(tmp_path / "b", predictions(RIGHT), recipe="default", epochs=9)
-    groups = grouped([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
-    assert [("a", "a", "the run a"), ("b", "b", "the run b")] == [(g.name, g.title, g.description) for g in groups]
-
-
-def test_a_variant_is_recognized_whatever_it_was_trained_on_and_from(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), recipe="classic", image_size=64, arch="resnet18", weights="w.pth")
-    assert ["classic"] == [group.name for group in grouped([read_run(tmp_path / "a")])]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"recipe": "classic", "weights": "none"}, {"recipe": "simple-cnn", "arch": "resnet50", "weights": "auto"}],
-)
-def test_from_other_weights_than_its_kind_a_run_is_no_variant(tmp_path: Path, options: dict[str, str]) -> None:
-    write_run(tmp_path / "a", predictions(RIGHT), **options)
-    assert ["a"] == [group.name for group in grouped([read_run(tmp_path / "a")])]
+    groups = grouped([read_run(tmp_path / name) for name in ("x/run", "y/run")])
+    assert [str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run")] == [group.name for group in groups]
+    assert [("run", "the run run")] * 2 == [(group.title, group.description) for group in groups]
 
 
 def test_options_without_effect_make_no_other_recipe(tmp_path: Path) -> None:
     for seed, batch_size in ((0, 32), (1, 64)):
         write_run(tmp_path / str(seed), predictions(RIGHT), recipe="probe", seed=seed, batch_size=batch_size)
     (group,) = grouped([read_run(tmp_path / "0"), read_run(tmp_path / "1")])
-    assert ("probe", 2) == (group.name, len(group.runs))
+    assert ("0", 2) == (group.name, len(group.runs))
 
 
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
@@ -150,7 +121,7 @@ def test_a_cross_validated_run_is_refused(tmp_path: Path) -> None:
         ("model.json", '{"preprocessing": "x"}'),
         ("model.json", '{"trained_parameters": "12"}'),
         ("config.json", '{"recipe": "probe", "epochs": 0, "weights_sha256": ["a"]}'),
-        ("environment.json", '{"versions": []}'),
+        ("environment.json", "[]"),
         ("config.json", "[]"),
         ("status.json", '{"state": "finished", "seconds": "abc"}'),
         ("history.jsonl", '{"phase": "finetune", "val_loss": "x"}\n'),
@@ -161,3 +132,9 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path: Path, name: str, text: s
     (tmp_path / "a" / name).write_text(text)
     with pytest.raises(RunError, match="damaged|does not hold|holds no"):
         read_run(tmp_path / "a")
+
+
+def test_a_package_that_was_not_installed_is_no_damage(tmp_path: Path) -> None:
+    run = RunDir(write_run(tmp_path / "a", predictions(RIGHT)))
+    write_json(run.environment, {**read_json(run.environment), "versions": {"scikit-learn": None}})
+    assert {"scikit-learn": None} == read_run(run.root).environment["versions"]

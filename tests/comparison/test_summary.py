@@ -6,12 +6,12 @@ import pytest
 
 from tests.comparison.rundirs import predictions, write_run
 from upcycle.comparison.results import Comparison, Pair, read_comparison
-from upcycle.comparison.runs import FailedSeed, Seconds, VariantRuns, grouped, read_run
+from upcycle.comparison.runs import Facts, FailedSeed, VariantRuns, grouped, read_run
 from upcycle.comparison.statistics import Arm, scored
 from upcycle.comparison.summary import summarize
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.metrics import measure
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.rundir import RunDir, read_json, write_json
 
 IMAGES = 400
@@ -175,7 +175,7 @@ def test_a_variant_that_is_worse_by_less_than_matters_may_be_recommended(tmp_pat
 
 def test_a_variant_without_a_clock_is_not_recommended_by_its_cost(tmp_path: Path) -> None:
     groups = groups_of(tmp_path, {"one": 0.8, "two": 0.82})
-    bare = replace(groups[0].runs[0], seconds=Seconds())
+    bare = replace(groups[0].runs[0], facts=Facts())
     made = summarize([replace(groups[0], runs=(bare,)), groups[1]], folder=tmp_path)
     assert (None, None) == (made.variants[0].cost.seconds, made.recommendation)
 
@@ -187,7 +187,7 @@ def test_another_split_another_machine_and_other_weights_are_reported(tmp_path: 
     machine = RunDir(tmp_path / "b").environment
     write_json(machine, {**read_json(machine), "processor": "H100"})
     made = compared(tmp_path, "a", "b")
-    assert {"classic": 0, "default": 1} == made.options["split_seed"]
+    assert {"a": 0, "b": 1} == made.options["split_seed"]
     assert "weights_sha256" not in made.options
     assert ("a processor, cpu, 2 threads", "H100, cpu, 2 threads") == made.machines
     assert "trained on different splits of the photos" in made.notes[1]

@@ -36,7 +36,7 @@ from upcycle.reporting.progress import Silent
 PHASES = {
     "decoding": ["upcycle.data.frames:decoded"],
     "cache": ["upcycle.data.frames:_write"],
-    "features": ["upcycle.training.features:_part", "upcycle.training.features:_write"],
+    "features": ["upcycle.evaluation.forward:_part", "upcycle.evaluation.forward:_write"],
     "probe": ["upcycle.training.probe:minimize"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],

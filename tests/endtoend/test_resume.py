@@ -243,7 +243,7 @@ def test_a_cache_removed_while_a_run_trains_changes_nothing(
     assert results(whole) == results(tmp_path / "run")
 
 
-@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.training.features:_part"])
+@pytest.mark.parametrize("place", ["upcycle.data.frames:decoded", "upcycle.evaluation.forward:_part"])
 def test_a_cache_removed_while_it_is_written_is_written_again(
     place: str, whole: Path, photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_cache_removed_while_it_is_written_is_written_again(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place.replace(":", "."), remove)
-        patch.setattr("upcycle.training.features.PART", 32)
+        patch.setattr("upcycle.evaluation.forward.PART", 32)
         try:
             begin(photos, tiny_weights, tmp_path / "run", tmp_path / "cache")
         except UpcycleError:

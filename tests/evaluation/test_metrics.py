@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 from upcycle.errors import UpcycleError
 from upcycle.evaluation.intervals import clopper_pearson, wilson
 from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 
 AVERAGES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss", "roc_auc")
 

@@ -293,7 +293,7 @@ def test_runs_that_exist_are_compared_without_training(
     out = tmp_path / "pair"
     assert 0 == main(["compare", *runs, "--out", str(out), "--smallest-difference", "5"])
     values = json.loads((out / "comparison.json").read_text())
-    assert [("probe", [0]), ("default-seed-0", [0, 1])] == [
+    assert [("probe-seed-0", [0]), ("default-seed-0", [0, 1])] == [
         (one["name"], [run["seed"] for run in one["runs"]]) for one in values["variants"]
     ]
     assert 0.05 == values["smallest_difference"]

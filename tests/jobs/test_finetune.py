@@ -11,8 +11,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
 from upcycle.jobs import finetune
 from upcycle.jobs.finetune import MARGIN, activations, fixed, largest_micro_batch
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create
 from upcycle.recipes import resolve
 from upcycle.task import Task
 

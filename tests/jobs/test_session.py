@@ -12,13 +12,13 @@ import pytest
 
 from upcycle.config import Config
 from upcycle.errors import HungUp, Terminated
+from upcycle.evaluation import forward
 from upcycle.jobs import session
 from upcycle.jobs.session import SIGNALS, Session, stopping
 from upcycle.planning import MicroBatch, Retry
 from upcycle.recipes import phases
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_json, read_lines
-from upcycle.training import features
 
 
 def opened(folder: Path, **options: Any) -> Session:
@@ -76,7 +76,7 @@ def test_seconds_of_earlier_sessions_count(tmp_path: Path) -> None:
 
 
 def test_no_more_than_1024_images_of_the_features_are_computed_again() -> None:
-    assert 1024 == features.PART
+    assert 1024 == forward.PART
 
 
 # ---------------------------------------------------------------- signals

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from tests.conftest import small_files
 from upcycle.errors import NoRoomError, RunError, StorageError, WeightsError
 from upcycle.model import checkpoint
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec, preprocessing_for
+from upcycle.model.network import ModelSpec, create
+from upcycle.model.sources import preprocessing_for
 from upcycle.task import Task
 
 

@@ -12,7 +12,7 @@ from upcycle.device import autocast, detect
 from upcycle.evaluation.forward import forward
 from upcycle.model import folding
 from upcycle.model.folding import fold, folded_once, pairs
-from upcycle.model.groups import set_training_mode
+from upcycle.training.optim import set_training_mode
 
 
 def network(arch: str) -> nn.Module:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model.names import misfit, resemblance
-from upcycle.model.network import create, load_body
-from upcycle.model.spec import ModelSpec
+from upcycle.model.names import misfit
+from upcycle.model.network import ModelSpec, create, load_body
 from upcycle.model.weights import Weights
 from upcycle.task import Task
 
@@ -180,15 +179,22 @@ def test_weights_of_another_resnet_are_named(given: str, arch: str) -> None:
 
 
 def test_weights_of_a_vision_transformer_are_named() -> None:
-    vit = timm.create_model("vit_tiny_patch16_224").state_dict()
-    assert "they look like those of vit_tiny_patch16: name their architecture with --arch" == resemblance(
-        shapes(vit), "resnet18"
-    )
+    with pytest.raises(
+        WeightsError, match="; they look like those of vit_tiny_patch16_224: name their architecture with --arch"
+    ):
+        loaded(theirs("vit_tiny_patch16_224"), "resnet18")
+
+
+def test_wrapped_weights_of_another_tool_are_named() -> None:
+    tensors = {in_transformers(name): tensor for name, tensor in theirs("resnet34").items()}
+    with pytest.raises(WeightsError, match="they look like those of resnet34: name their architecture"):
+        loaded(tensors, "resnet18")
 
 
 @pytest.mark.parametrize("given", ["resnet50d", "seresnet50", "wide_resnet50_2", "test_resnet"])
 def test_what_is_no_plain_resnet_is_called_none(given: str) -> None:
-    assert "" == resemblance(shapes(theirs(given)), "resnet18")
+    with pytest.raises(WeightsError, match="do not fit resnet18: [^;]*; name their architecture with --arch$"):
+        loaded(theirs(given), "resnet18")
 
 
 def test_weights_that_lack_something_are_not_told_to_be_what_was_asked_for() -> None:

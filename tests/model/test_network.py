@@ -1,6 +1,7 @@
-"""The network as a module: logits, features and head; names of its tensors; what is no linear head."""
+"""The network as a module: logits, features and head; names of its tensors; what is no linear head; model.json."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import detect
 from upcycle.errors import WeightsError
 from upcycle.model.checkpoint import save_model
-from upcycle.model.network import Network, SimpleCnn, cannot_compute, create, shapes
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, Network, SimpleCnn, cannot_compute, create, shapes
 from upcycle.task import Task
 
 MACHINE = detect(device="cpu", precision="fp32", threads=1)
@@ -116,3 +116,27 @@ def test_the_simple_cnns_layers_are_the_documented_ones() -> None:
         "head.weight": (1, 128),
     }
     assert expected == shapes
+
+
+# ---------------------------------------------------------------- model.json
+
+KEPT = ModelSpec("test_resnet", Task.of("ab"), Preprocessing(size=32), "test", "0" * 64)
+
+
+def test_a_spec_is_read_back() -> None:
+    assert KEPT == ModelSpec.from_dict(json.loads(json.dumps(KEPT.to_dict())))
+
+
+def test_an_earlier_versions_spec_is_read() -> None:
+    values = KEPT.to_dict()
+    for name in ("task", "stages", "views", "temperature", "thresholds"):
+        del values[name]
+    assert ["arch", "classes", "outputs", "preprocessing", "weights"] == list(values)
+    assert KEPT == ModelSpec.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["stages", "views", "temperature", "thresholds"])
+def test_what_a_later_version_computes_otherwise_is_refused(name: str) -> None:
+    assert KEPT.to_dict()[name] is None
+    with pytest.raises(ValueError, match=f"{name} = 2 needs a later version of upcycle"):
+        ModelSpec.from_dict({**KEPT.to_dict(), name: 2})

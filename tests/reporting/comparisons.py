@@ -13,7 +13,7 @@ from upcycle.comparison.results import About, Comparison, VariantResult
 from upcycle.comparison.runs import FailedSeed, FinishedRun, VariantRuns, read_run
 from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import VARIANTS
-from upcycle.evaluation.predictions import Predictions
+from upcycle.evaluation.results import Predictions
 from upcycle.rundir import RunDir, write_lines
 
 IMAGES = 500

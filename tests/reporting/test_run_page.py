@@ -18,8 +18,7 @@ from tests.reporting.pages import Page, picture
 from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import Choice, RunEvaluation
+from upcycle.evaluation.results import Choice, Predictions, RunEvaluation
 from upcycle.history import ProbeResult
 from upcycle.reporting.run_page import rivals, write_report
 from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text

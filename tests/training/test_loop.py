@@ -14,9 +14,7 @@ from upcycle.data.dataset import Batch, Batches
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
-from upcycle.model.groups import frozen_names, set_training_mode
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create
 from upcycle.planning import MicroBatch
 from upcycle.recipes import phases, resolve
 from upcycle.schedules import Rate
@@ -24,6 +22,7 @@ from upcycle.task import Task
 from upcycle.training import loop, optim
 from upcycle.training.loop import Progress, Setting, State, Sums, Totals, fit, start, train_epoch
 from upcycle.training.loss import CustomLoss, Loss, Scores
+from upcycle.training.optim import frozen_names, set_training_mode
 
 NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=32), "test", "")
 NOTHING = Scores(0.5, 0.5, 0.5)

@@ -24,12 +24,9 @@ Verdict = Literal["gain", "loss", "same", "unclear", "too-small"]
 
 
 @dataclass(frozen=True)
-class MeanScore:
+class MeanScore(Estimate):
     """A score averaged over seeds, with its 95 % interval over new images and its standard deviation over seeds."""
 
-    value: float
-    low: float
-    high: float
     deviation: float | None = None
 
 
@@ -90,12 +87,9 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """Second minus first with its 95 % interval; `p` is corrected for the number of pairs (Holm)."""
 
-    value: float
-    low: float
-    high: float
     p: float
     significant: bool
 

@@ -1,80 +1,51 @@
-"""Finished runs as a comparison reads them, grouped by variant, and the test images that they share."""
+"""Finished runs as a comparison reads them, grouped by what was trained, and the test images that they share."""
 
 import hashlib
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from upcycle.comparison.statistics import Arm
-from upcycle.comparison.variants import VARIANTS, Variant, effective, follows
-from upcycle.config import Config, read_config
+from upcycle.comparison.variants import effective
+from upcycle.config import FACTS, Config, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Evaluation, RunEvaluation
+from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, Row
 from upcycle.manifest import check
 from upcycle.rundir import RunDir, read_json, read_lines, read_value
 
-_Value = TypeVar("_Value")
+_MACHINE = ("processor", "device", "gpu", "threads", "precision", "versions")
+"""What a comparison shows of where its runs were trained."""
 
 
-class _Strict(BaseModel):
+class Facts(BaseModel):
+    """What the files of a run say beside its options and metrics; None where they do not.
+
+    `seconds` are those of the whole run; `decoding_seconds` and `features_seconds` of the parts whose results are
+    cached: the run that comes first pays for them. `size` and `crop_pct` are of the network's input.
+    """
+
     model_config = ConfigDict(strict=True, frozen=True)
-
-
-class Origin(_Strict):
-    """What a run's config.json says beside its options."""
 
     data: str | None = None
     weights_sha256: str | None = None
-
-
-class Environment(_Strict):
-    """Where a run was trained."""
-
-    processor: str | None = None
-    device: str | None = None
-    gpu: str | None = None
-    threads: int | None = None
-    precision: str | None = None
-    versions: dict[str, str] = {}
-
-    def __str__(self) -> str:
-        threads = None if self.threads is None else f"{self.threads} threads"
-        return ", ".join(part for part in (self.processor, self.device, self.gpu, threads) if part is not None)
-
-
-class Seconds(_Strict):
-    """Seconds of a run, and of the parts whose results are cached: the run that comes first pays for them."""
-
     seconds: float | None = None
     decoding_seconds: float | None = None
     features_seconds: float | None = None
-
-
-class Input(_Strict):
-    """What a network was given, as far as variants may differ in it."""
-
-    size: int | None = None
-    crop_pct: float | None = None
-
-
-class Model(_Strict):
-    """The network of a run."""
-
     arch: str | None = None
     parameters: int | None = None
     trained_parameters: int | None = None
-    preprocessing: Input | None = None
+    size: int | None = None
+    crop_pct: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +54,8 @@ class FinishedRun:
 
     path: Path
     config: Config
-    source: Origin
-    model: Model
-    seconds: Seconds
-    environment: Environment
+    facts: Facts
+    environment: Mapping[str, object]
     history: tuple[Row, ...]
     test: Evaluation
     predictions: Predictions
@@ -100,15 +69,20 @@ class FinishedRun:
     @property
     def options(self) -> dict[str, object]:
         """The options that had an effect, with the image size and the crop that were resolved."""
-        seen = self.model.preprocessing or Input()
-        return effective(
-            self.config, {k: v for k, v in (("image_size", seen.size), ("crop_pct", seen.crop_pct)) if v is not None}
-        )
+        seen = {"image_size": self.facts.size, "crop_pct": self.facts.crop_pct}
+        return effective(self.config, {name: value for name, value in seen.items() if value is not None})
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The epochs of its last phase, the one that its curves are about."""
         return tuple(row for row in self.history if row.phase == self.history[-1].phase)
+
+    @property
+    def machine(self) -> str:
+        """Where it was trained, in words."""
+        parts = [str(self.environment[name]) for name in ("processor", "device", "gpu") if name in self.environment]
+        threads = self.environment.get("threads")
+        return ", ".join([*parts, *([] if threads is None else [f"{threads} threads"])])
 
 
 def read_run(path: Path) -> FinishedRun:
@@ -133,13 +107,13 @@ def read_run(path: Path) -> FinishedRun:
         raise RunError(str(error)) from None
     if config.folds:
         raise RunError(f"{path} is cross-validated, each image tested by another model. Compare its folds' runs")
+    model, environment, recorded = entries(run.model), entries(run.environment), entries(run.config)
+    facts = {**model, **_entries(model.get("preprocessing", {}), run.model), **status}
     return FinishedRun(
         path=path,
         config=config,
-        source=read_source(run),
-        model=_read(Model, run.model) if run.model.exists() else Model(),
-        seconds=_read(Seconds, run.status_file),
-        environment=_read(Environment, run.environment) if run.environment.exists() else Environment(),
+        facts=read_value(Facts, {**facts, **{name: recorded.get(name) for name in FACTS}}, str(path)),
+        environment={name: environment[name] for name in _MACHINE if environment.get(name) is not None},
         history=read_history(run),
         test=test,
         predictions=read_predictions(run.predictions("test")),
@@ -152,18 +126,20 @@ def read_history(run: RunDir) -> tuple[Row, ...]:
     return History.from_dicts(read_lines(run.history)).rows
 
 
-def read_source(run: RunDir) -> Origin:
-    """The images and weights that a run recorded; RunError where its file is damaged."""
-    return _read(Origin, run.config)
+def entries(file: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds, nothing where there is none; RunError for other values than settings."""
+    return _entries(read_json(file) if file.exists() else {}, file)
+
+
+def _entries(values: object, file: Path) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise RunError(f"{file} is damaged: it holds no settings")
+    return values
 
 
 def digest(file: Path) -> str:
     """The sha256 of a file; '' where there is none."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
-
-
-def _read(kind: type[_Value], file: Path) -> _Value:
-    return read_value(kind, read_json(file), str(file))
 
 
 def _test(run: RunDir) -> Evaluation:
@@ -206,44 +182,26 @@ class VariantRuns:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[VariantRuns]:
-    """Runs that differ in nothing but their seed, together; groups in the order of their first run.
+    """Runs that differ in nothing but their seed, together; groups in the order, and by the name, of their first run.
 
-    A group has the name and title of the built-in variant that its runs are; else, and where two are the
-    same variant, the name of its first folder. RunError for one configuration and seed twice.
+    RunError for one configuration and seed twice.
     """
     kinds: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
-        facts = {**run.options, "data": run.splits, "weights": run.source.weights_sha256}
+        facts = {**run.options, "data": run.splits, "weights": run.facts.weights_sha256}
         kinds[json.dumps(facts, sort_keys=True, default=str)].append(run)
+    groups = []
     for some in kinds.values():
-        _check_seeds(some)
-    variants = [_variant_of(some[0]) for some in kinds.values()]
-    variants = [variant if variants.count(variant) == 1 else None for variant in variants]
-    groups = [_group(variant, tuple(some)) for variant, some in zip(variants, kinds.values(), strict=True)]
+        seen: dict[int, Path] = {}
+        for run in some:
+            if seen.setdefault(run.seed, run.path) is not run.path:
+                raise RunError(f"{seen[run.seed]} and {run.path} are the same configuration and seed: give one of them")
+        name = some[0].path.resolve().name
+        what = f"the run{'' if len(some) == 1 else 's'} {', '.join(run.path.name for run in some)}"
+        groups.append(VariantRuns(name, name, what, tuple(some)))
     if len({group.name for group in groups}) < len(groups):
         groups = [replace(group, name=str(group.runs[0].path)) for group in groups]
     return groups
-
-
-def _variant_of(run: FinishedRun) -> Variant | None:
-    """The built-in variant whose recipe a run followed exactly; those that tune their rate left out."""
-    return next((one for one in VARIANTS.values() if not one.rates and follows(run.config, one)), None)
-
-
-def _group(variant: Variant | None, runs: tuple[FinishedRun, ...]) -> VariantRuns:
-    what = f"the run{'' if len(runs) == 1 else 's'} {', '.join(run.path.name for run in runs)}"
-    if variant is None:
-        name = runs[0].path.resolve().name
-        return VariantRuns(name, name, what, runs)
-    return VariantRuns(variant.name, variant.title, f"{variant.description} ({what})", runs)
-
-
-def _check_seeds(runs: Sequence[FinishedRun]) -> None:
-    seen: dict[int, Path] = {}
-    for run in runs:
-        if run.seed in seen:
-            raise RunError(f"{seen[run.seed]} and {run.path} are the same configuration and seed: give one of them")
-        seen[run.seed] = run.path
 
 
 # ---------------------------------------------------------------------------------- shared test
@@ -274,30 +232,21 @@ def shared_test(runs: Sequence[FinishedRun]) -> SharedTest:
     """
     first = runs[0]
     keys = first.predictions.identities()
-    places = set(keys)
-    order = {}
+    places, order, units = set(keys), {}, []
     for run in runs:
-        _same_classes(first, run)
-        theirs = {key: at for at, key in enumerate(run.predictions.identities())}
+        ours, made = first.predictions.classes, run.predictions
+        if ours != made.classes:
+            raise RunError(
+                f"{run.path} has other classes ({_listed(made.classes)}) than {first.path} ({_listed(ours)}): "
+                "only runs of the same classes can be compared"
+            )
+        theirs = {key: at for at, key in enumerate(made.identities())}
         if theirs.keys() != places:
             raise RunError(_other_images(first, run))
         order[run.path] = np.array([theirs[key] for key in keys], dtype=np.int64)
-    return SharedTest(first.predictions, order, min((_units(run, order[run.path]) for run in runs), key=np.max))
-
-
-def _units(run: FinishedRun, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The independent unit of each shared image, as this run knows them; runs that know no groups have more."""
-    made = run.predictions
-    return clusters([made.groups[at] for at in order], [made.hashes[at] for at in order])
-
-
-def _same_classes(first: FinishedRun, other: FinishedRun) -> None:
-    ours, theirs = first.predictions.classes, other.predictions.classes
-    if ours != theirs:
-        raise RunError(
-            f"{other.path} has other classes ({_listed(theirs)}) than {first.path} ({_listed(ours)}): "
-            "only runs of the same classes can be compared"
-        )
+        # runs that know no groups have more
+        units.append(clusters([made.groups[theirs[key]] for key in keys], [made.hashes[theirs[key]] for key in keys]))
+    return SharedTest(first.predictions, order, min(units, key=np.max))
 
 
 def _listed(names: Sequence[str]) -> str:

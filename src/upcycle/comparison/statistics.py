@@ -105,7 +105,7 @@ def scored(arm: Arm, *, n_boot: int = N_BOOT, seed: int = 0) -> Scored:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference, second minus first, with its 95 % interval."""
+    """A score, or a difference, second minus first, with its 95 % interval."""
 
     value: float
     low: float

@@ -59,7 +59,7 @@ def summarize(
     cached = _most_spent(groups)
     variants = tuple(_variant(group, scores.get(group.name), cached, folder) for group in groups)
     pairs = _pairs(there, scores, smallest_difference)
-    machines = tuple(dict.fromkeys(text for run in runs if (text := str(run.environment))))
+    machines = tuple(dict.fromkeys(run.machine for run in runs if run.machine))
     timed = len(machines) < 2 and all(one.cost is None or one.cost.total is not None for one in variants)
     return Comparison(
         path=folder,
@@ -73,7 +73,7 @@ def summarize(
         recommendation=_recommended(variants, pairs, smallest_difference) if timed else None,
         notes=tuple(_notes(there, pairs, test, machines)),
         options=differing({group.name: _options(group, runs) for group in there}),
-        environment=runs[0].environment.model_dump(exclude_defaults=True),
+        environment=runs[0].environment,
         machines=machines,
     )
 
@@ -82,12 +82,12 @@ def _options(group: VariantRuns, runs: Sequence[FinishedRun]) -> dict[str, objec
     """The options that had an effect on a group; its images, split and weights where others had other ones."""
     first = group.runs[0]
     made = first.options
-    if len({run.source.data for run in runs}) > 1:
-        made["data"] = first.source.data
+    if len({run.facts.data for run in runs}) > 1:
+        made["data"] = first.facts.data
     if len({run.splits for run in runs}) > 1:
         made["split_seed"] = first.config.seed_of_split
-    if len({run.source.weights_sha256 for run in runs if run.source.weights_sha256}) > 1:
-        made["weights_sha256"] = (first.source.weights_sha256 or "")[:12]
+    if len({run.facts.weights_sha256 for run in runs if run.facts.weights_sha256}) > 1:
+        made["weights_sha256"] = (first.facts.weights_sha256 or "")[:12]
     return made
 
 
@@ -95,61 +95,56 @@ def _options(group: VariantRuns, runs: Sequence[FinishedRun]) -> dict[str, objec
 
 
 def _variant(group: VariantRuns, made: Scored | None, cached: Mapping[object, float], folder: Path) -> VariantResult:
+    def score(name: Score) -> MeanScore | None:
+        if made is None:
+            return None
+        interval = made.interval(name)
+        return MeanScore(made.mean(name), interval.low, interval.high, made.deviation(name))
+
+    runs = [
+        RunScores(
+            seed=run.seed,
+            path=os.path.relpath(run.path.resolve(), folder.resolve()),
+            accuracy=run.test.accuracy.value,
+            f1_macro=run.test.f1_macro.value,
+            log_loss=run.test.log_loss.value,
+            phase=run.history[-1].phase if run.history else None,
+        )
+        for run in group.runs
+    ]
+    losses = {run: [row.val_loss for row in run.rows if math.isfinite(row.val_loss)] for run in group.trials}
+    trials = [Trial(run.config.lr, min(values, default=None)) for run, values in losses.items()]
     return VariantResult(
         name=group.name,
         title=group.title,
         description=group.description,
-        runs=tuple(_run(run, folder) for run in group.runs),
+        runs=tuple(runs),
         failed=group.failed,
-        accuracy=_score(made, "accuracy") if made else None,
-        f1_macro=_score(made, "f1_macro") if made else None,
+        accuracy=score("accuracy"),
+        f1_macro=score("f1_macro"),
         cost=_cost(group, cached) if group.runs else None,
         lr=group.lr,
-        trials=tuple(sorted((_trial(run) for run in group.trials), key=lambda trial: trial.lr)),
+        trials=tuple(sorted(trials, key=lambda trial: trial.lr)),
     )
-
-
-def _run(run: FinishedRun, folder: Path) -> RunScores:
-    return RunScores(
-        seed=run.seed,
-        path=os.path.relpath(run.path.resolve(), folder.resolve()),
-        accuracy=run.test.accuracy.value,
-        f1_macro=run.test.f1_macro.value,
-        log_loss=run.test.log_loss.value,
-        phase=run.history[-1].phase if run.history else None,
-    )
-
-
-def _trial(run: FinishedRun) -> Trial:
-    losses = [row.val_loss for row in run.rows if math.isfinite(row.val_loss)]
-    return Trial(run.config.lr or 0.0, min(losses, default=None))
-
-
-def _score(made: Scored, name: Score) -> MeanScore:
-    interval = made.interval(name)
-    return MeanScore(made.mean(name), interval.low, interval.high, made.deviation(name))
 
 
 def _cost(group: VariantRuns, cached: Mapping[object, float]) -> Cost:
     seconds = [_seconds(run, cached) for run in group.runs]
-    model = group.runs[0].model
+    first = group.runs[0].facts
     return Cost(
         epochs=mean(len(run.history) for run in group.runs),
         seconds=None if None in seconds else mean(one for one in seconds if one is not None),
-        tuning_seconds=sum(_own_seconds(run) for run in group.trials if run.config.lr != group.lr),
-        parameters=model.parameters,
-        trained_parameters=model.trained_parameters,
+        tuning_seconds=sum(_seconds(run, {}) or 0.0 for run in group.trials if run.config.lr != group.lr),
+        parameters=first.parameters,
+        trained_parameters=first.trained_parameters,
     )
 
 
 def _shared_parts(run: FinishedRun) -> dict[object, float]:
     """Seconds of the parts whose results runs share by the cache, by what they depend on."""
-    size = run.model.preprocessing.size if run.model.preprocessing else None
-    images = (size, run.source.data, run.config.quarantine)
-    parts = {
-        ("decoding", *images): run.seconds.decoding_seconds,
-        ("features", run.model.arch, *images): run.seconds.features_seconds,
-    }
+    facts = run.facts
+    images = (facts.size, facts.data, run.config.quarantine)
+    parts = {("decoding", *images): facts.decoding_seconds, ("features", facts.arch, *images): facts.features_seconds}
     return {key: seconds for key, seconds in parts.items() if seconds is not None}
 
 
@@ -163,15 +158,13 @@ def _most_spent(groups: Sequence[VariantRuns]) -> dict[object, float]:
 
 
 def _seconds(run: FinishedRun, cached: Mapping[object, float]) -> float | None:
-    """Seconds of the run had it been the only one; what was cached before the first of the runs is not seen."""
-    if run.seconds.seconds is None:
+    """Seconds of the run with the shared parts at what `cached` has for them, else without them; None if unknown.
+
+    With `_most_spent` that is had it been the only one; what was cached before the first of the runs is not seen.
+    """
+    if run.facts.seconds is None:
         return None
-    return run.seconds.seconds + sum(cached[key] - spent for key, spent in _shared_parts(run).items())
-
-
-def _own_seconds(run: FinishedRun) -> float:
-    """Seconds of the run without what others may have cached for it: what a trial adds."""
-    return (run.seconds.seconds or 0.0) - sum(_shared_parts(run).values())
+    return run.facts.seconds + sum(cached.get(key, 0.0) - spent for key, spent in _shared_parts(run).items())
 
 
 # ---------------------------------------------------------------------------------------- pairs

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from upcycle.comparison.results import SMALLEST_DIFFERENCE
-from upcycle.comparison.runs import FailedSeed, FinishedRun, VariantRuns, digest, read_history, read_run, read_source
+from upcycle.comparison.runs import FailedSeed, FinishedRun, VariantRuns, digest, entries, read_history, read_run
 from upcycle.comparison.variants import (
     FREE_TO_CHANGE,
     VARIANTS,
@@ -30,13 +30,6 @@ from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, write_json
 
 MOST_SEEDS = 100
-_LABELS = {
-    "data": "DATA",
-    "common": "options",
-    "seeds": "seeds",
-    "smallest_difference": "smallest difference",
-    "variants": "variants",
-}
 
 
 class _Saved(BaseModel):
@@ -74,17 +67,20 @@ class Grid:
         """Where it is saved (JSON)."""
         return self.out / "grid.json"
 
+    def to_dict(self) -> dict[str, object]:
+        """What grid.json holds."""
+        return {
+            "data": str(self.data),
+            "common": _plain(self.common),
+            "seeds": list(self.seeds),
+            "smallest_difference": self.smallest_difference,
+            "variants": {variant.name: _plain(variant.options) for variant in self.variants},
+            "command": self.command,
+        }
+
     def save(self) -> None:
         """Write it down, so that it can resume."""
-        saved = _Saved(
-            data=str(self.data),
-            common=_plain(self.common),
-            seeds=list(self.seeds),
-            smallest_difference=self.smallest_difference,
-            variants={variant.name: _plain(variant.options) for variant in self.variants},
-            command=self.command,
-        )
-        write_json(self.file, saved.model_dump())
+        write_json(self.file, self.to_dict())
 
 
 def _plain(options: Options) -> Options:
@@ -187,24 +183,15 @@ def seeds_from(first: object, count: int) -> tuple[int, ...]:
 
 def resumed(saved: Grid, now: Grid) -> Grid:
     """`now`, if it is `saved` but for options that change no result; RunError, naming the difference, otherwise."""
-    before, after = (_fixed(grid) for grid in (saved, now))
-    for name, label in _LABELS.items():
-        if before[name] != after[name]:
-            raise RunError(
-                f"{now.out} was started with {label} {before[name]}, not {after[name]}. Choose another --out"
-            )
+    before, after = (
+        replace(grid, command="", common={k: v for k, v in grid.common.items() if k not in FREE_TO_CHANGE}).to_dict()
+        for grid in (saved, now)
+    )
+    name = next((name for name in before if before[name] != after[name]), None)
+    if name is not None:
+        label = {"data": "DATA", "common": "options"}.get(name, name.replace("_", " "))
+        raise RunError(f"{now.out} was started with {label} {before[name]}, not {after[name]}. Choose another --out")
     return replace(now, common={**saved.common, **now.common}, command=saved.command)
-
-
-def _fixed(grid: Grid) -> dict[str, object]:
-    """What may not change on resuming, by its name in grid.json."""
-    return {
-        "data": str(grid.data),
-        "common": _plain({name: value for name, value in grid.common.items() if name not in FREE_TO_CHANGE}),
-        "seeds": ", ".join(map(str, grid.seeds)),
-        "smallest_difference": grid.smallest_difference,
-        "variants": {variant.name: _plain(variant.options) for variant in grid.variants},
-    }
 
 
 # ---------------------------------------------------------------------------------------- cells
@@ -286,12 +273,13 @@ class Sweep:
             return False
         if not (run.config.exists() and run.evaluation.exists() and run.predictions("test").exists()):
             return False  # tested again from its best weights
-        source = read_source(run)
+        source, seen = entries(run.config), entries(run.model).get("preprocessing", {})
+        seen = {name: value for name, value in seen.items() if name != "source"} if isinstance(seen, dict) else {}
         facts = {
-            "images": source.data,
+            "images": source.get("data"),
             "images or split": digest(run.splits),
-            f"weights {cell.config.weights} of {cell.config.arch}": source.weights_sha256,
-            f"input for the variant {cell.variant.name}": _input(run),
+            f"weights {cell.config.weights} of {cell.config.arch}": source.get("weights_sha256"),
+            f"input for the variant {cell.variant.name}": json.dumps(seen, sort_keys=True),
         }
         for name, value in facts.items():
             first, text = self._facts.setdefault(name, (run.root, str(value)))
@@ -346,14 +334,6 @@ class Sweep:
         except RunError as error:
             self.failed[cell.path] = str(error)
             return None
-
-
-def _input(run: RunDir) -> str:
-    """What a run's network was given (size, crop, mean and so on), as text."""
-    model = read_json(run.model) if run.model.exists() else {}
-    seen = model.get("preprocessing") if isinstance(model, dict) else None
-    facts = seen if isinstance(seen, dict) else {}
-    return str(sorted((key, str(value)) for key, value in facts.items() if key != "source"))
 
 
 def _lowest_loss(run: RunDir) -> float:

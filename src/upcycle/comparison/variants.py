@@ -18,27 +18,22 @@ FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
 LONGEST_NAME = 100
 """Bytes of a variant's name, which is a part of file names."""
 
-_SHARED = (
-    *READING,
-    *("seed", "split_seed", "folds", "quarantine", "val_fraction", "test_fraction"),
-)
+_SHARED = (*READING, "seed", "split_seed", "folds", "quarantine", "val_fraction", "test_fraction")
 """Options that are the same for all variants, or set by the comparison: no variant's file may set them."""
 _VARIED = ("recipe", "lr", "schedule")
 """Options that variants differ in: they cannot be set for all of them."""
-_OF_THE_MACHINE = ("seed", "split_seed", "threads", *FREE_TO_CHANGE)
+_ELSEWHERE = ("recipe", "seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one variant."""
-_ELSEWHERE = ("recipe", *_OF_THE_MACHINE)
 _SHAPES = {
     "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
     "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
     "constant": ("momentum",),
 }
-_OF_THE_TASK = (
+_ALWAYS = (
     *(name for name in _SHARED if name not in ("seed", "split_seed")),
     *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
+    *("label_smoothing", "probe", "epochs"),
 )
-"""Options that say what is learned, on what and from where; a recipe stays what it is under any of them."""
-_ALWAYS = (*_OF_THE_TASK, "label_smoothing", "probe", "epochs")
 """Options that have an effect on the probe alone as well."""
 
 
@@ -195,19 +190,6 @@ def without_effect(given: Options, config: Config) -> list[str]:
         for name, kinds in schedules.items()
         if kinds and config.schedule not in kinds
     ]
-
-
-def follows(config: Config, variant: Variant) -> bool:
-    """Whether `config` is the variant's recipe in all but the task and the machine."""
-    own = resolve(variant.options)
-    if config.recipe != own.recipe or (config.weights == "none") != (own.weights == "none"):
-        return False
-    if own.weights == "none" and config.arch != own.arch:
-        return False
-    mine, theirs = (
-        {name: value for name, value in effective(one).items() if name not in _OF_THE_TASK} for one in (config, own)
-    )
-    return mine == theirs
 
 
 def differing(used: Mapping[str, Options]) -> dict[str, dict[str, object]]:

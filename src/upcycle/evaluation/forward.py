@@ -1,27 +1,45 @@
-"""Logits of images: one fixed batch shape, so an image's logits do not depend on its company."""
+"""What a network gives for images: logits, and the features of a frozen one, computed once and kept in a folder.
 
-from collections.abc import Callable, Iterable, Iterator
+Batches have one fixed shape, so that what an image gives does not depend on its company.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import PIL
+import timm
 import torch
 from torch import Tensor, nn
 
-from upcycle.data.augment import Frames
+from upcycle.data.augment import Frames, on_device
 from upcycle.data.dataset import eval_batches
+from upcycle.data.frames import rules, written_in
 from upcycle.data.index import Index
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
-from upcycle.evaluation.predictions import Predictions
+from upcycle.errors import StorageError, WeightsError
+from upcycle.evaluation.results import Predictions
 from upcycle.model.folding import folded_once
-from upcycle.model.network import Network
+from upcycle.model.network import ModelSpec, Network
+from upcycle.rundir import replacing
 from upcycle.task import Logits
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
 FETCHED = 16
 """Forward passes whose results are fetched together: each time an accelerator is waited for."""
+
+_VERSION = 2
+"""Of the kept features."""
+PART = 32 * EVAL_BATCH
+"""Images whose features are kept as soon as they are computed: what a killed run loses, at most."""
 
 _Positions = npt.NDArray[np.int64]
 Output = Callable[[Tensor], Tensor]
@@ -110,3 +128,149 @@ def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+# ---------------------------------------------------------------- features
+
+
+def extract(
+    model: Network,
+    index: Index,
+    frames: Frames,
+    *,
+    network: ModelSpec,
+    machine: Hardware,
+    folder: Path,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.
+
+    Kept in `folder` under a key of everything they depend on: images, weights, preprocessing,
+    precision, threads and versions. They are written in parts while they are computed, each with its checksum, and
+    put together at the end: a part that is there is not computed again, one that is damaged is. A folder that cannot
+    be written is read, and a temporary one written; where there is no room the features are held in memory.
+    """
+    name = f"{_key(index, network, machine)}.npy"
+    kept = _read(folder / "features" / name, len(index))
+    if kept is not None:
+        return kept
+    path = written_in(folder, "features") / name
+    if path.parent != folder / "features" and (kept := _read(path, len(index))) is not None:
+        return kept
+    parts = path.with_suffix(".parts")
+
+    def computed(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        padded = eval_batches(
+            frames,
+            positions,
+            preprocessing=network.preprocessing,
+            batch_size=EVAL_BATCH,
+            device=machine.device,
+            workers=workers,
+        )
+        done = int(positions[0])
+        told = None if progress is None else lambda more: progress(done + more, len(index))
+        rows = forward(model, padded, output=model.features, progress=told)
+        if not np.isfinite(rows).all():
+            raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
+        return rows
+
+    everything = np.arange(len(index), dtype=np.int64)
+    held = []
+    for number, start in enumerate(range(0, len(index), PART)):
+        positions = everything[start : start + PART]
+        held.append(_part(parts / f"{number:06}.npy", positions, computed))
+    try:
+        _write(path, held, len(index))
+    except StorageError:
+        return np.concatenate(held)
+    shutil.rmtree(parts, ignore_errors=True)
+    written = _read(path, len(index))
+    return written if written is not None else np.concatenate(held)
+
+
+def _part(
+    path: Path,
+    positions: npt.NDArray[np.int64],
+    computed: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+) -> npt.NDArray[np.float32]:
+    """The features at `positions`: those kept in `path`, or computed and, where there is room, kept."""
+    kept = _read(path, len(positions))
+    if kept is not None:
+        return kept
+    rows = computed(positions)
+    try:
+        _write(path, [rows], len(rows))
+    except StorageError:
+        return rows
+    written = _read(path, len(positions))
+    return written if written is not None else rows
+
+
+def _write(path: Path, parts: Sequence[npt.NDArray[np.float32]], images: int) -> None:
+    """Write the rows as one .npy file with the sha256 of its numbers behind them."""
+    digest = hashlib.sha256()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        facts = {"descr": "<f4", "fortran_order": False, "shape": (images, parts[0].shape[1])}
+        np.lib.format.write_array_header_1_0(file, facts)
+        for rows in parts:
+            numbers = np.ascontiguousarray(rows, "<f4").data
+            digest.update(numbers)
+            file.write(numbers)
+        file.write(digest.digest())
+
+
+def head_logits(
+    model: Network, features: npt.NDArray[np.float32], positions: npt.NDArray[np.int64], machine: Hardware
+) -> npt.NDArray[np.float32]:
+    """Logits [n, outputs] from the `features` [N, D] at `positions` [n]: to the bit what the whole network gives."""
+
+    def batches() -> Iterator[tuple[torch.Tensor, int]]:
+        for start in range(0, len(positions), EVAL_BATCH):
+            some = torch.from_numpy(features[positions[start : start + EVAL_BATCH]])
+            padded = torch.nn.functional.pad(some, (0, 0, 0, EVAL_BATCH - len(some)))
+            yield on_device(padded, machine.device), len(some)
+
+    return forward(model, batches(), output=model.head)
+
+
+def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
+    """The memory map of a whole file of so many rows; None for any other."""
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-hashlib.sha256().digest_size, os.SEEK_END)
+            expected = file.read()
+    except Exception:  # a damaged header makes numpy raise nearly anything
+        return None
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != images:
+        return None
+    digest = hashlib.sha256()
+    for start in range(0, images, 4096):
+        digest.update(np.ascontiguousarray(features[start : start + 4096]).data)
+    return features if digest.digest() == expected else None
+
+
+def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
+    facts = {
+        "version": _VERSION,
+        "arch": network.arch,
+        "weights": network.weights_sha256,
+        "preprocessing": {
+            key: value
+            for key, value in network.preprocessing.to_dict().items()
+            if key != "source" and (key, value) != ("scale", None)
+        },
+        **({"rules": found} if (found := rules(index)) else {}),
+        "device": machine.device,
+        "precision": machine.precision,
+        "fold_bn": machine.fold_bn,
+        "threads": machine.threads,
+        **({"tf32": False} if machine.device == "cuda" else {}),
+        "versions": [torch.__version__, timm.__version__, PIL.__version__, np.__version__],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for at in range(len(index)):
+        digest.update(index.hash(at).encode())
+    return digest.hexdigest()

@@ -31,8 +31,7 @@ from upcycle.evaluation.intervals import (
     from_replicates,
     proportion,
 )
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric
+from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions
 from upcycle.task import Integers, Reals
 
 DISCORDANCE = 1 / 15
@@ -79,7 +78,15 @@ def _bootstrapped(
     predictions: Predictions, units: Integers, *, n_boot: int, seed: int
 ) -> tuple[list[float], list[Interval | None]]:
     """Macro precision, recall and F1, log loss, and ROC AUC where defined; and their intervals."""
-    statistic = _together(_statistics(predictions))
+    labels, losses = predictions.labels, predictions.log_losses()
+    macro = averages(labels, predictions.predicted(), len(predictions.classes))
+    ranked = "roc_auc" in predictions.task.metrics and 0 < labels.sum() < len(labels)
+    auc = _auc(predictions.logits[:, 0], labels == 1) if ranked else None
+
+    def statistic(weights: Reals) -> Reals:
+        mean_loss = (weights @ losses / weights.sum(axis=1))[:, None]
+        return np.hstack([macro(weights), mean_loss, *([] if auc is None else [auc(weights)])])
+
     values: list[float] = statistic(np.ones((1, len(predictions))))[0].tolist()
     draws = bootstrap(statistic, units, n_boot=n_boot, seed=seed)
     count = int(units.max()) + 1
@@ -89,21 +96,9 @@ def _bootstrapped(
     ]
 
 
-def _statistics(predictions: Predictions) -> list[Statistic]:
-    labels, classes = predictions.labels, len(predictions.classes)
-    found = [averages(labels, predictions.predicted(), classes), _mean(predictions.log_losses())]
-    if "roc_auc" in predictions.task.metrics and 0 < labels.sum() < len(labels):
-        found.append(_auc(predictions.logits[:, 0], labels == 1))
-    return found
-
-
 def _metric(value: float, interval: Interval) -> Metric:
     # a clustered sample's Wilson bound, or rounding, may miss the estimate itself; readers expect it inside
     return Metric(value, min(interval.low, value), max(interval.high, value), interval.method)
-
-
-def _together(statistics: Sequence[Statistic]) -> Statistic:
-    return lambda weights: np.hstack([statistic(weights) for statistic in statistics])
 
 
 def _ratio(part: Reals, whole: Reals) -> Reals:
@@ -128,10 +123,6 @@ def averages(labels: Integers, predicted: Integers, classes: int) -> Statistic:
         return np.stack([score.sum(axis=0) / occurring for score in scores], axis=1)
 
     return statistic
-
-
-def _mean(values: Reals) -> Statistic:
-    return lambda weights: (weights @ values / weights.sum(axis=1))[:, None]
 
 
 def _auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Statistic:

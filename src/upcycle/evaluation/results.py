@@ -1,15 +1,166 @@
-"""The results of a run as values: metrics with intervals, and everything that `evaluation.json` holds."""
+"""What a model said about labelled images, the CSV file that keeps it bit for bit, and the metrics made of it.
 
+`Predictions` are one split's logits; `RunEvaluation` is everything that `evaluation.json` holds.
+"""
+
+import csv
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
-from upcycle.errors import RunError
-from upcycle.rundir import Number, read_value
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from upcycle.errors import RunError, UpcycleError
+from upcycle.rundir import Number, read_value, replacing
+from upcycle.task import Integers, Reals, Task
 
 FILE = "evaluation.json"
+FIXED = ("path", "label", "predicted", "sha256", "group")
+LOGIT = "logit:"
+
+
+def _frozen(values: ArrayLike, dtype: type[np.generic]) -> NDArray[np.generic]:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The logits of n labelled images, with where each image came from.
+
+    `labels`: positions in `classes`, [n]. `logits`: float32, [n, outputs] of the task. `hashes` are sha256 hex
+    digests of the files, `groups` names of what belongs together (a patient, a place); both are '' where unknown.
+    Raises UpcycleError for no images or logits that are not finite, ValueError for shapes that do not fit.
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    hashes: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: Integers
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "paths", "hashes", "groups"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "labels", _frozen(self.labels, np.int64))
+        object.__setattr__(self, "logits", _frozen(self.logits, np.float32))
+        if not self.paths:
+            raise UpcycleError("no images to evaluate: the split is empty")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"needs two or more different classes, got {self.classes}")
+        n, outputs = len(self.paths), self.task.outputs
+        lengths = {len(self.hashes), len(self.groups), len(self.labels)}
+        if lengths != {n} or self.logits.shape != (n, outputs):
+            raise ValueError(f"{n} paths, but lengths {lengths} and logits of shape {self.logits.shape}")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
+            raise ValueError(f"labels must be 0 to {len(self.classes) - 1}")
+        bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))
+        if len(bad):
+            raise UpcycleError(
+                f"the model's outputs are not finite for {len(bad)} of {n} images "
+                f"(first: {self.paths[bad[0]]}): its weights are unusable, train again with a lower rate"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def task(self) -> Task:
+        """What the classifier was asked."""
+        return Task.of(self.classes)
+
+    def identities(self) -> list[tuple[str, str, int]]:
+        """What each image is known by in any run: content (its path where unknown), class, number among copies."""
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        found = []
+        for digest, path, label in zip(self.hashes, self.paths, self.labels, strict=True):
+            what = (digest or path, self.classes[label])
+            found.append((*what, counts[what]))
+            counts[what] += 1
+        return found
+
+    def probabilities(self) -> Reals:
+        """The probability of each class, float64 [n, K], rows summing to 1."""
+        return self.task.probabilities(self.logits)
+
+    def predicted(self) -> Integers:
+        """The most probable class of each image, [n]; the first one where several are equal."""
+        return self.task.predictions(self.logits)
+
+    def log_losses(self) -> Reals:
+        """The negative log likelihood of each image's label in nats, float64 [n]; finite, never clipped."""
+        return self.costs()[np.arange(len(self)), self.labels]
+
+    def costs(self) -> Reals:
+        """What each image would cost in nats if its label were each of the classes, float64 [n, K]."""
+        return self.task.costs(self.logits)
+
+    def save(self, path: Path) -> None:
+        """Write a CSV: path, label, predicted, sha256, group, and a logit for each class, bit-exact.
+
+        The logits are for a softmax over the classes: with two, the first is 0 and the second the
+        model's one output. Raises StorageError; an earlier file stays whole.
+        """
+        predicted = self.predicted()
+        with (
+            replacing(path) as temporary,
+            # surrogateescape: Linux file names are bytes, and need not be valid UTF-8
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            # text is always quoted, so that any character may be in a name; numbers never are
+            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+            writer.writerow([*FIXED, *(LOGIT + name for name in self.classes)])
+            for i, logits in enumerate(self.task.to_columns(self.logits)):
+                names = self.classes[self.labels[i]], self.classes[predicted[i]]
+                # a numpy float32 is written with the fewest digits that give the same bits again
+                writer.writerow([self.paths[i], *names, self.hashes[i], self.groups[i], *logits])
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what `Predictions.save` wrote; RunError when it is missing, damaged or another kind of file."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            classes = _classes(next(reader, []))
+            return _from_rows(classes, reader)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: evaluate the run first, or name another split") from None
+    except (OSError, ValueError, csv.Error, UpcycleError) as error:
+        raise RunError(f"{path} cannot be read as predictions: {error}") from error
+
+
+def _classes(header: list[str]) -> tuple[str, ...]:
+    names = header[len(FIXED) :]
+    if tuple(header[: len(FIXED)]) != FIXED or not all(name.startswith(LOGIT) for name in names):
+        raise ValueError(f"its columns must be {','.join(FIXED)},{LOGIT}CLASS...")
+    return tuple(name.removeprefix(LOGIT) for name in names)
+
+
+def _from_rows(classes: tuple[str, ...], rows: Iterable[list[str]]) -> Predictions:
+    position = {name: i for i, name in enumerate(classes)}
+    paths, hashes, groups, labels, logits = [], [], [], [], []
+    for row, number in zip(rows, itertools.count(1), strict=False):
+        if len(row) != len(FIXED) + len(classes) or row[1] not in position:
+            raise ValueError(f"image {number} has missing values or an unknown class")
+        paths.append(row[0])
+        labels.append(position[row[1]])
+        hashes.append(row[3])
+        groups.append(row[4])
+        logits.append([np.float32(value) for value in row[len(FIXED) :]])
+    columns = np.array(logits, dtype=np.float32).reshape(len(paths), len(classes))
+    array = Task.of(classes).from_columns(columns)
+    return Predictions(classes, tuple(paths), tuple(hashes), tuple(groups), np.array(labels, dtype=np.int64), array)
+
+
+# ---------------------------------------------------------------- metrics
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _compare_runs(paths: Sequence[Path], out: Path | None, goal: float, show: Di
         ours = (folder / FILE).is_file() and not (folder / "grid.json").exists()
         if folder.exists() and any(folder.iterdir()) and not ours:
             raise RunError(f"{folder} is not empty and not a comparison of runs. Choose another --out")
-        data = {run.source.data for group in groups for run in group.runs}
+        data = {run.facts.data for group in groups for run in group.runs}
         words = ["upcycle", "compare", *map(str, paths), "--out", str(folder)]
         words += ["--smallest-difference", f"{100 * goal:g}"]
         return _summarize(groups, folder, About(data.pop() if len(data) == 1 else None, shlex.join(words)), goal, show)
@@ -151,8 +151,7 @@ def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
     """
     from upcycle.jobs.prepare import machine_of, read_index
     from upcycle.jobs.train import run_training
-    from upcycle.model.sources import get_weights
-    from upcycle.model.spec import resolve_arch
+    from upcycle.model.sources import get_weights, resolve_arch
 
     grid = sweep.grid
     configs = [(sweep.trials(variant) or sweep.cells(variant))[0].config for variant in grid.variants]

@@ -17,8 +17,7 @@ from PIL import Image
 from upcycle.errors import DataError, RunError
 from upcycle.jobs.api import train
 from upcycle.jobs.start import removed_unless_started, reserve
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import resolve_arch
+from upcycle.model.sources import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Display, Terminal
 from upcycle.reporting.tables import models_table

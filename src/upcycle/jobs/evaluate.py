@@ -17,8 +17,7 @@ from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.metrics import measure
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import Evaluation
+from upcycle.evaluation.results import Evaluation, Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run, run_of

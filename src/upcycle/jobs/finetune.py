@@ -17,12 +17,13 @@ from upcycle.errors import ConfigError, DivergenceError, UpcycleError
 from upcycle.evaluation.forward import predict_logits
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.session import Session
-from upcycle.model import checkpoint, groups
+from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
 from upcycle.reporting.names import counted
 from upcycle.training.loop import Setting, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
+from upcycle.training.optim import frozen_names, learns_statistics
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
@@ -103,7 +104,7 @@ def _setting(session: Session, data: Dataset, model: Network, machine: Hardware)
         task=data.task,
         loss=CustomLoss(data.task, custom.loss) if custom.loss else class_loss(config, data, device=machine.device),
         machine=machine,
-        frozen=groups.frozen_names(model.body, config.freeze),
+        frozen=frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,
     )
 
@@ -205,7 +206,7 @@ def _images(session: Session) -> int:
 def _check_divisible(config: Config, model: Network, reason: str, images: int) -> None:
     if not images:
         raise ConfigError(f"{reason}: give a smaller --image-size or --arch")
-    if groups.learns_statistics(model.body, frozen=groups.frozen_names(model.body, config.freeze), bn=config.bn):
+    if learns_statistics(model.body, frozen=frozen_names(model.body, config.freeze), bn=config.bn):
         raise ConfigError(
             f"{reason}, and BatchNorm in training mode needs a whole batch: give --batch-size {images} or --bn frozen"
         )

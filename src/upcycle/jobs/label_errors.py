@@ -16,13 +16,12 @@ from upcycle.audit.findings import TEST, Audited, Finding, percentage_points, tw
 from upcycle.config import Config
 from upcycle.data.splits import components, folds
 from upcycle.errors import ConfigError, shown
+from upcycle.evaluation.forward import extract
 from upcycle.jobs.prepare import cache_root, changed_since, decode, fit_size, machine_of
-from upcycle.model.network import create, load_body
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
+from upcycle.model.network import create, load_body, spec_of
+from upcycle.model.sources import get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.model.weights import Weights
 from upcycle.reporting.progress import Display
-from upcycle.training.features import extract
 from upcycle.training.probe import out_of_fold
 
 _FOLDS = 5

@@ -23,8 +23,7 @@ from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint
-from upcycle.model.network import Network
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, read_json
 

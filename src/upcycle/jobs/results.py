@@ -14,8 +14,7 @@ from upcycle.device import Hardware
 from upcycle.errors import DecodeError
 from upcycle.evaluation.forward import predictions
 from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Choice, FoldScores, RunEvaluation
+from upcycle.evaluation.results import Choice, FoldScores, Predictions, RunEvaluation, read_predictions
 from upcycle.jobs.finetune import held_out_logits
 from upcycle.jobs.session import Session
 from upcycle.manifest import check

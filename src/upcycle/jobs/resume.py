@@ -18,8 +18,7 @@ from upcycle.errors import DataError, RunError, shown
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.start import Start
 from upcycle.manifest import write_sealed
-from upcycle.model.network import create
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, create
 from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir, read_json
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 from upcycle.config import Config, expanded, read_config
 from upcycle.errors import ConfigError, RunError
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Evaluation, RunEvaluation
+from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, Row
 from upcycle.reporting.progress import Display, Several, Silent
 from upcycle.rundir import RunDir, read_json, read_lines

@@ -28,8 +28,7 @@ from upcycle.jobs.callables import NO_CALLABLES
 from upcycle.jobs.start import UPDATES, Start
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
-from upcycle.model.network import Network
-from upcycle.model.spec import ModelSpec
+from upcycle.model.network import ModelSpec, Network
 from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.recipes import Phase
 from upcycle.reporting.progress import Display

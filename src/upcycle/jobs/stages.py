@@ -6,17 +6,17 @@ from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.errors import ConfigError
+from upcycle.evaluation.forward import extract, head_logits
 from upcycle.jobs.finetune import class_loss, fine_tune
 from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
 from upcycle.jobs.session import Session
-from upcycle.model import checkpoint, groups
-from upcycle.model.network import Network, create, head_names, load_body
-from upcycle.model.spec import ModelSpec
+from upcycle.model import checkpoint
+from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.names import counted
-from upcycle.training.features import extract, head_logits
+from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe
 
 
@@ -56,8 +56,8 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
     planned = phases(config, images, session.callables.schedule)
-    frozen = groups.frozen_names(model.body, config.freeze)
-    groups.freeze_parameters(model.body, frozen)
+    frozen = frozen_names(model.body, config.freeze)
+    freeze_parameters(model.body, frozen)
     parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
     kept = head_names(model.body) if not config.epochs else parameters.keys() - frozen
     trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())

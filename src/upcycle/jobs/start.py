@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.class_weights import class_weights_text
 from upcycle.comparison.variants import FREE_TO_CHANGE, without_effect
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
@@ -15,6 +14,7 @@ from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.manifest import check
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json
+from upcycle.task import class_weights_text
 
 RUNS = Path("runs")
 UPDATES = 4

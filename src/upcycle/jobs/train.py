@@ -18,9 +18,8 @@ from upcycle.jobs.resume import check_place, record_place, same_data, same_netwo
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
-from upcycle.model.network import cannot_compute
-from upcycle.model.sources import get_weights
-from upcycle.model.spec import has_fixed_size, preprocessing_for, resolve_arch, spec_of
+from upcycle.model.network import cannot_compute, spec_of
+from upcycle.model.sources import get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir, write_json
 

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from upcycle.device import Hardware
 from upcycle.errors import RunError, WeightsError
 from upcycle.model.names import Shapes, misfit
-from upcycle.model.network import Network, create, shapes
-from upcycle.model.spec import ModelSpec
-from upcycle.model.weights import CHECKSUM, checksum
+from upcycle.model.network import ModelSpec, Network, create, shapes
+from upcycle.model.weights import CHECKSUM, checksum, read_safetensors
 from upcycle.rundir import replacing, storage_errors
 
 STATES = ("state-0.safetensors", "state-1.safetensors")
@@ -59,7 +58,8 @@ def _sort_metadata(path: Path) -> None:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; RunError when it is missing, cut short or damaged, by its own checksum if it has one."""
-    return _load(path)[0]
+    with _readable(path):
+        return read_safetensors(path)[0]
 
 
 @contextmanager
@@ -71,18 +71,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is missing: this run has not saved a model yet") from None
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, and the metadata without the checksum."""
-    with _readable(path):
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = load_file(path)
-    expected = metadata.pop(CHECKSUM, None)
-    if expected is not None and expected != checksum(tensors, metadata):
-        raise RunError(f"{path} is damaged: its content does not have the checksum it was written with")
-    return tensors, metadata
 
 
 def save_model(path: Path, model: nn.Module, spec: ModelSpec) -> None:
@@ -174,7 +162,8 @@ def load_state(
     damaged = []
     for path in [*unreadable, *newest_first]:
         try:
-            tensors, metadata = _load(path)
+            with _readable(path):
+                tensors, metadata = read_safetensors(path)
             facts = CheckpointFacts.from_json(metadata["facts"])
         except (RunError, KeyError, ValueError) as error:
             said = str(error) if isinstance(error, RunError) else f"{path} holds no state that this version can read"

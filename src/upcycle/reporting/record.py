@@ -7,8 +7,7 @@ from pathlib import Path
 
 from upcycle.audit.findings import Audit
 from upcycle.errors import RunError
-from upcycle.evaluation.predictions import Predictions, read_predictions
-from upcycle.evaluation.results import Evaluation, RunEvaluation
+from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, ProbeResult
 from upcycle.reporting.figures import PlannedPhase, planned
 from upcycle.rundir import Number, RunDir, read_json, read_lines, read_values

@@ -13,8 +13,7 @@ from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
 from upcycle.errors import RunError
-from upcycle.evaluation.predictions import Predictions
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, RunEvaluation
+from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions, RunEvaluation
 from upcycle.history import Row
 from upcycle.manifest import check
 from upcycle.reporting import html

@@ -18,13 +18,19 @@ from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model.checkpoint import load_clone
-from upcycle.model.groups import parameter_groups, set_training_mode
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch
 from upcycle.recipes import Phase
 from upcycle.task import Task
-from upcycle.training import optim
 from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
+from upcycle.training.optim import (
+    load_state_tensors,
+    make_optimizer,
+    parameter_groups,
+    set_rate,
+    set_training_mode,
+    state_tensors,
+)
 
 Progress = Callable[[int, int], None]
 """Told (done, total)."""
@@ -66,7 +72,7 @@ class State:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All tensors that training changes, keyed `part|name`."""
-        parts = {"model": self.model.state_dict(), "moments": optim.state_tensors(self.optimizer, self.names)}
+        parts = {"model": self.model.state_dict(), "moments": state_tensors(self.optimizer, self.names)}
         return {f"{part}|{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -76,7 +82,7 @@ class State:
             part, name = key.split("|", 1)
             parts[part][name] = tensor
         load_clone(self.model, parts["model"])
-        optim.load_state_tensors(self.optimizer, self.names, parts["moments"])
+        load_state_tensors(self.optimizer, self.names, parts["moments"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +119,12 @@ def start(model: Network, config: Config, *, step: int = 0) -> State:
     """A State that begins fine-tuning `model` at the run's update `step`."""
     groups = parameter_groups(model.body, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     names = [name for group in groups for name in group["names"]]
-    return State(model, optim.make_optimizer(config, groups), names, step)
+    return State(model, make_optimizer(config, groups), names, step)
 
 
 def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
     """One update; returns the batch's mean loss and its number of right answers, still on the device."""
-    optim.set_rate(state.optimizer, setting.phase.rate(state.step))
+    set_rate(state.optimizer, setting.phase.rate(state.step))
     state.optimizer.zero_grad(set_to_none=True)
     losses, right = [], []
     for number, part in enumerate(setting.micro_batches(batch, state.step)):

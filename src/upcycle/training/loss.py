@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upcycle.class_weights import parse_class_weights
 from upcycle.errors import ConfigError, shown
-from upcycle.task import Task
+from upcycle.task import Task, parse_class_weights
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

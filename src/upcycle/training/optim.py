@@ -1,13 +1,143 @@
-"""The optimizer: one of timm's over parameter groups, its rate set before each update."""
+"""The optimizer: which parameters it trains, how fast and with what decay, its rate, and its state as tensors.
 
+Parameters are in order of depth; some are frozen, some learn more slowly, some do not decay.
+"""
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, get_optimizer_info  # type: ignore[attr-defined]
-from torch import Tensor
+from torch import Tensor, nn
 
 from upcycle.config import Config
+from upcycle.errors import ConfigError
 from upcycle.schedules import Rate
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def depth_groups(model: nn.Module) -> list[list[str]]:
+    """Parameter names from the stem to the head, one list a stage; together they are all parameters, once."""
+    groups = [group for group in _matched(model) or _by_children(model) if group]
+    listed = [name for group in groups for name in group]
+    assert sorted(listed) == sorted(name for name, _ in model.named_parameters()), (
+        "groups must partition the parameters"
+    )
+    return groups
+
+
+def _matched(model: nn.Module) -> list[list[str]]:
+    """Groups as timm's network tells them itself; none where it does not."""
+    if not hasattr(model, "group_matcher"):
+        return []
+    try:
+        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
+    except AssertionError:  # some know but one way
+        matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
+    named: dict[Any, list[str]] = group_parameters(model, matcher)
+    return [named[key] for key in sorted(named)]
+
+
+def _by_children(model: nn.Module) -> list[list[str]]:
+    """Groups by the network's parts, in order: what is its own, then each part, a list of most of it one by one."""
+    half = _size(model) / 2
+    groups = [[name for name, _ in model.named_parameters(recurse=False)]]
+    for name, child in model.named_children():
+        listed = isinstance(child, nn.Sequential | nn.ModuleList) and _size(child) > half
+        parts = [(f"{name}.{part}", module) for part, module in child.named_children()] if listed else [(name, child)]
+        groups += [[f"{path}.{leaf}" for leaf, _ in module.named_parameters()] for path, module in parts]
+    return groups
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def frozen_names(model: nn.Module, freeze: str) -> frozenset[str]:
+    """Names of the parameters that `freeze` keeps as they are.
+
+    "none": nothing; "auto": the lower half of the stages; a module's name: everything up to and
+    including that module, in the order the network defines them. The head always trains.
+    ConfigError, with the nearest name, for a module the network does not have.
+    """
+    if freeze == "none":
+        return frozenset()
+    groups = depth_groups(model)
+    if freeze == "auto":
+        return frozenset(name for group in groups[: len(groups) // 2] for name in group)
+    names = [name for name, _ in model.named_parameters()]
+    inside = [at for at, name in enumerate(names) if name.startswith(freeze + ".") or name == freeze]
+    if not inside:
+        modules = [name for name, _ in model.named_modules() if name]
+        near = difflib.get_close_matches(freeze, modules, n=3) or modules[:6]
+        raise ConfigError(f"cannot freeze {freeze!r}: the network has no such layer; there are {', '.join(near)} ...")
+    return frozenset(names[: max(inside) + 1]) - frozenset(groups[-1])
+
+
+def freeze_parameters(model: nn.Module, names: Iterable[str]) -> None:
+    """Take the named parameters out of training; the others train."""
+    frozen = frozenset(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+
+
+def set_training_mode(model: nn.Module, *, frozen: frozenset[str], bn: str) -> None:
+    """Training mode, except that frozen layers, and with `bn` "frozen" every BatchNorm, stay in evaluation mode.
+
+    A layer in evaluation mode keeps its running statistics to the byte and drops nothing out.
+    """
+    model.train()
+    for name, module in model.named_modules():
+        own = [f"{name}.{leaf}" if name else leaf for leaf, _ in module.named_parameters()]
+        whole_frozen = bool(own) and all(leaf in frozen for leaf in own)
+        batchnorm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if whole_frozen or (batchnorm and bn == "frozen"):
+            module.eval()
+
+
+def learns_statistics(model: nn.Module, *, frozen: frozenset[str], bn: str) -> bool:
+    """Whether training estimates any BatchNorm's statistics, for which a batch must stay whole."""
+    set_training_mode(model, frozen=frozen, bn=bn)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
+
+
+def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of the trainable parameters: `params`, `names`, `scale` and `weight_decay`.
+
+    `scale` multiplies the schedule's rate: 1 for the head, `layer_decay` for the stage below it,
+    its square for the next, and so on down. Norms, biases and other vectors do not decay.
+    """
+    parameters = dict(model.named_parameters())
+    norms = {
+        f"{name}.{leaf}"
+        for name, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for leaf, _ in module.named_parameters(recurse=False)
+    }
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]  # timm's: positions, tokens, tables
+    stages = depth_groups(model)
+    groups: list[dict[str, Any]] = []
+    for depth, stage in enumerate(reversed(stages)):
+        trained = [name for name in stage if parameters[name].requires_grad]
+        plain = {
+            name
+            for name in trained
+            if name in norms
+            or parameters[name].ndim <= 1
+            or any(name.endswith(leaf) or fnmatch(name, leaf) for leaf in exempt)
+        }
+        for names, decay in (([n for n in trained if n not in plain], weight_decay), (sorted(plain), 0.0)):
+            if names:
+                tensors = [parameters[name] for name in names]
+                groups.append({"params": tensors, "names": names, "scale": layer_decay**depth, "weight_decay": decay})
+    return groups
+
+
+# ---------------------------------------------------------------- the optimizer
 
 
 def make_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

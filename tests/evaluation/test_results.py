@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import log_loss
 
 from upcycle.errors import RunError, UpcycleError
-from upcycle.evaluation.predictions import Predictions, read_predictions
+from upcycle.evaluation.results import Predictions, read_predictions
 
 
 def predictions(labels, logits, *, classes=("cats", "dogs"), paths=None):

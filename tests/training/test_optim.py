@@ -5,8 +5,8 @@ import timm
 import torch
 
 from upcycle.errors import ConfigError
-from upcycle.model.groups import depth_groups, freeze_parameters, frozen_names, parameter_groups, set_training_mode
 from upcycle.model.network import SimpleCnn
+from upcycle.training.optim import depth_groups, freeze_parameters, frozen_names, parameter_groups, set_training_mode
 
 
 @pytest.fixture(scope="module")
