@@ -20,7 +20,7 @@ from upcycle.data.index import check_exists
 from upcycle.data.listing import Layout
 from upcycle.data.splits import split_by
 from upcycle.device import crowded, threads_for
-from upcycle.errors import ConfigError, DataError, RunError, shown
+from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
@@ -156,7 +156,7 @@ def _training(data: str, options: Mapping[str, Any], *words: str) -> str:
 def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[proposals.Entry]]:
     """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = proposals.read_list(file) if file else []
+    listed = proposals.read_list(file)
     folder = written_in(Path(config.cache) if config.cache else default_root(), "statistics")
     if crowd := crowded(config.threads):
         show.warn(crowd)
@@ -170,8 +170,8 @@ def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited,
             progress=progress,
         )
     left = proposals.exclude(index, listed, file.name if file else "", trainable=False)
-    if left.missing:
-        show.warn(f"{len(left.missing)} listed files are not there, the first {shown(left.missing[0])}")
+    for warning in left.warnings(file):
+        show.warn(warning)
     remaining = pc.is_in(index.paths, value_set=left.index.paths).to_numpy(zero_copy_only=False)
     audited = Audited(left.index, statistics=statistics[remaining])
     try:
