@@ -42,8 +42,13 @@ def write_list(path: Path, entries: Iterable[Entry]) -> None:
     write_csv(path, (_COLUMN, "path", "reason"), [("yes" if row.excluded else "no", *row[:2]) for row in rows])
 
 
-def read_list(path: Path) -> list[Entry]:
-    """The list in a CSV file with a column `path`, and perhaps `reason` and `excluded`; DataError where it is none."""
+def read_list(path: Path | None) -> list[Entry]:
+    """The list in a CSV file with a column `path`, and perhaps `reason` and `excluded`; DataError where it is none.
+
+    Without a file it is empty.
+    """
+    if path is None:
+        return []
     if not path.exists():
         raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan")
     names, rows = read_csv(path, (_COLUMN, _OLD_COLUMN, "path", "reason"))
@@ -69,6 +74,12 @@ class Excluded:
     index: Index
     entries: list[Entry]
     missing: list[str]
+
+    def warnings(self, source: object) -> list[str]:
+        """That the list `source` names files that are not there, where it does."""
+        more = f" and {len(self.missing) - 3} more" if len(self.missing) > 3 else ""
+        named = ", ".join(map(shown, self.missing[:3]))
+        return [f"{source} lists files that are not there: {named}{more}"] if self.missing else []
 
 
 def exclude(index: Index, entries: Iterable[Entry], source: str, *, trainable: bool = True) -> Excluded:

@@ -198,11 +198,9 @@ def _read_layout(file: BinaryIO) -> _Layout | None:
 
 def _opened(path: Path) -> tuple[Cache, dict[int, Unusable]] | None:
     """The cache in `path`; None when there is no valid one."""
-    try:
-        with path.open("rb") as file:
-            layout = _read_layout(file)
-    except OSError:
-        return None
+    layout = None
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        layout = _read_layout(file)
     if layout is None:
         return None
     images = np.memmap(path, np.uint8, "r", shape=(int(layout.offsets[-1]),))
@@ -210,17 +208,14 @@ def _opened(path: Path) -> tuple[Cache, dict[int, Unusable]] | None:
     return Cache(images, layout.offsets[:-1], layout.shapes, layout.sums, path, seen), layout.failures
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def _check_room(path: Path, needed: int) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
     if needed > free:
+        sizes = [f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" for count in (needed, free)]
         raise NoRoomError(
-            f"the decoded images need {_size(needed)} and {path.parent} has {_size(free)} free: "
+            f"the decoded images need {sizes[0]} and {path.parent} has {sizes[1]} free: "
             "make room, or set UPCYCLE_CACHE to another folder"
         )
 

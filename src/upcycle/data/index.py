@@ -122,7 +122,28 @@ class Index:
     def check_trainable(self) -> None:
         """DataError when nothing could be learned from these images, or a declared split has no usable one."""
         _check_some(self, {})
-        _check_trainable(self)
+        where = shown(self.root)
+        for name, count in self.class_counts().items():
+            if count < 2:
+                few = f"has no usable image ({_lost(self, label=name)})" if not count else "has one usable image"
+                do = "add some, or remove the class" + (", or give --drop-empty-classes" if not count else "")
+                raise DataError(f"class {shown(name)!r} in {where} {few}: {do}")
+        if len(self.classes) == 1:
+            only = f"only one class, {shown(self.classes[0])!r}, in {where}: two are needed at least"
+            raise DataError(". ".join([only, *self.notes]))
+        trainable = (self.declared == "") | (self.declared == "train")
+        if not trainable.any():
+            raise DataError(f"no images in the training split of {where}: put some in train/CLASS/")
+        for split in sorted(self.splits - set(self.declared.tolist()) - {"train"}):
+            raise DataError(
+                f"the {split} split of {where} has no usable image ({_lost(self, split=split)}): "
+                "mend its files, or remove it to have one drawn"
+            )
+        lacking = np.setdiff1d(self.labels, self.labels[trainable])
+        if len(lacking):
+            name = self.classes[lacking[0]]
+            split = self.declared[self.labels == lacking[0]][0]
+            raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
     def duplicates(self) -> list[tuple[int, ...]]:
         """Positions of byte-identical images, two or more a tuple, in order of the first."""
@@ -247,8 +268,9 @@ def _lost(index: Index, **of: str) -> str:
     reasons = Counter(file.reason.partition(" (")[0] for file in files)
     reason, count = reasons.most_common(1)[0]
     first = next(file for file in files if file.reason.startswith(reason))
-    several = f"{count:,} of {len(files):,} files" if len(files) > 1 else "its one file"
-    return f"{several}, {shown(first.path)} for one: {first.reason}" if len(files) > 1 else f"its one file: {reason}"
+    if len(files) == 1:
+        return f"its one file: {reason}"
+    return f"{count:,} of {len(files):,} files, {shown(first.path)} for one: {first.reason}"
 
 
 def _check_some(index: Index, others: Mapping[str, int]) -> None:
@@ -264,35 +286,6 @@ def _check_some(index: Index, others: Mapping[str, int]) -> None:
         )
     there = endings(sorted(others.items())) or "it is empty"
     raise DataError(f"no images in {where} ({there}); expected {where}/CLASS/*.jpg and the like")
-
-
-def _check_trainable(index: Index) -> None:
-    where = shown(index.root)
-    for name, count in index.class_counts().items():
-        if not count:
-            raise DataError(
-                f"class {shown(name)!r} in {where} has no usable image ({_lost(index, label=name)}): "
-                "add some, or remove the class, or give --drop-empty-classes"
-            )
-        if count < 2:
-            raise DataError(f"class {shown(name)!r} in {where} has one usable image: add some, or remove the class")
-    if len(index.classes) == 1:
-        only = f"only one class, {shown(index.classes[0])!r}, in {where}: two are needed at least"
-        raise DataError(". ".join([only, *index.notes]))
-    trainable = (index.declared == "") | (index.declared == "train")
-    if not trainable.any():
-        raise DataError(f"no images in the training split of {where}: put some in train/CLASS/")
-    for split in sorted(index.splits - set(index.declared.tolist())):
-        if split != "train":
-            raise DataError(
-                f"the {split} split of {where} has no usable image ({_lost(index, split=split)}): "
-                "mend its files, or remove it to have one drawn"
-            )
-    lacking = np.setdiff1d(index.labels, index.labels[trainable])
-    if len(lacking):
-        name = index.classes[lacking[0]]
-        split = index.declared[index.labels == lacking[0]][0]
-        raise DataError(f"class {shown(name)!r} of the {split} split has no usable image in train, in {where}")
 
 
 def check_exists(data: Path) -> None:

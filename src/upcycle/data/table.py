@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from upcycle.data.folders import SPLIT_LIKE, clean, key
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, alike
@@ -42,11 +41,8 @@ _NONE = frozenset(("nan", "none", "null", "na", "n/a", "<na>", "nat"))
 """What programs write where there is no value, in small letters."""
 
 
-class _Table(NamedTuple):
-    """The names of the columns, and the rows of those at the positions that are asked for."""
-
-    names: list[str]
-    rows: Callable[[set[int]], Iterable[Sequence[object]]]
+_RowsOf = Callable[[set[int]], Iterable[Sequence[object]]]
+"""The rows of a table, with the values of the columns at the positions that are asked for."""
 
 
 def list_manifest(manifest: Path, layout: Layout) -> Listing:
@@ -57,17 +53,13 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
     ending = manifest.suffix.lower()
     if ending not in (*_ENDINGS, ".parquet"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    if ending == ".parquet":
-        table = _parquet(manifest)
-    else:
-        names, records = read_csv(manifest, (*COLUMNS, *layout.columns.values()))
-        table = _Table(names, lambda _: records)
-    used = _columns(shown(manifest), table.names, layout)
+    names, rows = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
+    used = _columns(shown(manifest), names, layout)
     root = Path(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
         raise ConfigError(f"--image-root {shown(layout.image_root)} is no folder")
-    read = _Rows(manifest, root, layout, used, table.names)
-    for number, record in enumerate(table.rows({*used.values(), *read.asking}), 1):
+    read = _Rows(manifest, root, layout, used, names)
+    for number, record in enumerate(rows({*used.values(), *read.asking}), 1):
         read.add(number, record)
     return read.listing()
 
@@ -271,6 +263,11 @@ def _is_near(ours: str, name: str) -> bool:
 # ------------------------------------------------------------------------------------------ files
 
 
+def _csv(manifest: Path, layout: Layout) -> tuple[list[str], _RowsOf]:
+    names, rows = read_csv(manifest, (*COLUMNS, *layout.columns.values()))
+    return names, lambda _: rows
+
+
 def read_csv(file: Path, wanted: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
     """The names of the columns and the rows of a CSV file, each with as many values; DataError for a file that is none.
 
@@ -318,7 +315,7 @@ def _csv_rows(file: Path, text: str, delimiter: str) -> Iterator[list[str]]:
         raise DataError(message) from error
 
 
-def _parquet(manifest: Path) -> _Table:
+def _parquet(manifest: Path) -> tuple[list[str], _RowsOf]:
     """A Parquet file; DataError for a file that is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -340,4 +337,4 @@ def _parquet(manifest: Path) -> _Table:
         for row in range(table.num_rows):
             yield [columns[at][row] if at in columns else None for at in range(len(names))]
 
-    return _Table(names, rows)
+    return names, rows

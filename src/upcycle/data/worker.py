@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -110,30 +110,16 @@ READY = Reply("ready to decode").line()
 """The first reply. What Python prints as it starts may come before it."""
 
 
-def _header(data: bytes) -> Reply:
-    return Reply(list(decode.header(data)))
-
-
-def _load(data: bytes, **options: Any) -> Reply:
-    pixels = decode.load_image(data, Decoding(**options))
-    return Reply(list(pixels.shape), pixels.data.cast("B"))
-
-
-def _peak(data: bytes) -> Reply:
-    return Reply(decode.peak(data))
-
-
-def _statistics(data: bytes, scale: float | None = None) -> Reply:
-    found = image_statistics(data, scale)
+def _found(task: str, data: bytes, options: Mapping[str, Any]) -> Reply:
+    if task == "header":
+        return Reply(list(decode.header(data)))
+    if task == "peak":
+        return Reply(decode.peak(data))
+    if task == "load":
+        pixels = decode.load_image(data, Decoding(**options))
+        return Reply(list(pixels.shape), pixels.data.cast("B"))
+    found = image_statistics(data, options["scale"])
     return Reply([*found[:5], found.peak], found.small)
-
-
-_TASKS: Mapping[str, Callable[..., Reply]] = {
-    "header": _header,
-    "load": _load,
-    "peak": _peak,
-    "statistics": _statistics,
-}
 
 
 def _do(request: Mapping[str, Any], data: bytes, memory: int) -> Reply:
@@ -144,7 +130,7 @@ def _do(request: Mapping[str, Any], data: bytes, memory: int) -> Reply:
             digest = hashlib.sha256(data).hexdigest()
             if expected and expected != digest:
                 return Reply(problem="changed", reason="changed since it was scanned")
-        return _TASKS[request["task"]](data, **request["options"])._replace(sha256=digest)
+        return _found(request["task"], data, request["options"])._replace(sha256=digest)
     except (OSError, ValueError) as error:  # of reading: decoding turns what Pillow raises into a DecodeError
         reason = getattr(error, "strerror", None) or str(error)
         if expected:

@@ -6,8 +6,6 @@ above that class's own threshold, the mean probability of the class among the im
 not the label, the label is suspected. The thresholds make up for classes that the model is generally less sure of.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -27,26 +25,12 @@ from upcycle.training.probe import out_of_fold
 _FOLDS = 5
 
 
-@dataclass(frozen=True, eq=False)
-class Suspects:
-    """`positions`: suspected images, the surest first; `given`, `likely`: their label and the class they look like.
+def suspects(
+    probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of the images whose `labels` [n] their out-of-fold `probabilities` [n, K] contradict, the surest first.
 
-    `margins`: probability of the label less that of the likely class, -1 to 0 and mostly below.
-    """
-
-    positions: npt.NDArray[np.int64]
-    given: npt.NDArray[np.int64]
-    likely: npt.NDArray[np.int64]
-    margins: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
-def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> Suspects:
-    """The images whose `labels` [n] their out-of-fold `probabilities` [n, K] contradict.
-
-    A class without any image is never likely.
+    And the class that each looks like. A class without any image is never likely.
     """
     chances, given = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     everything = np.arange(len(given))
@@ -60,7 +44,7 @@ def suspects(probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.int
     margins = chances[everything, given] - chances[everything, likely]
     found = np.flatnonzero(counted & (likely != given))
     found = found[np.argsort(margins[found], kind="stable")]
-    return Suspects(found, given[found], likely[found], margins[found])
+    return found, likely[found]
 
 
 def find_label_errors(data: Audited, config: Config, show: Display) -> Finding | None:
@@ -70,8 +54,28 @@ def find_label_errors(data: Audited, config: Config, show: Display) -> Finding |
     five folds.
     """
     chances = _chances(data, config, show)
-    found = suspects(chances, data.index.labels)
-    return _finding(data, found, chances)
+    classes, groups = data.index.classes, []
+    suspected, looks = suspects(chances, data.index.labels)
+    for at, likely in zip(suspected.tolist(), looks.tolist(), strict=True):
+        groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
+    agreed = 100 * float((chances.argmax(axis=1) == data.index.labels).mean())
+    effect = (
+        f"A linear classifier that was not trained on them, right about {two_digits(agreed)} % of all labels, is sure "
+        "of another class. The wrong ones among them are learned as they are; others are merely difficult"
+    )
+    tested = int((data.sides == TEST).sum())
+    doubtful = int((data.sides[suspected] == TEST).sum())
+    if doubtful:
+        off = percentage_points(100 * doubtful / tested)
+        effect += f". Suspected test labels: {doubtful:,} of {tested:,}; if all are wrong, a score is off by {off}"
+    return Finding.counted(
+        "label-errors",
+        groups,
+        "suspected label error(s)",
+        effect,
+        "Check them, the surest first: correct what is wrong, and keep what is merely difficult",
+        serious=True,
+    )
 
 
 def check_weights(config: Config) -> tuple[str, Weights]:
@@ -119,27 +123,3 @@ def _chances(data: Audited, config: Config, show: Display) -> npt.NDArray[np.flo
         return out_of_fold(
             features, index.labels, network.task, split, groups=same, seed=config.seed, progress=progress
         )
-
-
-def _finding(data: Audited, found: Suspects, chances: npt.NDArray[np.float64]) -> Finding | None:
-    classes, groups = data.index.classes, []
-    for at, likely in zip(found.positions.tolist(), found.likely.tolist(), strict=True):
-        groups.append((data.image(at, f"looks like {shown(classes[likely])}, {100 * chances[at, likely]:.0f} %"),))
-    agreed = 100 * float((chances.argmax(axis=1) == data.index.labels).mean())
-    effect = (
-        f"A linear classifier that was not trained on them, right about {two_digits(agreed)} % of all labels, is sure "
-        "of another class. The wrong ones among them are learned as they are; others are merely difficult"
-    )
-    tested = int((data.sides == TEST).sum())
-    doubtful = int((data.sides[found.positions] == TEST).sum())
-    if doubtful:
-        off = percentage_points(100 * doubtful / tested)
-        effect += f". Suspected test labels: {doubtful:,} of {tested:,}; if all are wrong, a score is off by {off}"
-    return Finding.counted(
-        "label-errors",
-        groups,
-        "suspected label error(s)",
-        effect,
-        "Check them, the surest first: correct what is wrong, and keep what is merely difficult",
-        serious=True,
-    )

@@ -53,15 +53,12 @@ def cache_root(config: Config) -> Path:
 def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = proposals.read_list(file) if file else []
+    listed = proposals.read_list(file)
     with show.progress("scanning") as progress:
         index = index_images(data, Layout.of(config), progress=progress, threads=machine.threads)
-    if file is None:
-        return index
-    left = proposals.exclude(index, listed, file.name)
-    if left.missing:
-        more = f" and {len(left.missing) - 3} more" if len(left.missing) > 3 else ""
-        show.warn(f"{file} lists files that are not there: {', '.join(map(shown, left.missing[:3]))}{more}")
+    left = proposals.exclude(index, listed, file.name if file else "")
+    for warning in left.warnings(file):
+        show.warn(warning)
     return left.index
 
 

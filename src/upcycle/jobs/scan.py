@@ -20,7 +20,7 @@ from upcycle.data.index import check_exists
 from upcycle.data.listing import Layout
 from upcycle.data.splits import split_by
 from upcycle.device import crowded, threads_for
-from upcycle.errors import ConfigError, DataError, RunError, shown
+from upcycle.errors import ConfigError, DataError, RunError
 from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
@@ -72,106 +72,91 @@ def scan(
 ) -> Scan:
     """Check every image of `data`: what is wrong and what it would do to the result.
 
-    `options` are those of `upcycle scan --help`. Raises an UpcycleError with one line for what cannot be scanned;
-    findings raise nothing.
+    Writes audit.json, quarantine.csv, a page and, where images belong together, grouped.csv. `options` are those of
+    `upcycle scan --help`. Raises an UpcycleError with one line for what cannot be scanned; findings raise nothing.
     """
-    folder, page = path_or_none(out, "one folder"), path_or_none(html, "one file")
-    asked = begin_scan(expanded(data, IMAGES), options, out=folder, html=page, label_errors=label_errors)
-    with removed_unless_started(asked.out, reserved=folder is None):
-        return Scan(run_scan(asked, show or default_show()))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be scanned, how, and where the answer goes."""
-
-    data: Path
-    config: Config
-    out: Path
-    page: Path
-    command: str
-    label_errors: bool
-    given: Mapping[str, Any]
-
-    def training(self, data: Path, *words: str) -> str:
-        """The command that trains on `data` as this scan has split it, or would split it."""
-        kept = {name: self.given[name] for name in _TRAINING if name in self.given}
-        if data != self.data:
-            elsewhere = set(READING) - {"drop_empty_classes"}  # they do not concern the manifest that a scan writes
-            kept = {name: value for name, value in kept.items() if name not in elsewhere}
-        return shlex.join(["upcycle", "train", str(data), *words, *spelled(kept)])
-
-
-def begin_scan(
-    data: Path, options: Mapping[str, Any], *, out: Path | None, html: Path | None, label_errors: bool
-) -> Asked:
-    """What a call of `scan` means; ConfigError or RunError for what it cannot mean."""
-    given = absolute(canonical(options))
-    config = resolve(given)
-    named, out = out, out or free(name_of(data, "scan"))
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RunError(f"{out} is not empty, and may hold a list that you have edited: give another --out")
-    for place in (out, html):
+    named, page = path_or_none(out, "one folder"), path_or_none(html, "one file")
+    data, given = expanded(data, IMAGES), absolute(canonical(options))
+    config, name, show = resolve(given), name_of(data, "scan"), show or default_show()
+    folder = named or free(name)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder} is not empty, and may hold a list that you have edited: give another --out")
+    for place in (folder, page):
         if place is not None and data.is_dir() and place.resolve().is_relative_to(data.resolve()):
             raise ConfigError(f"{place} lies inside {data}, where its images are searched for: give another place")
-    out = named or reserve(name_of(data, "scan"))
-    words = ["upcycle", "scan", str(data.resolve()), *(["--label-errors"] if label_errors else []), *spelled(given)]
-    words += ["--out", str(out), *(["--html", str(html)] if html else [])]
-    return Asked(data.resolve(), config, out, html or out / PAGE, shlex.join(words), label_errors, given)
+    data, folder = data.resolve(), named or reserve(name)
+    with removed_unless_started(folder, reserved=named is None):
+        started = time.perf_counter()
+        check_exists(data)
+        if label_errors:
+            from upcycle.jobs.label_errors import check_weights  # it brings torch
+
+            check_weights(config)
+        images, decided = _inspect_images(data, config, show)
+        findings = _find_problems(images, config, show, label_errors=label_errors)
+        words = ["upcycle", "scan", str(data), *(["--label-errors"] if label_errors else []), *spelled(given)]
+        audit = replace(
+            Audit.of(images, findings),
+            data=str(data),
+            created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            command=shlex.join([*words, "--out", str(folder), *(["--html", str(page)] if page else [])]),
+            seconds=round(time.perf_counter() - started, 1),
+            upcycle=__version__,
+        )
+        _write(folder, page or folder / PAGE, images, audit, decided, given, show)
+        return Scan(folder)
 
 
-def run_scan(asked: Asked, show: Display) -> Path:
-    """Scan, and write audit.json, quarantine.csv, the page and, where images belong together, grouped.csv.
-
-    Findings are no failure. DataError where DATA is nothing to scan.
-    """
-    started = time.perf_counter()
-    check_exists(asked.data)
-    if asked.label_errors:
-        from upcycle.jobs.label_errors import check_weights  # it brings torch
-
-        check_weights(asked.config)
-    data, decided = _inspect_images(asked.data, asked.config, show)
-    findings = _find_problems(data, asked.config, show, label_errors=asked.label_errors)
-    audit = replace(
-        Audit.of(data, findings),
-        data=str(asked.data),
-        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        command=asked.command,
-        seconds=round(time.perf_counter() - started, 1),
-        upcycle=__version__,
-    )
+def _write(
+    folder: Path,
+    page: Path,
+    images: Audited,
+    audit: Audit,
+    decided: list[proposals.Entry],
+    given: Mapping[str, Any],
+    show: Display,
+) -> None:
+    """All files of a scan, and its summary; `given`: the options that were given."""
     # what a person has decided stands
-    entries = list({entry.path: entry for entry in (*proposals.proposed(findings), *decided)}.values())
-    write_json(asked.out / _AUDIT, audit.to_dict())
-    proposals.write_list(asked.out / _QUARANTINE, entries)
-    train = asked.training(asked.data, "--quarantine", str(asked.out / _QUARANTINE))
-    grouped = asked.training(asked.out / _GROUPED) if _write_grouped(asked.out / _GROUPED, data, entries) else None
+    entries = list({entry.path: entry for entry in (*proposals.proposed(audit.findings), *decided)}.values())
+    write_json(folder / _AUDIT, audit.to_dict())
+    proposals.write_list(folder / _QUARANTINE, entries)
+    kept = {name: given[name] for name in _TRAINING if name in given}
+    train = _training(audit.data, kept, "--quarantine", str(folder / _QUARANTINE))
+    grouped = None
+    if _write_grouped(folder / _GROUPED, images, entries):
+        elsewhere = set(READING) - {"drop_empty_classes"}  # they do not concern the manifest that a scan writes
+        kept = {name: value for name, value in kept.items() if name not in elsewhere}
+        grouped = _training(str(folder / _GROUPED), kept)
     with show.progress("images") as progress:
         write_scan(
-            asked.page,
+            page,
             audit,
             entries,
-            root=data.index.root,
+            root=images.index.root,
             train=train,
             grouped=grouped,
-            scale=asked.config.scale,
+            scale=resolve(given).scale,
             progress=progress,
         )
-    for line in _summary(data, findings):
+    for line in _summary(audit):
         show.message(line)
     excluded = sum(entry.excluded for entry in entries)
     show.message(f"\nto exclude: {excluded:,}, to decide: {len(entries) - excluded:,}; check the list, then: {train}")
     if grouped:
         show.message(f"with what belongs together on one side: {grouped}")
-    show.message(f"page: {asked.page}")
-    return asked.out
+    show.message(f"page: {page}")
+
+
+def _training(data: str, options: Mapping[str, Any], *words: str) -> str:
+    """The command that trains on `data` as this scan has split it, or would split it."""
+    return shlex.join(["upcycle", "train", data, *words, *spelled(options)])
 
 
 def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[proposals.Entry]]:
     """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
     file = Path(config.quarantine) if config.quarantine else None
-    listed = proposals.read_list(file) if file else []
+    listed = proposals.read_list(file)
     folder = written_in(Path(config.cache) if config.cache else default_root(), "statistics")
     if crowd := crowded(config.threads):
         show.warn(crowd)
@@ -185,8 +170,8 @@ def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited,
             progress=progress,
         )
     left = proposals.exclude(index, listed, file.name if file else "", trainable=False)
-    if left.missing:
-        show.warn(f"{len(left.missing)} listed files are not there, the first {shown(left.missing[0])}")
+    for warning in left.warnings(file):
+        show.warn(warning)
     remaining = pc.is_in(index.paths, value_set=left.index.paths).to_numpy(zero_copy_only=False)
     audited = Audited(left.index, statistics=statistics[remaining])
     try:
@@ -230,17 +215,17 @@ def _write_grouped(path: Path, data: Audited, entries: list[proposals.Entry]) ->
     return True
 
 
-def _summary(data: Audited, findings: list[Finding]) -> list[str]:
+def _summary(audit: Audit) -> list[str]:
     """How much there is, and each finding in a few lines."""
-    serious = sum(finding.serious for finding in findings)
-    excluded = sum(file.kind == "excluded" for file in data.index.quarantined)
+    serious = sum(finding.serious for finding in audit.findings)
+    excluded = sum(file.kind == "excluded" for file in audit.quarantined)
     lines = [
-        f"{counted(len(data.index), 'image')} of {counted(len(data.index.classes), 'class', 'classes')}, "
-        f"{counted(len(data.index.quarantined) - excluded, 'file')} that cannot be used"
-        f"{f', {excluded:,} excluded' if excluded else ''}: "
-        f"{counted(len(findings), 'finding')}, {serious} of which {'changes' if serious == 1 else 'change'} the result"
+        f"{counted(audit.images, 'image')} of {counted(len(audit.classes), 'class', 'classes')}, "
+        f"{counted(len(audit.quarantined) - excluded, 'file')} that cannot be used"
+        f"{f', {excluded:,} excluded' if excluded else ''}: {counted(len(audit.findings), 'finding')}, "
+        f"{serious} of which {'changes' if serious == 1 else 'change'} the result"
     ]
-    for finding in findings:
+    for finding in audit.findings:
         lines.append(f"\n{'!' if finding.serious else '-'} {finding.title}")
         texts = (finding.named(), finding.effect, finding.advice and f"-> {finding.advice}")
         lines += [f"    {text}" for text in texts if text]
