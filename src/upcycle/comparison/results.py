@@ -19,7 +19,6 @@ from upcycle.rundir import read_json, write_json
 from upcycle.values import read_value
 
 _VERSION = 2
-SMALLEST_DIFFERENCE = 0.01
 FILE, PAGE = "comparison.json", "comparison.html"
 
 Verdict = Literal["gain", "loss", "same", "unclear", "too-small"]
