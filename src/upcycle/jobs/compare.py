@@ -231,21 +231,22 @@ class Sweep:
 
     def groups(self) -> list[VariantRuns]:
         """The finished runs of each variant, its failures and its trials; a damaged run counts as failed."""
-        return [self._group(variant) for variant in self.grid.variants]
-
-    def _group(self, variant: Variant) -> VariantRuns:
-        trials, cells = self.trials(variant), self.cells(variant)
-        tried, runs = (tuple(run for cell in some if (run := self._read(cell))) for some in (trials, cells))
-        failed = {cell.path: cell.seed for cell in (*trials, *cells) if cell.path in self.failed}
-        return VariantRuns(
-            variant.name,
-            variant.title,
-            variant.description,
-            runs,
-            failed=tuple(FailedSeed(seed, self.failed[path]) for path, seed in failed.items()),
-            trials=tried,
-            lr=self.rate(variant),
-        )
+        groups = []
+        for variant in self.grid.variants:
+            trials, cells = self.trials(variant), self.cells(variant)
+            tried, runs = (tuple(run for cell in some if (run := self._read(cell))) for some in (trials, cells))
+            failed = {cell.path: cell.seed for cell in (*trials, *cells) if cell.path in self.failed}
+            group = VariantRuns(
+                variant.name,
+                variant.title,
+                variant.description,
+                runs,
+                failed=tuple(FailedSeed(seed, self.failed[path]) for path, seed in failed.items()),
+                trials=tried,
+                lr=self.rate(variant),
+            )
+            groups.append(group)
+        return groups
 
     def _read(self, cell: Cell) -> FinishedRun | None:
         try:
