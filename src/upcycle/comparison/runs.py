@@ -95,13 +95,13 @@ def read_run(path: Path) -> FinishedRun:
     if status["state"] != "finished":
         resume = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
         raise RunError(f"{path} is {status['state']}, not finished: {resume}")
+    check(run)
     evaluation = entries(run.evaluation)
     if run.evaluation.exists() and "test" not in evaluation:
         raise RunError(f"{path} has no test set, and runs are compared by their test: train it with a test_fraction")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
-    check(run)
     try:
         test = RunEvaluation.from_dict(evaluation)["test"]
     except RunError as error:
