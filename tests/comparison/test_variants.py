@@ -1,10 +1,22 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from upcycle.comparison.variants import VARIANTS, check_common, variants_of, without_effect
-from upcycle.errors import ConfigError
+from upcycle.comparison.variants import (
+    VARIANTS,
+    Grid,
+    check_common,
+    read_grid,
+    resumed,
+    seeds_from,
+    variants_of,
+    without_effect,
+)
+from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
+from upcycle.rundir import read_json, write_json
 
 
 def test_the_built_in_variants_end_with_our_default() -> None:
@@ -99,3 +111,75 @@ def test_an_option_of_another_schedule_is_reported() -> None:
     lines = without_effect({"pct_start": 0.3, "lr": 0.1}, resolve({"schedule": "constant", "pct_start": 0.3}))
     assert ["pct_start has no effect: it is for the schedule one-cycle, and this one is constant"] == lines
     assert [] == without_effect({"pct-start": 0.3, "lr_max": 0.1}, resolve({}))
+
+
+# ----------------------------------------------------------------------------------------- grid
+
+
+def grid(out: Path, names: str = "probe,constant,constant-tuned", seeds: int = 2, **common: Any) -> Grid:
+    return Grid(Path("/photos"), variants_of(names.split(",")), seeds_from(0, seeds), common, out)
+
+
+def test_a_grid_is_saved_whole(tmp_path: Path) -> None:
+    made = grid(tmp_path, image_size=64, cache="/a", on_divergence="retry")
+    made.save()
+    assert made == read_grid(tmp_path)
+
+
+def test_options_that_change_no_result_may_differ_on_resuming(tmp_path: Path) -> None:
+    saved = grid(tmp_path, image_size=64, cache="/a", workers=2)
+    made = resumed(saved, grid(tmp_path, image_size=64, cache="/b", checkpoint_every=0))
+    assert {"image_size": 64, "cache": "/b", "workers": 2, "checkpoint_every": 0} == made.common
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"names": "probe,default"}, "was started with variants .*constant.*Choose another --out"),
+        ({"seeds": 3}, "was started with seeds \\[0, 1\\], not \\[0, 1, 2\\]. Choose another --out"),
+        ({"image_size": 32}, "was started with options {'image_size': 64}, not {'image_size': 32}"),
+    ],
+)
+def test_another_grid_is_refused_in_one_line(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        resumed(grid(tmp_path, image_size=64), grid(tmp_path, **{"image_size": 64, **changed}))
+
+
+def test_a_variant_whose_file_has_changed_is_refused(tmp_path: Path) -> None:
+    file, made = tmp_path / "mine.toml", []
+    for text in ("epochs = 5", "epochs = 6"):
+        file.write_text(text)
+        made.append(grid(tmp_path / "out", f"probe,{file}"))
+    with pytest.raises(RunError, match="was started with variants"):
+        resumed(made[0], made[1])
+
+
+@pytest.mark.parametrize("count", [0, -1, 101])
+def test_seeds_out_of_range_are_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match="out of range: use 1 to 100"):
+        seeds_from(0, count)
+
+
+def test_a_grid_of_an_earlier_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_json(tmp_path / "grid.json", {"data": "/photos", "common": {}, "seeds": 3})
+    with pytest.raises(RunError, match=r"by an earlier version and cannot resume. Compare its runs with `upcycle"):
+        read_grid(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"variants": {"../../zz": {}}},
+        {"variants": {"a": [1]}},
+        {"smallest_difference": -3.0},
+        {"seeds": [10**12]},
+        {"seeds": []},
+        {"data": 3},
+    ],
+)
+def test_a_strangers_grid_leads_nowhere(tmp_path: Path, changed: dict[str, Any]) -> None:
+    made = grid(tmp_path)
+    made.save()
+    made.file.write_text(json.dumps({**read_json(made.file), **changed}))
+    with pytest.raises(RunError, match="does not hold a comparison's grid"):
+        read_grid(tmp_path)

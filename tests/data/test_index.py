@@ -18,8 +18,8 @@ from tests.data.made import made
 from upcycle.audit.findings import Audited
 from upcycle.data import decode, isolation
 from upcycle.data.formats import FORMATS, Format
-from upcycle.data.index import Index, Quarantined, in_order, index_images
-from upcycle.data.listing import Layout, Unusable
+from upcycle.data.index import Index, in_order, index_images
+from upcycle.data.listing import Layout, Quarantined, Unusable
 from upcycle.errors import DataError, UpcycleError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "data"

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from tests.reporting.comparisons import changed, renamed, without_results, write_example
 from tests.reporting.pages import Page
-from upcycle.comparison.results import Comparison, Cost, Estimate
+from upcycle.comparison.results import Comparison, Cost
 from upcycle.comparison.runs import FailedSeed
+from upcycle.comparison.statistics import Estimate
 from upcycle.reporting.comparison_page import (
     chance,
     comparison_table,

@@ -17,7 +17,6 @@ from upcycle.errors import RunError, shown
 from upcycle.rundir import read_json, read_value, write_json
 
 _VERSION = 2
-SMALLEST_DIFFERENCE = 0.01
 FILE, PAGE = "comparison.json", "comparison.html"
 
 Verdict = Literal["gain", "loss", "same", "unclear", "too-small"]

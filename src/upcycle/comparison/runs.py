@@ -94,13 +94,17 @@ def read_run(path: Path) -> FinishedRun:
     if status["state"] != "finished":
         resume = shlex.join(["upcycle", "train", "--out", str(path), "--resume"])
         raise RunError(f"{path} is {status['state']}, not finished: {resume}")
+    check(run)
+    evaluation = entries(run.evaluation)
+    if run.evaluation.exists() and "test" not in evaluation:
+        raise RunError(f"{path} has no test set, and runs are compared by their test: train it with a test_fraction")
     for file in (run.config, run.evaluation, run.predictions("test")):
         if not file.exists():
-            if run.evaluation.exists():
-                _test(run)  # which says so of a run without a test set
             raise RunError(f"{path} lacks {file.relative_to(path)}: its test cannot be compared. Train it again")
-    check(run)
-    test = _test(run)
+    try:
+        test = RunEvaluation.from_dict(evaluation)["test"]
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
     try:
         config = read_config(run.config)
     except ConfigError as error:
@@ -140,21 +144,6 @@ def _entries(values: object, file: Path) -> dict[str, Any]:
 def digest(file: Path) -> str:
     """The sha256 of a file; '' where there is none."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
-
-
-def _test(run: RunDir) -> Evaluation:
-    """The metrics of a run's test; RunError where it has none."""
-    values = read_json(run.evaluation)
-    if isinstance(values, dict) and "test" not in values:
-        raise RunError(
-            f"{run.root} has no test set, and runs are compared by their test: train it with a test_fraction"
-        )
-    try:
-        test = RunEvaluation.from_dict(values).test
-    except RunError as error:
-        raise RunError(f"{run.root}: {error}") from None
-    assert test is not None
-    return test
 
 
 # --------------------------------------------------------------------------------------- groups

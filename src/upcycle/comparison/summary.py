@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean
 
 from upcycle.comparison.results import (
-    SMALLEST_DIFFERENCE,
     About,
     Comparison,
     Cost,
@@ -34,7 +33,7 @@ from upcycle.comparison.statistics import (
     scored,
     sign_flip,
 )
-from upcycle.comparison.variants import differing
+from upcycle.comparison.variants import SMALLEST_DIFFERENCE, differing
 from upcycle.errors import ConfigError
 from upcycle.evaluation.intervals import LEVEL
 

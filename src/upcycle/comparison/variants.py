@@ -1,13 +1,22 @@
-"""Variants of a comparison: named configurations, and which of their options have an effect."""
+"""What a comparison trains: variants, which are named configurations, and their grid with seeds as it is saved.
 
+And which options have an effect.
+"""
+
+import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from upcycle.config import READING, Config, absolute, canonical, read_toml
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, RunError
 from upcycle.recipes import resolve
+from upcycle.rundir import read_json, write_json
 
 Options = Mapping[str, object]
 
@@ -17,6 +26,9 @@ FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
 """Options that may differ when a run or a comparison resumes: they do not change a result."""
 LONGEST_NAME = 100
 """Bytes of a variant's name, which is a part of file names."""
+MOST_SEEDS = 100
+SMALLEST_DIFFERENCE = 0.01
+"""The difference of F1 that matters where nobody says."""
 
 _SHARED = (*READING, "seed", "split_seed", "folds", "quarantine", "val_fraction", "test_fraction")
 """Options that are the same for all variants, or set by the comparison: no variant's file may set them."""
@@ -164,6 +176,171 @@ def check_common(options: Options) -> None:
 def from_options(name: str, options: Options) -> Variant:
     """A variant as it was saved: a built-in one by its name, else the options of a user's own."""
     return VARIANTS.get(name) or Variant(name, name, f"the options of {name}.toml", dict(options))
+
+
+# ------------------------------------------------------------------------------------------- grid
+
+
+class _Saved(BaseModel):
+    """What grid.json holds."""
+
+    model_config = ConfigDict(strict=True)
+
+    data: str
+    common: Options
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31 + MOST_SEEDS)]] = Field(min_length=1, max_length=MOST_SEEDS)
+    smallest_difference: float = Field(gt=0, le=1)
+    variants: dict[Annotated[str, AfterValidator(check_name)], Options]
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: `variants` in order, `seeds`, the options that all share, and the difference that matters."""
+
+    data: Path
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    common: Options
+    out: Path
+    smallest_difference: float = SMALLEST_DIFFERENCE
+    command: str = ""
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its run directories."""
+        return self.out / "runs"
+
+    @property
+    def file(self) -> Path:
+        """Where it is saved (JSON)."""
+        return self.out / "grid.json"
+
+    def to_dict(self) -> dict[str, object]:
+        """What grid.json holds."""
+        return {
+            "data": str(self.data),
+            "common": _plain(self.common),
+            "seeds": list(self.seeds),
+            "smallest_difference": self.smallest_difference,
+            "variants": {variant.name: _plain(variant.options) for variant in self.variants},
+            "command": self.command,
+        }
+
+    def save(self) -> None:
+        """Write it down, so that it can resume."""
+        write_json(self.file, self.to_dict())
+
+
+def _plain(options: Options) -> Options:
+    made: Options = json.loads(json.dumps(dict(options), default=str))
+    return made
+
+
+def read_grid(out: Path) -> Grid:
+    """The grid saved in `out`; RunError when there is none, or it was written by an earlier version."""
+    values = read_json(out / "grid.json")
+    if isinstance(values, dict) and "variants" not in values:
+        raise RunError(
+            f"{out} was started by an earlier version and cannot resume. Compare its runs with "
+            f"`upcycle compare {out}/runs/*`, or choose another --out"
+        )
+    try:
+        saved = _Saved.model_validate(values)
+    except ValidationError:
+        raise RunError(f"{out / 'grid.json'} does not hold a comparison's grid. Choose another --out") from None
+    return Grid(
+        data=Path(saved.data),
+        variants=tuple(from_options(name, options) for name, options in saved.variants.items()),
+        seeds=tuple(saved.seeds),
+        common=saved.common,
+        out=out,
+        smallest_difference=saved.smallest_difference,
+        command=saved.command,
+    )
+
+
+def requested(
+    data: Path | None,
+    names: Sequence[str] | None,
+    *,
+    seeds: int | None,
+    options: Options,
+    goal: float | None,
+    out: Path,
+    resume: bool,
+) -> Grid:
+    """What a call of `compare` on images means; ConfigError or RunError for what it cannot mean.
+
+    With `resume` whatever is left out is as the comparison in `out` was started; whatever is given has to agree.
+    """
+    given = absolute(canonical(options))
+    check_common(given)
+    saved = _saved(out, resume=resume)
+    if data is None and saved is None:
+        raise ConfigError("say what to compare: upcycle compare DATA, or upcycle compare RUN RUN ...")
+    first = given.pop("seed", None)
+    if saved is not None:
+        now = replace(
+            saved,
+            data=saved.data if data is None else data.resolve(),
+            variants=saved.variants if names is None else variants_of(names),
+            seeds=seeds_from(saved.seeds[0] if first is None else first, len(saved.seeds) if seeds is None else seeds),
+            common={**saved.common, **given},
+            smallest_difference=goal or saved.smallest_difference,
+        )
+        return resumed(saved, now)
+    assert data is not None
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"{out} lies inside {data}. Choose another --out")
+    return Grid(
+        data=data.resolve(),
+        variants=tuple(VARIANTS.values()) if names is None else variants_of(names),
+        seeds=seeds_from(first or 0, 3 if seeds is None else seeds),
+        common=given,
+        out=out,
+        smallest_difference=goal or SMALLEST_DIFFERENCE,
+    )
+
+
+def check_folder(out: Path) -> None:
+    """RunError for a file where a comparison's folder should be."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file. Choose another --out")
+
+
+def _saved(out: Path, *, resume: bool) -> Grid | None:
+    """The grid saved in `out`, to be resumed; None where it is empty. RunError when it is in the way."""
+    check_folder(out)
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    if not resume:
+        command = shlex.join(["upcycle", "compare", "--out", str(out), "--resume"])
+        raise RunError(f"{out} already exists. Resume it with `{command}`, or choose another --out")
+    return read_grid(out)
+
+
+def seeds_from(first: object, count: int) -> tuple[int, ...]:
+    """`count` seeds from `first`; ConfigError when that is none, too many or no number."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ConfigError(f"seeds = {count!r} is not a whole number")
+    if not 1 <= count <= MOST_SEEDS:
+        raise ConfigError(f"seeds = {count} is out of range: use 1 to {MOST_SEEDS}")
+    start = resolve({"seed": first}).seed
+    return tuple(range(start, start + count))
+
+
+def resumed(saved: Grid, now: Grid) -> Grid:
+    """`now`, if it is `saved` but for options that change no result; RunError, naming the difference, otherwise."""
+    before, after = (
+        replace(grid, command="", common={k: v for k, v in grid.common.items() if k not in FREE_TO_CHANGE}).to_dict()
+        for grid in (saved, now)
+    )
+    name = next((name for name in before if before[name] != after[name]), None)
+    if name is not None:
+        label = {"data": "DATA", "common": "options"}.get(name, name.replace("_", " "))
+        raise RunError(f"{now.out} was started with {label} {before[name]}, not {after[name]}. Choose another --out")
+    return replace(now, common={**saved.common, **now.common}, command=saved.command)
 
 
 # ------------------------------------------------------------------------------------- options with an effect

@@ -88,9 +88,10 @@ def predict_logits(
     preprocessing: Preprocessing,
     machine: Hardware,
     workers: int,
+    output: Output | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Logits:
-    """Logits [n, outputs] of the images at `positions`."""
+    """Logits [n, outputs] of the images at `positions`, or what `output` gives for them."""
     batches = eval_batches(
         frames,
         positions,
@@ -100,7 +101,7 @@ def predict_logits(
         workers=workers,
     )
     told = None if progress is None else lambda done: progress(done, len(positions))
-    return forward(model, batches, progress=told)
+    return forward(model, batches, output=output, progress=told)
 
 
 def predictions(index: Index, positions: _Positions, logits: Logits) -> Predictions:
@@ -161,17 +162,17 @@ def extract(
     parts = path.with_suffix(".parts")
 
     def computed(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        padded = eval_batches(
+        done = int(positions[0])
+        rows = predict_logits(
+            model,
             frames,
             positions,
             preprocessing=network.preprocessing,
-            batch_size=EVAL_BATCH,
-            device=machine.device,
+            machine=machine,
             workers=workers,
+            output=model.features,
+            progress=None if progress is None else lambda more, _: progress(done + more, len(index)),
         )
-        done = int(positions[0])
-        told = None if progress is None else lambda more: progress(done + more, len(index))
-        rows = forward(model, padded, output=model.features, progress=told)
         if not np.isfinite(rows).all():
             raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
         return rows

@@ -1,26 +1,42 @@
 """Comparing: train what is missing of a grid of variants and seeds, or take runs that exist; nothing here loads torch.
 
-What trains is imported when something is trained: comparing runs that exist starts without it.
+What of the grid is finished is read from the run directories. What trains is imported when something is trained:
+comparing runs that exist starts without it.
 """
 
+import json
+import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, Unpack
 
-from upcycle.comparison.results import FILE, PAGE, SMALLEST_DIFFERENCE, About, Comparison
-from upcycle.comparison.runs import VariantRuns, grouped, read_run
+from upcycle.comparison.results import About, Comparison
+from upcycle.comparison.runs import (
+    FailedSeed,
+    FinishedRun,
+    VariantRuns,
+    digest,
+    entries,
+    grouped,
+    read_history,
+    read_run,
+)
 from upcycle.comparison.summary import summarize
-from upcycle.comparison.sweep import Cell, Grid, Sweep, check_folder, requested
-from upcycle.config import IMAGES, canonical, expanded, path_or_none, read_toml
+from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, effective, requested
+from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
+from upcycle.evaluation.results import FILE
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
+from upcycle.recipes import resolve
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.names import clock, counted
 from upcycle.reporting.progress import Display, default_show
+from upcycle.reporting.scan_page import PAGE
 from upcycle.rundir import RunDir, locked
 
 
@@ -100,6 +116,155 @@ def _summarize(groups: Sequence[VariantRuns], out: Path, about: About, goal: flo
 
 
 # ------------------------------------------------------------------------------------------- grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid: a variant with a seed, at the rate `lr` where the variant has several to choose from.
+
+    `config` is resolved from `options`; `path` is its run directory.
+    """
+
+    variant: Variant
+    seed: int
+    options: Mapping[str, object]
+    config: Config
+    path: Path
+    lr: float | None = None
+
+    def __str__(self) -> str:
+        rate = "" if self.lr is None else f" at rate {self.lr:g}"
+        return f"{self.variant.name}{rate}, seed {self.seed}"
+
+
+class Sweep:
+    """The cells of a grid and how far they are: what is finished is read from the run directories.
+
+    Cells with the same configuration, of whatever variant, are one run. `failed` has the reasons by run directory.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.failed: dict[Path, str] = {}
+        self._paths: dict[str, Path] = {}
+        self._facts: dict[str, tuple[Path, str]] = {}
+        # in one fixed order, so that cells that are the same run get the name of the variant that comes first
+        for variant in grid.variants:
+            for seed in grid.seeds if not variant.rates else ():
+                self._cell(variant, seed)
+        for variant in grid.variants:
+            self.trials(variant)
+
+    def _cell(self, variant: Variant, seed: int, lr: float | None = None) -> Cell:
+        """A cell; all share the split of the first seed. ConfigError, naming the variant, if it cannot be trained."""
+        first = self.grid.seeds[0]
+        options = variant.over(self.grid.common, seed=seed, split_seed=None if seed == first else first, lr=lr)
+        try:
+            config = resolve(options)
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.name}: {error}") from None
+        key = json.dumps({**effective(config), "seed": seed}, sort_keys=True, default=str)
+        rate = "" if lr is None else f"-rate-{lr:g}"
+        path = self._paths.setdefault(key, self.grid.runs / f"{variant.name}{rate}-seed-{seed}")
+        return Cell(variant, seed, options, config, path, lr)
+
+    def trials(self, variant: Variant) -> tuple[Cell, ...]:
+        """The cells that a variant's rate is chosen from, one per rate, with the first seed."""
+        return tuple(self._cell(variant, self.grid.seeds[0], lr) for lr in variant.rates)
+
+    def cells(self, variant: Variant) -> tuple[Cell, ...]:
+        """The cells of a variant, one per seed; none until its rate is chosen."""
+        lr = self.rate(variant)
+        if variant.rates and lr is None:
+            return ()
+        return tuple(self._cell(variant, seed, lr) for seed in self.grid.seeds)
+
+    def rate(self, variant: Variant) -> float | None:
+        """The rate whose trial has the lowest validation loss; None until every trial has finished or failed."""
+        trials = self.trials(variant)
+        finished = [cell for cell in trials if self.finished(cell)]
+        if not finished or not all(self.done(cell) for cell in trials):
+            return None
+        return min(finished, key=lambda cell: _lowest_loss(RunDir(cell.path))).lr
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether its run is finished; RunError when other images, another split or other weights were used."""
+        run = RunDir(cell.path)
+        if not run.is_run() or run.status()["state"] != "finished":
+            return False
+        if not (run.config.exists() and run.evaluation.exists() and run.predictions("test").exists()):
+            return False  # tested again from its best weights
+        source, seen = entries(run.config), entries(run.model).get("preprocessing", {})
+        seen = {name: value for name, value in seen.items() if name != "source"} if isinstance(seen, dict) else {}
+        facts = {
+            "images": source.get("data"),
+            "images or split": digest(run.splits),
+            f"weights {cell.config.weights} of {cell.config.arch}": source.get("weights_sha256"),
+            f"input for the variant {cell.variant.name}": json.dumps(seen, sort_keys=True),
+        }
+        for name, value in facts.items():
+            first, text = self._facts.setdefault(name, (run.root, str(value)))
+            if text != str(value):
+                raise RunError(f"{run.root} and {first} were trained with other {name}. Choose another --out")
+        return True
+
+    def done(self, cell: Cell) -> bool:
+        """Whether its run is finished, or has failed."""
+        return cell.path in self.failed or self.finished(cell)
+
+    def progress(self) -> tuple[int, int, float | None]:
+        """Runs that are done, runs in all, and the seconds left; None while a variant to come is not timed yet."""
+        done, total, left = 0, 0, 0.0
+        counted: set[Path] = set()
+        timed = True
+        for variant in self.grid.variants:
+            cells = {cell.path: cell for cell in (*self.trials(variant), *self.cells(variant))}
+            cells = {path: cell for path, cell in cells.items() if path not in counted}
+            counted |= cells.keys()
+            unchosen = len(self.grid.seeds) - 1 if variant.rates and self.rate(variant) is None else 0
+            finished = [path for path, cell in cells.items() if self.finished(cell)]
+            ended = {*finished, *(cells.keys() & self.failed.keys())}
+            done, total = done + len(ended), total + len(cells) + unchosen
+            waiting = len(cells) - len(ended) + unchosen
+            timed = timed and bool(finished or not waiting)
+            if finished:
+                left += waiting * mean(float(RunDir(path).status().get("seconds") or 0.0) for path in finished)
+        return done, total, left if timed else None
+
+    def groups(self) -> list[VariantRuns]:
+        """The finished runs of each variant, its failures and its trials; a damaged run counts as failed."""
+        groups = []
+        for variant in self.grid.variants:
+            trials, cells = self.trials(variant), self.cells(variant)
+            tried, runs = (tuple(run for cell in some if (run := self._read(cell))) for some in (trials, cells))
+            failed = {cell.path: cell.seed for cell in (*trials, *cells) if cell.path in self.failed}
+            group = VariantRuns(
+                variant.name,
+                variant.title,
+                variant.description,
+                runs,
+                failed=tuple(FailedSeed(seed, self.failed[path]) for path, seed in failed.items()),
+                trials=tried,
+                lr=self.rate(variant),
+            )
+            groups.append(group)
+        return groups
+
+    def _read(self, cell: Cell) -> FinishedRun | None:
+        try:
+            return read_run(cell.path) if self.finished(cell) else None
+        except RunError as error:
+            self.failed[cell.path] = str(error)
+            return None
+
+
+def _lowest_loss(run: RunDir) -> float:
+    """The lowest validation loss of a run's last phase; infinite where there is none, or the loss had exploded."""
+    rows = read_history(run)
+    if not rows or rows[-1].retries:
+        return math.inf
+    losses = [row.val_loss for row in rows if row.phase == rows[-1].phase and math.isfinite(row.val_loss)]
+    return min(losses, default=math.inf)
 
 
 def _command(grid: Grid, names: Sequence[str] | None) -> str:
