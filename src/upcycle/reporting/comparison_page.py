@@ -1,7 +1,7 @@
 """The page of a comparison, and its tables for a terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -14,7 +14,7 @@ from upcycle.history import Row
 from upcycle.reporting import html
 from upcycle.reporting.comparison_figures import overlay_figure, scores_figure
 from upcycle.reporting.names import clock, counted, cut, printable, short, three
-from upcycle.reporting.style import Drawing, save
+from upcycle.reporting.style import Drawing, save, svg
 from upcycle.reporting.tables import columns, named, titled
 from upcycle.rundir import RunDir, write_text
 
@@ -47,15 +47,15 @@ def write_page(comparison: Comparison) -> Path:
     figures: dict[str, Drawing] = {"scores": scores_figure(comparison)}
     if any(any(runs) for runs in curves.values()):
         figures["curves"] = overlay_figure(comparison, curves)
-    for name, figure in figures.items():
-        save(figure, comparison.path / "figures" / name)
+    documents = {name: svg(figure) for name, figure in figures.items()}
+    save(figures, documents, comparison.path / "figures")
     missing = [
         short(Path(run.path).name, NAME)
         for one in comparison.variants
         for run, rows in zip(one.runs, curves[one.name], strict=True)
         if run.phase is not None and not rows
     ]
-    write_text(comparison.page, _render(comparison, figures, missing))
+    write_text(comparison.page, _render(comparison, documents, missing))
     return comparison.page
 
 
@@ -67,7 +67,7 @@ def _epochs(run: Path, phase: str | None) -> Sequence[Row]:
         return []
 
 
-def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequence[str]) -> str:
+def _render(comparison: Comparison, documents: Mapping[str, str], missing: Sequence[str]) -> str:
     differ, partial = _options(comparison)
     machine = {name: value for name, value in comparison.environment.items() if name != "versions"}
     versions = comparison.environment.get("versions")
@@ -76,7 +76,7 @@ def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequen
         comparison=comparison,
         title=_title(comparison),
         tiles=_tiles(comparison),
-        figures=html.inlined(figures),
+        figures=html.inlined(documents),
         titles={one.name: short(one.title, NAME) for one in comparison.variants},
         verdicts=VERDICTS,
         words=_HELPERS,

@@ -6,6 +6,7 @@ scripts and remote content.
 """
 
 import base64
+import functools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from upcycle.history import History
 from upcycle.reporting import names
 from upcycle.reporting.figures import curves_figure
 from upcycle.reporting.names import METRIC_NAMES, counted, cut, interval, loss_text, printable, three
-from upcycle.reporting.style import PALETTE, Drawing, svg
+from upcycle.reporting.style import PALETTE, svg
 
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
@@ -36,6 +37,7 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(style=style, **values)
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -141,14 +143,15 @@ class Inline:
     inches: float
 
 
-def inlined(figures: Mapping[str, Drawing]) -> dict[str, Inline]:
-    """Each figure as an element that scales with the page and takes its colors and font."""
-    return {name: Inline(_inline(figure, name), round(figure.get_figwidth(), 2)) for name, figure in figures.items()}
+def inlined(documents: Mapping[str, str]) -> dict[str, Inline]:
+    """Each SVG document as an element that scales with the page and takes its colors and font."""
+    return {name: _inline(document, name) for name, document in documents.items()}
 
 
-def _inline(figure: Drawing, prefix: str) -> Markup:
-    """The figure's SVG with ids of its own, the style sheet's colors, and without namespaces."""
-    root = ET.fromstring(svg(figure))
+def _inline(document: str, prefix: str) -> Inline:
+    """A figure's SVG with ids of its own, the style sheet's colors, and without namespaces."""
+    root = ET.fromstring(document)
+    summary, points = root.findtext("{*}title", ""), float(root.attrib["width"].removesuffix("pt"))
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
         for child in [child for child in parent if child.tag.rpartition("}")[2] in {"metadata", "style", "title"}]:
@@ -158,8 +161,8 @@ def _inline(figure: Drawing, prefix: str) -> Markup:
         parent.attrib.update({name: _adapted(name, value, prefix) for name, value in attributes.items()})
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib.update({"role": "img", "aria-label": printable(figure.summary)})
-    return Markup(ET.tostring(root, encoding="unicode", short_empty_elements=False))
+    root.attrib.update({"role": "img", "aria-label": printable(summary)})
+    return Inline(Markup(ET.tostring(root, encoding="unicode", short_empty_elements=False)), round(points / 72, 2))
 
 
 def _adapted(name: str, value: str, prefix: str) -> str:
@@ -212,7 +215,7 @@ def _fragment(kind: str, **values: Any) -> str:
 
 def run_fragment(name: str, history: History, evaluation: RunEvaluation | None) -> str:
     """The learning curves of a run, and its test metrics with their intervals once they are there."""
-    figure = inlined({"curves": curves_figure(history)})["curves"].element if len(history) else None
+    figure = inlined({"curves": svg(curves_figure(history))})["curves"].element if len(history) else None
     split = "test" if evaluation and evaluation.test else "val"
     scores = evaluation.named.get(split) if evaluation else None
     caption = counted(scores.n, {"test": "test image", "val": "validation image"}[split]) if scores else ""

@@ -21,7 +21,7 @@ from upcycle.reporting import html
 from upcycle.reporting.figures import confusion_figure, curves_figure, metrics_figure, schedule_figure
 from upcycle.reporting.names import METRIC_NAMES, Cut, clock, counted, cut, interval, joined, percent, three
 from upcycle.reporting.record import RunRecord, Timing
-from upcycle.reporting.style import Drawing, save
+from upcycle.reporting.style import Drawing, save, svg
 from upcycle.rundir import RunDir, write_text
 
 GALLERY, CLASSES, EPOCHS, CONFUSIONS, COPIES = 24, 50, 200, 8, 6
@@ -41,12 +41,12 @@ def write_report(run: RunDir) -> Path:
     try:
         record = RunRecord.read(run)
         figures = _figures(record)
-        text = _render(record, figures, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
+        documents = {name: svg(figure) for name, figure in figures.items()}
+        text = _render(record, documents, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
     except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run.root} does not hold what a run writes ({type(error).__name__}: {error})") from error
-    for name, figure in figures.items():
-        save(figure, run.figures / name)
+    save(figures, documents, run.figures)
     write_text(run.report, text)
     return run.report
 
@@ -63,7 +63,7 @@ def _figures(record: RunRecord) -> dict[str, Drawing]:
     return figures
 
 
-def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Sequence[Path]) -> str:
+def _render(record: RunRecord, documents: Mapping[str, str], thumbnails: Sequence[Path]) -> str:
     test, wrong = record.test, mistakes(record.predictions) if record.predictions is not None else None
     return html.render(
         "report.html",
@@ -72,7 +72,7 @@ def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Seque
         lead=_lead(record),
         tiles=_tiles(record),
         missing=_missing(record),
-        figures=html.inlined(figures),
+        figures=html.inlined(documents),
         rivals=rivals(record.evaluation),
         probe=record.probe,
         metric_names=METRIC_NAMES,
