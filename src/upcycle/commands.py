@@ -258,7 +258,7 @@ def evaluate(
     from upcycle.evaluation.metrics import measure
     from upcycle.jobs.evaluate import evaluate_run
     from upcycle.jobs.predict import load
-    from upcycle.reporting.tables import evaluation_table
+    from upcycle.reporting.text import evaluation_table
     from upcycle.rundir import RunDir
 
     with _telling() as show:

@@ -19,8 +19,8 @@ from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.reporting.comparison_page import comparison_table, write_page
-from upcycle.reporting.names import clock, counted
 from upcycle.reporting.progress import Display, default_show
+from upcycle.reporting.text import clock, counted
 from upcycle.rundir import RunDir, locked
 
 

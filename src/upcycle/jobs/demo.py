@@ -11,7 +11,7 @@ from upcycle.model.sources import get_weights
 from upcycle.model.spec import resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Display, Terminal
-from upcycle.reporting.tables import models_table
+from upcycle.reporting.text import models_table
 
 ARCH = "tf_efficientnet_lite0"
 

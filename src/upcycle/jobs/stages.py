@@ -15,7 +15,7 @@ from upcycle.model.network import Network, create, head_names, load_body
 from upcycle.model.spec import ModelSpec
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
-from upcycle.reporting.names import counted
+from upcycle.reporting.text import counted
 from upcycle.training.features import extract, head_logits
 from upcycle.training.probe import Probe, Split, train_probe
 

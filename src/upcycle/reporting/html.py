@@ -20,11 +20,25 @@ from markupsafe import Markup, escape
 from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
-from upcycle.reporting import names
 from upcycle.reporting.figures import curves_figure
-from upcycle.reporting.names import METRIC_NAMES, counted, cut, interval, loss_text, printable, three
 from upcycle.reporting.style import PALETTE, svg
+from upcycle.reporting.text import (
+    Cut,
+    clock,
+    counted,
+    cut,
+    loss_text,
+    metric_texts,
+    percent,
+    printable,
+    rate_text,
+    sentence,
+    short,
+    three,
+)
 
+CLASSES = 50
+"""Classes that a table shows."""
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -48,14 +62,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "three": names.three,
-        "percent": names.percent,
-        "clock": names.clock,
-        "cost": names.loss_text,
-        "sentence": names.sentence,
-        "rate": names.rate_text,
-        "counted": names.counted,
-        "short": names.short,
+        "three": three,
+        "percent": percent,
+        "clock": clock,
+        "cost": loss_text,
+        "sentence": sentence,
+        "rate": rate_text,
+        "counted": counted,
+        "short": short,
         "from_home": from_home,
         "breakable": _breakable,
     }
@@ -130,6 +144,32 @@ def from_home(path: str) -> str:
     except RuntimeError:  # nobody's
         return path
     return f"~{path[len(home) :]}" if path.startswith(f"{home}/") and len(home) > 1 else path
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """Images of each class in each split: (class, images by split, all images) per row, and the sums."""
+
+    splits: Sequence[str]
+    rows: Cut[tuple[str, Sequence[int], int]]
+    totals: Sequence[int]
+    total: int
+    largest: int
+
+
+def split_table(audit: Audit) -> SplitTable:
+    """Images of each class in each split; of more than 50 classes the largest."""
+    empty = {"test"} if audit.without_test else set()
+    names = [name for name in ("train", "val", "test") if name in audit.splits and name not in empty]
+    classes = list(audit.classes.items())
+    if len(classes) > CLASSES:
+        classes.sort(key=lambda item: -item[1])
+    rows = [(label, [audit.splits[name].get(label, 0) for name in names], images) for label, images in classes]
+    totals = [sum(audit.splits[name].values()) for name in names]
+    return SplitTable(names, cut(rows, CLASSES), totals, audit.images, max((total for _, _, total in rows), default=1))
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -219,11 +259,7 @@ def run_fragment(name: str, history: History, evaluation: RunEvaluation | None) 
     split = "test" if evaluation and evaluation.test else "val"
     scores = evaluation.named.get(split) if evaluation else None
     caption = counted(scores.n, {"test": "test image", "val": "validation image"}[split]) if scores else ""
-    found = [
-        (label, loss_text if key == "log_loss" else three, getattr(scores, key, None))
-        for key, label in METRIC_NAMES.items()
-    ]
-    rows = [(label, write(metric.value), interval(metric, write)) for label, write, metric in found if metric]
+    rows = [(label, value, f"{low} to {high}") for label, value, low, high in metric_texts(scores)] if scores else []
     return _fragment("run", name=name, figure=figure, caption=caption, rows=rows)
 
 

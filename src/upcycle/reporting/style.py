@@ -21,7 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from upcycle.reporting.names import short
+from upcycle.reporting.text import short
 from upcycle.rundir import write_bytes, write_text
 
 FAMILY = "DejaVu Sans"
