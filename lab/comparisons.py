@@ -14,7 +14,8 @@ import tarfile
 from pathlib import Path
 
 from upcycle.comparison.results import Comparison, VariantResult, read_comparison
-from upcycle.reporting.comparison_page import chance, epochs, signed_points, time_once
+from upcycle.reporting.comparison_page import chance, epochs, signed_points
+from upcycle.reporting.text import clock
 from upcycle.rundir import write_text
 
 COMPARED = ("config", "model", "status", "environment", "evaluation")
@@ -73,7 +74,7 @@ def _row(made: Comparison, one: VariantResult) -> str:
         f"{one.f1_macro.value:.3f} [{one.f1_macro.low:.3f}, {one.f1_macro.high:.3f}]",
         signed_points(gain.f1.value) if gain else "baseline",
         epochs(one),
-        time_once(one),
+        clock(one.cost.seconds if one.cost else None),
     ]
     return f"| {' | '.join(cells)} |"
 

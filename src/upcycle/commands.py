@@ -266,7 +266,7 @@ def evaluate(
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     from upcycle.jobs.evaluate import evaluate as run_evaluate
-    from upcycle.reporting.tables import evaluation_table
+    from upcycle.reporting.text import evaluation_table
 
     with _telling() as show:
         show.table(evaluation_table(run_evaluate(run, data, split, threads=threads, device=device, show=show)))

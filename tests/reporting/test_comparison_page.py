@@ -1,28 +1,34 @@
 import html
+import math
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from tests.reporting.comparisons import changed, renamed, without_results, write_example
-from tests.reporting.pages import Page
+from tests.reporting.pages import Page, words
 from upcycle.comparison.results import Comparison, Cost
 from upcycle.comparison.runs import FailedSeed
 from upcycle.comparison.statistics import Estimate
+from upcycle.history import Row
 from upcycle.reporting.comparison_page import (
+    CurvesByVariant,
     chance,
     comparison_table,
     epochs,
+    overlay_figure,
+    scores_figure,
     seeds,
     signed_points,
-    time_once,
     write_page,
 )
+from upcycle.reporting.style import png, svg
 from upcycle.rundir import RunDir, write_text
 
 HOSTILE = {
@@ -258,7 +264,7 @@ def test_chances_have_as_many_digits_as_say_something(p: float, expected: str) -
 def test_epochs_have_a_decimal_where_seeds_differ(compared: Comparison, mean: float, expected: str) -> None:
     cost = Cost(mean, 62.0, 0.0, None, None)
     one = changed(compared, "probe", cost=cost).variants[1]
-    assert (expected, "1 min 2 s", "3 seeds") == (epochs(one), time_once(one), seeds(one))
+    assert (expected, "3 seeds") == (epochs(one), seeds(one))
 
 
 # ---------------------------------------------------------------------------------------- terminal
@@ -324,6 +330,79 @@ def test_names_are_text_and_give_way_so_that_numbers_fit(three: Comparison, widt
     assert r"[red]a\x1b" in text
     assert not {"\x1b", "\u202e"} & set(text)
     assert all(part in text for part in ("0.983 [0.970, 0.990]", "28 min 15 s  1 h 21 min"))
+
+
+# ----------------------------------------------------------------------------------------- figures
+
+TITLES = ["<script>alert(1)</script>", "quo\"te's & $x^2$\nnext\u202eline", "猫" * 60, "\udcff", "x" * 300, "$a_"]
+
+
+def rows(*losses: float) -> list[Row]:
+    return [Row("finetune", at, at, 1e-3, 0.9, loss, 0.9, loss, 0.9, 0.9) for at, loss in enumerate(losses, 1)]
+
+
+def curves(made: Comparison, *lengths: int) -> CurvesByVariant:
+    """Two seeds of each variant, that lose steadily; the second is an epoch shorter."""
+    return {
+        one.name: [rows(*(0.5 / (at + 1) for at in range(length - seed))) for seed in (0, 1)]
+        for one, length in zip(made.variants, lengths, strict=False)
+    }
+
+
+def test_every_variant_is_named_with_its_score_interval_and_seeds(compared: Comparison) -> None:
+    figure = scores_figure(compared)
+    assert {one.title for one in compared.variants} <= set(words(figure))
+    last = compared.variants[-1]
+    assert last.f1_macro is not None
+    interval, seeds, dot = figure.axes[0].lines[-3:]
+    assert [last.f1_macro.low, last.f1_macro.high] == list(interval.get_xdata())
+    assert [run.f1_macro for run in last.runs] == list(seeds.get_xdata())
+    assert [last.f1_macro.value] == list(dot.get_xdata())
+    assert figure.summary.startswith("Test F1 by variant: Simple CNN 0.8")
+
+
+def test_a_variant_without_results_is_left_out(compared: Comparison) -> None:
+    made = without_results(compared, "constant")
+    assert "Constant rate" not in words(scores_figure(made))
+
+
+def test_a_curve_is_a_line_for_each_seed_and_their_mean_as_far_as_all_got(compared: Comparison) -> None:
+    figure = overlay_figure(compared, {compared.variants[0].name: [rows(0.4, 0.2, 0.1), rows(0.6, 0.4), []]})
+    first, second, mean, last = (line.get_ydata() for line in figure.axes[0].lines)
+    assert ([0.4, 0.2, 0.1], [0.6, 0.4]) == (first.tolist(), second.tolist())
+    assert [0.5, 0.3] == pytest.approx(mean.tolist())
+    assert [0.3] == pytest.approx(list(last))
+
+
+def test_a_value_that_is_unknown_leaves_a_gap(compared: Comparison) -> None:
+    figure = overlay_figure(compared, {compared.variants[0].name: [rows(0.4, math.nan, 0.2)]})
+    assert [False, True, False] == np.isnan(figure.axes[0].lines[0].get_ydata()).tolist()
+
+
+def test_very_different_losses_and_lengths_have_logarithmic_axes(compared: Comparison) -> None:
+    even, uneven = overlay_figure(compared, curves(compared, 4, 4)), overlay_figure(compared, curves(compared, 3, 40))
+    assert ("linear", "linear") == (even.axes[0].get_xscale(), even.axes[0].get_yscale())
+    assert ("log", "log") == (uneven.axes[0].get_xscale(), uneven.axes[0].get_yscale())
+    assert "validation loss (logarithmic)" in words(uneven)
+
+
+def test_variants_without_curves_keep_their_colors(compared: Comparison) -> None:
+    both, second = curves(compared, 4, 4), dict(list(curves(compared, 4, 4).items())[1:])
+    colors = [overlay_figure(compared, made).axes[0].lines[-1].get_color() for made in (both, second)]
+    assert colors[0] == colors[1]
+
+
+def test_names_are_text_in_every_figure(compared: Comparison) -> None:
+    made = renamed(compared, {one.name: title for one, title in zip(compared.variants, TITLES, strict=True)})
+    for figure in (scores_figure(made), overlay_figure(made, curves(made, 3, 3, 3, 3, 3, 3))):
+        found = words(figure)
+        assert "<script>alert(1)</script>" in found
+        assert "quo\"te's & $x^2$\\nnext\\u202eline" in found
+        assert png(figure, dpi=40).startswith(b"\x89PNG")
+
+
+def test_equal_comparisons_give_equal_figures(compared: Comparison) -> None:
+    assert svg(scores_figure(compared)) == svg(scores_figure(changed(compared, "probe")))
 
 
 # -------------------------------------------------------------------------------- in a real browser

@@ -50,7 +50,7 @@ def test_the_phase_of_a_plan_that_has_rates_is_drawn() -> None:
     found = planned({"phases": [{**made, "name": "head"}, made, {**made, "name": "finetune", "rates": []}]})
     assert found is not None
     assert "train" == found.name
-    assert planned(None) is None
+    assert planned({}) is None
 
 
 def test_a_phase_of_another_name_keeps_it() -> None:

@@ -74,11 +74,11 @@ def test_letters_that_no_font_here_has_are_escapes() -> None:
 @pytest.mark.parametrize("figure", [confusion_figure, metrics_figure])
 def test_classes_without_glyphs_differ_in_pixels(figure: Callable[[Evaluation], Drawing], tmp_path: Path) -> None:
     made = figure(evaluation([NOBODYS[0], f"a{NOBODYS[1]}"]))
-    document, pixels = save(made, tmp_path / "figure")
+    save({"figure": made}, {"figure": svg(made)}, tmp_path)
     assert png(made) != png(figure(evaluation([NOBODYS[1], f"a{NOBODYS[0]}"])))
-    assert png(made) == pixels.read_bytes()
+    assert png(made) == (tmp_path / "figure.png").read_bytes()
     assert {NOBODYS[0], f"a{NOBODYS[1]}"} <= set(words(made))
-    assert "\\ue001" not in document.read_text(encoding="utf-8")
+    assert "\\ue001" not in (tmp_path / "figure.svg").read_text(encoding="utf-8")
 
 
 def test_an_installed_font_that_has_the_letters_draws_them(nobodys: str) -> None:
@@ -115,17 +115,18 @@ def test_a_font_of_boxes_is_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_saving_writes_a_vector_and_a_pixel_file(tmp_path: Path) -> None:
-    expected = (tmp_path / "deep" / "curve.v2.svg", tmp_path / "deep" / "curve.v2.png")
-    assert expected == save(curves_figure(History()), tmp_path / "deep" / "curve.v2.png")
-    assert sorted(expected) == sorted((tmp_path / "deep").iterdir())
-    assert expected[0].read_text().startswith("<?xml")
-    assert expected[1].read_bytes().startswith(b"\x89PNG")
+    made = curves_figure(History())
+    save({"curve.v2": made}, {"curve.v2": svg(made)}, tmp_path / "deep")
+    pixels, vector = sorted((tmp_path / "deep").iterdir())
+    assert ("curve.v2.png", "curve.v2.svg") == (pixels.name, vector.name)
+    assert vector.read_text() == svg(made)
+    assert pixels.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StorageError, match="cannot write"):
-        save(curves_figure(History()), tmp_path / "taken" / "curves")
+        save({"curves": curves_figure(History())}, {"curves": ""}, tmp_path / "taken")
 
 
 def test_drawing_again_gives_the_same_document() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, Unpack
 
-from upcycle.comparison.results import About, Comparison
+from upcycle.comparison.results import FILE, PAGE, About, Comparison
 from upcycle.comparison.runs import (
     FailedSeed,
     FinishedRun,
@@ -29,14 +29,12 @@ from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, effective, requested
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
-from upcycle.evaluation.results import FILE
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.comparison_page import comparison_table, write_page
-from upcycle.reporting.names import clock, counted
 from upcycle.reporting.progress import Display, default_show
-from upcycle.reporting.scan_page import PAGE
+from upcycle.reporting.text import clock, counted
 from upcycle.rundir import RunDir, locked
 
 

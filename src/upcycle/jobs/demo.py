@@ -20,7 +20,7 @@ from upcycle.jobs.start import removed_unless_started, reserve
 from upcycle.model.sources import get_weights, resolve_arch
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Display, Terminal
-from upcycle.reporting.tables import models_table
+from upcycle.reporting.text import models_table
 from upcycle.rundir import storage_errors
 
 ARCH = "tf_efficientnet_lite0"

@@ -20,7 +20,7 @@ from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
-from upcycle.reporting.names import counted
+from upcycle.reporting.text import counted
 from upcycle.training.loop import Setting, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.optim import frozen_names, learns_statistics

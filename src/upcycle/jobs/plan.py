@@ -12,7 +12,7 @@ from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
 from upcycle.options import TrainOptions
 from upcycle.planning import Plan
 from upcycle.recipes import Phase, phases, resolve
-from upcycle.reporting.names import counted
+from upcycle.reporting.text import counted
 from upcycle.rundir import write_bytes
 from upcycle.schedules import Rate
 

@@ -20,7 +20,7 @@ from upcycle.jobs.session import Session
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
-from upcycle.reporting.tables import evaluation_table, models_table
+from upcycle.reporting.text import evaluation_table, models_table
 from upcycle.rundir import RunDir, read_json, write_bytes, write_json
 
 HeldOut = dict[str, Predictions]

@@ -25,9 +25,9 @@ from upcycle.hardware import usable_cores
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
-from upcycle.reporting.names import counted
 from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.scan_page import PAGE, write_scan
+from upcycle.reporting.text import counted
 from upcycle.rundir import read_json, write_json
 
 _AUDIT, _QUARANTINE, _GROUPED = "audit.json", "quarantine.csv", "grouped.csv"

@@ -15,7 +15,7 @@ from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.recipes import Phase, adapted_rate, phases, schedule
-from upcycle.reporting.names import counted
+from upcycle.reporting.text import counted
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe
 

@@ -1,4 +1,4 @@
-"""What people look at: figures and the report."""
+"""What people look at: figures and pages."""
 
 import logging
 

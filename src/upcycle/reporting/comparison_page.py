@@ -1,9 +1,17 @@
-"""The page of a comparison, and its tables for a terminal."""
+"""The page of a comparison with its figures, and its tables for a terminal.
+
+A variant has the same color, dash and marker in both figures, and nothing is shown by color alone.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -12,10 +20,8 @@ from upcycle.comparison.runs import read_history
 from upcycle.errors import RunError
 from upcycle.history import Row
 from upcycle.reporting import html
-from upcycle.reporting.comparison_figures import overlay_figure, scores_figure
-from upcycle.reporting.names import clock, counted, cut, printable, short, three
-from upcycle.reporting.style import Drawing, save
-from upcycle.reporting.tables import columns, named, titled
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, Stroke, as_text, save, stroke, svg
+from upcycle.reporting.text import clock, columns, counted, cut, named, printable, short, three, titled
 from upcycle.rundir import RunDir, write_text
 
 NAME = 60
@@ -24,7 +30,15 @@ NAMED = 3
 """Run directories that are named when they are missing."""
 OPEN = 15
 """Pairs that are shown at once; more are folded away."""
+STRETCHED = 8.0
+"""Losses whose extremes differ by more than this factor are drawn on a logarithmic axis."""
+UNEQUAL = 4.0
+"""Numbers of epochs that differ by this factor or more share a logarithmic axis."""
+LETTERS = 34
+"""Letters of a variant's name in figures."""
 
+CurvesByVariant = Mapping[str, Sequence[Sequence[Row]]]
+"""The epochs of each run, by the name of its variant."""
 
 VERDICTS: dict[Verdict, tuple[str, str]] = {
     "gain": ("▲", "significant gain"),
@@ -47,15 +61,15 @@ def write_page(comparison: Comparison) -> Path:
     figures: dict[str, Drawing] = {"scores": scores_figure(comparison)}
     if any(any(runs) for runs in curves.values()):
         figures["curves"] = overlay_figure(comparison, curves)
-    for name, figure in figures.items():
-        save(figure, comparison.path / "figures" / name)
+    documents = {name: svg(figure) for name, figure in figures.items()}
+    save(figures, documents, comparison.path / "figures")
     missing = [
         short(Path(run.path).name, NAME)
         for one in comparison.variants
         for run, rows in zip(one.runs, curves[one.name], strict=True)
         if run.phase is not None and not rows
     ]
-    write_text(comparison.page, _render(comparison, figures, missing))
+    write_text(comparison.page, _render(comparison, documents, missing))
     return comparison.page
 
 
@@ -67,19 +81,20 @@ def _epochs(run: Path, phase: str | None) -> Sequence[Row]:
         return []
 
 
-def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequence[str]) -> str:
+def _render(comparison: Comparison, documents: Mapping[str, str], missing: Sequence[str]) -> str:
     differ, partial = _options(comparison)
     machine = {name: value for name, value in comparison.environment.items() if name != "versions"}
     versions = comparison.environment.get("versions")
+    data = Path(comparison.about.data or "").name
     return html.render(
         "comparison.html",
         comparison=comparison,
-        title=_title(comparison),
+        title=f"Variants compared on {data}" if data else "Variants compared",
         tiles=_tiles(comparison),
-        figures=html.inlined(figures),
+        figures=html.inlined(documents),
         titles={one.name: short(one.title, NAME) for one in comparison.variants},
         verdicts=VERDICTS,
-        words=_HELPERS,
+        words={"points": signed_points, "chance": chance, "epochs": epochs, "seeds": seeds},
         failed=[one for one in comparison.variants if one.failed],
         tuned=[one for one in comparison.variants if one.trials],
         missing=cut(missing, NAMED),
@@ -90,11 +105,6 @@ def _render(comparison: Comparison, figures: dict[str, Drawing], missing: Sequen
         versions=html.settings(versions if isinstance(versions, dict) else {}),
         command=html.command(comparison.about.command),
     )
-
-
-def _title(comparison: Comparison) -> str:
-    name = Path(comparison.about.data or "").name
-    return f"Variants compared on {name}" if name else "Variants compared"
 
 
 def _tiles(comparison: Comparison) -> list[html.Tile]:
@@ -128,6 +138,99 @@ def _options(comparison: Comparison) -> tuple[list[OptionRow], list[OptionRow]]:
     return differ, partial
 
 
+# ----------------------------------------------------------------------------------------- figures
+
+
+@mpl.rc_context(STYLE)
+def scores_figure(comparison: Comparison) -> Drawing:
+    """Test F1 of every variant: the mean over seeds with its 95 % interval, small rings for the seeds."""
+    rows = [(one, one.f1_macro) for one in comparison.finished if one.f1_macro]
+    summary = "; ".join(f"{short(one.title)} {f1.value:.3f}" for one, f1 in rows)
+    figure = Drawing(WIDE, 0.42 * len(rows) + 0.75, f"Test F1 by variant: {summary}.")
+    axes = figure.add_subplot()
+    for at, (one, f1) in enumerate(rows):
+        look = _look(comparison, one)
+        axes.plot([f1.low, f1.high], [at, at], "-|", color=look.color, linewidth=2, markersize=9)
+        if len(one.runs) > 1:
+            seeds = [run.f1_macro for run in one.runs]
+            axes.plot(seeds, [at + 0.24] * len(seeds), "o", markersize=3.8, mfc="none", mec=PALETTE["soft"], mew=0.9)
+        axes.plot(f1.value, at, look.marker, color=look.color, markersize=8)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    as_text(axes.yaxis, [short(one.title, LETTERS) for one, _ in rows])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel("test F1 (macro), with its 95 % interval")
+    return figure
+
+
+def _look(comparison: Comparison, variant: VariantResult) -> Stroke:
+    return stroke([one.name for one in comparison.variants].index(variant.name))
+
+
+@mpl.rc_context(STYLE)
+def overlay_figure(comparison: Comparison, curves: CurvesByVariant) -> Drawing:
+    """Validation loss and accuracy of every variant by epoch.
+
+    A thin line per seed; the thick one is their mean, as far as every seed got.
+    """
+    variants = [one for one in comparison.variants if any(curves.get(one.name, ()))]
+    parts = [f"{short(one.title)} {counted(max(map(len, curves[one.name])), 'epoch')}" for one in variants]
+    figure = Drawing(WIDE, 3.9, f"Validation loss and accuracy by epoch: {'; '.join(parts)}.")
+    for axes, metric in zip(figure.subplots(1, 2), ("val_loss", "val_accuracy"), strict=True):
+        for one in variants:
+            _draw(axes, [rows for rows in curves[one.name] if rows], metric, _look(comparison, one))
+        _scale_epochs(axes, [len(rows) for one in variants for rows in curves[one.name] if rows])
+        if metric == "val_loss":
+            _scale_losses(axes)
+        else:
+            axes.set_title("validation accuracy")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.grid(axis="y")
+    handles = []
+    for one in variants:
+        look, label = _look(comparison, one), short(one.title, LETTERS)
+        handles.append(Line2D([], [], label=label, color=look.color, marker=look.marker, linestyle=look.linestyle))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=3)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _draw(axes: Axes, seeds: Sequence[Sequence[Row]], metric: str, look: Stroke) -> None:
+    values = [np.array([getattr(row, metric) for row in rows]) for rows in seeds]
+    for line in values if len(values) > 1 else ():
+        axes.plot(range(1, len(line) + 1), line, color=look.color, linestyle=look.linestyle, linewidth=0.6, alpha=0.6)
+    shared = min(map(len, values))
+    mean = np.mean([line[:shared] for line in values], axis=0)
+    axes.plot(range(1, shared + 1), mean, color=look.color, linestyle=look.linestyle, linewidth=1.7)
+    axes.plot(shared, mean[-1], look.marker, color=look.color, markersize=6)
+
+
+def _scale_epochs(axes: Axes, lengths: Sequence[int]) -> None:
+    """Epochs from 1: logarithmic, each tick twice the last, where lengths differ much."""
+    if max(lengths) >= UNEQUAL * min(lengths) and max(lengths) > 4:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+
+
+def _scale_losses(axes: Axes) -> None:
+    """A loss axis, logarithmic where losses differ much."""
+    losses = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines])
+    positive = losses[np.isfinite(losses) & (losses > 0)]
+    stretched = len(positive) > 0 and positive.max() > STRETCHED * positive.min()
+    axes.set_title(f"validation loss{' (logarithmic)' if stretched else ''}")
+    if stretched:
+        axes.set_yscale("log", subs=[2, 5])
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        axes.set_ylim(bottom=0.0)
+
+
 # ------------------------------------------------------------------------------------------- words
 
 
@@ -159,24 +262,10 @@ def epochs(variant: VariantResult) -> str:
     return f"{mean:.0f}" if mean.is_integer() else f"{mean:.1f}"
 
 
-def time_once(variant: VariantResult) -> str:
-    """How long training once takes."""
-    return clock(variant.cost.seconds if variant.cost else None)
-
-
 def seeds(variant: VariantResult) -> str:
     """How many seeds of a variant finished, and how many did not."""
     failed = len(variant.failed)
     return counted(len(variant.runs), "seed") + (f", {failed} failed" if failed else "")
-
-
-_HELPERS = {
-    "points": signed_points,
-    "chance": chance,
-    "epochs": epochs,
-    "time_once": time_once,
-    "seeds": seeds,
-}
 
 
 # ---------------------------------------------------------------------------------------- terminal
@@ -231,5 +320,5 @@ def _costs(comparison: Comparison) -> Group:
             continue
         trained = f"{one.cost.trained_parameters:,}" if one.cost.trained_parameters else "–"
         tuning = [clock(one.cost.tuning_seconds) if one.cost.tuning_seconds else "–"] if tuned else []
-        table.add_row(named(one.title), str(len(one.runs)), epochs(one), time_once(one), *tuning, trained)
+        table.add_row(named(one.title), str(len(one.runs)), epochs(one), clock(one.cost.seconds), *tuning, trained)
     return titled("What it takes to train once", table)

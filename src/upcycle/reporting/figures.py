@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from upcycle.evaluation.results import Evaluation, Metric
 from upcycle.history import History
-from upcycle.reporting.names import counted, interval, rate_text, short
 from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text
+from upcycle.reporting.text import counted, interval, rate_text, short
 from upcycle.rundir import Number, read_value
 
 LEAP = 10
@@ -66,10 +67,9 @@ class PlannedPhase:
         return read_value(cls, values, "plan.json")
 
 
-def planned(values: object) -> PlannedPhase | None:
+def planned(values: Mapping[str, Any]) -> PlannedPhase | None:
     """The last phase of plan.json that has rates; the head of earlier versions is none."""
-    phases = values.get("phases") or () if isinstance(values, Mapping) else ()
-    there = [phase for phase in phases if phase["rates"] and phase["name"] != "head"]
+    there = [phase for phase in values.get("phases") or () if phase["rates"] and phase["name"] != "head"]
     return PlannedPhase.from_dict(there[-1]) if there else None
 
 

@@ -6,6 +6,7 @@ scripts and remote content.
 """
 
 import base64
+import functools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,25 @@ from markupsafe import Markup, escape
 from upcycle.audit.findings import Audit
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
-from upcycle.reporting import names
 from upcycle.reporting.figures import curves_figure
-from upcycle.reporting.names import METRIC_NAMES, counted, cut, interval, loss_text, printable, three
-from upcycle.reporting.style import PALETTE, Drawing, svg
+from upcycle.reporting.style import PALETTE, svg
+from upcycle.reporting.text import (
+    Cut,
+    clock,
+    counted,
+    cut,
+    loss_text,
+    metric_texts,
+    percent,
+    printable,
+    rate_text,
+    sentence,
+    short,
+    three,
+)
 
+CLASSES = 50
+"""Classes that a table shows."""
 LARGEST_THUMBNAIL = 128 * 1024
 """Bytes; what is larger is no thumbnail, and would make the page heavy."""
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -36,6 +51,7 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(style=style, **values)
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -46,14 +62,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "three": names.three,
-        "percent": names.percent,
-        "clock": names.clock,
-        "cost": names.loss_text,
-        "sentence": names.sentence,
-        "rate": names.rate_text,
-        "counted": names.counted,
-        "short": names.short,
+        "three": three,
+        "percent": percent,
+        "clock": clock,
+        "cost": loss_text,
+        "sentence": sentence,
+        "rate": rate_text,
+        "counted": counted,
+        "short": short,
         "from_home": from_home,
         "breakable": _breakable,
     }
@@ -130,6 +146,32 @@ def from_home(path: str) -> str:
     return f"~{path[len(home) :]}" if path.startswith(f"{home}/") and len(home) > 1 else path
 
 
+# ------------------------------------------------------------------------------------------- splits
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """Images of each class in each split: (class, images by split, all images) per row, and the sums."""
+
+    splits: Sequence[str]
+    rows: Cut[tuple[str, Sequence[int], int]]
+    totals: Sequence[int]
+    total: int
+    largest: int
+
+
+def split_table(audit: Audit) -> SplitTable:
+    """Images of each class in each split; of more than 50 classes the largest."""
+    empty = {"test"} if audit.without_test else set()
+    names = [name for name in ("train", "val", "test") if name in audit.splits and name not in empty]
+    classes = list(audit.classes.items())
+    if len(classes) > CLASSES:
+        classes.sort(key=lambda item: -item[1])
+    rows = [(label, [audit.splits[name].get(label, 0) for name in names], images) for label, images in classes]
+    totals = [sum(audit.splits[name].values()) for name in names]
+    return SplitTable(names, cut(rows, CLASSES), totals, audit.images, max((total for _, _, total in rows), default=1))
+
+
 # ------------------------------------------------------------------------------------------ figures
 
 
@@ -141,14 +183,15 @@ class Inline:
     inches: float
 
 
-def inlined(figures: Mapping[str, Drawing]) -> dict[str, Inline]:
-    """Each figure as an element that scales with the page and takes its colors and font."""
-    return {name: Inline(_inline(figure, name), round(figure.get_figwidth(), 2)) for name, figure in figures.items()}
+def inlined(documents: Mapping[str, str]) -> dict[str, Inline]:
+    """Each SVG document as an element that scales with the page and takes its colors and font."""
+    return {name: _inline(document, name) for name, document in documents.items()}
 
 
-def _inline(figure: Drawing, prefix: str) -> Markup:
-    """The figure's SVG with ids of its own, the style sheet's colors, and without namespaces."""
-    root = ET.fromstring(svg(figure))
+def _inline(document: str, prefix: str) -> Inline:
+    """A figure's SVG with ids of its own, the style sheet's colors, and without namespaces."""
+    root = ET.fromstring(document)
+    summary, points = root.findtext("{*}title", ""), float(root.attrib["width"].removesuffix("pt"))
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
         for child in [child for child in parent if child.tag.rpartition("}")[2] in {"metadata", "style", "title"}]:
@@ -158,8 +201,8 @@ def _inline(figure: Drawing, prefix: str) -> Markup:
         parent.attrib.update({name: _adapted(name, value, prefix) for name, value in attributes.items()})
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib.update({"role": "img", "aria-label": printable(figure.summary)})
-    return Markup(ET.tostring(root, encoding="unicode", short_empty_elements=False))
+    root.attrib.update({"role": "img", "aria-label": printable(summary)})
+    return Inline(Markup(ET.tostring(root, encoding="unicode", short_empty_elements=False)), round(points / 72, 2))
 
 
 def _adapted(name: str, value: str, prefix: str) -> str:
@@ -212,15 +255,11 @@ def _fragment(kind: str, **values: Any) -> str:
 
 def run_fragment(name: str, history: History, evaluation: RunEvaluation | None) -> str:
     """The learning curves of a run, and its test metrics with their intervals once they are there."""
-    figure = inlined({"curves": curves_figure(history)})["curves"].element if len(history) else None
+    figure = inlined({"curves": svg(curves_figure(history))})["curves"].element if len(history) else None
     split = "test" if evaluation and evaluation.test else "val"
     scores = evaluation.named.get(split) if evaluation else None
     caption = counted(scores.n, {"test": "test image", "val": "validation image"}[split]) if scores else ""
-    found = [
-        (label, loss_text if key == "log_loss" else three, getattr(scores, key, None))
-        for key, label in METRIC_NAMES.items()
-    ]
-    rows = [(label, write(metric.value), interval(metric, write)) for label, write, metric in found if metric]
+    rows = [(label, value, f"{low} to {high}") for label, value, low, high in metric_texts(scores)] if scores else []
     return _fragment("run", name=name, figure=figure, caption=caption, rows=rows)
 
 

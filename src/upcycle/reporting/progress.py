@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from upcycle.history import History, Row
-from upcycle.reporting.names import printable
+from upcycle.reporting.text import printable
 
 Report = Callable[[int, int], None]
 

@@ -7,24 +7,112 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
 from upcycle.errors import RunError
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions, RunEvaluation
-from upcycle.history import Row
+from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions, RunEvaluation, read_predictions
+from upcycle.history import History, ProbeResult, Row
 from upcycle.manifest import check
 from upcycle.reporting import html
-from upcycle.reporting.figures import confusion_figure, curves_figure, metrics_figure, schedule_figure
-from upcycle.reporting.names import METRIC_NAMES, Cut, clock, counted, cut, interval, joined, percent, three
-from upcycle.reporting.record import RunRecord, Timing
-from upcycle.reporting.style import Drawing, save
-from upcycle.rundir import RunDir, write_text
+from upcycle.reporting.figures import (
+    PlannedPhase,
+    confusion_figure,
+    curves_figure,
+    metrics_figure,
+    planned,
+    schedule_figure,
+)
+from upcycle.reporting.style import Drawing, save, svg
+from upcycle.reporting.text import METRIC_NAMES, Cut, clock, counted, cut, interval, joined, percent, three
+from upcycle.rundir import Number, RunDir, read_json, read_lines, read_values, write_text
 
-GALLERY, CLASSES, EPOCHS, CONFUSIONS, COPIES = 24, 50, 200, 8, 6
-"""Mistakes, classes, epochs, pairs of confused classes, and copies of one image that the page shows."""
+GALLERY, EPOCHS, CONFUSIONS, COPIES = 24, 200, 8, 6
+"""Mistakes, epochs, pairs of confused classes, and copies of one image that the page shows."""
+
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an epoch took."""
+
+    phase: str
+    epoch: int
+    seconds: Number = math.nan
+    images_per_second: Number = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """What a run has written so far; None or empty for what is not there yet."""
+
+    status: Settings
+    config: Settings
+    environment: Settings
+    model: Settings
+    phase: PlannedPhase | None
+    probe: ProbeResult | None
+    audit: Audit | None
+    history: History
+    timings: tuple[Timing, ...]
+    events: Sequence[Settings]
+    evaluation: RunEvaluation | None
+    predictions: Predictions | None
+
+    @property
+    def state(self) -> str:
+        """running, finished, interrupted or failed."""
+        return str(self.status.get("state"))
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The kept model on the test images."""
+        return self.evaluation.test if self.evaluation else None
+
+    @property
+    def versions(self) -> Settings:
+        """Versions of packages by name."""
+        found = self.environment.get("versions")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def arch(self) -> str:
+        """The architecture, "" where it is not decided yet."""
+        return str(self.model.get("arch") or self.config.get("arch") or "")
+
+    @classmethod
+    def read(cls, run: RunDir) -> "RunRecord":
+        """The record of a run directory; RunError for one that holds something else."""
+
+        def settings(path: Path) -> Settings:
+            values = read_json(path) if path.exists() else {}
+            if not isinstance(values, Mapping):
+                raise RunError(f"{path} holds no settings")
+            return values
+
+        test = run.predictions("test")
+        return cls(
+            status=run.status(),
+            config=settings(run.config),
+            environment=settings(run.environment),
+            model=settings(run.model),
+            phase=planned(settings(run.plan)),
+            probe=ProbeResult.from_dict(settings(run.probe)) if run.probe.exists() else None,
+            audit=Audit.from_dict(settings(run.audit)) if run.audit.exists() else None,
+            history=History.from_dicts(read_lines(run.history)),
+            timings=read_values(Timing, read_lines(run.timings), str(run.timings)),
+            events=read_lines(run.events),
+            evaluation=RunEvaluation.from_dict(settings(run.evaluation)) if run.evaluation.exists() else None,
+            predictions=read_predictions(test) if test.exists() else None,
+        )
+
+
+# --------------------------------------------------------------------------------------------- page
 
 
 def write_report(run: RunDir) -> Path:
@@ -40,12 +128,12 @@ def write_report(run: RunDir) -> Path:
     try:
         record = RunRecord.read(run)
         figures = _figures(record)
-        text = _render(record, figures, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
+        documents = {name: svg(figure) for name, figure in figures.items()}
+        text = _render(record, documents, [run.thumbnails, *sorted(run.root.glob("fold-*/thumbnails"))])
     except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run.root} does not hold what a run writes ({type(error).__name__}: {error})") from error
-    for name, figure in figures.items():
-        save(figure, run.figures / name)
+    save(figures, documents, run.figures)
     write_text(run.report, text)
     return run.report
 
@@ -62,7 +150,7 @@ def _figures(record: RunRecord) -> dict[str, Drawing]:
     return figures
 
 
-def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Sequence[Path]) -> str:
+def _render(record: RunRecord, documents: Mapping[str, str], thumbnails: Sequence[Path]) -> str:
     test, wrong = record.test, mistakes(record.predictions) if record.predictions is not None else None
     return html.render(
         "report.html",
@@ -71,7 +159,7 @@ def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Seque
         lead=_lead(record),
         tiles=_tiles(record),
         missing=_missing(record),
-        figures=html.inlined(figures),
+        figures=html.inlined(documents),
         rivals=rivals(record.evaluation),
         probe=record.probe,
         metric_names=METRIC_NAMES,
@@ -82,7 +170,7 @@ def _render(record: RunRecord, figures: Mapping[str, Drawing], thumbnails: Seque
         thumbnails={item.sha256: html.thumbnail_address(thumbnails, item.sha256) for item in wrong.items}
         if wrong
         else {},
-        splits=split_table(record.audit) if record.audit else None,
+        splits=html.split_table(record.audit) if record.audit else None,
         problems=_problems(record.audit) if record.audit else None,
         epochs=_epoch_rows(record),
         config=html.settings(record.config),
@@ -116,24 +204,19 @@ def _lead(record: RunRecord) -> list[str]:
             f"{three(f1.high)}."
         )
     elif record.audit and record.audit.without_test:
-        sentences += _untested(record.evaluation.val if record.evaluation else None)
+        sentences.append("No test set: test_fraction is 0, so nothing here is measured on images that chose nothing.")
+        val = record.evaluation.val if record.evaluation else None
+        if val:
+            sentences.append(
+                f"Of {counted(val.n, 'validation image')}, which chose the model and so flatter it, the accuracy is "
+                f"{percent(val.accuracy.value)} and the F1 {three(val.f1_macro.value)}."
+            )
     folds = record.evaluation.folds if record.evaluation else None
     if folds:
         scores = [three(score) for score in folds.f1_macro]
         sentences.append(
             f"Each image was tested by the one of {len(scores)} models that had not seen it. Their test F1 by fold: "
             f"{joined(scores, most=50)} (mean {three(folds.mean)}, standard deviation {three(folds.deviation)})."
-        )
-    return sentences
-
-
-def _untested(val: Evaluation | None) -> list[str]:
-    """That there is no test set, and what the validation images show once they do."""
-    sentences = ["No test set: test_fraction is 0, so nothing here is measured on images that chose nothing."]
-    if val:
-        sentences.append(
-            f"Of {counted(val.n, 'validation image')}, which chose the model and so flatter it, the accuracy is "
-            f"{percent(val.accuracy.value)} and the F1 {three(val.f1_macro.value)}."
         )
     return sentences
 
@@ -220,9 +303,9 @@ def _chosen_by(record: RunRecord) -> str:
 def _class_rows(test: Evaluation) -> Cut[tuple[str, ClassMetrics]]:
     """Scores by class in the data's order; of more than 50 classes those with the lowest F1."""
     rows = list(test.per_class.items())
-    if len(rows) > CLASSES:
+    if len(rows) > html.CLASSES:
         rows.sort(key=lambda row: (row[0] not in test.occurring, row[1].f1.value))
-    return cut(rows, CLASSES)
+    return cut(rows, html.CLASSES)
 
 
 @dataclass(frozen=True)
@@ -255,29 +338,6 @@ def mistakes(test: Predictions) -> Cut[Mistake]:
 
 
 # ------------------------------------------------------------------------------------ data, epochs
-
-
-@dataclass(frozen=True)
-class SplitTable:
-    """Images of each class in each split: (class, images by split, all images) per row, and the sums."""
-
-    splits: Sequence[str]
-    rows: Cut[tuple[str, Sequence[int], int]]
-    totals: Sequence[int]
-    total: int
-    largest: int
-
-
-def split_table(audit: Audit) -> SplitTable:
-    """Images of each class in each split; of more than 50 classes the largest."""
-    empty = {"test"} if audit.without_test else set()
-    names = [name for name in ("train", "val", "test") if name in audit.splits and name not in empty]
-    classes = list(audit.classes.items())
-    if len(classes) > CLASSES:
-        classes.sort(key=lambda item: -item[1])
-    rows = [(label, [audit.splits[name].get(label, 0) for name in names], images) for label, images in classes]
-    totals = [sum(audit.splits[name].values()) for name in names]
-    return SplitTable(names, cut(rows, CLASSES), totals, audit.images, max((total for _, _, total in rows), default=1))
 
 
 def _problems(audit: Audit) -> dict[str, Cut[object]]:

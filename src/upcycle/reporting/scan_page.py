@@ -9,8 +9,7 @@ from upcycle.audit.proposals import Entry
 from upcycle.data import decode
 from upcycle.errors import DecodeError
 from upcycle.reporting import html
-from upcycle.reporting.names import Cut, counted, cut
-from upcycle.reporting.run_page import split_table
+from upcycle.reporting.text import Cut, counted, cut
 from upcycle.rundir import write_text
 
 PAGE = "scan.html"
@@ -52,7 +51,7 @@ def write_scan(
         tiles=_tiles(audit, entries),
         findings=findings,
         pictures=pictures,
-        splits=split_table(audit) if audit.splits else None,
+        splits=html.split_table(audit) if audit.splits else None,
         entries=cut([entry for entry in entries if entry.excluded]),
         train=html.command(train),
         grouped=html.command(grouped),

@@ -21,8 +21,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from upcycle.reporting.names import short
-from upcycle.rundir import write_bytes
+from upcycle.reporting.text import short
+from upcycle.rundir import write_bytes, write_text
 
 FAMILY = "DejaVu Sans"
 """It comes with matplotlib: Latin, Greek, Cyrillic and more, but no Chinese, Japanese, Thai, Devanagari or emoji."""
@@ -231,13 +231,8 @@ def _has(font: FT2Font, letters: Iterable[str]) -> set[str]:
 # ------------------------------------------------------------------------------------------- files
 
 
-def save(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write `path` as .svg and as .png, each whole or not at all; StorageError when that fails.
-
-    A .svg or .png ending of `path` is taken off first.
-    """
-    stem = path.with_suffix("") if path.suffix.lower() in {".svg", ".png"} else path
-    vector, pixels = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    write_bytes(vector, svg(figure).encode())
-    write_bytes(pixels, png(figure))
-    return vector, pixels
+def save(figures: Mapping[str, Figure], documents: Mapping[str, str], folder: Path) -> None:
+    """Write NAME.svg, the figure's document, and NAME.png, each whole or not at all; StorageError when that fails."""
+    for name, figure in figures.items():
+        write_text(folder / f"{name}.svg", documents[name])
+        write_bytes(folder / f"{name}.png", png(figure))
