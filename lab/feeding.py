@@ -32,7 +32,8 @@ from upcycle.data.frames import open_cache
 from upcycle.data.index import Index, index_images
 from upcycle.data.preprocessing import Decoding, Preprocessing
 from upcycle.model.network import ModelSpec, create
-from upcycle.recipes import phases, resolve
+from upcycle.planning import phases
+from upcycle.recipes import resolve
 from upcycle.task import Task
 from upcycle.training.loop import Setting, State, Totals, start, train_epoch
 from upcycle.training.loss import Loss

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from upcycle.errors import RunError
-from upcycle.planning import MicroBatch, Plan, Retry, changes_from_dicts, changes_to_dicts
-from upcycle.recipes import phases, resolve
+from upcycle.planning import MicroBatch, Plan, Retry, changes_from_dicts, changes_to_dicts, phases
+from upcycle.recipes import resolve
 
 CHANGES = (Retry(410, 0.5, "exploded"), MicroBatch(405, 4, "memory"), Retry(420, 0.5, "exploded"))
 

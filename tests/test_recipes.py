@@ -3,7 +3,8 @@
 import pytest
 
 from upcycle.errors import ConfigError
-from upcycle.recipes import adapted_rate, phases, resolve, schedule, steps_per_epoch
+from upcycle.planning import adapted_rate, phases, schedule, steps_per_epoch
+from upcycle.recipes import resolve
 from upcycle.schedules import OneCycle, RampSustainDecay
 
 

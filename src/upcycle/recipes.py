@@ -1,23 +1,27 @@
-"""Named configurations, and the schedules that a configuration asks for."""
+"""Named configurations, and which of their options have an effect."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-from upcycle.config import Config, build, canonical
+from upcycle.config import READING, Config, build, canonical
 from upcycle.errors import ConfigError
-from upcycle.schedules import (
-    Constant,
-    OneCycle,
-    RampSustainDecay,
-    Rate,
-    Scaled,
-    Schedule,
-    by_epoch,
-    over_run,
-    to_dict,
+
+FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
+"""Options that may differ when a run or a comparison resumes: they do not change a result."""
+_ELSEWHERE = ("recipe", "seed", "split_seed", "threads", *FREE_TO_CHANGE)
+"""Options that may differ between the seeds of one variant."""
+_SHAPES = {
+    "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
+    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
+    "constant": ("momentum",),
+}
+_ALWAYS = (
+    *READING,
+    *("folds", "quarantine", "val_fraction", "test_fraction"),
+    *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
+    *("label_smoothing", "probe", "epochs"),
 )
+"""Options that have an effect on the probe alone as well."""
 
 RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
@@ -90,125 +94,39 @@ def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
     return {"probe": False, "freeze": "none", "bn": "train", "layer_decay": 1.0}
 
 
-def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = None) -> Schedule:
-    """The schedule of the fine-tuning phase, or `custom`; its steps count from the phase's first update."""
-    if custom is not None:
-        return over_run(custom, steps=config.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
-    if config.schedule == "constant":
-        return Constant(config.lr, config.momentum)
-    if config.schedule == "ramp-sustain-decay":
-        return RampSustainDecay(
-            lr_start=config.lr_start,
-            lr_max=config.lr,
-            lr_min=config.lr_min,
-            rampup=config.rampup,
-            sustain=config.sustain,
-            decay=config.decay,
-            steps_per_epoch=steps_per_epoch,
-            momentum=config.momentum,
-        )
-    return OneCycle(
-        config.lr,
-        config.epochs * steps_per_epoch,
-        pct_start=config.pct_start,
-        div=config.div,
-        div_final=config.div_final,
-        anneal=config.anneal,
-        moms=config.moms,
-    )
+def effective(config: Config, resolved: Mapping[str, object] | None = None) -> dict[str, object]:
+    """The options that had an effect on a run; `resolved` has the values of those that were left out."""
+    options = {name: value for name, value in config.to_dict().items() if name not in _ELSEWHERE}
+    shaped = {name for names in _SHAPES.values() for name in names}
+    unused = shaped - set(_SHAPES.get(config.schedule, ()))
+    if not config.epochs:  # the probe alone
+        unused = set(options) - set(_ALWAYS)
+    if not config.probe:
+        unused |= {"lr_adapt"}
+    used = {name: value for name, value in options.items() if name not in unused and value is not None}
+    return {**used, **(resolved or {})}
 
 
-def flat(value: Schedule) -> dict[str, Any]:
-    """The options that a schedule's value stands for; none for a value with lengths of its own, or a custom one."""
-    if isinstance(value, Constant):
-        return {"schedule": value.kind, "lr": value.lr, "momentum": value.momentum}
-    if isinstance(value, OneCycle) and value.total_steps is None:
-        names: tuple[str, ...] = ("pct_start", "div", "div_final", "anneal", "moms")
-    elif isinstance(value, RampSustainDecay) and value.steps_per_epoch is None:
-        names = ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum")
-    else:
-        return {}
-    return {"schedule": value.kind, "lr": value.lr_max, **{name: getattr(value, name) for name in names}}
+def without_effect(given: Mapping[str, object], config: Config) -> list[str]:
+    """A line for each option that was given and that the schedule does not use."""
+    schedules = {name: [kind for kind, names in _SHAPES.items() if name in names] for name in canonical(given)}
+    return [
+        f"{name} has no effect: it is for the schedule {' and '.join(kinds)}, and this one is {config.schedule}"
+        for name, kinds in schedules.items()
+        if kinds and config.schedule not in kinds
+    ]
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one schedule. `first_step` counts the whole run's updates before it."""
+def differing(used: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """Options whose values differ between variants, by variant; an option without effect on a variant is missing.
 
-    name: str
-    epochs: int
-    steps_per_epoch: int
-    schedule: Schedule
-    first_step: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Updates of the whole phase."""
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def peak(self) -> float:
-        """The highest learning rate."""
-        return max(self.schedule(step).lr for step in range(self.steps))
-
-    def rate(self, step: int) -> Rate:
-        """The rate of the run's update `step`, counted from 0 over all phases."""
-        return self.schedule(step - self.first_step)
-
-    def slowed(self, step: int, factor: float) -> "Phase":
-        """The same with its learning rate times `factor` from the run's update `step` on."""
-        return replace(self, schedule=Scaled(self.schedule, step - self.first_step, factor))
-
-    def to_dict(self, points: int = 500) -> dict[str, object]:
-        """Plain values, with at most `points` rates to draw."""
-        per_epoch = by_epoch(self.schedule)
-        stride = self.steps_per_epoch if per_epoch else max(1, -(-self.steps // points))
-        at = sorted({*range(0, self.steps, stride), self.steps - 1})
-        return {
-            "name": self.name,
-            "epochs": self.epochs,
-            "steps_per_epoch": self.steps_per_epoch,
-            "first_step": self.first_step,
-            "per": "epoch" if per_epoch else "step",
-            "schedule": to_dict(self.schedule),
-            "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
-        }
-
-
-FAR = 0.35
-"""A probe this bad, as a fraction of the loss of guessing, calls for the whole peak rate."""
-LEAST_SHARE = 0.1
-
-
-def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
-    """The peak rate of fine-tuning after a probe with this validation loss (mean, nats).
-
-    Where the frozen features nearly solve the task, large steps spoil them; where they do not, small
-    steps leave them as they are. The rate is in proportion to the probe's loss over the loss of
-    guessing, log(classes), from a tenth of `lr` up to `lr`. A heuristic, set on validation images
-    of tasks near ImageNet and far from it (docs/training.md).
+    `used` has the effective options by variant. That the probe does not use fine-tuning's options is not a difference.
     """
-    share = probe_loss / math.log(classes) / FAR
-    return lr * min(1.0, max(LEAST_SHARE, share))
-
-
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of one pass; a last batch of one image joins the one before it."""
-    whole, rest = divmod(images, batch_size)
-    return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
-
-
-def phases(config: Config, images: int, custom: Schedule | None = None) -> tuple[Phase, ...]:
-    """What a run on `images` training images does after the probe: fine-tuning, or nothing.
-
-    ConfigError where the schedule `custom` gives no rate for one of its updates.
-    """
-    if not config.epochs:
-        return ()
-    steps = steps_per_epoch(images, config.batch_size)
-    name = "finetune" if config.weights != "none" else "train"
-    phase = Phase(name, config.epochs, steps, schedule(config, steps, custom))
-    if custom is not None:
-        for step in range(phase.steps):  # what is wrong with one of them is better known now
-            phase.schedule(step)
-    return (phase,)
+    names = dict.fromkeys(name for options in used.values() for name in options)
+    found: dict[str, dict[str, object]] = {}
+    for name in names:
+        values = {variant: options[name] for variant, options in used.items() if name in options}
+        expected = [variant for variant, options in used.items() if options.get("epochs") or name in _ALWAYS]
+        if set(expected) - values.keys() or len({repr(value) for value in values.values()}) > 1:
+            found[name] = values
+    return found

@@ -4,18 +4,9 @@ from typing import Any
 
 import pytest
 
-from upcycle.comparison.variants import (
-    VARIANTS,
-    Grid,
-    check_common,
-    read_grid,
-    resumed,
-    seeds_from,
-    variants_of,
-    without_effect,
-)
+from upcycle.comparison.variants import VARIANTS, Grid, check_common, read_grid, resumed, seeds_from, variants_of
 from upcycle.errors import ConfigError, RunError
-from upcycle.recipes import resolve
+from upcycle.recipes import resolve, without_effect
 from upcycle.rundir import read_json, write_json
 
 

@@ -31,7 +31,7 @@ from upcycle.errors import ConfigError, DataError, RunError, StorageError, Upcyc
 from upcycle.history import ProbeResult
 from upcycle.manifest import unseal, write_sealed
 from upcycle.model.checkpoint import load_tensors
-from upcycle.recipes import adapted_rate
+from upcycle.planning import adapted_rate
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_lines
 from upcycle.training.loss import Scores

@@ -10,7 +10,8 @@ import torch
 
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import Callables, taken
-from upcycle.recipes import resolve, schedule
+from upcycle.planning import schedule
+from upcycle.recipes import resolve
 from upcycle.schedules import Constant, CustomSchedule, OneCycle, RampSustainDecay, Rate, Schedule
 
 

@@ -15,8 +15,7 @@ from upcycle.errors import HungUp, Terminated
 from upcycle.evaluation import forward
 from upcycle.jobs import session
 from upcycle.jobs.session import SIGNALS, Session, stopping
-from upcycle.planning import MicroBatch, Retry
-from upcycle.recipes import phases
+from upcycle.planning import MicroBatch, Retry, phases
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_json, read_lines
 

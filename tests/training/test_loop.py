@@ -15,8 +15,8 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
 from upcycle.model.network import ModelSpec, create
-from upcycle.planning import MicroBatch
-from upcycle.recipes import phases, resolve
+from upcycle.planning import MicroBatch, phases
+from upcycle.recipes import resolve
 from upcycle.schedules import Rate
 from upcycle.task import Task
 from upcycle.training import loop, optim

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from upcycle.audit.findings import Finding, FlaggedImage
-from upcycle.audit.statistics import Groups
+from upcycle.audit.findings import Audited, Finding, FlaggedImage
+from upcycle.audit.statistics import Groups, near_duplicates, same_pixels
 from upcycle.data.index import Index, equal
 from upcycle.data.listing import Unusable
 from upcycle.data.splits import components, connected, write_csv
@@ -232,6 +232,13 @@ def _grouped(keys: list[str], index: Index) -> NameGroups | None:
     if pairs == len(names) == len(np.unique(labels)):  # another spelling of the classes
         return None
     return groups
+
+
+def together(data: Audited) -> Groups:
+    """Positions of images that belong together: copies, near-duplicates, and groups that names show."""
+    groups = [*same_pixels(data.statistics), *(near_duplicates(data.statistics) or [])]
+    names = name_groups(data.index)
+    return groups + (names.positions() if names is not None else [])
 
 
 def write_grouped(path: Path, index: Index, groups: Groups, *, without: Collection[str] = ()) -> None:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from upcycle.comparison.statistics import Arm
-from upcycle.comparison.variants import effective
 from upcycle.config import FACTS, Config, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, Row
 from upcycle.manifest import check
+from upcycle.recipes import effective
 from upcycle.rundir import RunDir, read_json, read_lines, read_value
 
 _MACHINE = ("processor", "device", "gpu", "threads", "precision", "versions")

@@ -33,9 +33,10 @@ from upcycle.comparison.statistics import (
     scored,
     sign_flip,
 )
-from upcycle.comparison.variants import SMALLEST_DIFFERENCE, differing
+from upcycle.comparison.variants import SMALLEST_DIFFERENCE
 from upcycle.errors import ConfigError
 from upcycle.evaluation.intervals import LEVEL
+from upcycle.recipes import differing
 
 
 def summarize(

@@ -1,7 +1,4 @@
-"""What a comparison trains: variants, which are named configurations, and their grid with seeds as it is saved.
-
-And which options have an effect.
-"""
+"""What a comparison trains: variants, which are named configurations, and their grid with seeds as it is saved."""
 
 import json
 import os
@@ -13,17 +10,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from upcycle.config import READING, Config, absolute, canonical, read_toml
+from upcycle.config import READING, absolute, canonical, read_toml
 from upcycle.errors import ConfigError, RunError
-from upcycle.recipes import resolve
+from upcycle.recipes import FREE_TO_CHANGE, resolve
 from upcycle.rundir import read_json, write_json
 
 Options = Mapping[str, object]
 
 TUNED_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 """Rates that constant-tuned tries; the one with the lowest validation loss is used."""
-FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
-"""Options that may differ when a run or a comparison resumes: they do not change a result."""
 LONGEST_NAME = 100
 """Bytes of a variant's name, which is a part of file names."""
 MOST_SEEDS = 100
@@ -34,19 +29,6 @@ _SHARED = (*READING, "seed", "split_seed", "folds", "quarantine", "val_fraction"
 """Options that are the same for all variants, or set by the comparison: no variant's file may set them."""
 _VARIED = ("recipe", "lr", "schedule")
 """Options that variants differ in: they cannot be set for all of them."""
-_ELSEWHERE = ("recipe", "seed", "split_seed", "threads", *FREE_TO_CHANGE)
-"""Options that may differ between the seeds of one variant."""
-_SHAPES = {
-    "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
-    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
-    "constant": ("momentum",),
-}
-_ALWAYS = (
-    *(name for name in _SHARED if name not in ("seed", "split_seed")),
-    *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
-    *("label_smoothing", "probe", "epochs"),
-)
-"""Options that have an effect on the probe alone as well."""
 
 
 @dataclass(frozen=True)
@@ -341,44 +323,3 @@ def resumed(saved: Grid, now: Grid) -> Grid:
         label = {"data": "DATA", "common": "options"}.get(name, name.replace("_", " "))
         raise RunError(f"{now.out} was started with {label} {before[name]}, not {after[name]}. Choose another --out")
     return replace(now, common={**saved.common, **now.common}, command=saved.command)
-
-
-# ------------------------------------------------------------------------------------- options with an effect
-
-
-def effective(config: Config, resolved: Options | None = None) -> dict[str, object]:
-    """The options that had an effect on a run; `resolved` has the values of those that were left out."""
-    options = {name: value for name, value in config.to_dict().items() if name not in _ELSEWHERE}
-    shaped = {name for names in _SHAPES.values() for name in names}
-    unused = shaped - set(_SHAPES.get(config.schedule, ()))
-    if not config.epochs:  # the probe alone
-        unused = set(options) - set(_ALWAYS)
-    if not config.probe:
-        unused |= {"lr_adapt"}
-    used = {name: value for name, value in options.items() if name not in unused and value is not None}
-    return {**used, **(resolved or {})}
-
-
-def without_effect(given: Options, config: Config) -> list[str]:
-    """A line for each option that was given and that the schedule does not use."""
-    schedules = {name: [kind for kind, names in _SHAPES.items() if name in names] for name in canonical(given)}
-    return [
-        f"{name} has no effect: it is for the schedule {' and '.join(kinds)}, and this one is {config.schedule}"
-        for name, kinds in schedules.items()
-        if kinds and config.schedule not in kinds
-    ]
-
-
-def differing(used: Mapping[str, Options]) -> dict[str, dict[str, object]]:
-    """Options whose values differ between variants, by variant; an option without effect on a variant is missing.
-
-    `used` has the effective options by variant. That the probe does not use fine-tuning's options is not a difference.
-    """
-    names = dict.fromkeys(name for options in used.values() for name in options)
-    found: dict[str, dict[str, object]] = {}
-    for name in names:
-        values = {variant: options[name] for variant, options in used.items() if name in options}
-        expected = [variant for variant, options in used.items() if options.get("epochs") or name in _ALWAYS]
-        if set(expected) - values.keys() or len({repr(value) for value in values.values()}) > 1:
-            found[name] = values
-    return found

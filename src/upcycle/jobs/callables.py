@@ -13,7 +13,7 @@ from typing import Any
 
 from upcycle.config import CUSTOM, OF_SCHEDULES, Config, canonical
 from upcycle.errors import ConfigError, RunError
-from upcycle.recipes import flat
+from upcycle.planning import flat
 from upcycle.schedules import KINDS, CustomSchedule, Rate, Schedule, from_dict, qualified_name, to_dict
 
 Function = Callable[..., Any]

@@ -10,8 +10,8 @@ from upcycle.config import canonical, path_or_none, read_toml
 from upcycle.errors import ConfigError
 from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
 from upcycle.options import TrainOptions
-from upcycle.planning import Plan
-from upcycle.recipes import Phase, phases, resolve
+from upcycle.planning import Phase, Plan, phases
+from upcycle.recipes import resolve
 from upcycle.reporting.text import counted
 from upcycle.rundir import write_bytes
 from upcycle.schedules import Rate

@@ -7,21 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import pyarrow.compute as pc
-
 from upcycle import __version__
 from upcycle.audit import proposals
-from upcycle.audit.checks import run_checks
-from upcycle.audit.findings import Audit, Audited, Finding
-from upcycle.audit.statistics import inspect, near_duplicates, same_pixels
-from upcycle.config import IMAGES, READING, Config, absolute, canonical, expanded, path_or_none
-from upcycle.data.frames import default_root, written_in
-from upcycle.data.index import check_exists
-from upcycle.data.listing import Layout
-from upcycle.data.splits import split_by
-from upcycle.device import crowded, threads_for
-from upcycle.errors import ConfigError, DataError, RunError
-from upcycle.hardware import usable_cores
+from upcycle.audit.findings import Audit, Audited
+from upcycle.config import IMAGES, READING, absolute, canonical, expanded, path_or_none
+from upcycle.errors import ConfigError, RunError
+from upcycle.jobs.inspection import find_problems, inspect_images
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
@@ -87,13 +78,8 @@ def scan(
     data, folder = data.resolve(), named or reserve(name)
     with removed_unless_started(folder, reserved=named is None):
         started = time.perf_counter()
-        check_exists(data)
-        if label_errors:
-            from upcycle.jobs.label_errors import check_weights  # it brings torch
-
-            check_weights(config)
-        images, decided = _inspect_images(data, config, show)
-        findings = _find_problems(images, config, show, label_errors=label_errors)
+        images, decided = inspect_images(data, config, show, label_errors=label_errors)
+        findings = find_problems(images, config, show, label_errors=label_errors)
         words = ["upcycle", "scan", str(data), *(["--label-errors"] if label_errors else []), *spelled(given)]
         audit = replace(
             Audit.of(images, findings),
@@ -124,7 +110,9 @@ def _write(
     kept = {name: given[name] for name in _TRAINING if name in given}
     train = _training(audit.data, kept, "--quarantine", str(folder / _QUARANTINE))
     grouped = None
-    if _write_grouped(folder / _GROUPED, images, entries):
+    if groups := proposals.together(images):
+        excluded = {entry.path for entry in entries if entry.excluded}
+        proposals.write_grouped(folder / _GROUPED, images.index, groups, without=excluded)
         elsewhere = set(READING) - {"drop_empty_classes"}  # they do not concern the manifest that a scan writes
         kept = {name: value for name, value in kept.items() if name not in elsewhere}
         grouped = _training(str(folder / _GROUPED), kept)
@@ -141,8 +129,8 @@ def _write(
         )
     for line in _summary(audit):
         show.message(line)
-    excluded = sum(entry.excluded for entry in entries)
-    show.message(f"\nto exclude: {excluded:,}, to decide: {len(entries) - excluded:,}; check the list, then: {train}")
+    count = sum(entry.excluded for entry in entries)
+    show.message(f"\nto exclude: {count:,}, to decide: {len(entries) - count:,}; check the list, then: {train}")
     if grouped:
         show.message(f"with what belongs together on one side: {grouped}")
     show.message(f"page: {page}")
@@ -151,68 +139,6 @@ def _write(
 def _training(data: str, options: Mapping[str, Any], *words: str) -> str:
     """The command that trains on `data` as this scan has split it, or would split it."""
     return shlex.join(["upcycle", "train", data, *words, *spelled(options)])
-
-
-def _inspect_images(data: Path, config: Config, show: Display) -> tuple[Audited, list[proposals.Entry]]:
-    """Every image, without those that `--quarantine` excludes, split where that can be; and the rows of that list."""
-    file = Path(config.quarantine) if config.quarantine else None
-    listed = proposals.read_list(file)
-    folder = written_in(Path(config.cache) if config.cache else default_root(), "statistics")
-    if crowd := crowded(config.threads):
-        show.warn(crowd)
-    with show.progress("scanning") as progress:
-        index, statistics = inspect(
-            data,
-            folder=folder,
-            layout=Layout.of(config),
-            scale=config.scale,
-            threads=threads_for(config.threads, usable_cores(Path("/"))),
-            progress=progress,
-        )
-    left = proposals.exclude(index, listed, file.name if file else "", trainable=False)
-    for warning in left.warnings(file):
-        show.warn(warning)
-    remaining = pc.is_in(index.paths, value_set=left.index.paths).to_numpy(zero_copy_only=False)
-    audited = Audited(left.index, statistics=statistics[remaining])
-    try:
-        return replace(audited, splits=split_by(config, left.index)), left.entries
-    except DataError as error:
-        show.warn(f"no split can be made, so leaks are not checked: {error}")
-        return audited, left.entries
-
-
-def _find_problems(data: Audited, config: Config, show: Display, *, label_errors: bool) -> list[Finding]:
-    """All findings, serious ones first; an image set that cannot be trained on before all others."""
-    findings = run_checks(data)
-    if label_errors:
-        from upcycle.jobs.label_errors import find_label_errors
-
-        try:
-            found = find_label_errors(data, config, show)
-        except DataError as error:
-            show.warn(f"label errors were not checked: {error}")
-        else:
-            findings += [found] if found is not None else []
-            findings.sort(key=lambda finding: not finding.serious)
-    try:
-        data.index.check_trainable()
-    except DataError as error:
-        findings.insert(
-            0, Finding("untrainable", "Nothing can be trained on these images yet", str(error), "", serious=True)
-        )
-    return findings
-
-
-def _write_grouped(path: Path, data: Audited, entries: list[proposals.Entry]) -> bool:
-    """A manifest with groups, without what is to be excluded, where images belong together."""
-    groups = [*same_pixels(data.statistics), *(near_duplicates(data.statistics) or [])]
-    names = proposals.name_groups(data.index)
-    if names is None and not groups:
-        return False
-    groups += names.positions() if names is not None else []
-    excluded = {entry.path for entry in entries if entry.excluded}
-    proposals.write_grouped(path, data.index, groups, without=excluded)
-    return True
 
 
 def _summary(audit: Audit) -> list[str]:

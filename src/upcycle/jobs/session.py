@@ -29,8 +29,7 @@ from upcycle.jobs.start import UPDATES, Start
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
-from upcycle.planning import Change, Plan, changes_from_dicts, changes_to_dicts
-from upcycle.recipes import Phase
+from upcycle.planning import Change, Phase, Plan, changes_from_dicts, changes_to_dicts
 from upcycle.reporting.progress import Display
 from upcycle.rundir import (
     RunDir,

@@ -14,7 +14,7 @@ from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
-from upcycle.recipes import Phase, adapted_rate, phases, schedule
+from upcycle.planning import Phase, adapted_rate, phases, schedule
 from upcycle.reporting.text import counted
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe

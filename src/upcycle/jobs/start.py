@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upcycle.comparison.variants import FREE_TO_CHANGE, without_effect
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.manifest import check
-from upcycle.recipes import resolve
+from upcycle.recipes import FREE_TO_CHANGE, resolve, without_effect
 from upcycle.rundir import RunDir, read_json
 from upcycle.task import class_weights_text
 

@@ -19,8 +19,7 @@ from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model.checkpoint import load_clone
 from upcycle.model.network import Network
-from upcycle.planning import MicroBatch
-from upcycle.recipes import Phase
+from upcycle.planning import MicroBatch, Phase
 from upcycle.task import Task
 from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 from upcycle.training.optim import (
