@@ -25,7 +25,7 @@ def opened(folder: Path, **options: Any) -> Session:
     run = RunDir(folder)
     run.set_status("running", seconds=3.0, features_seconds=1.0, stopped="x")
     stopping = SimpleNamespace(asked=False, obey=lambda: None)
-    return Session(run, Config(**options), Silent(), cast(Any, stopping))
+    return Session(run, Config(**options), cast(Any, None), Silent(), cast(Any, stopping))
 
 
 def test_states_within_an_epoch_wait_their_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

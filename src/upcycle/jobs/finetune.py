@@ -34,23 +34,16 @@ SCRATCH = 300 * 2**20
 """What libraries take beside the tensors."""
 
 
-def fine_tune(
-    session: Session,
-    data: Dataset,
-    model: Network,
-    machine: Hardware,
-    *,
-    pretrained: dict[str, Tensor],
-) -> str:
+def fine_tune(session: Session, data: Dataset, model: Network, *, pretrained: dict[str, Tensor]) -> str:
     """Fine-tune `model` by the last phase of the plan; returns why it ended.
 
     After a loss that explodes, or too little memory, training resumes from
     the last checkpoint, or without one from the weights `pretrained`.
     """
-    _fit_into_memory(session, model, machine, data.preprocessing.size)
+    _fit_into_memory(session, model, data.preprocessing.size)
     while True:
         try:
-            return _train(session, data, model, machine)
+            return _train(session, data, model)
         except DivergenceError as error:
             _retry(session, error)
         except RuntimeError as error:
@@ -60,10 +53,10 @@ def fine_tune(
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -> str:
+def _train(session: Session, data: Dataset, model: Network) -> str:
     """Train, with the best weights and a checkpoint written after every epoch."""
     config, show, phase = session.config, session.show, session.plan.last
-    setting = _setting(session, data, model, machine)
+    setting = _setting(session, data, model)
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
     reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
@@ -72,7 +65,7 @@ def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
     def validate(model: Network) -> Scores:
-        return score(torch.from_numpy(held_out_logits(data, model, machine, "val")), labels, data.task)
+        return score(torch.from_numpy(held_out_logits(data, model, session.machine, "val")), labels, data.task)
 
     with show.progress(phase.name) as told, session.stopping.held():
 
@@ -95,15 +88,17 @@ def _train(session: Session, data: Dataset, model: Network, machine: Hardware) -
     return reason
 
 
-def _setting(session: Session, data: Dataset, model: Network, machine: Hardware) -> Setting:
+def _setting(session: Session, data: Dataset, model: Network) -> Setting:
     config, custom = session.config, session.callables
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=replace(data.batches(config, machine), augment=custom.augment),
+        batches=replace(data.batches(config, session.machine), augment=custom.augment),
         task=data.task,
-        loss=CustomLoss(data.task, custom.loss) if custom.loss else class_loss(config, data, device=machine.device),
-        machine=machine,
+        loss=CustomLoss(data.task, custom.loss)
+        if custom.loss
+        else class_loss(config, data, device=session.machine.device),
+        machine=session.machine,
         frozen=frozen_names(model.body, config.freeze),
         changes=session.plan.micro_batches,
     )
@@ -165,15 +160,15 @@ def _retry(session: Session, error: DivergenceError) -> None:
 # ---------------------------------------------------------------- when memory is short
 
 
-def _fit_into_memory(session: Session, model: Network, machine: Hardware, size: int) -> None:
+def _fit_into_memory(session: Session, model: Network, size: int) -> None:
     """On a processor, where running out of memory is a kill without a word: take micro-batches that fit.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.
     """
-    if machine.device != "cpu":
+    if session.machine.device != "cpu":
         return
     free, batch = hardware.free_memory(Path("/")), _images(session)
-    images, needed = largest_micro_batch(model, machine, batch=batch, size=size, free=free)
+    images, needed = largest_micro_batch(model, session.machine, batch=batch, size=size, free=free)
     if images == batch:
         return
     amounts = f"takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"

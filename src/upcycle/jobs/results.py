@@ -10,7 +10,6 @@ from torch import Tensor
 
 from upcycle.data import decode
 from upcycle.data.dataset import Dataset
-from upcycle.device import Hardware
 from upcycle.errors import DecodeError
 from upcycle.evaluation.forward import predictions
 from upcycle.evaluation.metrics import measure, paired_log_loss
@@ -42,19 +41,13 @@ def held_out(data: Dataset, logits: Callable[[str], npt.NDArray[np.float32]]) ->
 
 
 def choose(
-    session: Session,
-    data: Dataset,
-    model: Network,
-    machine: Hardware,
-    *,
-    probed: HeldOut | None,
-    pretrained: dict[str, Tensor],
+    session: Session, data: Dataset, model: Network, *, probed: HeldOut | None, pretrained: dict[str, Tensor]
 ) -> Results:
     """Keep the fine-tuned model, or the probe where validation does not tell them apart.
 
     The test images decide nothing. `probed` are the probe's predictions, `pretrained` its weights.
     """
-    tuned = held_out(data, lambda name: held_out_logits(data, model, machine, name))
+    tuned = held_out(data, lambda name: held_out_logits(data, model, session.machine, name))
     if probed is None:
         return Results(tuned)
     paired = paired_log_loss(tuned["val"], probed["val"])

@@ -127,8 +127,8 @@ class Session:
     callables = NO_CALLABLES
     """The custom parts of the run."""
 
-    def __init__(self, run: RunDir, config: Config, show: Display, stopping: Stopping) -> None:
-        self.run, self.config, self.show, self.stopping = run, config, show, stopping
+    def __init__(self, run: RunDir, config: Config, machine: Hardware, show: Display, stopping: Stopping) -> None:
+        self.run, self.config, self.machine, self.show, self.stopping = run, config, machine, show, stopping
         self.plan = Plan(changes=changes_from_dicts(read_lines(run.events, whole=True)))
         status = run.status()
         self.details: dict[str, float | str] = {
@@ -333,7 +333,7 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Dis
     with locked(run.root), stopping() as signals:
         remove_abandoned(run.root)
         _record_start(start, weights_sha256, machine, show)
-        session = Session(run, start.config, show, signals)
+        session = Session(run, start.config, machine, show, signals)
         session.callables = start.callables
         session.tick()
         show.started(run.root)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
-from upcycle.device import Hardware
 from upcycle.errors import ConfigError
 from upcycle.evaluation.forward import extract, head_logits
 from upcycle.jobs.finetune import class_loss, fine_tune
@@ -20,19 +19,19 @@ from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe
 
 
-def run_stages(session: Session, data: Dataset, network: ModelSpec, machine: Hardware, weights: Weights | None) -> str:
+def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
     class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
-    model = create(network, machine, seed=session.config.seed)
+    model = create(network, session.machine, seed=session.config.seed)
     if weights is not None:
         for note in load_body(model, weights, network.arch):
             session.show.warn(note)
-    model = model.to(machine.device)
+    model = model.to(session.machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
     asked = session.config.probe and model.has_linear_head
     probed: HeldOut | None = None
     if asked:
-        probe, probed = _train_probe(session, data, network, model, machine)
+        probe, probed = _train_probe(session, data, network, model)
         if not planned:
             session.record_rows(())
             session.save_best(model)
@@ -41,9 +40,9 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, machine: Har
         planned = tuple(_adapted(session, phase, probe, data) for phase in planned)
         session.follow(replace(session.plan, phases=planned))
     pretrained = checkpoint.clone_weights(model)
-    stopped = fine_tune(session, data, model, machine, pretrained=pretrained)
+    stopped = fine_tune(session, data, model, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
-    write_results(session, data, choose(session, data, model, machine, probed=probed, pretrained=pretrained))
+    write_results(session, data, choose(session, data, model, probed=probed, pretrained=pretrained))
     session.discard_checkpoints()
     return stopped
 
@@ -77,11 +76,9 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
 # ---------------------------------------------------------------- the probe
 
 
-def _train_probe(
-    session: Session, data: Dataset, network: ModelSpec, model: Network, machine: Hardware
-) -> tuple[Probe, HeldOut]:
+def _train_probe(session: Session, data: Dataset, network: ModelSpec, model: Network) -> tuple[Probe, HeldOut]:
     """Compute the features once, train the probe on them, and put it into the model; its held-out predictions."""
-    config, show = session.config, session.show
+    config, show, machine = session.config, session.show, session.machine
     index, splits = data.index, data.splits
     with session.timed("features_seconds"), show.progress("features") as progress:
         features = extract(

@@ -59,7 +59,7 @@ def run_training(start: Start, show: Display, *, index: Index | None = None, spl
         computer = machine.gpu or machine.processor
         show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
         try:
-            session.details["stopped"] = run_stages(session, dataset, network, machine, weights)
+            session.details["stopped"] = run_stages(session, dataset, network, weights)
         except (RuntimeError, ValueError, AssertionError) as error:
             images = min(config.batch_size, 2)
             reason = cannot_compute(network, images=images, training=config.bn == "train")
