@@ -34,6 +34,19 @@ def test_options_without_effect_make_no_other_recipe(tmp_path: Path) -> None:
     assert ("0", 2) == (group.name, len(group.runs))
 
 
+def test_runs_with_other_functions_of_the_callers_are_other_configurations(tmp_path: Path) -> None:
+    for name, source in (("a", "0" * 64), ("b", "1" * 64)):
+        write_run(tmp_path / name, predictions(RIGHT), loss="custom")
+        run = RunDir(tmp_path / name)
+        loss = {"name": "mine.focal", "sha256": source}
+        write_json(run.environment, {**read_json(run.environment), "callables": {"loss": loss}})
+    groups = grouped([read_run(tmp_path / name) for name in ("a", "b")])
+    assert ["a", "b"] == [group.name for group in groups]
+    assert ["name mine.focal, sha256 00000000", "name mine.focal, sha256 11111111"] == [
+        group.runs[0].options["loss"] for group in groups
+    ]
+
+
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, predictions(RIGHT), seed=3)

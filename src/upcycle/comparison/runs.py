@@ -50,12 +50,16 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A finished run: what its files say, and its predictions of the test images; `splits` is a digest of its split."""
+    """A finished run: what its files say, and its predictions of the test images.
+
+    `custom`: which schedule, loss and augmentation of the caller's it had, by name; `splits`: a digest of its split.
+    """
 
     path: Path
     config: Config
     facts: Facts
     environment: Mapping[str, object]
+    custom: Mapping[str, str]
     history: tuple[Row, ...]
     test: Evaluation
     predictions: Predictions
@@ -68,8 +72,8 @@ class FinishedRun:
 
     @property
     def options(self) -> dict[str, object]:
-        """The options that had an effect, with the image size and the crop that were resolved."""
-        seen = {"image_size": self.facts.size, "crop_pct": self.facts.crop_pct}
+        """The options that had an effect, with the image size and the crop that were resolved, and what was passed."""
+        seen = {"image_size": self.facts.size, "crop_pct": self.facts.crop_pct, **self.custom}
         return effective(self.config, {name: value for name, value in seen.items() if value is not None})
 
     @property
@@ -118,6 +122,9 @@ def read_run(path: Path) -> FinishedRun:
         config=config,
         facts=read_value(Facts, {**facts, **{name: recorded.get(name) for name in FACTS}}, str(path)),
         environment={name: environment[name] for name in _MACHINE if environment.get(name) is not None},
+        custom={
+            name: _named(entry) for name, entry in _entries(environment.get("callables", {}), run.environment).items()
+        },
         history=read_history(run),
         test=test,
         predictions=read_predictions(run.predictions("test")),
@@ -139,6 +146,12 @@ def _entries(values: object, file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RunError(f"{file} is damaged: it holds no settings")
     return values
+
+
+def _named(entry: object) -> str:
+    """What a run records of a function or value that was passed to it, in a few words."""
+    parts = entry.items() if isinstance(entry, dict) else ()
+    return ", ".join(f"{name} {str(value)[:8] if name == 'sha256' else value}" for name, value in parts)
 
 
 def digest(file: Path) -> str:
