@@ -1,6 +1,7 @@
 """Small real things that tests share: a folder of images, weights for a tiny network, the assets if they are there."""
 
 import contextlib
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,16 @@ settings.load_profile("steady")
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 TINY = "test_resnet"
 """timm's own small test network: 0.5 million parameters, with BatchNorm."""
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a million objects that no garbage collection need look at again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # bindings complain of what they find alive in the end
 
 
 @pytest.fixture(scope="session", autouse=True)

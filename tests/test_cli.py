@@ -93,15 +93,14 @@ def test_where_words_cannot_go_the_exit_code_says_what_happened(words: str, code
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp's variables")
-@pytest.mark.parametrize(("name", "value"), [("OMP_PROC_BIND", "close"), ("OMP_PLACES", "cores")])
-def test_a_command_sees_all_cores_whatever_openmp_is_told_to_bind(name: str, value: str) -> None:
+def test_a_command_sees_all_cores_whatever_openmp_is_told_to_bind() -> None:
     def cores(**more: str) -> list[str]:
         environment = {key: text for key, text in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
         words = [sys.executable, "-m", "upcycle", "doctor"]
         done = subprocess.run(words, env={**environment, **more}, capture_output=True, text=True, check=True)
         return [line for line in done.stdout.splitlines() if line.startswith(("cores", "threads"))]
 
-    assert cores() == cores(**{name: value})
+    assert cores() == cores(OMP_PROC_BIND="close") == cores(OMP_PLACES="cores")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")

@@ -67,6 +67,7 @@ class Stopping:
         raise _Stop
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_run_resumes_with_the_same_values_to_the_same_bits_and_with_no_others(
     example: str, photos: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

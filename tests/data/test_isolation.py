@@ -154,12 +154,12 @@ def test_a_file_that_ends_every_process_is_reported(pool: Decoders, monkeypatch:
 def test_the_time_in_which_all_of_it_is_stopped_does_not_count(tmp_path: Path) -> None:
     code = """
 from upcycle.data.isolation import Decoders, Limits
-from tests.data.test_isolation import LARGE, SMALL, load
-pool = Decoders(Limits(patience=8))
+from tests.data.test_isolation import SMALL, load, wide
+pool, large = Decoders(Limits(patience=4)), wide(4000)
 load(pool, SMALL)
 print("ready", flush=True)
-for _ in range(3):
-    load(pool, LARGE)
+for _ in range(6):
+    load(pool, large)
 pool.close()
 """
     command = [sys.executable, "-c", code]
@@ -169,7 +169,7 @@ pool.close()
         time.sleep(0.1)
         try:
             os.killpg(process.pid, signal.SIGSTOP)
-            time.sleep(12)
+            time.sleep(6)
             os.killpg(process.pid, signal.SIGCONT)
             assert 0 == process.wait(60)
         finally:  # whatever failed, nothing stopped is left to be waited for

@@ -249,7 +249,6 @@ class StopAfter(Silent):
 
 
 @pytest.mark.usefixtures("no_page")
-@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("recipe", ["default", "classic"])
 def test_a_run_stopped_and_resumed_is_a_run_never_stopped(
     recipe: str, photos: Path, tiny_weights: Path, tmp_path: Path
@@ -418,6 +417,7 @@ def test_cross_validation_tests_every_image_once(tiny_weights: Path, tmp_path: P
 # ---------------------------------------------------------------- options, each seen to act
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(
     "options",
     [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import upcycle
-from tests.conftest import TINY
+from tests.conftest import TINY, without_pages
 from upcycle.cli import main
 from upcycle.comparison.runs import FailedSeed
 from upcycle.comparison.variants import Grid, seeds_from, variants_of
@@ -23,6 +23,8 @@ from upcycle.rundir import RunDir, append_line, write_json, write_text
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 VARIANTS = ["simple-cnn", "probe", "constant-tuned", "default"]
+
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 class Listening(Silent):
@@ -46,17 +48,18 @@ def show() -> Listening:
 @pytest.fixture(scope="module")
 def compared(photos: Path, tiny_weights: Path, tmp_path_factory: Any, show: Listening) -> upcycle.Comparison:
     out = tmp_path_factory.mktemp("compared") / "comparison"
-    return upcycle.compare(
-        photos,
-        variants=VARIANTS,
-        seeds=2,
-        out=out,
-        weights=str(tiny_weights),
-        epochs=2,
-        cache=str(out.parent / "cache"),
-        show=show,
-        **FAST,
-    )
+    with without_pages():  # of the runs; the comparison has its own
+        return upcycle.compare(
+            photos,
+            variants=VARIANTS,
+            seeds=2,
+            out=out,
+            weights=str(tiny_weights),
+            epochs=2,
+            cache=str(out.parent / "cache"),
+            show=show,
+            **FAST,
+        )
 
 
 def test_every_variant_is_trained_with_every_seed(compared: upcycle.Comparison) -> None:

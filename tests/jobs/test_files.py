@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import upcycle
-from tests.conftest import TINY, draw
+from tests.conftest import TINY, draw, without_pages
 from upcycle.cli import main
 from upcycle.jobs.files import Unlisted, asked, files_of
 from upcycle.reporting.progress import Silent
@@ -19,7 +19,8 @@ from upcycle.reporting.progress import Silent
 def trained(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     options = {"arch": TINY, "weights": str(tiny_weights), "recipe": "probe", "image_size": 32, "threads": 1}
     folder = tmp_path_factory.mktemp("files") / "run"
-    return str(upcycle.train(photos, out=folder, device="cpu", show=Silent(), **options).path)
+    with without_pages():
+        return str(upcycle.train(photos, out=folder, device="cpu", show=Silent(), **options).path)
 
 
 def picture(path: Path) -> Path:

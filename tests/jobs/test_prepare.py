@@ -102,6 +102,7 @@ def test_predicting_files_has_the_machines_feeders(
     assert [expected] == asked
 
 
+@pytest.mark.usefixtures("no_page")
 def test_all_stages_of_a_run_have_the_machines_feeders(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

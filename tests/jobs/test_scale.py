@@ -50,6 +50,7 @@ def test_a_scan_asks_for_their_white_and_proposes_to_set_none_aside(dark: Path, 
     assert kinds(told) == []
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_run_warns_once_without_and_uses_the_white_it_is_given_everywhere(dark: Path, tmp_path: Path) -> None:
     without, given = Told(), Told()
     upcycle.train(dark, out=tmp_path / "without", show=without, **OPTIONS)

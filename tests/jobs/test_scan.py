@@ -92,6 +92,7 @@ def test_everything_that_is_wrong_is_found_and_what_is_unusable_proposed(trouble
     )
 
 
+@pytest.mark.usefixtures("no_page")
 def test_training_leaves_out_what_the_edited_list_says(trouble: Path, tmp_path: Path, tiny_weights: Path) -> None:
     scan = upcycle.scan(trouble, out=tmp_path / "scan", show=Silent())
     text = scan.quarantine.read_text(encoding="utf-8")

@@ -82,6 +82,8 @@ def test_several_observers_each_hear_everything_in_order() -> None:
 def test_a_notebook_shows_curves_that_grow_in_one_place(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     code = f"""
 import upcycle
+import upcycle.reporting.run_page
+upcycle.reporting.run_page.write_report = lambda run: run.report
 run = upcycle.train({str(photos)!r}, out={str(tmp_path / "run")!r}, weights={str(tiny_weights)!r}, arch={TINY!r},
                     image_size=32, epochs=3, threads=1, precision="fp32")
 """

@@ -3,9 +3,8 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -24,8 +23,11 @@ from upcycle.reporting.text import printable
 Report = Callable[[int, int], None]
 
 
-class Display(Protocol):
-    """What a job reports, as it happens: messages, progress, rows, and when it starts, resumes and ends."""
+class Display:
+    """What a job reports, as it happens: messages, progress, rows, and when it starts, resumes and ends.
+
+    A display does something with what it overrides, and nothing with the rest.
+    """
 
     def started(self, run: Path) -> None:
         """Work on the run's directory starts, whether it is new or resumed."""
@@ -45,8 +47,10 @@ class Display(Protocol):
     def table(self, table: RenderableType) -> None:
         """A table or another block."""
 
-    def progress(self, what: str) -> AbstractContextManager[Report]:
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Report]:  # noqa: ARG002 nothing is shown
         """A bar for `what`; call the value it gives with (done, total)."""
+        yield lambda _done, _total: None
 
     def row(self, history: History, epochs: int, images_per_second: float) -> None:
         """The last row of `history` is new; its phase has `epochs` at most."""
@@ -61,34 +65,8 @@ def line(row: Row, epochs: int, images_per_second: float) -> str:
     )
 
 
-class Silent:
+class Silent(Display):
     """Reports nothing."""
-
-    def started(self, run: Path) -> None:
-        """Nothing."""
-
-    def resumed(self, run: Path, epoch: int) -> None:
-        """Nothing."""
-
-    def finished(self, run: Path) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-    def table(self, table: RenderableType) -> None:
-        """Nothing."""
-
-    @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Report]:  # noqa: ARG002 the interface's argument
-        """Nothing."""
-        yield lambda _done, _total: None
-
-    def row(self, history: History, epochs: int, images_per_second: float) -> None:
-        """Nothing."""
 
 
 class Standard:
@@ -143,7 +121,7 @@ def console_of(name: Literal["stdout", "stderr"]) -> Console:
     return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
 
 
-class Terminal(Silent):
+class Terminal(Display):
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -207,58 +185,39 @@ class Notebook(Terminal):
             self._handle.update(figure)
 
 
-class Several:
-    """Several observers as one: each gets everything, in order."""
+def _told_to_each(name: str) -> Callable[..., None]:
+    def tell(self: "Several", *what: Any) -> None:
+        for display in self.displays:
+            getattr(display, name)(*what)
 
-    def __init__(self, *observers: Display) -> None:
-        self._observers = observers
+    return tell
 
-    def started(self, run: Path) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.started(run)
 
-    def resumed(self, run: Path, epoch: int) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.resumed(run, epoch)
+class Several(Display):
+    """Several displays as one: each gets everything, in order."""
 
-    def finished(self, run: Path) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.finished(run)
+    def __init__(self, *displays: Display) -> None:
+        self.displays = displays
 
-    def message(self, text: str) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.message(text)
-
-    def warn(self, text: str) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.warn(text)
-
-    def table(self, table: RenderableType) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.table(table)
+    started = _told_to_each("started")
+    resumed = _told_to_each("resumed")
+    finished = _told_to_each("finished")
+    message = _told_to_each("message")
+    warn = _told_to_each("warn")
+    table = _told_to_each("table")
+    row = _told_to_each("row")
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Report]:
         """A bar of each."""
         with contextlib.ExitStack() as stack:
-            bars = [stack.enter_context(observer.progress(what)) for observer in self._observers]
+            bars = [stack.enter_context(display.progress(what)) for display in self.displays]
 
             def report(done: int, total: int) -> None:
                 for bar in bars:
                     bar(done, total)
 
             yield report
-
-    def row(self, history: History, epochs: int, images_per_second: float) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer.row(history, epochs, images_per_second)
 
 
 def default_show() -> Display:
