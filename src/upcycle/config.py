@@ -27,8 +27,6 @@ ALIASES = {
     "num_workers": "workers",
 }
 """Names that other tools' users know, where the meaning is the same."""
-
-
 IMAGES = "one folder or a manifest"
 """What DATA is."""
 READING = (

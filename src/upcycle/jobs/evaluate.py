@@ -20,7 +20,7 @@ from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, Predictions
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
 from upcycle.jobs.prepare import darkness
-from upcycle.jobs.run import Run, run_of
+from upcycle.jobs.run import Run
 from upcycle.reporting.progress import Display, Silent, default_show
 from upcycle.rundir import read_json
 
@@ -39,12 +39,13 @@ def evaluate(
     With `threads` 0 as many as the run was trained with; with `device` auto the one of its training, where it is there.
     DataError where an image of the run has gone or changed, or `data` has a class that the model does not know.
     """
-    of, folder, show = run_of(run), None if data is None else expanded(data, IMAGES), show or default_show()
-    as_trained = not threads and device == "auto"
-    model = (
-        of.model if as_trained and isinstance(run, Run) else load(of.path, threads=threads, device=device, show=show)
-    )
-    return measure(evaluate_run(model, folder, split, show=show), seed=of.config.seed, split=split)
+    folder, show = None if data is None else expanded(data, IMAGES), show or default_show()
+    if isinstance(run, Run) and not threads and device == "auto":
+        model = run.model
+    else:
+        model = load(run.path if isinstance(run, Run) else run, threads=threads, device=device, show=show)
+    predictions = evaluate_run(model, folder, split, show=show)
+    return measure(predictions, seed=read_config(model.run.config).seed, split=split)
 
 
 def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show: Display | None = None) -> Predictions:
