@@ -92,3 +92,8 @@ def shown(text: object) -> str:
     """`text` on one line: control characters and undecodable bytes as escapes."""
     readable = str(text).encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
+
+
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """A number with its noun: 1 epoch, 1,200 epochs; `several` is the plural that is not made with an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from tests.reporting.values import evaluation as plain
 from tests.reporting.values import metric
+from upcycle.errors import counted
 from upcycle.evaluation.results import ClassMetrics
-from upcycle.reporting.text import counted, evaluation_table, loss_text, models_table, printable, rate_text, short
+from upcycle.reporting.text import evaluation_table, loss_text, models_table, printable, rate_text, short
 
 
 @pytest.mark.parametrize(

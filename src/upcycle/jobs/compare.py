@@ -28,13 +28,13 @@ from upcycle.comparison.runs import (
 from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, requested
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
-from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError
+from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError, counted
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import effective, resolve
 from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.progress import Display, default_show
-from upcycle.reporting.text import clock, counted
+from upcycle.reporting.text import clock
 from upcycle.rundir import RunDir, locked
 
 

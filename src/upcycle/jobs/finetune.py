@@ -13,14 +13,13 @@ from upcycle import hardware
 from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
-from upcycle.errors import ConfigError, DivergenceError, UpcycleError
+from upcycle.errors import ConfigError, DivergenceError, UpcycleError, counted
 from upcycle.evaluation.forward import predict_logits
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
-from upcycle.reporting.text import counted
 from upcycle.training.loop import Setting, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.optim import frozen_names, learns_statistics

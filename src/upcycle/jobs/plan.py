@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from upcycle.config import canonical, path_or_none, read_toml
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, counted
 from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
 from upcycle.options import TrainOptions
 from upcycle.planning import Phase, Plan, phases
 from upcycle.recipes import resolve
-from upcycle.reporting.text import counted
 from upcycle.rundir import write_bytes
 from upcycle.schedules import Rate
 

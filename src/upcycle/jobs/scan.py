@@ -11,14 +11,13 @@ from upcycle import __version__
 from upcycle.audit import proposals
 from upcycle.audit.findings import Audit, Audited
 from upcycle.config import IMAGES, READING, absolute, canonical, expanded, path_or_none
-from upcycle.errors import ConfigError, RunError
+from upcycle.errors import ConfigError, RunError, counted
 from upcycle.jobs.inspection import find_problems, inspect_images
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.scan_page import PAGE, write_scan
-from upcycle.reporting.text import counted
 from upcycle.rundir import read_json, write_json
 
 _AUDIT, _QUARANTINE, _GROUPED = "audit.json", "quarantine.csv", "grouped.csv"

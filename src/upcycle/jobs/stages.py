@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
-from upcycle.errors import ConfigError
+from upcycle.errors import ConfigError, counted
 from upcycle.evaluation.forward import extract, head_logits
 from upcycle.jobs.finetune import class_loss, fine_tune
 from upcycle.jobs.prepare import cache_root
@@ -14,7 +14,6 @@ from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.planning import Phase, adapted_rate, phases, schedule
-from upcycle.reporting.text import counted
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe, Split, train_probe
 

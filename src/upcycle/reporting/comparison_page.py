@@ -17,11 +17,11 @@ from rich.text import Text
 
 from upcycle.comparison.results import Comparison, MeanScore, VariantResult, Verdict
 from upcycle.comparison.runs import read_history
-from upcycle.errors import RunError
+from upcycle.errors import RunError, counted
 from upcycle.history import Row
 from upcycle.reporting import html
 from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, Stroke, as_text, save, stroke, svg
-from upcycle.reporting.text import clock, columns, counted, cut, named, printable, short, three, titled
+from upcycle.reporting.text import clock, columns, cut, named, printable, short, three, titled
 from upcycle.rundir import RunDir, write_text
 
 NAME = 60

@@ -18,10 +18,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from upcycle.errors import counted
 from upcycle.evaluation.results import Evaluation, Metric
 from upcycle.history import History
 from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text
-from upcycle.reporting.text import counted, interval, rate_text, short
+from upcycle.reporting.text import interval, rate_text, short
 from upcycle.rundir import Number, read_value
 
 LEAP = 10

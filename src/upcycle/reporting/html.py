@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from upcycle.audit.findings import Audit
+from upcycle.errors import counted
 from upcycle.evaluation.results import RunEvaluation
 from upcycle.history import History
 from upcycle.reporting.figures import curves_figure
@@ -25,7 +26,6 @@ from upcycle.reporting.style import PALETTE, svg
 from upcycle.reporting.text import (
     Cut,
     clock,
-    counted,
     cut,
     loss_text,
     metric_texts,

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
-from upcycle.errors import RunError
+from upcycle.errors import RunError, counted
 from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions, RunEvaluation, read_predictions
 from upcycle.history import History, ProbeResult, Row
 from upcycle.manifest import check
@@ -27,7 +27,7 @@ from upcycle.reporting.figures import (
     schedule_figure,
 )
 from upcycle.reporting.style import Drawing, save, svg
-from upcycle.reporting.text import METRIC_NAMES, Cut, clock, counted, cut, interval, joined, percent, three
+from upcycle.reporting.text import METRIC_NAMES, Cut, clock, cut, interval, joined, percent, three
 from upcycle.rundir import Number, RunDir, read_json, read_lines, read_values, write_text
 
 GALLERY, EPOCHS, CONFUSIONS, COPIES = 24, 200, 8, 6

@@ -7,9 +7,9 @@ from pathlib import Path
 from upcycle.audit.findings import Audit, Finding, FlaggedImage
 from upcycle.audit.proposals import Entry
 from upcycle.data import decode
-from upcycle.errors import DecodeError
+from upcycle.errors import DecodeError, counted
 from upcycle.reporting import html
-from upcycle.reporting.text import Cut, counted, cut
+from upcycle.reporting.text import Cut, cut
 from upcycle.rundir import write_text
 
 PAGE = "scan.html"

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from upcycle.errors import counted
 from upcycle.evaluation.results import Evaluation, Metric
 
 METRIC_NAMES = {
@@ -100,11 +101,6 @@ def cut(items: Sequence[_Item], limit: int = LISTED) -> Cut[_Item]:
 
 
 # ------------------------------------------------------------------------------------------- numbers
-
-
-def counted(number: int, noun: str, several: str | None = None) -> str:
-    """A number with its noun: 1 epoch, 1,200 epochs; `several` is the plural that is not made with an s."""
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def three(value: float | None) -> str:
