@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from filelock import FileLock, Timeout
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from upcycle.errors import NoRoomError, RunError, StorageError
@@ -118,6 +117,8 @@ def locked(folder: Path) -> Iterator[None]:
     RunError where another process is in it, and where it holds a link. The system takes the lock back when a
     process ends, however it ends.
     """
+    from filelock import FileLock, Timeout  # a command that writes no run does without
+
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
