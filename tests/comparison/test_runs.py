@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.comparison.rundirs import predictions, write_run
-from upcycle.comparison.runs import grouped, read_run, shared_test
+from upcycle.comparison.runs import digest, grouped, read_run, shared_test
 from upcycle.errors import RunError
 from upcycle.rundir import RunDir, read_json, write_json
 
@@ -45,6 +45,26 @@ def test_runs_with_other_functions_of_the_callers_are_other_configurations(tmp_p
     assert ["name mine.focal, sha256 00000000", "name mine.focal, sha256 11111111"] == [
         group.runs[0].options["loss"] for group in groups
     ]
+
+
+def test_runs_of_a_version_that_made_other_updates_are_other_configurations(tmp_path: Path) -> None:
+    for name, updates in (("a", 3), ("b", 4)):
+        run = RunDir(write_run(tmp_path / name, predictions(RIGHT)))
+        write_json(run.config, {**read_json(run.config), "updates": updates})
+    assert ["a", "b"] == [group.name for group in grouped([read_run(tmp_path / name) for name in ("a", "b")])]
+
+
+def test_a_split_is_the_same_however_its_file_is_written(tmp_path: Path) -> None:
+    rows = [
+        ["path", "label", "split", "group", "sha256"],
+        ["a/1.jpg", "a", "train", "", "1"],
+        ["b/2.jpg", "b", "val", "", "2"],
+    ]
+    plain, quoted, other = (tmp_path / name for name in ("plain.csv", "quoted.csv", "other.csv"))
+    plain.write_text("".join(",".join(row) + "\n" for row in rows))
+    quoted.write_text("".join(",".join(f'"{value}"' for value in row) + "\n" for row in rows))
+    other.write_text(plain.read_text().replace("train", "test"))
+    assert digest(plain) == digest(quoted) != digest(other)
 
 
 def test_the_same_configuration_and_seed_twice_is_refused_for_a_run_is_not_its_own_repetition(tmp_path: Path) -> None:

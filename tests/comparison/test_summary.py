@@ -183,7 +183,7 @@ def test_a_variant_without_a_clock_is_not_recommended_by_its_cost(tmp_path: Path
 def test_another_split_another_machine_and_other_weights_are_reported(tmp_path: Path) -> None:
     for name, recipe in (("a", "classic"), ("b", "default")):
         path = write_run(tmp_path / name, predictions(answers(0.8, 0)), recipe=recipe, seed=int(name == "b"))
-        (path / "splits.csv").write_text(name)
+        (path / "splits.csv").write_text(f"path,label,split,group,sha256\n1.jpg,cats,{name},,1\n")
     machine = RunDir(tmp_path / "b").environment
     write_json(machine, {**read_json(machine), "processor": "H100"})
     made = compared(tmp_path, "a", "b")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from upcycle.comparison.statistics import Arm
 from upcycle.config import FACTS, Config, read_config
+from upcycle.data.splits import read_splits
 from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.results import Evaluation, Predictions, RunEvaluation, read_predictions
@@ -38,6 +39,7 @@ class Facts(BaseModel):
 
     data: str | None = None
     weights_sha256: str | None = None
+    updates: int | None = None
     seconds: float | None = None
     decoding_seconds: float | None = None
     features_seconds: float | None = None
@@ -155,8 +157,11 @@ def _named(entry: object) -> str:
 
 
 def digest(file: Path) -> str:
-    """The sha256 of a file; '' where there is none."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+    """The sha256 of which images a splits file has on which side, by content; '' where there is no file."""
+    if not file.exists():
+        return ""
+    sides = sorted((row.sha256 or row.path, row.label, row.split) for row in read_splits(file))
+    return hashlib.sha256(json.dumps(sides).encode()).hexdigest()
 
 
 # --------------------------------------------------------------------------------------- groups
@@ -190,7 +195,8 @@ def grouped(runs: Sequence[FinishedRun]) -> list[VariantRuns]:
     """
     kinds: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
-        facts = {**run.options, "data": run.splits, "weights": run.facts.weights_sha256}
+        own = {"data": run.splits, "weights": run.facts.weights_sha256, "updates": run.facts.updates}
+        facts = {**run.options, **own}
         kinds[json.dumps(facts, sort_keys=True, default=str)].append(run)
     groups = []
     for some in kinds.values():
