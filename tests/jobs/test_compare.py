@@ -471,7 +471,7 @@ def test_runs_of_another_split_are_not_mixed(tmp_path: Path) -> None:
     cells = [sweep.cells(variant)[0] for variant in sweep.grid.variants]
     for cell in cells:
         finish(cell)
-        RunDir(cell.path).splits.write_text(cell.path.name)
+        RunDir(cell.path).splits.write_text(f"path,label,split,group,sha256\n1.jpg,a,{cell.path.name},,1\n")
     assert sweep.finished(cells[0])
     with pytest.raises(RunError, match="were trained with other images or split"):
         sweep.finished(cells[1])
