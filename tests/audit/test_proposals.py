@@ -61,6 +61,11 @@ def test_a_list_that_a_spreadsheet_has_stored_is_read(tmp_path: Path) -> None:
     assert [Entry("a/0000.jpg", "blank, or so", False)] == read_list(tmp_path / "q.csv")
 
 
+def test_a_path_that_begins_with_a_blank_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("excluded,path,reason\nyes, cats/blank.png,blank\n")
+    assert [" cats/blank.png"] == [entry.path for entry in read_list(tmp_path / "list.csv")]
+
+
 def test_a_list_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.csv does not exist"):
         read_list(tmp_path / "none.csv")

@@ -51,7 +51,8 @@ def read_list(path: Path | None) -> list[Entry]:
         return []
     if not path.exists():
         raise DataError(f"{shown(path)} does not exist: give the quarantine.csv of a scan")
-    names, rows = read_csv(path, (_COLUMN, _OLD_COLUMN, "path", "reason"))
+    # names of files may begin with a blank
+    names, rows = read_csv(path, (_COLUMN, _OLD_COLUMN, "path", "reason"), skip_blanks=False)
     if "path" not in names:
         raise DataError(f"{shown(path)} has no column 'path': it needs excluded,path,reason")
     answers = _OLD_COLUMN if _OLD_COLUMN in names else _COLUMN

@@ -118,15 +118,15 @@ def read_run(path: Path) -> FinishedRun:
     if config.folds:
         raise RunError(f"{path} is cross-validated, each image tested by another model. Compare its folds' runs")
     model, environment, recorded = entries(run.model), entries(run.environment), entries(run.config)
-    facts = {**model, **_entries(model.get("preprocessing", {}), run.model), **status}
+    seconds = {name: value for name, value in status.items() if name.endswith("seconds")}
+    facts = {**model, **_entries(model.get("preprocessing") or {}, run.model), **seconds}
+    passed = _entries(environment.get("callables") or {}, run.environment)
     return FinishedRun(
         path=path,
         config=config,
         facts=read_value(Facts, {**facts, **{name: recorded.get(name) for name in FACTS}}, str(path)),
         environment={name: environment[name] for name in _MACHINE if environment.get(name) is not None},
-        custom={
-            name: _named(entry) for name, entry in _entries(environment.get("callables", {}), run.environment).items()
-        },
+        custom={name: _named(entry) for name, entry in passed.items()},
         history=read_history(run),
         test=test,
         predictions=read_predictions(run.predictions("test")),

@@ -268,11 +268,12 @@ def _csv(manifest: Path, layout: Layout) -> tuple[list[str], _RowsOf]:
     return names, lambda _: rows
 
 
-def read_csv(file: Path, wanted: Iterable[str]) -> tuple[list[str], Iterator[list[str]]]:
+def read_csv(file: Path, wanted: Iterable[str], *, skip_blanks: bool = True) -> tuple[list[str], Iterator[list[str]]]:
     """The names of the columns and the rows of a CSV file, each with as many values; DataError for a file that is none.
 
     It is in UTF-8, or in UTF-16, with its mark or without. Columns are separated by what finds most of those `wanted`,
-    else by the commonest of comma, semicolon, tab and bar. Blank lines are left out.
+    else by the commonest of comma, semicolon, tab and bar. Blank lines are left out, and with `skip_blanks` the blanks
+    before a value.
     """
     try:
         content = file.read_bytes()
@@ -290,13 +291,13 @@ def read_csv(file: Path, wanted: Iterable[str]) -> tuple[list[str], Iterator[lis
         names = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
         return len(keys & set(map(key, names))), first.count(delimiter)
 
-    rows = _csv_rows(file, text, max(_DELIMITERS, key=found))  # of equals the first, which is the comma
+    rows = _csv_rows(file, text, max(_DELIMITERS, key=found), skip_blanks)  # of equals the first, which is the comma
     return next(rows, []), rows
 
 
-def _csv_rows(file: Path, text: str, delimiter: str) -> Iterator[list[str]]:
+def _csv_rows(file: Path, text: str, delimiter: str, skip_blanks: bool) -> Iterator[list[str]]:
     """The header and the rows."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=skip_blanks)
     width = 0
     try:
         for row in reader:
