@@ -10,11 +10,13 @@ Markdown.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +68,18 @@ for seed in range(splits):
 """
 
 
-def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
-    """Write features, labels and groups of the images of `data` that are no test images."""
+@contextlib.contextmanager
+def learnable(data: Path, size: int, weights_file: Path, threads: int = 0) -> Iterator[Any]:
+    """The images of `data` that are no test images, decoded, and the network: index, frames, spec, model, machine."""
     from upcycle import device
     from upcycle.data import frames as cache
     from upcycle.data.index import index_images
     from upcycle.data.listing import Layout
-    from upcycle.data.splits import components, split
-    from upcycle.evaluation.forward import extract
+    from upcycle.data.splits import split
     from upcycle.model.network import create, load_body, spec_of
     from upcycle.model.sources import get_weights, preprocessing_for, resolve_arch
 
-    machine = device.detect(device="cpu")
+    machine = device.detect(device="cpu", threads=threads)
     device.apply(machine, 0)
     arch = resolve_arch("resnet50")
     weights = get_weights(arch, str(weights_file))
@@ -88,12 +90,21 @@ def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
     index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
     seen = preprocessing_for(arch, weights, input_file=None, image_size=size, crop_pct=None)
     with tempfile.TemporaryDirectory() as temporary:
-        root, threads = Path(temporary), machine.threads
-        frames, failures = cache.open_cache(index, seen.decoding, root=root, threads=threads)
+        frames, failures = cache.open_cache(index, seen.decoding, root=Path(temporary), threads=machine.threads)
         index, frames = index.without(failures), frames.without(failures)
         network = spec_of(arch, index.classes, seen, weights)
         model = create(network, machine)
         load_body(model, weights, arch)
+        yield index, frames, network, model, machine
+
+
+def features(file: Path, data: Path, size: int, weights_file: Path) -> None:
+    """Write features, labels and groups of the images of `data` that are no test images."""
+    from upcycle.data.splits import components
+    from upcycle.evaluation.forward import extract
+
+    with learnable(data, size, weights_file) as (index, frames, network, model, machine):
+        root = Path(frames.path).parent
         found = extract(model, index, frames, network=network, machine=machine, folder=root, workers=machine.feeders)
         np.savez(file, features=found, labels=index.labels, groups=components(index))
 

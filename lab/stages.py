@@ -11,26 +11,22 @@ Markdown: means over splits, and the paired change against the last stage withou
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from probe import learnable
 from sklearn.metrics import f1_score
 
 from upcycle import device
-from upcycle.data import frames as cache
-from upcycle.data.index import index_images
-from upcycle.data.listing import Layout
-from upcycle.data.splits import components, split
+from upcycle.data.splits import components
 from upcycle.evaluation.forward import predict_logits
-from upcycle.model.network import Network, create, load_body, spec_of
-from upcycle.model.sources import get_weights, preprocessing_for, resolve_arch
+from upcycle.model.network import Network
 from upcycle.task import Task
-from upcycle.training import probe
 from upcycle.training.loss import Loss
+from upcycle.training.probe import Split, best_heads
 
 Reals = npt.NDArray[np.float64]
 STAGES = 3
@@ -55,27 +51,12 @@ def pooled(model: Network, images: torch.Tensor) -> torch.Tensor:
 
 def features(file: Path, data: Path, size: int, weights_file: Path, threads: int) -> None:
     """Write features of the images and of their mirror images, labels and groups of those that are no test images."""
-    machine = device.detect(device="cpu", threads=threads)
-    device.apply(machine, 0)
-    arch = resolve_arch("resnet50")
-    weights = get_weights(arch, str(weights_file))
-    assert weights is not None
-    unseen = "val" if (data / "val").exists() and not (data / "test").exists() else None
-    index = index_images(data, Layout(test_split=unseen))
-    apart = split(index, seed=0)
-    index = index.take(np.sort(np.concatenate([apart.train, apart.val])))
-    seen = preprocessing_for(arch, weights, input_file=None, image_size=size, crop_pct=None)
-    with tempfile.TemporaryDirectory() as temporary:
-        frames, failures = cache.open_cache(index, seen.decoding, root=Path(temporary), threads=threads)
-        index, frames = index.without(failures), frames.without(failures)
-        network = spec_of(arch, index.classes, seen, weights)
-        model = create(network, machine)
-        load_body(model, weights, arch)
-        options = {"preprocessing": seen, "machine": machine, "workers": machine.feeders}
+    with learnable(data, size, weights_file, threads) as (index, frames, network, model, machine):
+        options = {"preprocessing": network.preprocessing, "machine": machine, "workers": machine.feeders}
         at = np.arange(len(index))
         plain = predict_logits(model, frames, at, output=lambda images: pooled(model, images), **options)
         mirror = predict_logits(model, frames, at, output=lambda images: pooled(model, images.flip(3)), **options)
-    np.savez(file, plain=plain, mirror=mirror, labels=index.labels, groups=components(index), classes=index.classes)
+        np.savez(file, plain=plain, mirror=mirror, labels=index.labels, groups=components(index))
 
 
 def ridge(train: Reals, targets: Reals, held: Reals, labels: npt.NDArray[np.int64]) -> tuple[Reals, Reals, float]:
@@ -133,8 +114,8 @@ def readings(file: Path, train: int, splits: int) -> list[dict[str, dict[str, fl
             whole = (made["plain"] + made["mirror"]) / 2 if flip else made["plain"]
             blocks = np.split(whole, np.cumsum(widths)[:-1], axis=1)[-stages:]
             scaled = np.hstack([block / block[learn].std(axis=0).mean() for block in blocks]).astype(np.float32)
-            sides = [probe.Split(scaled, side, made["labels"][side], groups[side]) for side in (learn, hold)]
-            heads = probe.best_heads(*sides, loss=Loss(task), seed=seed)
+            sides = [Split(scaled, side, made["labels"][side], groups[side]) for side in (learn, hold)]
+            heads = best_heads(*sides, loss=Loss(task), seed=seed)
             weight = torch.stack([one.weight for one in heads]).mean(dim=0).numpy()
             bias = torch.stack([one.bias for one in heads]).mean(dim=0).numpy()
 

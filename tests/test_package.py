@@ -31,6 +31,15 @@ def test_the_package_imports_nothing_heavy() -> None:
     assert "[]" == done.stdout.strip()
 
 
+@pytest.mark.parametrize("words", [["plan"], ["train", "--help"]])
+def test_what_shows_options_alone_starts_without_heavy_libraries(words: list[str]) -> None:
+    heavy = ("torch", "numpy", "scipy", "filelock", "matplotlib", "pyarrow")
+    loaded = f"[one for one in {heavy} if one in sys.modules]"
+    code = f"import sys; from upcycle.cli import main; main({words}); print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "[]" == done.stdout.splitlines()[-1], done.stderr
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         upcycle.trian  # noqa: B018
