@@ -6,8 +6,8 @@
 
 The first round is not counted, and every other one begins with the other side. Ratios are CHECKOUT's to this one's, so
 that more than 1 is better now (images/s: this one's to CHECKOUT's), with the mean's 95 % interval. "throughput" is a
-whole command of two epochs of ResNet-50 at 128 px without a probe. `--environment` is set for this checkout alone. `--f1`
-draws the splits of all images of a set, by the seeds from 0.
+command of two epochs of ResNet-50 at 128 px without a probe. `--environment` is set for this checkout alone. `--f1`
+splits all images of a set, by the seeds from 0.
 """
 
 import argparse
