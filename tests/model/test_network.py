@@ -138,5 +138,5 @@ def test_an_earlier_versions_spec_is_read() -> None:
 @pytest.mark.parametrize("name", ["stages", "views", "temperature", "thresholds"])
 def test_what_a_later_version_computes_otherwise_is_refused(name: str) -> None:
     assert KEPT.to_dict()[name] is None
-    with pytest.raises(ValueError, match=f"{name} = 2 needs a later version of upcycle"):
-        ModelSpec.from_dict({**KEPT.to_dict(), name: 2})
+    with pytest.raises(ValueError, match=f"{name} = 9 needs a later version of upcycle"):
+        ModelSpec.from_dict({**KEPT.to_dict(), name: 9})

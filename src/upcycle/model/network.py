@@ -6,7 +6,7 @@ A `ModelSpec` is what is needed to build it again, all but its weights.
 import contextlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,15 +18,21 @@ from torch import Tensor, nn
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
 from upcycle.errors import WeightsError
+from upcycle.model import pooling
 from upcycle.model.folding import fold
 from upcycle.model.names import Shapes, fit_names, is_optional, misfit, whose
 from upcycle.model.sources import SIMPLE_CNN, has_fixed_size, resolve_arch
 from upcycle.model.weights import Weights
 from upcycle.task import Task
 
-RESERVED = ("stages", "views", "temperature", "thresholds")
-"""Entries of model.json for what changes logits or classes: the stages that the head reads, the views of an image whose
-logits are averaged, the temperature, and the thresholds of classes. This version knows no value of them but null."""
+RESERVED = ("temperature", "thresholds")
+"""Entries of model.json for what changes logits or classes, of which this version knows no value but null."""
+VIEWS: dict[str, Callable[[Tensor], Iterator[Tensor]]] = {
+    "none": lambda images: iter((images,)),
+    "flip": lambda images: iter((images, images.flip(3))),
+    "square": lambda images: (turned for quarter in range(4) for turned in _mirrored(images.rot90(quarter, (2, 3)))),
+}
+"""The views of an image whose logits are averaged: the image, its mirror image too, or all eight of the square."""
 _LIKELY = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
@@ -45,6 +51,10 @@ class ModelSpec:
     preprocessing: Preprocessing
     weights_source: str
     weights_sha256: str
+    stages: int = 1
+    """How many of the last stages the head reads; with 1 timm's own head."""
+    views: str = "none"
+    """Of `VIEWS`, those whose logits are averaged."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,6 +68,8 @@ class ModelSpec:
             **self.task.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "weights": {"source": self.weights_source, "sha256": self.weights_sha256},
+            "stages": self.stages if self.stages > 1 else None,
+            "views": self.views if self.views != "none" else None,
             **dict.fromkeys(RESERVED),
         }
 
@@ -67,12 +79,18 @@ class ModelSpec:
         later = next((name for name in RESERVED if values.get(name) is not None), None)
         if later is not None:
             raise ValueError(f"{later} = {values[later]!r} needs a later version of upcycle")
+        stages, views = values.get("stages") or 1, values.get("views") or "none"
+        for name, value, known in (("stages", stages, range(1, pooling.MOST + 1)), ("views", views, tuple(VIEWS))):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r} needs a later version of upcycle")
         return cls(
             arch=resolve_arch(str(values["arch"])),
             task=Task.from_dict(values),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             weights_source=str(values["weights"]["source"]),
             weights_sha256=str(values["weights"]["sha256"]),
+            stages=int(stages),
+            views=str(views),
         )
 
 
@@ -87,8 +105,13 @@ class Network(nn.Module):
 
     The body is computed in the machine's precision, a linear head always in fp32: bf16 keeps 8 bits of a number, enough
     inside the network, too coarse for the last sum over features, which decides between classes. `state_dict` has
-    timm's own names; `body` is timm's module.
+    timm's own names; `body` is timm's module, whose classifier is wider where it reads several `stages`. In evaluation
+    mode the logits of all `views` are averaged.
     """
+
+    stages = 1
+    views = "none"
+    _widths: tuple[int, ...] = ()
 
     def __init__(self, body: nn.Module, machine: Hardware | None = None) -> None:
         super().__init__()
@@ -101,15 +124,47 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, outputs], fp32."""
+        if self.body.training or self.views == "none":
+            return self._logits(images)
+        return torch.stack([self._logits(view) for view in VIEWS[self.views](images)]).mean(dim=0)
+
+    def _logits(self, images: Tensor) -> Tensor:
         if not self.has_linear_head:
             with self._autocast():
                 return self.body(images).float()  # type: ignore[no-any-return]
         return self.head(self.features(images).float())  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
-        """What a linear head reads, [B, D], in the body's precision."""
+        """What a linear head reads of the last `stages`, the last one first, [B, D]."""
         with self._autocast():
-            return self.body.forward_head(self.body.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
+            return pooling.pooled(self.body, images, self.stages)
+
+    def widths(self, size: int) -> tuple[int, ...]:
+        """How many numbers a head may read of each stage, the last one first, of images of `size` pixels."""
+        if not self.has_linear_head or self.stages > 1:
+            return self._widths
+        like: Tensor = next(self.body.parameters())
+        blank = torch.zeros(1, 3, size, size, device=like.device).to(memory_format=torch.channels_last)
+        modes = {module: module.training for module in self.body.modules()}
+        self.body.eval()
+        with torch.inference_mode(), self._autocast():
+            known = pooling.computes(self.body, blank)
+        for module, training in modes.items():
+            module.training = training
+        return pooling.widths(self.body)[: None if known else 1]
+
+    def read(self, stages: int) -> None:
+        """Take a new linear head that reads so many of the last stages; WeightsError where they cannot be told."""
+        if stages == self.stages:
+            return
+        head = self.head
+        widths = self._widths or (pooling.widths(self.body) if self.has_linear_head else ())
+        if len(widths) < stages:
+            raise WeightsError(f"{type(self.body).__name__} has no {stages} stages that a head can read")
+        name = next(name for name, module in self.body.named_modules() if module is head)
+        wide = nn.Linear(sum(widths[:stages]), head.out_features, device=head.weight.device)  # type: ignore[arg-type,union-attr]
+        self.body.set_submodule(name, wide)
+        self.stages, self._widths = stages, widths
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return autocast(self.machine) if self.machine is not None else contextlib.nullcontext()
@@ -129,6 +184,10 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(weight)  # type: ignore[operator]
             self.head.bias.copy_(bias)  # type: ignore[operator]
+
+
+def _mirrored(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images, images.flip(3)
 
 
 def _without_prefix(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
@@ -216,6 +275,8 @@ def create(spec: ModelSpec, machine: Hardware | None = None, *, seed: int = 0) -
     network = Network(body.to(memory_format=torch.channels_last), machine)
     if machine is not None and machine.fold_bn:
         fold(body)
+    network.read(spec.stages)
+    network.views = spec.views
     return network
 
 
