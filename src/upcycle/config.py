@@ -143,7 +143,9 @@ class Config(BaseModel):
         True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
     )
     fine_tune: Literal["auto", "always", "never"] = Field(
-        "auto", description="After a probe: auto skips it where the validation images cannot show a gain."
+        "auto",
+        description="auto: not where the validation images cannot show a gain over the probe (always where --epochs is "
+        "given).",
     )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(
@@ -184,7 +186,7 @@ class Config(BaseModel):
         0.99,
         ge=0,
         lt=1,
-        description="Decay of the weights' moving average, which the probe's rivals include (0: none).",
+        description="Decay of the moving average of the weights, one of the models to choose from (0: none).",
     )
     freeze: str = Field(
         "auto",

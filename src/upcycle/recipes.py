@@ -49,7 +49,6 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "layer_decay": 1.0,
         "clip_grad": 0.0,
         "ema_decay": 0.0,
-        "fine_tune": "always",
         "freeze": "none",
         "bn": "train",
         "augment": "none",
@@ -73,7 +72,6 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "layer_decay": 1.0,
         "clip_grad": 0.0,
         "ema_decay": 0.0,
-        "fine_tune": "always",
         "freeze": "none",
         "bn": "train",
         "augment": "none",
@@ -96,12 +94,13 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
 
 
 def _exact(chosen: Mapping[str, Any]) -> dict[str, object]:
-    """What is no longer decided by the probe: a rate that is named is the rate, and so are the epochs."""
+    """What the probe no longer decides: a rate that is named is the rate, and epochs that are named are trained."""
     probed = chosen.get("probe", True) is not False
     fixed = "epochs" in chosen or not probed or chosen.get("schedule") == CUSTOM
     return {
         **({"lr_adapt": False} if "lr" in chosen else {}),
         **({"min_updates": 0} if fixed else {}),
+        **({"fine_tune": "always"} if chosen.get("epochs") else {}),
         **({} if probed else {"ema_decay": 0.0}),
     }
 
