@@ -155,6 +155,13 @@ class Decision:
         return asdict(self)
 
 
+def epochs_for(config: Config, steps_per_epoch: int, *, far: bool) -> int:
+    """The epochs of fine-tuning after a probe: as many as `min_updates` takes, within limits, and never fewer."""
+    wanted = config.min_updates * (1.0 if far else NEAR_UPDATES)
+    most = MOST_EPOCHS["far" if far else "near"]
+    return max(config.epochs, min(most, math.ceil(wanted / steps_per_epoch)))
+
+
 def decide(config: Config, *, loss: float, error: float, images: int, classes: int, steps_per_epoch: int) -> Decision:
     """How the task is fine-tuned, by the probe's mean validation loss (nats per image) on so many `images`.
 
@@ -165,9 +172,7 @@ def decide(config: Config, *, loss: float, error: float, images: int, classes: i
     place = f"{'far from' if far else 'near'} the pretrained features (validation loss {share:.0%} of guessing)"
     skip = config.fine_tune == "auto" and not far and share < SKIP_SHARE and LIKELY_GAIN * loss < ERRORS * error
     freeze = "none" if far and config.freeze == "auto" else config.freeze
-    wanted = config.min_updates * (1.0 if far else NEAR_UPDATES)
-    most = MOST_EPOCHS["far" if far else "near"]
-    epochs = max(config.epochs, min(most, math.ceil(wanted / steps_per_epoch)))
+    epochs = epochs_for(config, steps_per_epoch, far=far)
     if skip:
         reason = (
             f"fine-tuning is skipped: {place}, and {counted(images, 'validation image')} cannot show a gain: a quarter "
