@@ -88,8 +88,7 @@ class Config(BaseModel):
         "auto", description="auto (timm's cache, an installed package, a download), none, a FILE or a RUN."
     )
     input: str | None = Field(
-        None,
-        description="JSON file with image size, crop, interpolation, mean and std, for weights that do not say.",
+        None, description="JSON file with image size, crop, interpolation, mean and std, for weights without them."
     )
 
     train_split: str | None = Field(None, description="Folder or split of DATA to train on, e.g. seg_train.")
@@ -117,50 +116,31 @@ class Config(BaseModel):
     )
     folds: int = Field(0, ge=0, le=50, description="Cross-validate with this many folds (0: one split).")
 
-    epochs: int = Field(
-        3, ge=0, le=10_000, description="Epochs of fine-tuning, at most where a run stops early (0: the probe alone)."
-    )
+    epochs: int = Field(3, ge=0, le=10_000, description="Epochs of fine-tuning (0: the probe alone).")
     batch_size: int = Field(32, ge=1, le=8192, description="Images an update.")
     image_size: int | None = Field(
-        None,
-        ge=16,
-        le=2048,
-        description="Pixels of the square input; left out, what the weights were trained at.",
+        None, ge=16, le=2048, description="Pixels of the square input; left out, what the weights were trained at."
     )
     crop_pct: float | None = Field(
-        None,
-        ge=0.1,
-        le=1,
-        description="Part of the short side that the crop keeps; left out, what the weights were trained for.",
+        None, ge=0.1, le=1, description="Part of the short side that the crop keeps; left out, the weights' own."
     )
     scale: float | None = Field(
-        None,
-        gt=0,
-        le=2**32,
-        description="White in images of more than 8 bits, e.g. 4095 of 12 bits in 16; left out, 65535 of 16.",
+        None, gt=0, le=2**32, description="White in images of more than 8 bits, e.g. 4095 of 12 bits; left out, 65535."
     )
     probe: bool = Field(
         True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
     )
     fine_tune: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="auto: not where the validation images cannot show a gain over the probe (always where --epochs is "
-        "given).",
+        "auto", description="auto: where the validation images can show a gain (always when --epochs is given)."
     )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(
         "one-cycle", description="Shape of the learning rate; custom: a value passed from Python."
     )
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
-    lr_adapt: bool = Field(
-        True, description="Lower the peak where the frozen network already fits (off when --lr is given)."
-    )
+    lr_adapt: bool = Field(True, description="Lower the peak on near tasks (off when --lr is given).")
     min_updates: int = Field(
-        400,
-        ge=0,
-        le=1_000_000,
-        description="Updates that the epochs are raised to after a probe, a quarter of it where the frozen network "
-        "nearly fits (off when --epochs is given; 0: off).",
+        400, ge=0, le=1_000_000, description="Updates that epochs are added for (off when --epochs is given; 0: off)."
     )
     lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
     lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")
@@ -174,40 +154,30 @@ class Config(BaseModel):
     moms: tuple[float, float, float] = Field((0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end.")
 
     optimizer: str = Field("adamw", description=f"Update rule: {', '.join(OPTIMIZERS)}.")
-    weight_decay: float = Field(
-        0.01, ge=0, le=10, description="Decoupled weight decay; none on norms, biases and tokens."
-    )
+    weight_decay: float = Field(0.01, ge=0, le=10, description="Decoupled weight decay; none on norms, biases, tokens.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, or Adam's beta1, where the schedule sets none.")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
     layer_decay: float = Field(0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down.")
     clip_grad: float = Field(1.0, ge=0, le=1e6, description="Highest norm of an update's gradients (0: no limit).")
     ema_decay: float = Field(
-        0.99,
-        ge=0,
-        lt=1,
-        description="Decay of the moving average of the weights, one of the models to choose from (0: none).",
+        0.99, ge=0, lt=1, description="Decay of the weights' moving average, a candidate (0: off)."
     )
     freeze: str = Field(
-        "auto",
-        description="Freeze everything up to and including LAYER; none; auto: the lower half, nothing on far tasks.",
+        "auto", description="Freeze everything up to and including LAYER; none; auto: the lower half, or none if far."
     )
-    bn: Literal["frozen", "train"] = Field(
-        "frozen", description="BatchNorm statistics: kept as pretrained, or re-estimated."
-    )
+    bn: Literal["frozen", "train"] = Field("frozen", description="BatchNorm statistics: as pretrained, or estimated.")
 
     loss: Literal["cross-entropy", "custom"] = Field(
         "cross-entropy", description="What training lowers; custom: a function passed from Python."
     )
     augment: Literal["light", "none", "custom"] = Field(
-        "light",
-        description="Random crop, flip and slight color changes, or none; custom: a function passed from Python.",
+        "light", description="Random crop, flip and slight color changes; none; custom: a function passed from Python."
     )
     mixup: float = Field(0.0, ge=0, le=10, description="Mixup's alpha (0: off).")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all classes.")
     class_weights: str = Field(
-        "none",
-        description="none, balanced, NAME=WEIGHT for every class with commas between, or weights in their order.",
+        "none", description="none, balanced, NAME=WEIGHT for every class with commas between, or weights in order."
     )
 
     monitor: str = Field("val_loss", description=f"What decides which epoch is best: {', '.join(MONITORS)}.")
