@@ -213,6 +213,14 @@ def test_what_an_earlier_run_was_allowed_is_still_read() -> None:
     assert "val" == build({"folds": 5, "test_split": "val"}).test_split
 
 
+def test_a_run_of_an_earlier_version_did_without_what_is_newer(tmp_path: Path) -> None:
+    newer = ("fine_tune", "min_updates", "clip_grad", "ema_decay")
+    values = {name: value for name, value in Config().to_dict().items() if name not in newer}
+    (tmp_path / "config.json").write_text(json.dumps({**values, "updates": 4}))
+    config = read_config(tmp_path / "config.json")
+    assert ["always", 0, 0.0, 0.0] == [getattr(config, name) for name in newer]
+
+
 def test_class_weights_by_name_are_a_table_of_a_toml_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('[class_weights]\n"a=b" = 1\n"c,d" = 2.5\n')

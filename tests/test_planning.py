@@ -1,11 +1,13 @@
 """The plan of a run and what changes it."""
 
 import json
+import math
+from typing import Any
 
 import pytest
 
 from upcycle.errors import RunError
-from upcycle.planning import MicroBatch, Plan, Retry, changes_from_dicts, changes_to_dicts, phases
+from upcycle.planning import Decision, MicroBatch, Plan, Retry, changes_from_dicts, changes_to_dicts, decide, phases
 from upcycle.recipes import resolve
 
 CHANGES = (Retry(410, 0.5, "exploded"), MicroBatch(405, 4, "memory"), Retry(420, 0.5, "exploded"))
@@ -41,3 +43,86 @@ def test_a_state_belongs_to_the_plan_it_was_made_under_or_from_before_the_last_r
 ) -> None:
     assert holds == Plan(changes=CHANGES).holds(retries=retries, step=step)
     assert Plan().holds(retries=0, step=step)
+
+
+# ---------------------------------------------------------------- what the probe decides
+
+
+def decided(share: float, *, error: float = 0.0, steps: int = 47, **options: Any) -> Decision:
+    """The decision after a probe with this part of the loss of guessing, of four classes on 150 images."""
+    loss = share * math.log(4)
+    return decide(resolve(options), loss=loss, error=error, images=150, classes=4, steps_per_epoch=steps)
+
+
+def test_a_near_task_is_fine_tuned_shortly_in_its_upper_half() -> None:
+    found = decided(0.09)
+    assert (False, 3, "auto", pytest.approx(0.09)) == (found.skip, found.epochs, found.freeze, found.share)
+    assert (
+        "near the pretrained features (validation loss 9 % of guessing): the upper half is fine-tuned, "
+        "3 epochs of 47 updates"
+    ) == found.reason
+
+
+def test_a_far_task_is_fine_tuned_longer_in_all_layers() -> None:
+    found = decided(0.2001)
+    assert (False, 9, "none") == (found.skip, found.epochs, found.freeze)
+    assert (
+        "far from the pretrained features (validation loss 20 % of guessing): all layers are fine-tuned, "
+        "9 epochs of 47 updates"
+    ) == found.reason
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "options", "epochs"),
+    [
+        (0.1999, 7, {}, 8),
+        (0.2001, 7, {}, 20),
+        (0.1999, 25, {}, 4),
+        (0.2001, 1000, {}, 3),
+        (0.2001, 47, {"min_updates": 0}, 3),
+        (0.2001, 47, {"epochs": 2}, 2),
+        (0.1, 47, {"epochs": 30}, 30),
+        (0.2001, 47, {"epochs": 2, "min_updates": 400}, 9),
+    ],
+)
+def test_few_images_are_trained_for_more_epochs_within_limits(
+    share: float, steps: int, options: dict[str, Any], epochs: int
+) -> None:
+    assert epochs == decided(share, steps=steps, **options).epochs
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+@pytest.mark.parametrize("freeze", ["none", "layer2"])
+def test_layers_that_are_named_are_frozen_near_and_far(share: float, freeze: str) -> None:
+    assert freeze == decided(share, freeze=freeze).freeze
+
+
+@pytest.mark.parametrize(
+    ("share", "errors", "options", "skip"),
+    [
+        (0.05, 0.126, {}, True),  # a quarter of the loss is less than two standard errors
+        (0.05, 0.124, {}, False),
+        (0.05, math.inf, {}, True),
+        (0.0999, 1.0, {}, True),
+        (0.1001, 1.0, {}, False),
+        (0.05, 1.0, {"fine_tune": "always"}, False),
+        (0.05, 1.0, {"epochs": 3}, False),
+    ],
+)
+def test_fine_tuning_is_skipped_where_a_likely_gain_is_lost_in_chance(
+    share: float, errors: float, options: dict[str, Any], skip: bool
+) -> None:
+    found = decided(share, error=errors * share * math.log(4), **options)
+    assert (skip, 0 if skip else 3) == (found.skip, found.epochs)
+
+
+def test_a_skip_says_why() -> None:
+    assert (
+        "fine-tuning is skipped: near the pretrained features (validation loss 5 % of guessing), and 150 validation "
+        "images cannot show a gain: a quarter of the loss is 0.017, its standard error 0.01"
+    ) == decided(0.05, error=0.01).reason
+
+
+def test_a_run_that_never_fine_tunes_has_no_phase() -> None:
+    assert () == phases(resolve({"fine_tune": "never"}), 1000)
+    assert 1 == len(phases(resolve({"fine_tune": "never", "probe": False}), 1000))

@@ -4,7 +4,7 @@ import pytest
 
 from upcycle.errors import ConfigError
 from upcycle.planning import adapted_rate, phases, schedule, steps_per_epoch
-from upcycle.recipes import resolve
+from upcycle.recipes import effective, resolve, without_effect
 from upcycle.schedules import OneCycle, RampSustainDecay
 
 
@@ -113,3 +113,41 @@ def test_every_option_of_the_shape_reaches_the_schedule() -> None:
     given = {"pct_start": 0.4, "div": 7, "div_final": 70, "anneal": "linear", "moms": (0.9, 0.8, 0.7)}
     found = schedule(resolve({"lr": 0.5, "epochs": 2, **given}), 10)
     assert OneCycle(0.5, 20, 0.4, 7, 70, "linear", (0.9, 0.8, 0.7)) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("auto", 400, 1.0, 0.99)),
+        ({"epochs": 3}, ("always", 0, 1.0, 0.99)),
+        ({"epochs": 3, "fine_tune": "auto", "min_updates": 50}, ("auto", 50, 1.0, 0.99)),
+        ({"epochs": 0}, ("auto", 0, 1.0, 0.99)),
+        ({"schedule": "custom"}, ("auto", 0, 1.0, 0.99)),
+        ({"probe": False}, ("auto", 0, 1.0, 0.0)),
+        ({"weights": "none"}, ("auto", 0, 1.0, 0.0)),
+        ({"recipe": "classic"}, ("always", 0, 0.0, 0.0)),
+        ({"recipe": "classic", "probe": True}, ("always", 0, 0.0, 0.0)),
+        ({"recipe": "simple-cnn"}, ("always", 0, 0.0, 0.0)),
+    ],
+)
+def test_what_the_probe_decides_is_switched_off_by_what_is_named(
+    options: dict[str, object], expected: tuple[str, int, float, float]
+) -> None:
+    config = resolve(options)
+    assert expected == (config.fine_tune, config.min_updates, config.clip_grad, config.ema_decay)
+
+
+def test_never_fine_tuning_is_the_recipe_probe() -> None:
+    never, probe = effective(resolve({"fine_tune": "never"})), effective(resolve({"recipe": "probe"}))
+    assert probe == never
+    assert 0 == never["epochs"]
+
+
+def test_options_of_the_probe_have_no_effect_without_one() -> None:
+    options = {"probe": False, "fine_tune": "never", "min_updates": 9, "ema_decay": 0.9, "clip_grad": 2.0}
+    config = resolve(options)
+    assert not {"fine_tune", "min_updates", "ema_decay"} & set(effective(config))
+    assert 2.0 == effective(config)["clip_grad"]
+    assert [
+        f"{name} has no effect: it is for runs with a probe" for name in ("fine_tune", "min_updates", "ema_decay")
+    ] == (without_effect(options, config))

@@ -169,7 +169,7 @@ def decide(config: Config, *, loss: float, error: float, images: int, classes: i
     """
     share = loss / math.log(classes)
     far = share >= FAR_SHARE
-    place = f"{'far from' if far else 'near'} the pretrained features (validation loss {share:.0%} of guessing)"
+    place = f"{'far from' if far else 'near'} the pretrained features (validation loss {100 * share:.0f} % of guessing)"
     skip = config.fine_tune == "auto" and not far and share < SKIP_SHARE and LIKELY_GAIN * loss < ERRORS * error
     freeze = "none" if far and config.freeze == "auto" else config.freeze
     epochs = epochs_for(config, steps_per_epoch, far=far)

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from upcycle.errors import UpcycleError
 from upcycle.evaluation.intervals import clopper_pearson, wilson
-from upcycle.evaluation.metrics import measure, paired_log_loss
+from upcycle.evaluation.metrics import measure, paired_log_loss, simplest_of, standard_error
 from upcycle.evaluation.results import Predictions
 
 AVERAGES = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss", "roc_auc")
@@ -287,3 +287,43 @@ def test_one_image_leaves_the_standard_error_unknown():
 def test_different_images_cannot_be_paired():
     with pytest.raises(UpcycleError, match="cannot pair predictions of different images or labels"):
         paired_log_loss(predictions([0, 1], [0, 0]), predictions([1, 0], [0, 0]))
+
+
+# ---------------------------------------------------------------- the choice between models
+
+
+def losing(*losses):
+    """Predictions of class a with these log losses."""
+    return predictions([0] * len(losses), np.log(np.expm1(losses)))
+
+
+def test_the_standard_error_of_a_mean_loss():
+    assert math.sqrt(1 / 3) == pytest.approx(standard_error(losing(1, 1, 3, 3)), abs=1e-6)
+    assert math.inf == standard_error(losing(1))
+
+
+def test_a_simpler_model_within_one_standard_error_of_the_best_is_kept():
+    models = {
+        "probe": losing(1.5, 1.5, 1.5, 1.5),
+        "finetune": losing(1.2, 0.9, 1.0, 1.0),
+        "ema": losing(1.0, 1.0, 1.0, 1.0),
+        "interpolated-0.5": losing(2.0, 2.0, 2.0, 2.0),
+    }
+    choice = simplest_of(models)
+    assert "finetune" == choice.chosen
+    assert list(models) == [one.name for one in choice.candidates]
+    assert [0.5, 0.025, 0.0, 1.0] == pytest.approx([one.mean_difference for one in choice.candidates], abs=1e-6)
+    assert [1.5, 1.025, 1.0, 2.0] == pytest.approx([one.val_loss for one in choice.candidates], abs=1e-6)
+    assert 0.062915 == pytest.approx(choice.candidates[1].standard_error, abs=1e-5)
+    assert -0.475 == pytest.approx(choice.mean_difference, abs=1e-6)
+
+
+def test_a_model_in_between_must_win_by_more_than_one_standard_error():
+    probe, tuned = losing(1.5, 1.4, 1.5, 1.4), losing(1.2, 1.1, 1.2, 1.1)
+    better, alike = losing(1.0, 0.9, 1.0, 0.8), losing(1.0, 1.3, 1.2, 1.0)
+    assert "interpolated-0.75" == simplest_of({"probe": probe, "finetune": tuned, "interpolated-0.75": better}).chosen
+    assert "finetune" == simplest_of({"probe": probe, "finetune": tuned, "interpolated-0.75": alike}).chosen
+
+
+def test_one_image_keeps_the_probe():
+    assert "probe" == simplest_of({"probe": losing(2), "finetune": losing(1)}).chosen

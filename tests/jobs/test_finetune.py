@@ -23,7 +23,7 @@ NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=64), 
     [({"recipe": "classic"}, 0), ({"recipe": "default"}, 3), ({"recipe": "default", "start_from_epoch": 5}, 5)],
 )
 def test_patience_counts_from_the_peak_of_one_cycle(options: dict[str, Any], armed: int) -> None:
-    assert armed == finetune.armed_from(resolve({**options, "epochs": 10, "patience": 5}))
+    assert armed == finetune.armed_from(resolve({**options, "patience": 5}), 10)
 
 
 # ---------------------------------------------------------------- memory
@@ -68,6 +68,13 @@ def test_as_many_halvings_as_it_takes_fit() -> None:
     ]
     assert [32, 16, 8, 0] == batches
     assert free == pytest.approx(largest_micro_batch(model, here, batch=32, size=64, free=free - 1)[1], rel=1e-6)
+
+
+def test_a_moving_average_takes_the_trained_parameters_twice_more() -> None:
+    model = create(NETWORK)
+    next(model.body.parameters()).requires_grad_(False)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert 8 * trained == fixed(model, averaged=True) - fixed(model)
 
 
 @pytest.mark.parametrize("free", [np.inf, np.nan, 1e12])

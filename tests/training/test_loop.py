@@ -345,3 +345,78 @@ def test_every_option_of_the_optimizer_reaches_it() -> None:
     assert {(0.6, 0.7)} == {group["betas"] for group in groups}
     assert {0.0, 0.3} == {group["weight_decay"] for group in groups}
     assert min(group["scale"] for group in groups) < 0.5
+
+
+# ---------------------------------------------------------------- clipping, the moving average
+
+AVERAGED = {"recipe": "default", "epochs": 3, "freeze": "none", "bn": "train"}
+
+
+def test_an_update_moves_by_clipped_gradients_of_the_whole_batch() -> None:
+    plain, clipped = (
+        setting(
+            {"epochs": 5, "optimizer": "momentum", "bn": "frozen", "schedule": "constant", "lr": 1.0, "clip_grad": most}
+        )
+        for most in (0.0, 1e-3)
+    )
+    halves = replace(clipped, changes=(MicroBatch(0, 2, "memory"),))
+    moved = []
+    for here in (plain, clipped, halves):
+        state = begin(here.config)
+        before = {name: tensor.detach().clone() for name, tensor in state.model.named_parameters()}
+        loop.train_step(state, next(iter(here.batches.epoch(0, 0))), here)
+        after = {name: tensor.detach() for name, tensor in state.model.named_parameters()}
+        moved.append(sum(float((after[name] - before[name]).square().sum()) for name in before) ** 0.5)
+    assert moved[0] > 0.01
+    assert [1e-3, 1e-3] == pytest.approx(moved[1:], rel=1e-3)
+
+
+def test_the_average_follows_the_weights_and_the_first_of_them_fast() -> None:
+    here = setting({**AVERAGED, "ema_decay": 0.15})
+    state = begin(here.config)
+    name = "fc.weight" if "fc.weight" in state.average else next(iter(state.average))
+    expected = state.average[name].clone()
+    for number, batch in enumerate(here.batches.epoch(0, 0)):
+        loop.train_step(state, batch, here)
+        decay = min(0.15, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * state.model.state_dict()[name]
+        torch.testing.assert_close(state.average[name], expected)
+
+
+@pytest.mark.parametrize(("bn", "statistics"), [("train", True), ("frozen", False)])
+def test_the_average_is_of_what_is_trained(bn: str, statistics: bool) -> None:
+    config = setting({**AVERAGED, "bn": bn}).config
+    model = create(NETWORK, seed=1)
+    optim.freeze_parameters(model.body, ["conv1.0.weight"])
+    state = start(model, config)
+    trained = {name for name, parameter in model.body.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name in state.average if "running" not in name}
+    assert "conv1.0.weight" not in trained
+    assert statistics == any("running" in name for name in state.average)
+    assert all(tensor.is_floating_point() for tensor in state.average.values())
+
+
+@pytest.mark.parametrize("options", [{"ema_decay": 0.0}, {"probe": False}, {"probe": False, "ema_decay": 0.9}])
+def test_without_a_decay_or_a_probe_there_is_no_average(options: dict[str, Any]) -> None:
+    state = begin(setting({**AVERAGED, **options}).config)
+    assert {} == state.average
+    assert not [name for name in state.to_tensors() if name.startswith("ema|")]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_state_with_an_average_goes_on_to_the_same_bits(stop: int) -> None:
+    here = setting(AVERAGED)
+    whole = begin(here.config)
+    list(fit(whole, here, validate=lambda _: NOTHING))
+    first = begin(here.config)
+    for _ in fit(first, here, validate=lambda _: NOTHING, due=lambda: first.step == stop):
+        if first.step == stop:
+            break
+    second = begin(here.config)
+    second.from_tensors({name: tensor.clone() for name, tensor in first.to_tensors().items()})
+    second.epoch, second.step, second.sums = first.epoch, first.step, first.sums
+    list(fit(second, here, validate=lambda _: NOTHING))
+    ours, theirs = second.to_tensors(), whole.to_tensors()
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("ema|") for name in theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

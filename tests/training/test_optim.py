@@ -6,7 +6,15 @@ import torch
 
 from upcycle.errors import ConfigError
 from upcycle.model.network import SimpleCnn
-from upcycle.training.optim import depth_groups, freeze_parameters, frozen_names, parameter_groups, set_training_mode
+from upcycle.training.optim import (
+    clip_gradients,
+    depth_groups,
+    freeze_parameters,
+    frozen_in,
+    frozen_names,
+    parameter_groups,
+    set_training_mode,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +141,20 @@ def test_names_with_a_wildcard_are_exempt_too() -> None:
     groups = parameter_groups(model, layer_decay=0.6, weight_decay=0.01)
     decays = {name: group["weight_decay"] for group in groups for name in group["names"]}
     assert (0, 0.01) == (decays["blocks.0.attn.qkv.weight"], decays["blocks.1.attn.qkv.weight"])
+
+
+def test_what_was_frozen_is_told_by_the_network_itself() -> None:
+    model = SimpleCnn(1)
+    assert frozenset() == frozen_in(model)
+    freeze_parameters(model, {"dense.weight", "dense.bias"})
+    assert {"dense.weight", "dense.bias"} == frozen_in(model)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(1.0, [0.6, 0.8]), (5.0, [3.0, 4.0]), (9.0, [3.0, 4.0]), (0, [3.0, 4.0])]
+)
+def test_gradients_are_clipped_by_their_common_norm(most: float, expected: list[float]) -> None:
+    one, two = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    one.grad, two.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    clip_gradients(torch.optim.SGD([{"params": [one]}, {"params": [two]}], lr=1.0), most)
+    assert expected == pytest.approx([one.grad.item(), two.grad.item()], rel=1e-5)
