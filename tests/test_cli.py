@@ -211,12 +211,18 @@ def test_the_plan_of_classic_prints_first_and_last_rate_and_draws_figure_1(
 
 def test_the_plan_of_the_default_recipe_shows_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["plan", "--steps-per-epoch", "10"])
-    assert ["finetune"] == [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    phase, epochs = capsys.readouterr().out.splitlines()
+    assert phase.startswith("finetune: 3 epochs x 10 updates, one-cycle: first rate 4e-05")
+    assert "the probe decides: 8 epochs near the pretrained features, 20 far from them" == epochs
+    assert 0 == main(["plan", "--steps-per-epoch", "10", "--epochs", "4"])
+    assert 1 == len(capsys.readouterr().out.splitlines())
 
 
 def test_the_probe_has_no_schedule_to_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == main(["plan", "--recipe", "probe"])
     assert "epochs = 0 trains the probe alone, which has no schedule" in capsys.readouterr().err
+    assert 2 == main(["plan", "--fine-tune", "never"])
+    assert "fine_tune = never trains the probe alone" in capsys.readouterr().err
 
 
 def test_the_option_that_trained_the_probe_by_epochs_names_its_successor(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import log_loss
 
 from upcycle.errors import RunError, UpcycleError
-from upcycle.evaluation.results import Predictions, read_predictions
+from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation, read_predictions
 
 
 def predictions(labels, logits, *, classes=("cats", "dogs"), paths=None):
@@ -159,3 +160,52 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text, reason):
 def test_a_missing_file_says_what_to_do(tmp_path: Path):
     with pytest.raises(RunError, match="is missing: evaluate the run first, or name another split"):
         read_predictions(tmp_path / "test.csv")
+
+
+# ---------------------------------------------------------------- the choice
+
+CANDIDATES = (
+    Candidate("probe", 0.25, 0.15, 0.05),
+    Candidate("finetune", 0.2, 0.1, 0.02),
+    Candidate("ema", 0.11, 0.01, 0.02),
+    Candidate("interpolated-0.75", 0.1, 0.0, 0.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        (
+            "ema",
+            "the moving average of the fine-tuned weights was chosen: the simplest model whose validation loss is "
+            "within one standard error of the lowest, that of the mean of 75 % fine-tuned and 25 % probe weights "
+            "(+0.0100 ± 0.0200 per image)",
+        ),
+        (
+            "interpolated-0.75",
+            "the mean of 75 % fine-tuned and 25 % probe weights was chosen: its validation loss is the lowest, each "
+            "simpler model's more than one standard error higher",
+        ),
+    ],
+)
+def test_a_choice_says_why_and_is_read_back(chosen, reason):
+    choice = Choice(chosen, -0.05, 0.02, CANDIDATES)
+    assert reason == choice.reason
+    assert choice == RunEvaluation.from_dict(json.loads(json.dumps(RunEvaluation({}, choice).to_dict()))).choice
+
+
+def test_a_probe_that_is_best_has_no_simpler_model():
+    best = (Candidate("probe", 0.1, 0.0, 0.0), Candidate("finetune", 0.2, 0.1, 0.02))
+    assert "the probe was chosen: its validation loss is the lowest" == Choice("probe", 0.1, 0.02, best).reason
+
+
+def test_the_choice_of_an_earlier_version_is_read():
+    old = {"chosen": "finetune", "mean_difference": -0.1, "standard_error": 0.02, "reason": "fine-tuning was chosen"}
+    choice = RunEvaluation.from_dict({"choice": old}).choice
+    assert Choice("finetune", -0.1, 0.02) == choice
+    assert choice.reason.endswith("is -0.1000 ± 0.0200 per image, better by more than one standard error")
+
+
+def test_a_choice_of_an_unknown_model_is_refused():
+    with pytest.raises(RunError, match="evaluation.json is damaged"):
+        RunEvaluation.from_dict({"choice": {"chosen": "other"}})

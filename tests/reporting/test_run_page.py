@@ -18,7 +18,7 @@ from tests.reporting.pages import Page, picture
 from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.errors import RunError
 from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.results import Choice, Predictions, RunEvaluation
+from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation
 from upcycle.history import ProbeResult
 from upcycle.reporting.run_page import rivals, write_report
 from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
@@ -281,7 +281,7 @@ def test_probe_and_fine_tuning_stand_beside_each_other_with_the_choice(pets: Run
     text = Page(pets.report).text
     assert "Frozen probe 0.969" in text
     assert "Fine-tuning ✓ chosen 0.981" in text
-    assert "The two were compared image by image on the validation set." in text
+    assert "The models were compared image by image on the validation set." in text
 
 
 def test_a_kept_probe_is_compared_with_the_fine_tuned_model_it_beat(pets: RunDir) -> None:
@@ -291,6 +291,43 @@ def test_a_kept_probe_is_compared_with_the_fine_tuned_model_it_beat(pets: RunDir
     expected = [("Frozen probe", True, probe), ("Fine-tuning", False, tuned)]
     found = rivals(RunEvaluation(kept, Choice("probe")))
     assert expected == [(rival.name, rival.chosen, rival.scores) for rival in found]
+
+
+def test_the_candidates_are_a_table_and_a_kept_one_of_them_has_its_scores(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    candidates = (
+        Candidate("probe", 0.25, 0.15, 0.05),
+        Candidate("finetune", 0.2, 0.1, 0.02),
+        Candidate("ema", 0.11, 0.01, 0.0125),
+        Candidate("interpolated-0.5", 0.1, 0.0, 0.0),
+    )
+    named = RunEvaluation.from_dict(read_json(run.evaluation)).named
+    kept = RunEvaluation({**named, "finetune_test": named["probe_test"]}, Choice("ema", -0.05, 0.03, candidates))
+    write_json(run.evaluation, kept.to_dict())
+    text = Page(write_report(run)).text
+    assert "The moving average of the fine-tuned weights ✓ chosen 0.110 0.010 ± 0.013" in text
+    assert "The mean of 50 % fine-tuned and 50 % probe weights 0.100 0.000 ± 0.000" in text
+    assert "within one standard error of the lowest" in text
+    assert [
+        ("Frozen probe", False),
+        ("Fine-tuning", False),
+        ("The moving average of the fine-tuned weights", True),
+    ] == [(rival.name, rival.chosen) for rival in rivals(kept)]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_what_the_probe_decided_is_told(skip: bool, pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    write_json(run.model, {**read_json(run.model), "decision": {"skip": skip, "reason": "near the features"}})
+    if skip:
+        write_json(run.probe, ProbeResult({"common": 1.0}, 0.1, 0.9, 0.9).to_dict())
+        write_text(run.history, "")
+        values = {name: value for name, value in read_json(run.evaluation).items() if name == "test"}
+        write_json(run.evaluation, values)
+    text = Page(write_report(run)).text
+    assert "Near the features." in text
+    assert skip == ("On the frozen features of resnet50, a linear classifier was fitted on" in text)
+    assert "No epoch has finished yet" not in text
 
 
 def test_mistakes_are_the_24_most_confident_with_the_rest_counted(flowers: RunDir) -> None:

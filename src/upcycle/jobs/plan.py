@@ -42,7 +42,10 @@ def _phases(options: Mapping[str, Any], steps_per_epoch: int, callables: Callabl
     callables.check(config, ("schedule",))
     planned = phases(config, steps_per_epoch * config.batch_size, callables.schedule)
     if not planned:
-        raise ConfigError("epochs = 0 trains the probe alone, which has no schedule: give 1 or more --epochs")
+        raise ConfigError(
+            f"{'fine_tune = never' if config.epochs else 'epochs = 0'} trains the probe alone, which has no schedule: "
+            f"give {'--fine-tune always' if config.epochs else '1 or more --epochs'}"
+        )
     return planned
 
 

@@ -1,0 +1,128 @@
+"""The choice between the models of a run, and what it leaves behind."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import upcycle
+from tests.conftest import TINY
+from upcycle.evaluation.results import MODELS, Choice
+from upcycle.jobs.session import Session
+from upcycle.model.checkpoint import load_tensors
+from upcycle.reporting.progress import Silent
+
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
+FAST |= {"epochs": 3, "show": Silent()}
+
+pytestmark = pytest.mark.usefixtures("no_page")
+results = importlib.import_module("upcycle.jobs.results")
+plain = results.simplest_of
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def choosing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run choose this model."""
+
+    def chosen(models: Any) -> Choice:
+        return replace(plain(models), chosen=name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results, "simplest_of", chosen)
+
+
+@pytest.fixture(scope="module")
+def tuned(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> upcycle.Run:
+    """A run whose fine-tuned model is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        choosing("finetune", patch)
+        out = tmp_path_factory.mktemp("runs") / "run"
+        return upcycle.train(photos, out=out, weights=str(tiny_weights), **FAST)
+
+
+def test_every_candidate_is_compared_with_the_best(tuned: upcycle.Run) -> None:
+    choice = tuned.evaluation.choice
+    assert choice is not None
+    assert list(MODELS) == [one.name for one in choice.candidates]
+    assert 1 == sum(one.mean_difference == 0 == one.standard_error for one in choice.candidates)
+    assert tuned.evaluation["probe_val"].log_loss.value == pytest.approx(choice.candidates[0].val_loss)
+    assert tuned.evaluation["val"].log_loss.value == pytest.approx(choice.candidates[1].val_loss)
+
+
+@pytest.mark.parametrize("name", ["probe", "ema", "interpolated-0.25"])
+def test_the_chosen_model_is_the_runs_and_the_fine_tuned_one_stays_beside_it(
+    name: str,
+    tuned: upcycle.Run,
+    photos: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choosing(name, monkeypatch)
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
+    best, beside = load_tensors(run.directory.best), load_tensors(run.directory.fine_tuned)
+    fine_tuned = load_tensors(tuned.directory.best)
+    assert all(torch.equal(beside[key], fine_tuned[key]) for key in fine_tuned)
+    assert any(not torch.equal(best[key], fine_tuned[key]) for key in fine_tuned)
+    assert {"val", "test", "probe_val", "probe_test", "finetune_val", "finetune_test"} == set(run.evaluation)
+    kept = next(one for one in run.evaluation.choice.candidates if one.name == name)  # type: ignore[union-attr]
+    assert run.evaluation["val"].log_loss.value == pytest.approx(kept.val_loss)
+    recorded, path = run.predictions("test"), photos / "test" / "across" / "200.png"
+    share = upcycle.load(run.path).predict(path).probability  # type: ignore[union-attr]
+    at = recorded.paths.index("test/across/200.png")
+    assert recorded.probabilities()[at].max() == share
+    assert np.array_equal(run.predictions("finetune_test").logits, tuned.predictions("test").logits)
+
+
+def test_an_interpolation_lies_between_the_probe_and_the_fine_tuned_weights(
+    tuned: upcycle.Run, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for name in ("probe", "interpolated-0.25"):
+        choosing(name, monkeypatch)
+        run = upcycle.train(photos, out=tmp_path / name, weights=str(tiny_weights), **FAST)
+        found[name] = load_tensors(run.directory.best)
+    for key, fine_tuned in load_tensors(tuned.directory.best).items():
+        if fine_tuned.is_floating_point():
+            expected = 0.75 * found["probe"][key] + 0.25 * fine_tuned
+            torch.testing.assert_close(found["interpolated-0.25"][key], expected)
+
+
+@pytest.mark.parametrize("name", ["ema", "interpolated-0.5"])
+@pytest.mark.parametrize("place", ["moved", "written", "results"])
+def test_a_kill_while_the_chosen_model_is_kept_changes_no_byte(
+    name: str, place: str, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choosing(name, monkeypatch)
+    whole = upcycle.train(photos, out=tmp_path / "whole", weights=str(tiny_weights), **FAST)
+    save = Session.save_best
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    def written(session: Session, model: Any) -> None:
+        save(session, model)
+        if session.run.fine_tuned.exists():
+            raise Killed
+
+    def moved(session: Session, model: Any) -> None:
+        if session.run.fine_tuned.exists():
+            raise Killed
+        save(session, model)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if place == "results":
+            patch.setattr("upcycle.jobs.stages.write_results", die)
+        else:
+            patch.setattr(Session, "save_best", {"moved": moved, "written": written}[place])
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
+    run = upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    names = ("checkpoints/best.safetensors", "checkpoints/finetune.safetensors", "evaluation.json", "history.jsonl")
+    for file in (*names, "model.json", "plan.json", "predictions/test.csv", "predictions/val.csv"):
+        assert (run.path / file).read_bytes() == (whole.path / file).read_bytes(), file
