@@ -58,7 +58,7 @@ GROUPS = {
         *("classes_at", "drop_empty_classes", "regroup", "image_root", "image_suffix"),
         *("path_column", "label_column", "split_column", "group_column"),
     ),
-    "Network and input": ("input", "crop_pct", "scale", "probe", "freeze", "bn"),
+    "Network and input": ("input", "crop_pct", "scale", "probe", "probe_layers", "views", "freeze", "bn"),
     "Schedule": ("schedule", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
     "Optimizer": ("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay"),
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
@@ -139,6 +139,13 @@ class Config(BaseModel):
     )
     probe: bool = Field(
         True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
+    )
+    probe_layers: Literal["auto", "last"] = Field(
+        "auto", description="The head reads pooled maps of earlier stages where they help, or the last stage alone."
+    )
+    views: Literal["auto", "none", "flip", "square"] = Field(
+        "auto",
+        description="Views of an image whose logits are averaged: flip, square (all 8), none; auto: flip if it pays.",
     )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(

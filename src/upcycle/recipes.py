@@ -19,7 +19,7 @@ _ALWAYS = (
     *READING,
     *("folds", "quarantine", "val_fraction", "test_fraction"),
     *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
-    *("label_smoothing", "probe", "epochs"),
+    *("label_smoothing", "probe", "probe_layers", "views", "epochs"),
 )
 """Options that have an effect on the probe alone as well."""
 
@@ -31,6 +31,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "classic": {
         "epochs": 100,
         "probe": False,
+        "views": "none",
         "batch_size": 32,
         "schedule": "ramp-sustain-decay",
         "lr": 1e-4,
@@ -59,6 +60,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "weights": "none",
         "epochs": 100,
         "probe": False,
+        "views": "none",
         "schedule": "constant",
         "lr": 1e-3,
         "optimizer": "adam",
@@ -102,7 +104,7 @@ def effective(config: Config, resolved: Mapping[str, object] | None = None) -> d
     if not config.epochs:  # the probe alone
         unused = set(options) - set(_ALWAYS)
     if not config.probe:
-        unused |= {"lr_adapt"}
+        unused |= {"lr_adapt", "probe_layers"}
     used = {name: value for name, value in options.items() if name not in unused and value is not None}
     return {**used, **(resolved or {})}
 

@@ -3,19 +3,17 @@
 from dataclasses import replace
 
 from upcycle.data.dataset import Dataset
-from upcycle.data.splits import components
 from upcycle.errors import ConfigError, counted
-from upcycle.evaluation.forward import extract, head_logits
 from upcycle.jobs.finetune import class_loss, fine_tune
-from upcycle.jobs.prepare import cache_root
-from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
+from upcycle.jobs.probe import Probed, probe_frozen
+from upcycle.jobs.results import Results, choose, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.planning import Phase, adapted_rate, phases, schedule
 from upcycle.training.optim import freeze_parameters, frozen_names
-from upcycle.training.probe import Probe, Split, train_probe
+from upcycle.training.probe import Probe
 
 
 def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
@@ -28,15 +26,16 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     model = model.to(session.machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
     asked = session.config.probe and model.has_linear_head
-    probed: HeldOut | None = None
+    probed: Probed | None = None
     if asked:
-        probe, probed = _train_probe(session, data, network, model)
+        probed = probe_frozen(session, data, network, model)
+        _describe(session, probed.network, model)
         if not planned:
             session.record_rows(())
             session.save_best(model)
-            write_results(session, data, Results(probed))
+            write_results(session, data, Results(probed.held, views=probed.views))
             return "trained the probe alone"
-        planned = tuple(_adapted(session, phase, probe, data) for phase in planned)
+        planned = tuple(_adapted(session, phase, probed.probe, data) for phase in planned)
         session.follow(replace(session.plan, phases=planned))
     pretrained = checkpoint.clone_weights(model)
     stopped = fine_tune(session, data, model, pretrained=pretrained)
@@ -56,10 +55,7 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
     planned = phases(config, images, session.callables.schedule)
     frozen = frozen_names(model.body, config.freeze)
     freeze_parameters(model.body, frozen)
-    parameters = {name: parameter.numel() for name, parameter in model.body.named_parameters()}
-    kept = head_names(model.body) if not config.epochs else parameters.keys() - frozen
-    trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())
-    session.describe(network, parameters=whole, trained_parameters=trained, linear_head=linear)
+    trained, whole = _describe(session, network, model)
     session.follow(replace(session.plan, phases=planned))
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
@@ -72,36 +68,14 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
     return planned
 
 
-# ---------------------------------------------------------------- the probe
-
-
-def _train_probe(session: Session, data: Dataset, network: ModelSpec, model: Network) -> tuple[Probe, HeldOut]:
-    """Compute the features once, train the probe on them, and put it into the model; its held-out predictions."""
-    config, show, machine = session.config, session.show, session.machine
-    index, splits = data.index, data.splits
-    with session.timed("features_seconds"), show.progress("features") as progress:
-        features = extract(
-            model,
-            index,
-            data.frames,
-            network=network,
-            machine=machine,
-            folder=cache_root(config),
-            workers=data.workers(machine),
-            progress=progress,
-        )
-    same = components(index)
-    train, val = (Split(features, side, index.labels[side], same[side]) for side in (splits.train, splits.val))
-    loss = class_loss(config, data, device="cpu")
-    with show.progress("probe") as progress:
-        probe = train_probe(train, val, loss=loss, seed=config.seed, progress=progress)
-    model.set_head(probe.weight, probe.bias)
-    session.record_probe(probe.result)
-    show.message(
-        f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
-        f"val accuracy {probe.result.val_accuracy:.4f}"
-    )
-    return probe, held_out(data, lambda name: head_logits(model, features, splits.of(name), machine))
+def _describe(session: Session, network: ModelSpec, model: Network) -> tuple[int, int]:
+    """Write model.json; how many parameters are trained, and how many there are."""
+    config, body = session.config, model.body
+    parameters = {name: parameter.numel() for name, parameter in body.named_parameters()}
+    kept = head_names(body) if not config.epochs else parameters.keys() - frozen_names(body, config.freeze)
+    trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())
+    session.describe(network, parameters=whole, trained_parameters=trained, linear_head=model.has_linear_head)
+    return trained, whole
 
 
 def _adapted(session: Session, phase: Phase, probe: Probe, data: Dataset) -> Phase:
