@@ -40,7 +40,7 @@ def row(name: str, recipe: str, seed: int, done: upcycle.Run) -> dict[str, Any]:
     known, clocks = done.evaluation, read_lines(done.directory.timings)
     chosen = known.choice.chosen if known.choice else None
     probe = known.named.get("probe_test")
-    tuned = known["finetune_test"] if chosen == "probe" else known["test"]
+    tuned = known.named.get("finetune_test", known["test"])
     return {
         "set": name,
         "recipe": recipe,

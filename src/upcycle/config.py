@@ -58,14 +58,16 @@ GROUPS = {
         *("classes_at", "drop_empty_classes", "regroup", "image_root", "image_suffix"),
         *("path_column", "label_column", "split_column", "group_column"),
     ),
-    "Network and input": ("input", "crop_pct", "scale", "probe", "probe_layers", "views", "freeze", "bn"),
-    "Schedule": ("schedule", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
-    "Optimizer": ("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay"),
+    "Network and input": ("input", "crop_pct", "scale", "probe", "probe_layers", "views", "fine_tune", "freeze", "bn"),
+    "Schedule": ("schedule", "min_updates", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
+    "Optimizer": (*("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "clip_grad", "ema_decay"),),
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
     "Stopping": ("monitor", "patience", "start_from_epoch", "on_divergence"),
     "Hardware and files": (*("device", "precision", "threads", "workers", "fold_bn", "checkpoint_every", "cache"),),
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
+BEFORE = {"fine_tune": "always", "min_updates": 0, "clip_grad": 0.0, "ema_decay": 0.0}
+"""What runs did that are older than these options."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""
 NUMBERS_OR_NONE = ("image_size", "crop_pct", "scale", "patience", "split_seed", "workers", "classes_at")
@@ -147,6 +149,11 @@ class Config(BaseModel):
         "auto",
         description="Views of an image whose logits are averaged: flip, square (all 8), none; auto: flip if it pays.",
     )
+    fine_tune: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="auto: not where the validation images cannot show a gain over the probe (always where --epochs is "
+        "given).",
+    )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(
         "one-cycle", description="Shape of the learning rate; custom: a value passed from Python."
@@ -154,6 +161,13 @@ class Config(BaseModel):
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
     lr_adapt: bool = Field(
         True, description="Lower the peak where the frozen network already fits (off when --lr is given)."
+    )
+    min_updates: int = Field(
+        400,
+        ge=0,
+        le=1_000_000,
+        description="Updates that the epochs are raised to after a probe, a quarter of it where the frozen network "
+        "nearly fits (off when --epochs is given; 0: off).",
     )
     lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
     lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")
@@ -174,7 +188,17 @@ class Config(BaseModel):
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay rate.")
     eps: float = Field(1e-8, gt=0, le=1, description="Adam's denominator offset.")
     layer_decay: float = Field(0.6, gt=0, le=1, description="Factor on the rate for each group of layers further down.")
-    freeze: str = Field("auto", description="Freeze everything up to and including LAYER; none; auto: the lower half.")
+    clip_grad: float = Field(1.0, ge=0, le=1e6, description="Highest norm of an update's gradients (0: no limit).")
+    ema_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the moving average of the weights, one of the models to choose from (0: none).",
+    )
+    freeze: str = Field(
+        "auto",
+        description="Freeze everything up to and including LAYER; none; auto: the lower half, nothing on far tasks.",
+    )
     bn: Literal["frozen", "train"] = Field(
         "frozen", description="BatchNorm statistics: kept as pretrained, or re-estimated."
     )
@@ -270,6 +294,11 @@ class Config(BaseModel):
         """The seed that decides which images are split off."""
         return self.seed if self.split_seed is None else self.split_seed
 
+    @property
+    def tunes(self) -> bool:
+        """Whether more than a probe may be trained."""
+        return self.epochs > 0 and not (self.probe and self.fine_tune == "never")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return self.model_dump(mode="json")
@@ -279,7 +308,7 @@ def _check(config: Config) -> Config:
     """`config` itself when its values agree with each other; ConfigError otherwise."""
     if config.val_fraction + config.test_fraction >= 0.95:
         raise ConfigError("val_fraction and test_fraction leave nothing to train on")
-    if config.epochs == 0 and config.weights == "none":
+    if not config.tunes and config.weights == "none":
         raise ConfigError("a probe needs pretrained weights, and weights = none: give others, or 1 or more epochs")
     if config.epochs == 0 and not config.probe:
         raise ConfigError("epochs = 0 trains the probe alone, and probe = false none: nothing would be trained")
@@ -401,6 +430,7 @@ def _options(recorded: Mapping[str, Any]) -> dict[str, Any]:
     restarted = options.pop("more_epochs", ())
     if isinstance(restarted, list) and all(isinstance(epochs, int) for epochs in (*restarted, options.get("epochs"))):
         options["epochs"] += sum(restarted)
+    options = {**BEFORE, **options}
     if "head_epochs" in options:  # of a version that trained the probe by epochs
         options["probe"] = options.pop("head_epochs") != 0
     return options

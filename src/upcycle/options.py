@@ -37,8 +37,12 @@ class TrainOptions(TypedDict, total=False):
     crop_pct: float | None
     scale: float | None
     probe: bool
+    probe_layers: Literal["auto", "last"]
+    views: Literal["auto", "none", "flip", "square"]
+    fine_tune: Literal["auto", "always", "never"]
     lr: float
     lr_adapt: bool
+    min_updates: int
     lr_start: float
     lr_min: float
     rampup: int
@@ -55,6 +59,8 @@ class TrainOptions(TypedDict, total=False):
     beta2: float
     eps: float
     layer_decay: float
+    clip_grad: float
+    ema_decay: float
     freeze: str
     bn: Literal["frozen", "train"]
     mixup: float

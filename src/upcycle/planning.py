@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from upcycle.config import Config
-from upcycle.errors import RunError
+from upcycle.errors import RunError, counted
 from upcycle.schedules import (
     Constant,
     OneCycle,
@@ -122,6 +122,70 @@ def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
     return lr * min(1.0, max(LEAST_SHARE, share))
 
 
+FAR_SHARE = 0.2
+"""From this part of the loss of guessing on, the frozen lower layers limit what fine-tuning can reach."""
+SKIP_SHARE = 0.1
+"""Above this part of the loss of guessing, fine-tuning is tried however few the validation images are."""
+LIKELY_GAIN = 0.25
+"""The part of a near task's validation loss that fine-tuning can be expected to take away."""
+ERRORS = 2.0
+"""A gain of fewer standard errors of the validation loss is not told from chance."""
+NEAR_UPDATES = 0.25
+"""The part of `min_updates` that near tasks get: they are soon learned, and more updates overfit."""
+MOST_EPOCHS = {"near": 8, "far": 20}
+"""More passes over few images teach nothing new, however few updates they make."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the probe decides about fine-tuning: whether it is skipped, its epochs, which layers freeze, and why.
+
+    `share` is the probe's validation loss over the loss of guessing; `freeze` is a value of the option, "auto" for the
+    lower half.
+    """
+
+    skip: bool
+    epochs: int
+    freeze: str
+    share: float
+    reason: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def epochs_for(config: Config, steps_per_epoch: int, *, far: bool) -> int:
+    """The epochs of fine-tuning after a probe: as many as `min_updates` takes, within limits, and never fewer."""
+    wanted = config.min_updates * (1.0 if far else NEAR_UPDATES)
+    most = MOST_EPOCHS["far" if far else "near"]
+    return max(config.epochs, min(most, math.ceil(wanted / steps_per_epoch)))
+
+
+def decide(config: Config, *, loss: float, error: float, images: int, classes: int, steps_per_epoch: int) -> Decision:
+    """How the task is fine-tuned, by the probe's mean validation loss (nats per image) on so many `images`.
+
+    `error` is the standard error of that loss. Static facts and validation images alone decide.
+    """
+    share = loss / math.log(classes)
+    far = share >= FAR_SHARE
+    place = f"{'far from' if far else 'near'} the pretrained features (validation loss {share:.0%} of guessing)"
+    skip = config.fine_tune == "auto" and not far and share < SKIP_SHARE and LIKELY_GAIN * loss < ERRORS * error
+    freeze = "none" if far and config.freeze == "auto" else config.freeze
+    epochs = epochs_for(config, steps_per_epoch, far=far)
+    if skip:
+        reason = (
+            f"fine-tuning is skipped: {place}, and {counted(images, 'validation image')} cannot show a gain: a quarter "
+            f"of the loss is {LIKELY_GAIN * loss:.2g}, its standard error {error:.2g}"
+        )
+        return Decision(skip, 0, freeze, share, reason)
+    which = {"none": "all layers are", "auto": "the upper half is"}.get(freeze, f"what is above {freeze} is")
+    updates = counted(steps_per_epoch, "update")
+    return Decision(
+        skip, epochs, freeze, share, f"{place}: {which} fine-tuned, {counted(epochs, 'epoch')} of {updates}"
+    )
+
+
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Batches of one pass; a last batch of one image joins the one before it."""
     whole, rest = divmod(images, batch_size)
@@ -131,9 +195,11 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 def phases(config: Config, images: int, custom: Schedule | None = None) -> tuple[Phase, ...]:
     """What a run on `images` training images does after the probe: fine-tuning, or nothing.
 
+    The probe may still raise its epochs or skip it, as `decide` has it.
+
     ConfigError where the schedule `custom` gives no rate for one of its updates.
     """
-    if not config.epochs:
+    if not config.tunes:
         return ()
     steps = steps_per_epoch(images, config.batch_size)
     name = "finetune" if config.weights != "none" else "train"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from upcycle.config import READING, Config, build, canonical
+from upcycle.config import CUSTOM, READING, Config, build, canonical
 from upcycle.errors import ConfigError
 
 FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
@@ -22,6 +22,8 @@ _ALWAYS = (
     *("label_smoothing", "probe", "probe_layers", "views", "epochs"),
 )
 """Options that have an effect on the probe alone as well."""
+_OF_PROBES = ("lr_adapt", "fine_tune", "min_updates", "ema_decay")
+"""Options that have none without a probe."""
 
 RECIPES: Mapping[str, Mapping[str, object]] = {
     # Config's own defaults.
@@ -46,6 +48,8 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "beta2": 0.999,
         "eps": 1e-7,
         "layer_decay": 1.0,
+        "clip_grad": 0.0,
+        "ema_decay": 0.0,
         "freeze": "none",
         "bn": "train",
         "augment": "none",
@@ -68,6 +72,8 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "beta2": 0.999,
         "eps": 1e-7,
         "layer_decay": 1.0,
+        "clip_grad": 0.0,
+        "ema_decay": 0.0,
         "freeze": "none",
         "bn": "train",
         "augment": "none",
@@ -85,8 +91,20 @@ def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     name = recipe or named.get("recipe", "default")
     if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    exact = {"lr_adapt": False} if "lr" in {**RECIPES[name], **named} else {}  # a rate that is named is the rate
+    exact = _exact({**RECIPES[name], **_from_scratch(name, named), **named})
     return build({**RECIPES[name], **exact, **_from_scratch(name, named), **named, "recipe": name})
+
+
+def _exact(chosen: Mapping[str, Any]) -> dict[str, object]:
+    """What the probe no longer decides: a rate that is named is the rate, and epochs that are named are trained."""
+    probed = chosen.get("probe", True) is not False
+    fixed = "epochs" in chosen or not probed or chosen.get("schedule") == CUSTOM
+    return {
+        **({"lr_adapt": False} if "lr" in chosen else {}),
+        **({"min_updates": 0} if fixed else {}),
+        **({"fine_tune": "always"} if chosen.get("epochs") else {}),
+        **({} if probed else {"ema_decay": 0.0}),
+    }
 
 
 def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
@@ -101,18 +119,21 @@ def effective(config: Config, resolved: Mapping[str, object] | None = None) -> d
     options = {name: value for name, value in config.to_dict().items() if name not in _ELSEWHERE}
     shaped = {name for names in _SHAPES.values() for name in names}
     unused = shaped - set(_SHAPES.get(config.schedule, ()))
-    if not config.epochs:  # the probe alone
+    if not config.tunes:  # the probe alone
         unused = set(options) - set(_ALWAYS)
+        options["epochs"] = 0
     if not config.probe:
-        unused |= {"lr_adapt", "probe_layers"}
+        unused |= set(_OF_PROBES)
     used = {name: value for name, value in options.items() if name not in unused and value is not None}
     return {**used, **(resolved or {})}
 
 
 def without_effect(given: Mapping[str, object], config: Config) -> list[str]:
-    """A line for each option that was given and that the schedule does not use."""
-    schedules = {name: [kind for kind, names in _SHAPES.items() if name in names] for name in canonical(given)}
-    return [
+    """A line for each option that was given and that the run does not use: its schedule is another, or no probe."""
+    named = canonical(given)
+    schedules = {name: [kind for kind, names in _SHAPES.items() if name in names] for name in named}
+    of_probes = [name for name in _OF_PROBES[1:] if named.get(name) not in (None, 0) and not config.probe]
+    return [f"{name} has no effect: it is for runs with a probe" for name in of_probes] + [
         f"{name} has no effect: it is for the schedule {' and '.join(kinds)}, and this one is {config.schedule}"
         for name, kinds in schedules.items()
         if kinds and config.schedule not in kinds

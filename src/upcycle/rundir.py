@@ -262,7 +262,7 @@ class RunDir:
     best = _Place("checkpoints/best.safetensors")
     """The best weights."""
     fine_tuned = _Place("checkpoints/finetune.safetensors")
-    """The best fine-tuned weights, where the probe was kept instead."""
+    """The best fine-tuned weights, where another model was kept instead."""
     last = _Place("checkpoints/last")
     """The folder of the last resumable state."""
     evaluation = _Place("evaluation.json")

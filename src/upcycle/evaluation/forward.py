@@ -150,10 +150,11 @@ def extract(
 ) -> npt.NDArray[np.float32]:
     """Un-augmented features [n, D] of every image of `index`, or of those at `positions`, by the frozen `model`.
 
-    A memory map; of the mirror images where they are `mirrored`. Kept in `folder` under a key of everything they depend on: images, weights, preprocessing,
-    precision, threads and versions. They are written in parts while they are computed, each with its checksum, and
-    put together at the end: a part that is there is not computed again, one that is damaged is. A folder that cannot
-    be written is read, and a temporary one written; where there is no room the features are held in memory.
+    A memory map; of the mirror images where they are `mirrored`. Kept in `folder` under a key of everything they depend
+    on: images, weights, stages, preprocessing, precision, threads and versions. They are written in parts as they are
+    computed, each with its checksum, and put together at the end: a part that is there is not computed again, one that
+    is damaged is. A folder that cannot be written is read, and a temporary one written; where there is no room the
+    features are held in memory.
     """
     everything = np.arange(len(index), dtype=np.int64) if positions is None else positions
     total = len(everything)

@@ -9,7 +9,7 @@ costlier the mistakes, as no resampling knows a cost that it has not seen.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,15 @@ from upcycle.evaluation.intervals import (
     from_replicates,
     proportion,
 )
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions
+from upcycle.evaluation.results import (
+    Candidate,
+    Choice,
+    ClassMetrics,
+    Evaluation,
+    Metric,
+    ModelName,
+    Predictions,
+)
 from upcycle.task import Integers, Reals
 
 DISCORDANCE = 1 / 15
@@ -257,7 +265,31 @@ def paired_log_loss(a: Predictions, b: Predictions) -> Paired:
     if a.paths != b.paths or a.classes != b.classes or not np.array_equal(a.labels, b.labels):
         raise UpcycleError("cannot pair predictions of different images or labels: evaluate both models on one split")
     difference = a.log_losses() - b.log_losses()
-    mean, units = float(difference.mean()), clusters(a.groups, a.hashes)
-    sums = np.bincount(units, weights=difference - mean)
-    error = math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(a) if len(sums) > 1 else math.inf
-    return Paired(mean, error, len(a))
+    return Paired(float(difference.mean()), _error(difference, a), len(a))
+
+
+def standard_error(predictions: Predictions) -> float:
+    """That of the mean log loss, in nats, robust to groups as `paired_log_loss` is; infinite for one group."""
+    return _error(predictions.log_losses(), predictions)
+
+
+def _error(values: Reals, of: Predictions) -> float:
+    """The standard error of the mean of a value per image."""
+    sums = np.bincount(clusters(of.groups, of.hashes), weights=values - float(values.mean()))
+    return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(of) if len(sums) > 1 else math.inf
+
+
+def simplest_of(models: Mapping[ModelName, Predictions]) -> Choice:
+    """The first of `models` whose validation loss is not above the lowest by more than one paired standard error.
+
+    They come with the simplest first, the probe and the fine-tuned model among them, all on the same images.
+    """
+    losses = {name: float(made.log_losses().mean()) for name, made in models.items()}
+    best = models[min(losses, key=losses.__getitem__)]
+    paired = {name: paired_log_loss(made, best) for name, made in models.items()}
+    chosen = next(name for name, one in paired.items() if one.mean_difference <= one.standard_error)
+    both = paired_log_loss(models["finetune"], models["probe"])
+    candidates = tuple(
+        Candidate(name, losses[name], one.mean_difference, one.standard_error) for name, one in paired.items()
+    )
+    return Choice(chosen, both.mean_difference, both.standard_error, candidates)

@@ -239,29 +239,69 @@ class Evaluation:
         return read_value(cls, values, FILE)
 
 
+ModelName = Literal["probe", "finetune", "ema", "interpolated-0.75", "interpolated-0.5", "interpolated-0.25"]
+"""The models that a run chooses from, the simplest first; a number is the fine-tuned weights' part of the mean."""
+MODELS: Mapping[ModelName, str] = {
+    "probe": "the probe",
+    "finetune": "fine-tuning",
+    "ema": "the moving average of the fine-tuned weights",
+    "interpolated-0.75": "the mean of 75 % fine-tuned and 25 % probe weights",
+    "interpolated-0.5": "the mean of 50 % fine-tuned and 50 % probe weights",
+    "interpolated-0.25": "the mean of 25 % fine-tuned and 75 % probe weights",
+}
+"""The same in words."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that could be kept: its validation loss, and the mean paired difference from the lowest one (nats)."""
+
+    name: ModelName
+    val_loss: Number
+    mean_difference: Number
+    standard_error: Number
+
+
 @dataclass(frozen=True)
 class Choice:
-    """Which model a run keeps, and the paired difference of log losses (fine-tuned minus probe) that decided it."""
+    """Which model a run keeps, of which candidates, the simplest first; runs of earlier versions have recorded none.
 
-    chosen: Literal["finetune", "probe"]
+    `mean_difference` is the paired one of log losses, fine-tuned minus probe.
+    """
+
+    chosen: ModelName
     mean_difference: Number = math.nan
     standard_error: Number = math.nan
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def reason(self) -> str:
         """The decision in words."""
-        name, answer = {"finetune": ("fine-tuning", "better"), "probe": ("the probe", "not better")}[self.chosen]
+        name, of = MODELS[self.chosen], {candidate.name: candidate for candidate in self.candidates}
+        if self.chosen in of:
+            best, kept = min(self.candidates, key=lambda one: one.val_loss), of[self.chosen]
+            if best != kept:
+                return (
+                    f"{name} was chosen: the simplest model whose validation loss is within one standard error of the "
+                    f"lowest, that of {MODELS[best.name]} ({kept.mean_difference:+.4f} ± {kept.standard_error:.4f} "
+                    "per image)"
+                )
+            simpler = "" if self.chosen == self.candidates[0].name else ", each simpler model's more than one "
+            return (
+                f"{name} was chosen: its validation loss is the lowest{simpler and simpler + 'standard error higher'}"
+            )
         if math.isnan(self.mean_difference + self.standard_error):
             return f"{name} was chosen on the validation images"
         return (
             f"{name} was chosen: the validation loss of fine-tuning minus that of the probe is "
             f"{self.mean_difference:+.4f} ± {self.standard_error:.4f} per image, "
-            f"{answer} by more than one standard error"
+            f"{'not better' if self.chosen == 'probe' else 'better'} by more than one standard error"
         )
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return {**asdict(self), "reason": self.reason}
+        candidates = [asdict(candidate) for candidate in self.candidates]
+        return {**asdict(self), "candidates": candidates, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -311,7 +351,7 @@ class FoldScores:
 class RunEvaluation:
     """All of `evaluation.json`: an evaluation per name, and how the kept model was chosen.
 
-    `test` and `val` are of the kept model, `probe_test` and `finetune_test` (or `..._val`) of the other one.
+    `test` and `val` are of the kept model, `probe_test` and `finetune_test` (or `..._val`) of the others.
     """
 
     named: Mapping[str, Evaluation]

@@ -20,9 +20,9 @@ from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
 from upcycle.planning import MicroBatch, Retry
-from upcycle.training.loop import Setting, fit, start
+from upcycle.training.loop import Setting, decay_of, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
-from upcycle.training.optim import frozen_names, learns_statistics
+from upcycle.training.optim import frozen_in, learns_statistics
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
@@ -33,8 +33,10 @@ SCRATCH = 300 * 2**20
 """What libraries take beside the tensors."""
 
 
-def fine_tune(session: Session, data: Dataset, model: Network, *, pretrained: dict[str, Tensor]) -> str:
-    """Fine-tune `model` by the last phase of the plan; returns why it ended.
+def fine_tune(
+    session: Session, data: Dataset, model: Network, *, pretrained: dict[str, Tensor]
+) -> tuple[str, dict[str, Tensor]]:
+    """Fine-tune `model` by the last phase of the plan; returns why it ended, and the moving average of its weights.
 
     After a loss that explodes, or too little memory, training resumes from
     the last checkpoint, or without one from the weights `pretrained`.
@@ -52,15 +54,15 @@ def fine_tune(session: Session, data: Dataset, model: Network, *, pretrained: di
         checkpoint.load_clone(model, pretrained)
 
 
-def _train(session: Session, data: Dataset, model: Network) -> str:
-    """Train, with the best weights and a checkpoint written after every epoch."""
+def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[str, Tensor]]:
+    """Train, with the best weights and a checkpoint written after every epoch; what `fine_tune` returns."""
     config, show, phase = session.config, session.show, session.plan.last
     setting = _setting(session, data, model)
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
     reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
     if reason:
-        return reason
+        return reason, state.average
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
     def validate(model: Network) -> Scores:
@@ -84,7 +86,7 @@ def _train(session: Session, data: Dataset, model: Network) -> str:
             if reason:
                 break
             session.stopping.obey()
-    return reason
+    return reason, state.average
 
 
 def _setting(session: Session, data: Dataset, model: Network) -> Setting:
@@ -98,7 +100,7 @@ def _setting(session: Session, data: Dataset, model: Network) -> Setting:
         if custom.loss
         else class_loss(config, data, device=session.machine.device),
         machine=session.machine,
-        frozen=frozen_names(model.body, config.freeze),
+        frozen=frozen_in(model.body),
         changes=session.plan.micro_batches,
     )
 
@@ -107,7 +109,7 @@ def reason_to_stop(config: Config, rows: History, epochs: int) -> str:
     """Why training is over after these rows of its phase, or "" while it is not."""
     if len(rows) >= epochs:
         return f"ran {'its one epoch' if epochs == 1 else f'all {epochs:,} epochs'}"
-    armed = armed_from(config)
+    armed = armed_from(config, epochs)
     if not should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed):
         return ""
     return (
@@ -115,9 +117,9 @@ def reason_to_stop(config: Config, rows: History, epochs: int) -> str:
     )
 
 
-def armed_from(config: Config) -> int:
-    """The epoch from which patience counts: with one-cycle never before the rate's peak."""
-    rising = math.ceil(config.pct_start * config.epochs) if config.schedule == "one-cycle" else 0
+def armed_from(config: Config, epochs: int) -> int:
+    """The epoch of so many from which patience counts: with one-cycle never before the rate's peak."""
+    rising = math.ceil(config.pct_start * epochs) if config.schedule == "one-cycle" else 0
     return max(config.start_from_epoch, rising)
 
 
@@ -167,7 +169,8 @@ def _fit_into_memory(session: Session, model: Network, size: int) -> None:
     if session.machine.device != "cpu":
         return
     free, batch = hardware.free_memory(Path("/")), _images(session)
-    images, needed = largest_micro_batch(model, session.machine, batch=batch, size=size, free=free)
+    averaged = decay_of(session.config, model) > 0
+    images, needed = largest_micro_batch(model, session.machine, batch=batch, size=size, free=free, averaged=averaged)
     if images == batch:
         return
     amounts = f"takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
@@ -200,7 +203,7 @@ def _images(session: Session) -> int:
 def _check_divisible(config: Config, model: Network, reason: str, images: int) -> None:
     if not images:
         raise ConfigError(f"{reason}: give a smaller --image-size or --arch")
-    if learns_statistics(model.body, frozen=frozen_names(model.body, config.freeze), bn=config.bn):
+    if learns_statistics(model.body, frozen=frozen_in(model.body), bn=config.bn):
         raise ConfigError(
             f"{reason}, and BatchNorm in training mode needs a whole batch: give --batch-size {images} or --bn frozen"
         )
@@ -232,24 +235,26 @@ def activations(model: nn.Module, machine: Hardware, *, images: int, size: int) 
     return sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in own)
 
 
-def fixed(model: nn.Module) -> int:
-    """Bytes of gradients and Adam's moments, and of the copies that writing a checkpoint makes."""
+def fixed(model: nn.Module, *, averaged: bool = False) -> int:
+    """Bytes of gradients, Adam's moments, the weights' average, and of the copies that writing a checkpoint makes."""
     everything = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return 4 * (3 * trained) + 4 * (everything + 2 * trained) + SCRATCH
+    return 4 * ((3 + averaged) * trained) + 4 * (everything + (2 + averaged) * trained) + SCRATCH
 
 
-def largest_micro_batch(model: nn.Module, machine: Hardware, *, batch: int, size: int, free: float) -> tuple[int, int]:
+def largest_micro_batch(
+    model: nn.Module, machine: Hardware, *, batch: int, size: int, free: float, averaged: bool = False
+) -> tuple[int, int]:
     """The most images, `batch` or a half of it and so on, that fit into `free` bytes, 0 if not one does; and the
     bytes that the whole batch takes.
     """
     roomy = GENEROUS * max(1.0, sum(parameter.numel() for parameter in model.parameters()) / 25e6)
-    if not free < roomy * batch * size**2 + fixed(model):
+    if not free < roomy * batch * size**2 + fixed(model, averaged=averaged):
         return batch, 0  # plainly enough, and looking closer takes time
     one, two = (activations(model, machine, images=images, size=size) for images in (1, 2))
 
     def needed(images: int) -> float:
-        return MARGIN * (one + (images - 1) * (two - one)) + fixed(model)
+        return MARGIN * (one + (images - 1) * (two - one)) + fixed(model, averaged=averaged)
 
     images = batch
     while images and needed(images) > free:

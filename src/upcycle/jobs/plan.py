@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from upcycle.config import canonical, path_or_none, read_toml
+from upcycle.config import Config, canonical, path_or_none, read_toml
 from upcycle.errors import ConfigError, counted
 from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
 from upcycle.options import TrainOptions
-from upcycle.planning import Phase, Plan, phases
+from upcycle.planning import Phase, Plan, epochs_for, phases
 from upcycle.recipes import resolve
 from upcycle.rundir import write_bytes
 from upcycle.schedules import Rate
@@ -66,6 +66,14 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
             f"first rate {first.lr:.10g}, highest {phase.schedule(peak).lr:.10g} at step {phase.first_step + peak}, "
             f"last {last.lr:.10g}"
         )
+    _print_epochs(resolve(options), steps_per_epoch)
+
+
+def _print_epochs(config: Config, steps_per_epoch: int) -> None:
+    """Say which epochs the probe decides on, where it may raise those of the plan and the batches are known."""
+    near, far = (epochs_for(config, steps_per_epoch, far=far) for far in (False, True))
+    if steps_per_epoch > 1 and far > config.epochs:
+        print(f"the probe decides: {counted(near, 'epoch')} near the pretrained features, {far} far from them")
 
 
 def _write_csv(planned: tuple[Phase, ...]) -> None:

@@ -1,6 +1,6 @@
-"""The probe of a run: features of the frozen network, a head on them, and the views that its logits are averaged over."""
+"""The probe of a run: features of the frozen network, a head on them, and the views whose logits are averaged."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,33 +11,19 @@ from upcycle.data.splits import components
 from upcycle.device import Hardware
 from upcycle.evaluation.forward import extract, head_logits
 from upcycle.evaluation.metrics import paired_log_loss
-from upcycle.evaluation.results import Predictions, Views
+from upcycle.evaluation.results import Views
 from upcycle.jobs.finetune import class_loss, held_out_logits
 from upcycle.jobs.prepare import cache_root
-from upcycle.jobs.results import HeldOut, held_out
+from upcycle.jobs.results import Probed, held_out
 from upcycle.jobs.session import Session
 from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.progress import Display
-from upcycle.training.probe import Probe, train_probe
+from upcycle.training.probe import train_probe
 from upcycle.training.rows import Split
 
 
-@dataclass(frozen=True, eq=False)
-class Probed:
-    """A probe as the network has it: `network` says which stages it reads and which views are averaged.
-
-    `held` are its predictions with these views, `plain` those of the validation images by one view.
-    """
-
-    probe: Probe
-    network: ModelSpec
-    held: HeldOut
-    plain: Predictions
-    views: Views | None = None
-
-
 def widen(model: Network, network: ModelSpec, config: Config) -> tuple[ModelSpec, tuple[int, ...]]:
-    """Make `model` read all stages that a head may read, and how many numbers each of them gives, the last one first."""
+    """Make `model` read all stages that a head may read; how many numbers each of them gives, the last one first."""
     widths = model.widths(network.preprocessing.size) if config.probe_layers == "auto" else ()
     stages = max(1, len(widths))
     model.read(stages)
@@ -80,8 +66,7 @@ def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Net
         features = features_of(model, data, wide, config, machine, show)
     loss = class_loss(config, data, device="cpu")
     with session.timed("probe_seconds"), show.progress("probe") as progress:
-        train, val = sides(data, features)
-        probe = train_probe(train, val, loss=loss, seed=config.seed, widths=widths, progress=progress)
+        probe = train_probe(*sides(data, features), loss=loss, seed=config.seed, widths=widths, progress=progress)
     stages = probe.result.stages
     model.read(stages)
     model.set_head(probe.weight, probe.bias)

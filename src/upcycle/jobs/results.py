@@ -6,33 +6,61 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from upcycle.data import decode
 from upcycle.data.dataset import Dataset
 from upcycle.errors import DecodeError
 from upcycle.evaluation.forward import predictions
-from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.results import Choice, FoldScores, Predictions, RunEvaluation, read_predictions
+from upcycle.evaluation.metrics import measure, simplest_of
+from upcycle.evaluation.results import (
+    MODELS,
+    Choice,
+    FoldScores,
+    ModelName,
+    Predictions,
+    RunEvaluation,
+    Views,
+    read_predictions,
+)
 from upcycle.jobs.finetune import held_out_logits
 from upcycle.jobs.session import Session
 from upcycle.manifest import check
 from upcycle.model import checkpoint
-from upcycle.model.network import Network
+from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.text import evaluation_table, models_table
 from upcycle.rundir import RunDir, read_json, write_bytes, write_json
+from upcycle.training.probe import Probe
 
+SHARES: dict[ModelName, float] = {"interpolated-0.75": 0.75, "interpolated-0.5": 0.5, "interpolated-0.25": 0.25}
+"""The fine-tuned weights' part of each mean with the probe's (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
 HeldOut = dict[str, Predictions]
 """Predictions by split: "val" and, where there are test images, "test"."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Predictions of the kept model, those of others by name, and why it is kept."""
+    """Predictions of the kept model, those of others by name, and why it is kept and has its views."""
 
     kept: HeldOut
     others: dict[str, Predictions] = field(default_factory=dict)
     choice: Choice | None = None
+    views: Views | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A probe as the network has it: `network` says which stages it reads and which views are averaged.
+
+    `held` are its predictions with these views, `plain` those of the validation images by one view.
+    """
+
+    probe: Probe
+    network: ModelSpec
+    held: HeldOut
+    plain: Predictions
+    views: Views | None = None
 
 
 def held_out(data: Dataset, logits: Callable[[str], npt.NDArray[np.float32]]) -> HeldOut:
@@ -41,27 +69,79 @@ def held_out(data: Dataset, logits: Callable[[str], npt.NDArray[np.float32]]) ->
 
 
 def choose(
-    session: Session, data: Dataset, model: Network, *, probed: HeldOut | None, pretrained: dict[str, Tensor]
+    session: Session,
+    data: Dataset,
+    model: Network,
+    *,
+    probed: Probed | None,
+    pretrained: dict[str, Tensor],
+    average: dict[str, Tensor],
 ) -> Results:
-    """Keep the fine-tuned model, or the probe where validation does not tell them apart.
+    """Keep the simplest model that validation does not tell from the best: probe, fine-tuned, or one between them.
 
-    The test images decide nothing. `probed` are the probe's predictions, `pretrained` its weights.
+    The test images decide nothing. `model` has the best fine-tuned weights, `pretrained` are the probe's, and `average`
+    is the moving average of the trained ones. One view of each validation image decides; what is predicted in the end
+    is by the views that paid for the probe.
     """
-    tuned = held_out(data, lambda name: held_out_logits(data, model, session.machine, name))
+
+    def predicted(split: str) -> Predictions:
+        logits = held_out_logits(data, model, session.machine, split)
+        return predictions(data.index, data.splits.of(split), logits)
+
     if probed is None:
-        return Results(tuned)
-    paired = paired_log_loss(tuned["val"], probed["val"])
-    better = paired.mean_difference < -paired.standard_error
-    choice = Choice("finetune" if better else "probe", paired.mean_difference, paired.standard_error)
+        return Results({name: predicted(name) for name in data.splits.held_out})
+    weights = _Rivals(pretrained, checkpoint.clone_weights(model), average)
+    val: dict[ModelName, Predictions] = {"probe": probed.plain, "finetune": predicted("val")}
+    for name in weights.names:
+        checkpoint.load_clone(model, weights.of(name))
+        made = predicted("val")
+        if np.isfinite(made.logits).all():
+            val[name] = made
+    choice = simplest_of(val)
     session.show.message(choice.reason)
-    others = {f"probe_{name}": made for name, made in probed.items()}
+    model.views = probed.network.views
+    held: dict[ModelName, HeldOut] = {"probe": probed.held}
+    for name in dict.fromkeys(one for one in ("finetune", choice.chosen) if one != "probe"):
+        checkpoint.load_clone(model, weights.of(name))
+        known = {"val": val[name]} if model.views == "none" else {}
+        held[name] = {split: known.get(split) or predicted(split) for split in data.splits.held_out}
+    others = {
+        f"{name}_{split}": made
+        for name in ("probe", "finetune")
+        if name != choice.chosen or name == "probe"
+        for split, made in held[name].items()
+    }
+    checkpoint.load_clone(model, weights.of(choice.chosen))
     if choice.chosen == "finetune":
         session.keep_fine_tuned()
-        return Results(tuned, others=others, choice=choice)
-    checkpoint.load_clone(model, pretrained)
-    session.keep_probe(model)
-    others |= {f"finetune_{name}": made for name, made in tuned.items()}
-    return Results(probed, others=others, choice=choice)
+    else:
+        session.keep_other(model)
+    return Results(held[choice.chosen], others=others, choice=choice, views=probed.views)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rivals:
+    """The weights of the models that a run chooses from, each made when it is asked for."""
+
+    probe: dict[str, Tensor]
+    tuned: dict[str, Tensor]
+    average: dict[str, Tensor]
+
+    @property
+    def names(self) -> tuple[ModelName, ...]:
+        """Those beside the probe and the fine-tuned model, the simplest first."""
+        return tuple(name for name in MODELS if name in SHARES or (name == "ema" and self.average))
+
+    def of(self, name: ModelName) -> dict[str, Tensor]:
+        """All tensors of a model."""
+        if name in ("probe", "finetune"):
+            return self.probe if name == "probe" else self.tuned
+        if name == "ema":
+            return {**self.tuned, **self.average}
+        return {
+            key: torch.lerp(self.probe[key], tensor, SHARES[name]) if tensor.is_floating_point() else tensor
+            for key, tensor in self.tuned.items()
+        }
 
 
 def write_results(session: Session, data: Dataset, results: Results) -> None:
@@ -76,6 +156,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
             for name, made in named.items()
         },
         results.choice,
+        views=results.views,
     )
     write_json(run.evaluation, evaluation.to_dict())
     _write_thumbnails(session, data, results.kept.get("test"))
@@ -88,7 +169,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
     names = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
     others = {label: evaluation[name] for label, name in names.items() if name in evaluation.named}
     if others and results.choice is not None:
-        chosen = {"finetune": "fine-tuned", "probe": "probe"}[results.choice.chosen]
+        chosen = {"finetune": "fine-tuned"}.get(results.choice.chosen, results.choice.chosen)
         others.pop(chosen, None)
         show.table(models_table({f"{chosen} (chosen)": evaluation[split], **others}))
 

@@ -157,7 +157,7 @@ class Session:
         yield
         self.details[name] = float(self.details.get(name, 0.0)) + time.monotonic() - started
 
-    def describe(self, network: ModelSpec, **facts: int | bool) -> None:
+    def describe(self, network: ModelSpec, **facts: object) -> None:
         """Write down the network that is trained, which every file of weights will name, and facts about it."""
         self._network = network
         write_json(self.run.model, network.to_dict() | facts)
@@ -183,7 +183,7 @@ class Session:
 
     @property
     def best_of_training(self) -> Path:
-        """The best weights of fine-tuning: moved aside once the probe was kept instead."""
+        """The best weights of fine-tuning: moved aside once another model was kept instead."""
         return self.run.fine_tuned if self.run.fine_tuned.exists() else self.run.best
 
     def keep_fine_tuned(self) -> None:
@@ -191,8 +191,8 @@ class Session:
         if self.run.fine_tuned.exists():
             self.run.fine_tuned.replace(self.run.best)
 
-    def keep_probe(self, model: Network) -> None:
-        """The probe is the run's model, and the fine-tuned weights are moved aside."""
+    def keep_other(self, model: Network) -> None:
+        """`model` is the run's, and the best fine-tuned weights are moved aside."""
         if not self.run.fine_tuned.exists():
             self.run.best.replace(self.run.fine_tuned)
         self.save_best(model)

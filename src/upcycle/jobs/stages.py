@@ -4,85 +4,138 @@ from dataclasses import replace
 
 from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, counted
+from upcycle.evaluation.metrics import standard_error
 from upcycle.jobs.finetune import class_loss, fine_tune
-from upcycle.jobs.probe import Probed, probe_frozen
-from upcycle.jobs.results import Results, choose, write_results
+from upcycle.jobs.probe import probe_frozen
+from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
-from upcycle.planning import Phase, adapted_rate, phases, schedule
+from upcycle.planning import Decision, Phase, adapted_rate, decide, phases, schedule
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe
 
 
 def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
     """Train, choose, test and write everything down; returns why training stopped."""
-    class_loss(session.config, data, device="cpu")  # says what is wrong with class weights before anything long
-    model = create(network, session.machine, seed=session.config.seed)
+    config = session.config
+    class_loss(config, data, device="cpu")  # says what is wrong with class weights before anything long
+    model = create(network, session.machine, seed=config.seed)
     if weights is not None:
         for note in load_body(model, weights, network.arch):
             session.show.warn(note)
     model = model.to(session.machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
-    asked = session.config.probe and model.has_linear_head
     probed: Probed | None = None
-    if asked:
+    if config.probe and model.has_linear_head:
         probed = probe_frozen(session, data, network, model)
-        _describe(session, probed.network, model)
+        planned = _decided(session, data, model, planned, probed)
         if not planned:
             session.record_rows(())
             session.save_best(model)
             write_results(session, data, Results(probed.held, views=probed.views))
             return "trained the probe alone"
-        planned = tuple(_adapted(session, phase, probed.probe, data) for phase in planned)
-        session.follow(replace(session.plan, phases=planned))
+    else:
+        _announce(session, model, planned)
+        network = replace(network, views=config.views if config.views != "auto" else "none")
+        _follow(session, network, model, planned, freeze=config.freeze)
     pretrained = checkpoint.clone_weights(model)
-    stopped = fine_tune(session, data, model, pretrained=pretrained)
+    stopped, average = fine_tune(session, data, model, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
-    write_results(session, data, choose(session, data, model, probed=probed, pretrained=pretrained))
+    if probed is None:
+        model.views = network.views
+    results = choose(session, data, model, probed=probed, pretrained=pretrained, average=average)
+    write_results(session, data, results)
     session.discard_checkpoints()
     return stopped
 
 
 def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) -> tuple[Phase, ...]:
-    """The phases of the run, written to plan.json and model.json."""
-    config, show, linear = session.config, session.show, model.has_linear_head
+    """The phases of the run as they are before the probe, written to plan.json and model.json."""
+    config, linear = session.config, model.has_linear_head
     if config.probe and not linear:
-        if not config.epochs:
+        if not config.tunes:
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
-        show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
+        session.show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
     planned = phases(config, images, session.callables.schedule)
-    frozen = frozen_names(model.body, config.freeze)
-    freeze_parameters(model.body, frozen)
-    trained, whole = _describe(session, network, model)
+    _follow(session, network, model, planned, freeze=config.freeze)
+    return planned
+
+
+def _follow(
+    session: Session,
+    network: ModelSpec,
+    model: Network,
+    planned: tuple[Phase, ...],
+    *,
+    freeze: str,
+    decision: Decision | None = None,
+) -> None:
+    """Freeze what `freeze` says, and write the phases and what is trained in them down."""
+    freeze_parameters(model.body, frozen_names(model.body, freeze))
+    trained, whole = _sizes(model, planned)
+    facts = {"parameters": whole, "trained_parameters": trained, "linear_head": model.has_linear_head}
+    session.describe(network, **facts, **({"decision": decision.to_dict()} if decision else {}))
     session.follow(replace(session.plan, phases=planned))
+
+
+def _sizes(model: Network, planned: tuple[Phase, ...]) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are."""
+    head = head_names(model.body)
+    parameters = dict(model.body.named_parameters())
+    trained = [one for name, one in parameters.items() if (one.requires_grad if planned else name in head)]
+    return sum(one.numel() for one in trained), sum(one.numel() for one in parameters.values())
+
+
+def _announce(session: Session, model: Network, planned: tuple[Phase, ...]) -> None:
+    """Show the phases, and how much of the network is trained."""
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
-        show.message(
+        session.show.message(
             f"{phase.name}: {counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}, "
             f"{phase.schedule.kind}, "
             f"first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
-    show.message(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if config.epochs else 'trained'}")
-    return planned
+    trained, whole = _sizes(model, planned)
+    session.show.message(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if planned else 'trained'}")
 
 
-def _describe(session: Session, network: ModelSpec, model: Network) -> tuple[int, int]:
-    """Write model.json; how many parameters are trained, and how many there are."""
-    config, body = session.config, model.body
-    parameters = {name: parameter.numel() for name, parameter in body.named_parameters()}
-    kept = head_names(body) if not config.epochs else parameters.keys() - frozen_names(body, config.freeze)
-    trained, whole = sum(parameters[name] for name in kept), sum(parameters.values())
-    session.describe(network, parameters=whole, trained_parameters=trained, linear_head=model.has_linear_head)
-    return trained, whole
+# ---------------------------------------------------------------- what the probe decides
 
 
-def _adapted(session: Session, phase: Phase, probe: Probe, data: Dataset) -> Phase:
-    """The fine-tuning phase with its peak rate fitted to how far the task is from the frozen features."""
+def _decided(
+    session: Session, data: Dataset, model: Network, planned: tuple[Phase, ...], probed: Probed
+) -> tuple[Phase, ...]:
+    """The phases after the probe: none where fine-tuning is skipped, else with epochs and peak rate by its loss."""
     config = session.config
-    if not config.lr_adapt:
-        return phase
-    lr = adapted_rate(config.lr, probe.result.val_loss, len(data.index.classes))
-    session.show.message(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
-    return replace(phase, schedule=schedule(config.model_copy(update={"lr": lr}), phase.steps_per_epoch))
+    if not planned:
+        _follow(session, probed.network, model, planned, freeze=config.freeze)
+        _announce(session, model, planned)
+        return planned
+    (phase,) = planned
+    decision = decide(
+        config,
+        loss=probed.probe.result.val_loss,
+        error=standard_error(probed.plain),
+        images=len(probed.plain),
+        classes=len(data.index.classes),
+        steps_per_epoch=phase.steps_per_epoch,
+    )
+    session.show.message(decision.reason)
+    decided = () if decision.skip else (_adapted(session, phase, decision.epochs, probed.probe, data),)
+    _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
+    _announce(session, model, decided)
+    return decided
+
+
+def _adapted(session: Session, phase: Phase, epochs: int, probe: Probe, data: Dataset) -> Phase:
+    """The fine-tuning phase with so many epochs, its peak rate fitted to how far the task is from the features."""
+    config = session.config
+    lr = config.lr
+    if config.lr_adapt:
+        lr = adapted_rate(config.lr, probe.result.val_loss, len(data.index.classes))
+        session.show.message(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
+    changed = config.model_copy(update={"lr": lr, "epochs": epochs})
+    shape = schedule(changed, phase.steps_per_epoch, session.callables.schedule)
+    return replace(phase, epochs=epochs, schedule=shape)

@@ -7,109 +7,36 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
 from upcycle.errors import RunError, counted
-from upcycle.evaluation.results import ClassMetrics, Evaluation, Metric, Predictions, RunEvaluation, read_predictions
-from upcycle.history import History, ProbeResult, Row
+from upcycle.evaluation.results import (
+    MODELS,
+    ClassMetrics,
+    Evaluation,
+    Metric,
+    Predictions,
+    RunEvaluation,
+)
+from upcycle.history import Row
 from upcycle.manifest import check
 from upcycle.reporting import html
 from upcycle.reporting.figures import (
-    PlannedPhase,
     confusion_figure,
     curves_figure,
     metrics_figure,
-    planned,
     schedule_figure,
 )
+from upcycle.reporting.run_record import RunRecord, Timing
 from upcycle.reporting.style import Drawing, save, svg
-from upcycle.reporting.text import METRIC_NAMES, Cut, clock, cut, interval, joined, percent, three
-from upcycle.rundir import Number, RunDir, read_json, read_lines, read_values, write_text
+from upcycle.reporting.text import METRIC_NAMES, Cut, clock, cut, interval, joined, percent, sentence, three
+from upcycle.rundir import RunDir, write_text
 
 GALLERY, EPOCHS, CONFUSIONS, COPIES = 24, 200, 8, 6
 """Mistakes, epochs, pairs of confused classes, and copies of one image that the page shows."""
-
-
-Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long an epoch took."""
-
-    phase: str
-    epoch: int
-    seconds: Number = math.nan
-    images_per_second: Number = math.nan
-
-
-@dataclass(frozen=True, eq=False)
-class RunRecord:
-    """What a run has written so far; None or empty for what is not there yet."""
-
-    status: Settings
-    config: Settings
-    environment: Settings
-    model: Settings
-    phase: PlannedPhase | None
-    probe: ProbeResult | None
-    audit: Audit | None
-    history: History
-    timings: tuple[Timing, ...]
-    events: Sequence[Settings]
-    evaluation: RunEvaluation | None
-    predictions: Predictions | None
-
-    @property
-    def state(self) -> str:
-        """running, finished, interrupted or failed."""
-        return str(self.status.get("state"))
-
-    @property
-    def test(self) -> Evaluation | None:
-        """The kept model on the test images."""
-        return self.evaluation.test if self.evaluation else None
-
-    @property
-    def versions(self) -> Settings:
-        """Versions of packages by name."""
-        found = self.environment.get("versions")
-        return found if isinstance(found, Mapping) else {}
-
-    @property
-    def arch(self) -> str:
-        """The architecture, "" where it is not decided yet."""
-        return str(self.model.get("arch") or self.config.get("arch") or "")
-
-    @classmethod
-    def read(cls, run: RunDir) -> "RunRecord":
-        """The record of a run directory; RunError for one that holds something else."""
-
-        def settings(path: Path) -> Settings:
-            values = read_json(path) if path.exists() else {}
-            if not isinstance(values, Mapping):
-                raise RunError(f"{path} holds no settings")
-            return values
-
-        test = run.predictions("test")
-        return cls(
-            status=run.status(),
-            config=settings(run.config),
-            environment=settings(run.environment),
-            model=settings(run.model),
-            phase=planned(settings(run.plan)),
-            probe=ProbeResult.from_dict(settings(run.probe)) if run.probe.exists() else None,
-            audit=Audit.from_dict(settings(run.audit)) if run.audit.exists() else None,
-            history=History.from_dicts(read_lines(run.history)),
-            timings=read_values(Timing, read_lines(run.timings), str(run.timings)),
-            events=read_lines(run.events),
-            evaluation=RunEvaluation.from_dict(settings(run.evaluation)) if run.evaluation.exists() else None,
-            predictions=read_predictions(test) if test.exists() else None,
-        )
 
 
 # --------------------------------------------------------------------------------------------- page
@@ -162,6 +89,7 @@ def _render(record: RunRecord, documents: Mapping[str, str], thumbnails: Sequenc
         figures=html.inlined(documents),
         rivals=rivals(record.evaluation),
         probe=record.probe,
+        models=MODELS,
         metric_names=METRIC_NAMES,
         chosen_by=_chosen_by(record),
         classes=_class_rows(test) if test else None,
@@ -229,7 +157,7 @@ def _trained(record: RunRecord, audit: Audit) -> str:
     what += f"{counted(len(audit.classes), 'class', 'classes')}: {joined(list(audit.classes))}"
     if source.startswith("none") or config.get("weights") == "none":
         how = f"{record.arch} {now} trained from random weights"
-    elif (evaluation and evaluation.choice and evaluation.choice.chosen == "probe") or config.get("epochs") == 0:
+    elif (evaluation and evaluation.choice and evaluation.choice.chosen == "probe") or record.probe_alone:
         how = f"On the frozen features of {record.arch}, a linear classifier {now} fitted"
     else:
         how = f"A pretrained {record.arch} {now} fine-tuned"
@@ -265,7 +193,7 @@ def _strip(metric: Metric, floor: float) -> html.Strip | None:
 
 @dataclass(frozen=True)
 class Rival:
-    """One of the two models that a run chooses from."""
+    """A tested model of those that a run chooses from."""
 
     name: str
     chosen: bool
@@ -274,7 +202,7 @@ class Rival:
 
 
 def rivals(evaluation: RunEvaluation | None) -> list[Rival]:
-    """Probe and fine-tuning on one scale; none where the run had no probe.
+    """Probe, fine-tuning and, where it is another, the kept model on one scale; none where the run had no probe.
 
     Without a test set the scores are those of the validation images.
     """
@@ -285,9 +213,12 @@ def rivals(evaluation: RunEvaluation | None) -> list[Rival]:
     probe, tuned = (evaluation.named.get(f"{name}_{split}") for name in ("probe", "finetune"))
     if probe is None:
         return []
-    if tuned is None and chosen != "probe":
+    if tuned is None and chosen in (None, "finetune"):
         tuned = evaluation.named.get(split)
     models = [("Frozen probe", "probe", probe), *([("Fine-tuning", "finetune", tuned)] if tuned else [])]
+    kept = evaluation.named.get(split)
+    if kept and chosen not in (None, "probe", "finetune"):
+        models.append((sentence(MODELS[chosen])[:-1], chosen, kept))
     floor = _floor(metric for _, _, scores in models for metric in (scores.f1_macro, scores.accuracy))
     return [Rival(name, key == chosen, scores, _strip(scores.f1_macro, floor)) for name, key, scores in models]
 
@@ -373,7 +304,7 @@ def _missing(record: RunRecord) -> list[str]:
         return [
             f"Not all of the {folds} folds have been trained yet, so there are no metrics of all images: {finished}."
         ]
-    tuned = record.config.get("epochs") != 0  # else the probe is all there is
+    tuned = not record.probe_alone
     missing = {
         "The images have not been scanned and split yet.": audit is None,
         "No schedule has been planned yet.": tuned and not record.phase,

@@ -7,7 +7,7 @@ randomness is a function of (seed, phase, step). So a State kept between two upd
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from upcycle.planning import MicroBatch, Phase
 from upcycle.task import Task
 from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 from upcycle.training.optim import (
+    clip_gradients,
     load_state_tensors,
     make_optimizer,
     parameter_groups,
@@ -68,20 +69,36 @@ class State:
     step: int = 0
     epoch: int = 0
     sums: Sums = Sums()
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The exponential moving average of the trained weights, by the names of `model`; empty where there is none."""
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """All tensors that training changes, keyed `part|name`."""
-        parts = {"model": self.model.state_dict(), "moments": state_tensors(self.optimizer, self.names)}
+        """All tensors that training changes, keyed `part|name`; parts are model, moments and ema."""
+        moments = state_tensors(self.optimizer, self.names)
+        parts = {"model": self.model.state_dict(), "moments": moments, "ema": self.average}
         return {f"{part}|{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `to_tensors` gave."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "moments": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "moments": {}, "ema": {}}
         for key, tensor in tensors.items():
             part, name = key.split("|", 1)
             parts[part][name] = tensor
         load_clone(self.model, parts["model"])
         load_state_tensors(self.optimizer, self.names, parts["moments"])
+        for name, tensor in self.average.items():  # in place, so that each keeps its weight's memory layout
+            tensor.copy_(parts["ema"][name])
+
+    def update_average(self, decay: float, updates: int) -> None:
+        """Follow the weights, `updates` being those made in the phase before: the first of them weigh more.
+
+        The decay is `decay` or, while it is less, (1 + updates) / (10 + updates), as in TensorFlow's
+        ExponentialMovingAverage.
+        """
+        if self.average:
+            weights = self.model.state_dict()
+            current = [weights[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), current, 1 - min(decay, (1 + updates) / (10 + updates)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +135,25 @@ def start(model: Network, config: Config, *, step: int = 0) -> State:
     """A State that begins fine-tuning `model` at the run's update `step`."""
     groups = parameter_groups(model.body, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     names = [name for group in groups for name in group["names"]]
-    return State(model, make_optimizer(config, groups), names, step)
+    state = State(model, make_optimizer(config, groups), names, step)
+    if decay_of(config, model):
+        state.average = {name: tensor.clone() for name, tensor in trained_tensors(model, config).items()}
+    return state
+
+
+def decay_of(config: Config, model: Network) -> float:
+    """The decay of the moving average; 0 for none, as where there is no probe to compare it with."""
+    return config.ema_decay if config.probe and model.has_linear_head else 0.0
+
+
+def trained_tensors(model: Network, config: Config) -> dict[str, Tensor]:
+    """The floating tensors that training changes, by the names of `model`: parameters, and learned statistics."""
+    trained = {
+        name for name, parameter in model.body.named_parameters(remove_duplicate=False) if parameter.requires_grad
+    }
+    if config.bn == "train":
+        trained |= {name for name, buffer in model.body.named_buffers() if buffer.is_floating_point()}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in trained}
 
 
 def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
@@ -133,7 +168,9 @@ def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Te
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         right.append((predicted_classes(setting.task, logits.detach()) == part.labels).sum())
+    clip_gradients(state.optimizer, setting.config.clip_grad)
     state.optimizer.step()
+    state.update_average(setting.config.ema_decay, state.step - setting.phase.first_step)
     state.step += 1
     return torch.stack(losses).sum(), torch.stack(right).sum()
 

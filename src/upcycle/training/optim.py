@@ -85,6 +85,11 @@ def freeze_parameters(model: nn.Module, names: Iterable[str]) -> None:
         parameter.requires_grad_(name not in frozen)
 
 
+def frozen_in(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that were taken out of training."""
+    return frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+
+
 def set_training_mode(model: nn.Module, *, frozen: frozenset[str], bn: str) -> None:
     """Training mode, except that frozen layers, and with `bn` "frozen" every BatchNorm, stay in evaluation mode.
 
@@ -170,6 +175,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: Rate) -> None:
             group["betas"] = (rate.momentum, *group["betas"][1:])
         elif "momentum" in group:
             group["momentum"] = rate.momentum
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, most: float) -> None:
+    """Scale all gradients so that their common norm is at most `most`; 0 leaves them as they are."""
+    if most:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, most)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
