@@ -319,8 +319,8 @@ class Views:
 
     @property
     def chosen(self) -> str:
-        """The views: those asked for, else with them where the upper end of the 95 % interval is below 0."""
-        pays = self.mean_difference + 1.96 * self.standard_error < 0
+        """The views: those asked for, else where the upper end of the one-sided 95 % interval is below 0."""
+        pays = self.mean_difference + 1.645 * self.standard_error < 0
         return self.views if self.asked or pays else "none"
 
     @property

@@ -16,9 +16,9 @@ from upcycle.training.rows import Labels, Split
 
 STRENGTHS = tuple(float(10.0**power) for power in (2.0 - half / 2 for half in range(15)))
 """Penalties tried, from strong to weak: half of each times the squared weights is added to the mean loss."""
-PATIENCE = 2
-"""The path ends once no scaling has got better at so many strengths."""
-LOOSE, TIGHT = 1e-4, 1e-7
+PATIENCE = 1
+"""The path ends once no scaling has got better at so many strengths in a row."""
+LOOSE, TIGHT = 3e-4, 1e-6
 """How far, in nats, a training loss may be from the lowest: along the path, and at its end."""
 
 _MOST_BYTES = 2**30

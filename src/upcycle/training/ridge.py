@@ -15,10 +15,10 @@ from torch import Tensor
 
 from upcycle.training.rows import Split
 
-PENALTIES = tuple(float(10.0**power) for power in (2.0 - half / 2 for half in range(11)))
+PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01)
 """Tried from strong to weak; a part of the features' mean square."""
-PATIENCE = 2
-"""The path ends once the held-out loss has not fallen at so many penalties."""
+PATIENCE = 1
+"""The path ends once the held-out loss has not fallen at so many penalties in a row."""
 _HOTTEST = 5.0
 """The natural logarithm of the highest factor on the scores."""
 
@@ -90,7 +90,7 @@ def _tempered(scores: Reals, labels: npt.NDArray[np.int32]) -> tuple[float, floa
 def _few(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets: Tensor) -> _Solve:
     """Fewer images than features: by the products of the images."""
     features = torch.cat([(part - mean) / divisors for part in train.chunks()])
-    products = features.double() @ features.double().T
+    products = (features @ features.T).double()
     sets = []
     for fold in range(learned.shape[1]):
         at = learned[:, fold].nonzero()[:, 0]
