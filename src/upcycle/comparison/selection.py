@@ -119,14 +119,10 @@ class Selection:
     @classmethod
     def from_dict(cls, values: object) -> "Selection":
         """The inverse of `to_dict`; RunError for other values."""
-        plain = {name: value for name, value in values.items() if name != "verdict"} if isinstance(values, Mapping) else {}
+        plain = (
+            {name: value for name, value in values.items() if name != "verdict"} if isinstance(values, Mapping) else {}
+        )
         return read_value(cls, plain, FILE)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict and the picture."""
-        from upcycle.reporting.html import selection_fragment
-
-        return selection_fragment(self)
 
 
 def behind(one: Predictions, leader: Predictions) -> Behind:
@@ -160,9 +156,9 @@ def fitting(costs: Sequence[float], left: float) -> list[bool]:
 def gain(first: Predictions, second: Predictions, *, over: str, time: float) -> Gain:
     """What `second` gains over `first`, named `over`, in macro F1 on the same images."""
     units = clusters(first.groups, first.hashes)
-    arms = [
+    one, two = (
         scored(Arm(made.labels, np.asarray(made.predicted())[None], units, len(made.classes)))
         for made in (first, second)
-    ]
-    found = difference(*arms, "f1_macro")
+    )
+    found = difference(one, two, "f1_macro")
     return Gain(over, found.value, found.low, found.high, time)
