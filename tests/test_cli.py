@@ -21,7 +21,7 @@ PRINT_MODULES = (
 def test_help_imports_no_torch_and_no_configuration() -> None:
     done = subprocess.run([sys.executable, "-c", PRINT_MODULES], capture_output=True, text=True, check=True)
     modules = done.stderr
-    for command in ("scan", "train", "plan", "evaluate", "predict", "report", "demo", "doctor"):
+    for command in ("scan", "choose", "train", "plan", "evaluate", "predict", "report", "demo", "doctor"):
         assert command in done.stdout
     for heavy in ("'torch'", "'numpy'", "'pydantic'", "'matplotlib'"):
         assert heavy not in modules

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from upcycle.config import absolute
 from upcycle.errors import ConfigError, WeightsError, shown
@@ -59,10 +60,8 @@ def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]
     ConfigError where none can.
     """
     pairs = parse_candidates(words)
-    archs = [arch for arch, _ in pairs]
     found, lost = [], []
-    for arch, given in pairs:
-        name = arch if archs.count(arch) == 1 else f"{arch}={given}"
+    for name, (arch, given) in zip(_names(pairs), pairs, strict=True):
         try:
             full = resolve_arch(arch)
             own = weights_at_hand(full) if given == "auto" else None
@@ -78,6 +77,15 @@ def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]
     if not found:
         raise ConfigError(f"no candidate is left: {'; '.join(lost)}")
     return found, lost
+
+
+def _names(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """What each is called: its architecture, where others have the same with its file's name, or with its path."""
+    forms = [(arch, f"{arch}={Path(given).name}", f"{arch}={given}") for arch, given in pairs]
+    same = [[form[length] for form in forms] for length in range(2)]
+    return [
+        next((form[length] for length in range(2) if same[length].count(form[length]) == 1), form[2]) for form in forms
+    ]
 
 
 def at_hand() -> tuple[list[Entrant], list[str]]:

@@ -17,8 +17,8 @@ from upcycle.reporting.text import columns, interval, loss_text, named, printabl
 from upcycle.rundir import write_text
 
 PAGE = "choice.html"
-LETTERS = 30
-"""Letters of a backbone's name in the picture."""
+LETTERS, FEW_LETTERS = 26, 16
+"""Letters of a backbone's name in the picture, and in the table of scores: its end tells it from its kin."""
 _STRETCHED = 4.0
 """Minutes that differ by this factor or more are on a logarithmic axis."""
 _LETTER, _LINE = 0.0092, 0.05
@@ -52,6 +52,12 @@ def write_choice(path: Path, selection: Selection) -> Path:
 # ------------------------------------------------------------------------------------------ words
 
 
+def plain_names(rows: Sequence[Candidate]) -> list[str]:
+    """Each backbone's name without its tag where no other has the same."""
+    bare = [one.name.partition(".")[0] for one in rows]
+    return [name if bare.count(name) == 1 else one.name for name, one in zip(bare, rows, strict=True)]
+
+
 def minutes_text(minutes: float) -> str:
     """A rough duration in two digits: 0.4 min, 12 min, 3.1 h."""
     if not math.isfinite(minutes):
@@ -80,9 +86,11 @@ def selection_table(selection: Selection) -> RenderableType:
     """Scores and costs of every candidate, the best first, readable without color in 80 columns."""
     scores = columns("backbone", "images", "log loss", "behind (95 %)", "F1 (95 %)")
     costs = columns("backbone", "license", "weights", "px", "images/s", "training", "1 image")
-    for one in selection.candidates:
+    for name, one in zip(plain_names(selection.candidates), selection.candidates, strict=True):
         f1 = f"{one.f1_macro.value:.3f} [{one.f1_macro.low:.3f}, {one.f1_macro.high:.3f}]"
-        scores.add_row(named(one.name), f"{one.images:,}", loss_text(one.log_loss), behind_text(one.behind), f1)
+        scores.add_row(
+            named(short(name, FEW_LETTERS)), f"{one.images:,}", loss_text(one.log_loss), behind_text(one.behind), f1
+        )
         speed, alone = f"{one.images_per_second:.3g}", f"{one.milliseconds:.3g} ms"
         training = f"~{minutes_text(one.minutes)}"
         costs.add_row(named(one.name), printable(one.license), weights_text(one), f"{one.size}", speed, training, alone)
@@ -112,9 +120,10 @@ def choice_figure(selection: Selection) -> Drawing:
         size = 10 if one.name == selection.winner else 7
         axes.plot(one.minutes, one.f1_macro.value, "o", color=color, mfc=inside, markersize=size)
     _frame(axes, rows)
-    for one, (side, x, y) in zip(rows, _label_places(axes, rows), strict=True):
+    names = [short(name, LETTERS) for name in plain_names(rows)]
+    for name, one, (side, x, y) in zip(names, rows, _label_places(axes, rows, names), strict=True):
         axes.annotate(
-            short(one.name, LETTERS),
+            name,
             (x, y),
             xycoords="axes fraction",
             ha=side,
@@ -123,6 +132,7 @@ def choice_figure(selection: Selection) -> Drawing:
             color=PALETTE["soft"] if one.dropped else PALETTE["ink"],
             fontweight="bold" if one.name == selection.winner else "normal",
             parse_math=False,
+            bbox={"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.8},
         )
     return figure
 
@@ -152,8 +162,8 @@ Place = tuple[str, float, float]
 """The side that a label is aligned at, and where that is in parts of the axes."""
 
 
-def _label_places(axes: Axes, rows: Sequence[Candidate]) -> list[Place]:
-    """A place beside each point where its label covers no other label, point or bar, as far as there is one."""
+def _label_places(axes: Axes, rows: Sequence[Candidate], names: Sequence[str]) -> list[Place]:
+    """A place beside each point where its label covers no other label, and few bars."""
     to_share = axes.transData + axes.transAxes.inverted()
     points = [tuple(to_share.transform((one.minutes, one.f1_macro.value))) for one in rows]
     bars = [
@@ -163,15 +173,16 @@ def _label_places(axes: Axes, rows: Sequence[Candidate]) -> list[Place]:
     ]  # fmt: skip
     taken: list[tuple[float, float, float, float]] = []
     places: list[Place] = []
-    for at, (one, (x, y)) in enumerate(zip(rows, points, strict=True)):
-        width, best = _LETTER * 1.25 * len(short(one.name, LETTERS)), None
+    for at, (name, (x, y)) in enumerate(zip(names, points, strict=True)):
+        width, best = _LETTER * 1.25 * len(name), None
         others = bars[:at] + bars[at + 1 :]
-        for step in (0, 1, -1, 2, -2, 3, -3, 4, -4):
+        for step in (0, 1, -1, 2, -2):
             for side in ("left", "right"):
                 left = x + 0.018 if side == "left" else x - 0.018 - width
                 box = (left, y + (step - 0.5) * _LINE, left + width, y + (step + 0.5) * _LINE)
                 inside = left >= 0 and left + width <= 1 and box[1] >= 0 and box[3] <= 1
-                clash = sum(_overlap(box, other) for other in (*taken, *others)) + 10 * (not inside) + 0.01 * abs(step)
+                covered = 4 * sum(_overlap(box, label) for label in taken) + sum(_overlap(box, bar) for bar in others)
+                clash = covered + 10 * (not inside) + 0.4 * abs(step)
                 if best is None or clash < best[0]:
                     best = (clash, side, box)
         assert best is not None
