@@ -21,7 +21,7 @@ LETTERS, FEW_LETTERS = 26, 16
 """Letters of a backbone's name in the picture, and in the table of scores: its end tells it from its kin."""
 _STRETCHED = 4.0
 """Minutes that differ by this factor or more are on a logarithmic axis."""
-_LETTER, _LINE = 0.0092, 0.05
+_LETTER, _LINE = 0.0088, 0.05
 """About the width of a letter and the height of a line, in parts of the picture's axes."""
 
 
@@ -174,7 +174,7 @@ def _label_places(axes: Axes, rows: Sequence[Candidate], names: Sequence[str]) -
     taken: list[tuple[float, float, float, float]] = []
     places: list[Place] = []
     for at, (name, (x, y)) in enumerate(zip(names, points, strict=True)):
-        width, best = _LETTER * 1.25 * len(name), None
+        width, best = _LETTER * len(name), None
         others = bars[:at] + bars[at + 1 :]
         for step in (0, 1, -1, 2, -2):
             for side in ("left", "right"):
