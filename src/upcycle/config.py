@@ -83,7 +83,7 @@ class Config(BaseModel):
     recipe: Literal["default", "classic", "probe", "simple-cnn"] = Field(
         "default", description="Named settings to start from."
     )
-    arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
+    arch: str = Field("resnet50", description="Any timm architecture, with or without a tag; auto: race some.")
     weights: str = Field(
         "auto", description="auto (timm's cache, an installed package, a download), none, a FILE or a RUN."
     )
