@@ -32,7 +32,8 @@ from upcycle.reporting.progress import Display
 from upcycle.reporting.text import clock
 from upcycle.task import Task
 from upcycle.training.loss import Loss
-from upcycle.training.probe import Split, train_probe
+from upcycle.training.probe import train_probe
+from upcycle.training.rows import Split
 
 SIZES = (200, 400, 800)
 """Training images of the rounds, where there are so many."""
