@@ -21,7 +21,7 @@ PRINT_MODULES = (
 def test_help_imports_no_torch_and_no_configuration() -> None:
     done = subprocess.run([sys.executable, "-c", PRINT_MODULES], capture_output=True, text=True, check=True)
     modules = done.stderr
-    for command in ("scan", "train", "plan", "evaluate", "predict", "report", "demo", "doctor"):
+    for command in ("scan", "choose", "train", "plan", "evaluate", "predict", "report", "demo", "doctor"):
         assert command in done.stdout
     for heavy in ("'torch'", "'numpy'", "'pydantic'", "'matplotlib'"):
         assert heavy not in modules
@@ -143,6 +143,15 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["train", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest; quote a path"),
         (["scan", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest; quote a path"),
         (["train"], 2, "say which images to train on"),
+        (["choose", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest"),
+        (
+            ["choose", "photos", "--within", "5 minutes"],
+            2,
+            "within = '5 minutes' is no duration: give a number with s, m",
+        ),
+        (["choose", "photos", "--candidates", "unknown_net"], 2, "no candidate is left: unknown_net is left out"),
+        (["choose", "photos", "--candidates", "resnet50,"], 2, "candidates: '' is neither ARCH nor ARCH=FILE"),
+        (["choose", "photos", "--arch", "resnet50"], 2, "unknown option: --arch"),
         (["train", "--resume"], 2, "--resume needs --out RUN"),
         (["train", "/nowhere/photos", "--weights", "none"], 3, "/nowhere/photos"),
         (["train", "/nowhere/photos"], 3, "/nowhere/photos does not exist"),

@@ -37,6 +37,8 @@ OTHERS = (
     "smallest-difference",
     "html",
     "label-errors",
+    "within",
+    "candidates",
 )
 """Options of the other commands."""
 JOB_OPTIONS = ("out", "resume", "config")
@@ -81,8 +83,8 @@ COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
 EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
-def test_there_are_nine_commands() -> None:
-    assert ["compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "scan", "train"] == COMMANDS
+def test_there_are_ten_commands() -> None:
+    assert ["choose", "compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "scan", "train"] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -115,7 +117,7 @@ def test_every_command_line_of_the_manual_can_be_given(line: str) -> None:
 
 def needed_by(words: list[str]) -> list[str]:
     """Arguments that a command named by its name alone lacks."""
-    needed = {"predict": ["RUN", "FILE"], "scan": ["DATA"], "evaluate": ["RUN"], "report": ["RUN"]}
+    needed = {"predict": ["RUN", "FILE"], "scan": ["DATA"], "choose": ["DATA"], "evaluate": ["RUN"], "report": ["RUN"]}
     return needed.get(words[0], []) if len(words) == 1 else []
 
 

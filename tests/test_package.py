@@ -19,7 +19,7 @@ def test_the_public_names_are_these() -> None:
         Classifier Comparison Config ConfigError Constant DataError Dataset DecodeError DivergenceError Evaluation
         History Metric Network NoRoomError Observer OneCycle Prediction RampSustainDecay Rate Row Run RunError Scan
         Schedule State StorageError Task UpcycleError WeightsError
-        __version__ compare evaluate fit load plan report scan train
+        __version__ choose compare evaluate fit load plan report scan train
     """
     assert expected.split() == dir(upcycle)
     assert all(getattr(upcycle, name) for name in upcycle.__all__)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from upcycle.history import History as History
     from upcycle.history import Row as Row
     from upcycle.jobs.api import train as train
+    from upcycle.jobs.choose import choose as choose
     from upcycle.jobs.compare import compare as compare
     from upcycle.jobs.evaluate import evaluate as evaluate
     from upcycle.jobs.plan import plan as plan
@@ -61,6 +62,7 @@ _PUBLIC = {
     "upcycle.evaluation.results": "Evaluation Metric",
     "upcycle.history": "History Row",
     "upcycle.jobs.api": "train",
+    "upcycle.jobs.choose": "choose",
     "upcycle.jobs.compare": "compare",
     "upcycle.jobs.evaluate": "evaluate",
     "upcycle.jobs.plan": "plan",

@@ -35,6 +35,7 @@ app = App(
 )
 for _name, _help in {
     "scan": "Look at the images first: what is wrong with them, and what it would do to the result.",
+    "choose": "Race backbones on a part of the images, and say which to train.",
     "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
     "compare": "Train variants on one split and compare them, or compare runs that exist.",
     "plan": "Print and draw the learning-rate schedule; train nothing.",
@@ -112,7 +113,11 @@ def _is_watched() -> bool:
 
 def _one_line(error: CycloptsError) -> str:
     """What is wrong with the command line, without boxes or links."""
-    if isinstance(error, UnusedCliTokensError) and error.command_chain and error.command_chain[0] in ("train", "scan"):
+    if (
+        isinstance(error, UnusedCliTokensError)
+        and error.command_chain
+        and error.command_chain[0] in ("train", "scan", "choose")
+    ):
         more = (error.unused_tokens or [""])[0]
         return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"
     text = " ".join(str(error).split())

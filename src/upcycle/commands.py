@@ -1,10 +1,8 @@
 """What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
 
 import contextlib
-import difflib
 import gc
 import json
-import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, 
 from cyclopts import Group, Parameter
 
 from upcycle.config import GROUPS, READING, Config, from_words, read_toml
-from upcycle.errors import ConfigError, DataError, StorageError, shown
+from upcycle.errors import DataError, StorageError, shown
 
 if TYPE_CHECKING:
     from upcycle.reporting.progress import Terminal
@@ -67,26 +65,13 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 _OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
 """RunOptions that a comparison refuses, each with its reason: not in its help."""
 CommonOptions = _options(Config.model_fields, _OF_VARIANTS, defaults=False)
+_NETWORK = ("arch", "weights", "input", "image_size", "crop_pct")
 _OF_SCANS = (
-    *READING,
-    "quarantine",
-    "val_fraction",
-    "test_fraction",
-    "seed",
-    "split_seed",
-    "arch",
-    "weights",
-    "input",
-    "image_size",
-    "crop_pct",
-    "scale",
-    "threads",
-    "workers",
-    "precision",
-    "device",
-    "cache",
+    *(*READING, "quarantine", "val_fraction", "test_fraction", "seed", "split_seed", *_NETWORK),
+    *("scale", "threads", "workers", "precision", "device", "cache"),
 )
 ScanOptions = _options(_OF_SCANS)
+ChooseOptions = _options(name for name in _OF_SCANS if name not in _NETWORK)
 
 
 def _given(options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
@@ -173,6 +158,35 @@ def train(
 
     with _telling() as show:
         run_train(data, out=out, resume=resume, show=show, **_given(options, config))
+
+
+def choose(
+    data: Path,
+    /,
+    *,
+    within: str | None = None,
+    candidates: str | None = None,
+    out: Path | None = None,
+    options: ChooseOptions = _NO_OPTIONS,  # type: ignore[valid-type]
+) -> None:
+    """Race backbones on a part of the images, and say which to train.
+
+    Parameters
+    ----------
+    data
+        `DATA/train|val|test/CLASS/*`, `DATA/CLASS/*`, or a CSV or Parquet manifest with path,label[,split][,group].
+    within
+        The time to choose in: 90s, 5m, 1h. Left out, no limit.
+    candidates
+        Architectures with commas between, ARCH or ARCH=FILE; left out, those of a short list with weights at hand.
+    out
+        The folder of choice.json and choice.html; left out, runs/NAME-choose-N.
+    """
+    from upcycle.jobs.choose import choose as run_choose
+
+    words = None if candidates is None else candidates.split(",")
+    with _telling() as show:
+        run_choose(data, within=within, candidates=words, out=out, show=show, **_given(options, None))
 
 
 def compare(
@@ -309,7 +323,7 @@ def predict(
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     with _importing():
-        from upcycle.jobs.files import Outcome, asked, files_of, predict_files
+        from upcycle.jobs.files import Outcome, asked, check_words, files_of, predict_files
         from upcycle.jobs.predict import load
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
@@ -324,7 +338,7 @@ def predict(
         shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
         return "\t".join([shown(path), shown(made.label), *shares])
 
-    _check_words(paths, ("--list", "--json", "--device", "--threads"))
+    check_words(paths, ("--list", "--json", "--device", "--threads"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
     files = files_of(asked(paths, listed))
@@ -342,14 +356,6 @@ def predict(
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
     if failed:
         raise DataError(f"{failed} of {count} files could not be read")
-
-
-def _check_words(paths: Sequence[Path], options: Sequence[str]) -> None:
-    """ConfigError for an unknown option among the paths, which - opens to words that begin so."""
-    for word in map(str, paths):
-        if word.startswith("-") and word != "-" and not os.path.lexists(word):
-            near = difflib.get_close_matches(word, options, n=1)
-            raise ConfigError(f"unknown option: {word}.{f' Did you mean {near[0]}?' if near else ''}")
 
 
 def report(run: Path, /) -> None:

@@ -58,7 +58,7 @@ GROUPS = {
         *("classes_at", "drop_empty_classes", "regroup", "image_root", "image_suffix"),
         *("path_column", "label_column", "split_column", "group_column"),
     ),
-    "Network and input": ("input", "crop_pct", "scale", "probe", "fine_tune", "freeze", "bn"),
+    "Network and input": ("input", "crop_pct", "scale", "probe", "probe_layers", "views", "fine_tune", "freeze", "bn"),
     "Schedule": ("schedule", "min_updates", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
     "Optimizer": (*("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "clip_grad", "ema_decay"),),
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
@@ -80,13 +80,9 @@ class Config(BaseModel):
     # built on first use: the command line declares several groups of these options and validates one
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    recipe: Literal["default", "classic", "probe", "simple-cnn"] = Field(
-        "default", description="Named settings to start from."
-    )
-    arch: str = Field("resnet50", description="Any timm architecture, with or without a tag.")
-    weights: str = Field(
-        "auto", description="auto (timm's cache, an installed package, a download), none, a FILE or a RUN."
-    )
+    recipe: Literal["default", "classic", "probe", "simple-cnn"] = Field("default", description="Named settings.")
+    arch: str = Field("resnet50", description="Any timm architecture, with or without a tag; auto: race some.")
+    weights: str = Field("auto", description="auto (timm's cache, a package, a download), none, a FILE or a RUN.")
     input: str | None = Field(
         None, description="JSON file with image size, crop, interpolation, mean and std, for weights without them."
     )
@@ -108,9 +104,7 @@ class Config(BaseModel):
     quarantine: str | None = Field(
         None, description="CSV file of images to leave out, as upcycle scan writes it: excluded,path,reason."
     )
-    val_fraction: float = Field(
-        0.15, gt=0, lt=0.9, description="Fraction split off for validation, where DATA has none."
-    )
+    val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Part split off to validate, where DATA has none.")
     test_fraction: float = Field(
         0.15, ge=0, lt=0.9, description="Fraction split off as the test set, where DATA has none (0: no test set)."
     )
@@ -130,8 +124,14 @@ class Config(BaseModel):
     probe: bool = Field(
         True, description="Start from a linear head on the frozen features, and keep it where fine-tuning is no better."
     )
+    probe_layers: Literal["auto", "last"] = Field(
+        "auto", description="The head reads pooled maps of earlier stages where they help, or the last stage alone."
+    )
+    views: Literal["auto", "none", "flip", "square"] = Field(
+        "auto", description="Views whose logits are averaged: flip, square (all 8), none; auto: flip if it pays."
+    )
     fine_tune: Literal["auto", "always", "never"] = Field(
-        "auto", description="auto: where the validation images can show a gain (always when --epochs is given)."
+        "auto", description="auto: if the validation images can show a gain (always when --epochs is given)."
     )
 
     schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(

@@ -41,25 +41,30 @@ class Row:
 class ProbeResult:
     """How the probe came out: the strength of L2 by scaling of the features, and its scores on validation images.
 
-    The loss is a mean over images, in nats; accuracy and F1 lie in 0..1.
+    The loss is a mean over images, in nats; accuracy and F1 lie in 0..1. It reads the last `stages` of the network;
+    `losses` are ridge regression's on held-out images with the last stage, the last two, and so on.
     """
 
     strengths: Mapping[str, float]
     val_loss: float
     val_accuracy: float
     val_f1_macro: float
+    stages: int = 1
+    losses: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return {**asdict(self), "strengths": dict(self.strengths)}
+        return {**asdict(self), "strengths": dict(self.strengths), "losses": list(self.losses)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "ProbeResult":
         """The inverse of `to_dict`; RunError for values that lack a key or have one too many."""
         names = {field.name for field in fields(cls)}
-        if names != values.keys() or not isinstance(values["strengths"], Mapping):
-            raise RunError(f"a probe's result is damaged: it has the wrong keys: {sorted(names ^ values.keys())}")
-        return cls(**values)  # type: ignore[arg-type]
+        wrong = (names ^ values.keys()) - {"stages", "losses"}  # which are younger than some runs
+        if wrong or not isinstance(values["strengths"], Mapping):
+            raise RunError(f"a probe's result is damaged: it has the wrong keys: {sorted(wrong)}")
+        losses = values.get("losses", ())
+        return cls(**{**values, "losses": tuple(losses)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class TrainOptions(TypedDict, total=False):
     crop_pct: float | None
     scale: float | None
     probe: bool
+    probe_layers: Literal["auto", "last"]
+    views: Literal["auto", "none", "flip", "square"]
     fine_tune: Literal["auto", "always", "never"]
     lr: float
     lr_adapt: bool

@@ -19,7 +19,7 @@ _ALWAYS = (
     *READING,
     *("folds", "quarantine", "val_fraction", "test_fraction"),
     *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
-    *("label_smoothing", "probe", "epochs"),
+    *("label_smoothing", "probe", "probe_layers", "views", "epochs"),
 )
 """Options that have an effect on the probe alone as well."""
 _OF_PROBES = ("lr_adapt", "fine_tune", "min_updates", "ema_decay")
@@ -33,6 +33,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
     "classic": {
         "epochs": 100,
         "probe": False,
+        "views": "none",
         "batch_size": 32,
         "schedule": "ramp-sustain-decay",
         "lr": 1e-4,
@@ -63,6 +64,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "weights": "none",
         "epochs": 100,
         "probe": False,
+        "views": "none",
         "schedule": "constant",
         "lr": 1e-3,
         "optimizer": "adam",

@@ -24,6 +24,7 @@ from upcycle.errors import ConfigError, WeightsError
 from upcycle.jobs.demo import photograph
 from upcycle.model import sources
 from upcycle.model.checkpoint import save_model
+from upcycle.model.names import lite_name
 from upcycle.model.network import ModelSpec, create
 from upcycle.model.sources import (
     LITE0,
@@ -94,6 +95,14 @@ def test_the_logits_are_those_of_the_model_that_the_weights_were_published_for(
 def test_every_tensor_of_the_model_is_filled_with_the_shape_it_has() -> None:
     expected = {key: tensor.shape for key, tensor in timm.create_model(ARCH).state_dict().items()}
     assert expected == {key: tensor.shape for key, tensor in LITE0.read().tensors.items()}
+
+
+@pytest.mark.parametrize(("number", "last"), [(0, 15), (1, 20), (2, 20)])
+def test_the_blocks_of_every_lite_network_get_timms_names(number: int, last: int) -> None:
+    assert "blocks.0.0.bn1.bias" == lite_name(number, "_blocks.0._bn1.bias")
+    assert "blocks.6.0.bn1.bias" == lite_name(number, f"_blocks.{last}._bn0.bias")
+    with pytest.raises(LookupError):
+        lite_name(number, f"_blocks.{last + 1}._bn0.bias")
 
 
 @needs_package
@@ -308,6 +317,11 @@ def test_an_input_file_that_says_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "input.json").write_text("{}")
     with pytest.raises(ConfigError, match="names none of input_size"):
         preprocessing_for("test_resnet", None, input_file=str(tmp_path / "input.json"), image_size=None, crop_pct=None)
+
+
+def test_auto_is_no_architecture_but_for_train() -> None:
+    with pytest.raises(WeightsError, match="--arch auto is for train alone: let `upcycle choose DATA` name"):
+        resolve_arch("auto")
 
 
 def test_without_weights_at_hand_one_error_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

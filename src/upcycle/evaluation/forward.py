@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,26 +144,30 @@ def extract(
     machine: Hardware,
     folder: Path,
     workers: int,
+    positions: _Positions | None = None,
+    mirrored: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Un-augmented features [n, D] of every image of `index`, by the frozen `model`: a memory map.
+    """Un-augmented features [n, D] of every image of `index`, or of those at `positions`, by the frozen `model`.
 
-    Kept in `folder` under a key of everything they depend on: images, weights, preprocessing,
-    precision, threads and versions. They are written in parts while they are computed, each with its checksum, and
-    put together at the end: a part that is there is not computed again, one that is damaged is. A folder that cannot
-    be written is read, and a temporary one written; where there is no room the features are held in memory.
+    A memory map; of the mirror images where they are `mirrored`. Kept in `folder` under a key of everything they depend
+    on: images, weights, stages, preprocessing, precision, threads and versions. They are written in parts as they are
+    computed, each with its checksum, and put together at the end: a part that is there is not computed again, one that
+    is damaged is. A folder that cannot be written is read, and a temporary one written; where there is no room the
+    features are held in memory.
     """
-    name = f"{_key(index, network, machine)}.npy"
-    kept = _read(folder / "features" / name, len(index))
+    everything = np.arange(len(index), dtype=np.int64) if positions is None else positions
+    total = len(everything)
+    name = f"{_key(index, everything, network, machine, mirrored=mirrored)}.npy"
+    kept = _read(folder / "features" / name, total)
     if kept is not None:
         return kept
     path = written_in(folder, "features") / name
-    if path.parent != folder / "features" and (kept := _read(path, len(index))) is not None:
+    if path.parent != folder / "features" and (kept := _read(path, total)) is not None:
         return kept
     parts = path.with_suffix(".parts")
 
-    def computed(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        done = int(positions[0])
+    def computed(done: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         rows = predict_logits(
             model,
             frames,
@@ -170,24 +175,23 @@ def extract(
             preprocessing=network.preprocessing,
             machine=machine,
             workers=workers,
-            output=model.features,
-            progress=None if progress is None else lambda more, _: progress(done + more, len(index)),
+            output=(lambda images: model.features(images.flip(3))) if mirrored else model.features,
+            progress=None if progress is None else lambda more, _: progress(done + more, total),
         )
         if not np.isfinite(rows).all():
             raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")
         return rows
 
-    everything = np.arange(len(index), dtype=np.int64)
     held = []
-    for number, start in enumerate(range(0, len(index), PART)):
-        positions = everything[start : start + PART]
-        held.append(_part(parts / f"{number:06}.npy", positions, computed))
+    for number, start in enumerate(range(0, total, PART)):
+        some = everything[start : start + PART]
+        held.append(_part(parts / f"{number:06}.npy", some, partial(computed, start)))
     try:
-        _write(path, held, len(index))
+        _write(path, held, total)
     except StorageError:
         return np.concatenate(held)
     shutil.rmtree(parts, ignore_errors=True)
-    written = _read(path, len(index))
+    written = _read(path, total)
     return written if written is not None else np.concatenate(held)
 
 
@@ -253,7 +257,7 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
     return features if digest.digest() == expected else None
 
 
-def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
+def _key(index: Index, positions: _Positions, network: ModelSpec, machine: Hardware, *, mirrored: bool) -> str:
     facts = {
         "version": _VERSION,
         "arch": network.arch,
@@ -264,6 +268,8 @@ def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
             if key != "source" and (key, value) != ("scale", None)
         },
         **({"rules": found} if (found := rules(index)) else {}),
+        **({"stages": network.stages} if network.stages > 1 else {}),
+        **({"mirrored": True} if mirrored else {}),
         "device": machine.device,
         "precision": machine.precision,
         "fold_bn": machine.fold_bn,
@@ -272,6 +278,6 @@ def _key(index: Index, network: ModelSpec, machine: Hardware) -> str:
         "versions": [torch.__version__, timm.__version__, PIL.__version__, np.__version__],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for at in range(len(index)):
+    for at in positions.tolist():
         digest.update(index.hash(at).encode())
     return digest.hexdigest()

@@ -305,6 +305,40 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Views:
+    """Whether the logits of an image and its mirror image are averaged, and by how much that changes the loss.
+
+    A paired difference of the probe's mean log loss on validation images, with views minus without; `asked` where
+    nothing was left to decide.
+    """
+
+    views: str
+    mean_difference: Number
+    standard_error: Number
+    asked: bool = False
+
+    @property
+    def chosen(self) -> str:
+        """The views: those asked for, else where the upper end of the one-sided 95 % interval is below 0."""
+        pays = self.mean_difference + 1.645 * self.standard_error < 0
+        return self.views if self.asked or pays else "none"
+
+    @property
+    def reason(self) -> str:
+        """The decision in words."""
+        what = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f} per image"
+        if self.asked:
+            return f"an image and its mirror image are averaged: the validation loss changes by {what}"
+        if self.chosen == "none":
+            return f"mirror images do not pay: with them the validation loss changes by {what}"
+        return f"an image and its mirror image are averaged, as that pays: the validation loss changes by {what}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {**asdict(self), "chosen": self.chosen, "reason": self.reason}
+
+
+@dataclass(frozen=True)
 class FoldScores:
     """The test F1 of each model of a cross-validation, their mean and standard deviation."""
 
@@ -323,6 +357,7 @@ class RunEvaluation:
     named: Mapping[str, Evaluation]
     choice: Choice | None = None
     folds: FoldScores | None = None
+    views: Views | None = None
 
     def __getitem__(self, name: str) -> Evaluation:
         return self.named[name]
@@ -345,6 +380,8 @@ class RunEvaluation:
         values: dict[str, object] = {name: evaluation.to_dict() for name, evaluation in self.named.items()}
         if self.choice is not None:
             values["choice"] = self.choice.to_dict()
+        if self.views is not None:
+            values["views"] = self.views.to_dict()
         if self.folds is not None:
             values["folds"] = {**asdict(self.folds), "f1_macro": list(self.folds.f1_macro)}
         return values
@@ -354,9 +391,10 @@ class RunEvaluation:
         """The inverse of `to_dict`; RunError for values that are no evaluation of a run."""
         if not isinstance(values, Mapping):
             raise RunError(f"{FILE} holds no evaluation")
-        named = {name: part for name, part in values.items() if name not in {"choice", "folds"}}
+        named = {name: part for name, part in values.items() if name not in {"choice", "folds", "views"}}
         return cls(
             named={name: Evaluation.from_dict(part) for name, part in named.items()},
             choice=read_value(Choice, values["choice"], FILE) if values.get("choice") else None,
             folds=read_value(FoldScores, values["folds"], FILE) if values.get("folds") else None,
+            views=read_value(Views, values["views"], FILE) if values.get("views") else None,
         )

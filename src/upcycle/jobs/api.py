@@ -15,6 +15,7 @@ from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.run import Observer, Run, followed
 from upcycle.jobs.start import Start, begin, removed_unless_started
 from upcycle.jobs.train import cross_validate, run_training
+from upcycle.model.sources import AUTO
 from upcycle.options import TrainOptions
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked, remove_abandoned
@@ -81,6 +82,10 @@ def _train(start: Start, show: Display) -> Run:
         return Run(start.run.root)
     if crowd := crowded(start.config.threads):
         show.warn(crowd)
+    if start.config.arch == AUTO:
+        from upcycle.jobs.choose import chosen
+
+        start, index = chosen(start, show)
     try:
         (cross_validate if start.config.folds else run_training)(start, show, index=index)
     except KeyboardInterrupt:

@@ -1,15 +1,16 @@
 """Files to predict: those that are named, those below folders, those of a list; and an outcome for each."""
 
 import codecs
+import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from upcycle.errors import DataError, DecodeError, shown
+from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, Prediction
 
@@ -35,6 +36,14 @@ class Unlisted:
 
     path: Path
     reason: str
+
+
+def check_words(paths: Sequence[Path], options: Sequence[str]) -> None:
+    """ConfigError for an unknown option among the paths, which - opens to words that begin so."""
+    for word in map(str, paths):
+        if word.startswith("-") and word != "-" and not os.path.lexists(word):
+            near = difflib.get_close_matches(word, options, n=1)
+            raise ConfigError(f"unknown option: {word}.{f' Did you mean {near[0]}?' if near else ''}")
 
 
 def predict_files(classifier: Classifier, paths: Iterable[Path | Unlisted]) -> Iterator[Outcome]:

@@ -21,15 +21,17 @@ from upcycle.evaluation.results import (
     ModelName,
     Predictions,
     RunEvaluation,
+    Views,
     read_predictions,
 )
 from upcycle.jobs.finetune import held_out_logits
 from upcycle.jobs.session import Session
 from upcycle.manifest import check
 from upcycle.model import checkpoint
-from upcycle.model.network import Network
+from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.text import evaluation_table, models_table
 from upcycle.rundir import RunDir, read_json, write_bytes, write_json
+from upcycle.training.probe import Probe
 
 SHARES: dict[ModelName, float] = {"interpolated-0.75": 0.75, "interpolated-0.5": 0.5, "interpolated-0.25": 0.25}
 """The fine-tuned weights' part of each mean with the probe's (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
@@ -39,11 +41,26 @@ HeldOut = dict[str, Predictions]
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Predictions of the kept model, those of others by name, and why it is kept."""
+    """Predictions of the kept model, those of others by name, and why it is kept and has its views."""
 
     kept: HeldOut
     others: dict[str, Predictions] = field(default_factory=dict)
     choice: Choice | None = None
+    views: Views | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """A probe as the network has it: `network` says which stages it reads and which views are averaged.
+
+    `held` are its predictions with these views, `plain` those of the validation images by one view.
+    """
+
+    probe: Probe
+    network: ModelSpec
+    held: HeldOut
+    plain: Predictions
+    views: Views | None = None
 
 
 def held_out(data: Dataset, logits: Callable[[str], npt.NDArray[np.float32]]) -> HeldOut:
@@ -56,41 +73,52 @@ def choose(
     data: Dataset,
     model: Network,
     *,
-    probed: HeldOut | None,
+    probed: Probed | None,
     pretrained: dict[str, Tensor],
     average: dict[str, Tensor],
 ) -> Results:
     """Keep the simplest model that validation does not tell from the best: probe, fine-tuned, or one between them.
 
-    The test images decide nothing. `model` has the best fine-tuned weights, `probed` are the probe's predictions,
-    `pretrained` its weights, and `average` the moving average of the trained ones.
+    The test images decide nothing. `model` has the best fine-tuned weights, `pretrained` are the probe's, and `average`
+    is the moving average of the trained ones. One view of each validation image decides; what is predicted in the end
+    is by the views that paid for the probe.
     """
-    tuned = held_out(data, lambda name: held_out_logits(data, model, session.machine, name))
+
+    def outputs(split: str) -> npt.NDArray[np.float32]:
+        return held_out_logits(data, model, session.machine, split)
+
+    def predicted(split: str) -> Predictions:
+        return predictions(data.index, data.splits.of(split), outputs(split))
+
     if probed is None:
-        return Results(tuned)
+        return Results({name: predicted(name) for name in data.splits.held_out})
     weights = _Rivals(pretrained, checkpoint.clone_weights(model), average)
-    val: dict[ModelName, Predictions] = {"probe": probed["val"], "finetune": tuned["val"]}
+    val: dict[ModelName, Predictions] = {"probe": probed.plain, "finetune": predicted("val")}
     for name in weights.names:
         checkpoint.load_clone(model, weights.of(name))
-        logits = held_out_logits(data, model, session.machine, "val")
-        if np.isfinite(logits).all():
+        logits = outputs("val")
+        if np.isfinite(logits).all():  # a mean of two good networks need not be one
             val[name] = predictions(data.index, data.splits.of("val"), logits)
     choice = simplest_of(val)
     session.show.message(choice.reason)
-    others = {f"probe_{name}": made for name, made in probed.items()}
+    model.views = probed.network.views
+    held: dict[ModelName, HeldOut] = {"probe": probed.held}
+    for name in dict.fromkeys(one for one in ("finetune", choice.chosen) if one != "probe"):
+        checkpoint.load_clone(model, weights.of(name))
+        known = {"val": val[name]} if model.views == "none" else {}
+        held[name] = {split: known.get(split) or predicted(split) for split in data.splits.held_out}
+    others = {
+        f"{name}_{split}": made
+        for name in ("probe", "finetune")
+        if name != choice.chosen or name == "probe"
+        for split, made in held[name].items()
+    }
+    checkpoint.load_clone(model, weights.of(choice.chosen))
     if choice.chosen == "finetune":
         session.keep_fine_tuned()
-        return Results(tuned, others=others, choice=choice)
-    others |= {f"finetune_{name}": made for name, made in tuned.items()}
-    checkpoint.load_clone(model, weights.of(choice.chosen))
-    kept = probed
-    if choice.chosen != "probe":
-        known = val[choice.chosen].logits
-        kept = held_out(
-            data, lambda name: known if name == "val" else held_out_logits(data, model, session.machine, name)
-        )
-    session.keep_other(model)
-    return Results(kept, others=others, choice=choice)
+    else:
+        session.keep_other(model)
+    return Results(held[choice.chosen], others=others, choice=choice, views=probed.views)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +136,8 @@ class _Rivals:
 
     def of(self, name: ModelName) -> dict[str, Tensor]:
         """All tensors of a model."""
-        if name == "probe":
-            return self.probe
+        if name in ("probe", "finetune"):
+            return self.probe if name == "probe" else self.tuned
         if name == "ema":
             return {**self.tuned, **self.average}
         return {
@@ -130,6 +158,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
             for name, made in named.items()
         },
         results.choice,
+        views=results.views,
     )
     write_json(run.evaluation, evaluation.to_dict())
     _write_thumbnails(session, data, results.kept.get("test"))

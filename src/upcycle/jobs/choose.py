@@ -1,0 +1,238 @@
+"""The choosing job: which backbone suits these images, before a training is paid for; and `--arch auto` of train."""
+
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from upcycle import __version__
+from upcycle import device as machines
+from upcycle.comparison.selection import FILE, Candidate, Gain, Selection, gain
+from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
+from upcycle.data.frames import open_stream
+from upcycle.data.index import Index
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.splits import split_by
+from upcycle.errors import ConfigError, RunError, counted, shown
+from upcycle.evaluation.metrics import measure
+from upcycle.jobs.entrants import Entrant, absent, at_hand, named
+from upcycle.jobs.prepare import machine_of, read_index
+from upcycle.jobs.race import Course, Race, Racer
+from upcycle.jobs.resume import check_place
+from upcycle.jobs.start import Start, free, name_of, removed_unless_started, reserve, spelled
+from upcycle.model.sources import resolve_arch
+from upcycle.options import TrainOptions
+from upcycle.recipes import resolve
+from upcycle.reporting.choice_page import PAGE, selection_table, write_choice
+from upcycle.reporting.progress import Display, default_show
+from upcycle.rundir import write_json
+
+BUDGET_OF_TRAIN = 300.0
+"""Seconds that `train --arch auto` takes to choose, at most."""
+EPOCHS, BACKWARD = 3, 3
+"""What a training is taken to cost: so many epochs, where an image takes so many times as long as forward alone."""
+_BASELINE = "resnet50"
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_budget(text: str) -> float:
+    """The seconds that a duration like 90s, 5m or 1h stands for; ConfigError for anything else.
+
+    >>> parse_budget("90s"), parse_budget("1.5m"), parse_budget("1h")
+    (90.0, 90.0, 3600.0)
+    """
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", text) if isinstance(text, str) else None
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not seconds:
+        raise ConfigError(f"within = {text!r} is no duration: give a number with s, m or h, such as 90s, 5m or 1h")
+    return seconds
+
+
+def choose(
+    data: Path | str,
+    *,
+    within: str | None = None,
+    candidates: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    show: Display | None = None,
+    **options: Unpack[TrainOptions],
+) -> Selection:
+    """Race backbones on a part of `data` by linear probes, and say which to train.
+
+    `candidates` are ARCH or ARCH=FILE, else those of a short list whose weights are at hand; `within` is a budget such
+    as "5m". Writes choice.json and a page. `options` are those of `upcycle choose --help`. The test images are not
+    decoded. Raises an UpcycleError with one line.
+    """
+    started = time.monotonic()
+    show, named_out, data = show or default_show(), path_or_none(out, "one folder"), expanded(data, IMAGES)
+    budget = None if within is None else parse_budget(within)
+    given = absolute(canonical(options))
+    for name in ("arch", "weights", "folds"):
+        if name in given:
+            raise ConfigError(f"choose takes no {name}: name architectures, or ARCH=FILE, as candidates")
+    if isinstance(candidates, str):
+        raise ConfigError(f"candidates = {candidates!r}: give a list of architectures")
+    config, name = resolve(given), name_of(data, "choose")
+    folder = named_out or free(name)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder} is not empty: give another --out")
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"{folder} lies inside {data}, where its images are searched for: give another --out")
+    data, folder = data.resolve(), named_out or reserve(name)
+    with removed_unless_started(folder, reserved=named_out is None):
+        if crowd := machines.crowded(config.threads):
+            show.warn(crowd)
+        entrants, lost = at_hand() if candidates is None else named(candidates, show)
+        for line in lost:
+            show.warn(line)
+        if candidates is None and (others := absent(entrants)):
+            listed = ", ".join(f"{one.name} ({one.megabytes} MB)" for one in others)
+            show.message(f"not at hand, so not raced: {listed}; --candidates downloads what it names")
+        index = read_index(data, config, machine_of(config), show)
+        made = _raced(index, config, show, entrants, within=budget, started=started)
+        words = ["upcycle", "choose", str(data), *(["--within", within] if within else [])]
+        words += ["--candidates", ",".join(candidates)] if candidates is not None else []
+        made = replace(
+            made,
+            data=str(data),
+            command=shlex.join([*words, *spelled(given), "--out", str(folder)]),
+            train=_training(data, made.best, given),
+            left_out=(*lost, *made.left_out),
+            created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        write_json(folder / FILE, made.to_dict())
+        page = write_choice(folder / PAGE, made)
+        show.table(selection_table(made))
+        show.message(made.verdict)
+        show.message(f"to train it: {made.train}")
+        show.message(f"page: {page}")
+        return made
+
+
+def _training(data: Path, best: Candidate, given: dict[str, Any]) -> str:
+    weights = ["--weights", best.weights] if best.weights != "auto" else []
+    return shlex.join(["upcycle", "train", str(data), "--arch", best.arch, *weights, *spelled(given)])
+
+
+def chosen(start: Start, show: Display) -> tuple[Start, Index | None]:
+    """The start of a training with the architecture that a race chose in place of `auto`, and the images that it read.
+
+    The race takes five minutes at most, and one candidate alone is taken without. Nothing is written: a run that is
+    stopped here is started again.
+    """
+    began, config = time.monotonic(), start.config
+    if config.weights != "auto":
+        raise ConfigError("--arch auto chooses the weights too: leave --weights out, or name their architecture")
+    if config.folds:
+        raise ConfigError(
+            "folds test every image once, and --arch auto would look at some of them to choose: name an architecture"
+        )
+    check_place(start)
+    entrants, lost = at_hand()
+    for line in lost:
+        show.warn(line)
+    index, arch = None, entrants[0].arch
+    if len(entrants) == 1:
+        show.message(f"arch auto: {entrants[0].name} is the only one of the catalog at hand")
+    else:
+        index = read_index(start.data, config, machine_of(config), show)
+        made = _raced(index, config, show, entrants, within=BUDGET_OF_TRAIN, started=began)
+        show.message(f"arch auto: {made.verdict}")
+        arch = made.best.arch
+    return replace(start, config=config.model_copy(update={"arch": arch})), index
+
+
+@machines.restored()
+def _raced(
+    index: Index, config: Config, show: Display, entrants: Sequence[Entrant], *, within: float | None, started: float
+) -> Selection:
+    """What a race among the entrants finds, `within` seconds since `started`."""
+    machine = machine_of(config)
+    machines.apply(machine, config.seed)
+    course = _decodable(Course.of(index, split_by(config, index), config.seed_of_split), config, machine, show)
+    show.message(
+        f"{counted(len(entrants), 'candidate')}, rounds of {', '.join(str(len(part)) for part in course.rounds)} "
+        f"training images, {counted(len(course.val), 'validation image')}"
+    )
+    deadline = None if within is None else started + within
+    racers, failed = Race(course, config, machine, show, deadline).run(entrants)
+    return _selection(racers, course, config, tuple(failed), within)
+
+
+def _decodable(course: Course, config: Config, machine: machines.Hardware, show: Display) -> Course:
+    """The course without the images that cannot be decoded, found out at a small size."""
+    small = Preprocessing(size=32, scale=config.scale).decoding
+    with show.progress("decoding") as progress:
+        _, failures = open_stream(course.index, small, threads=machine.threads, progress=progress)
+    for at, why in list(failures.items())[:3]:
+        show.warn(f"not used: {shown(course.index.path(at))}: {why.reason}")
+    if len(failures) > 3:
+        show.warn(f"not used: {counted(len(failures) - 3, 'file')} more that cannot be decoded")
+    return course.without(list(failures)) if failures else course
+
+
+# ---------------------------------------------------------------- results
+
+
+def _selection(
+    racers: Sequence[Racer], course: Course, config: Config, left_out: tuple[str, ...], within: float | None
+) -> Selection:
+    """The values of a race, whose `racers` come the best first."""
+    rows = tuple(_candidate(racer, course, config, leads=racer is racers[0]) for racer in racers)
+    last = [racer for racer in racers if not racer.dropped] or [racers[0]]
+    alike = [racer for racer in last if racer.gap.low <= 0]
+    winner = max(alike, key=lambda racer: racer.speed)
+    trained = tuple(len(part) for part in course.rounds[: max(len(racer.scores) for racer in racers)])
+    return Selection(
+        data="",
+        winner=winner.name,
+        candidates=rows,
+        alike=tuple(racer.name for racer in alike),
+        gain=_gain(winner, racers, rows),
+        rounds=trained,
+        validation_images=len(course.val),
+        left_out=left_out,
+        within=within,
+        upcycle=__version__,
+    )
+
+
+def _gain(winner: Racer, racers: Sequence[Racer], rows: Sequence[Candidate]) -> Gain | None:
+    """What the winner gains over ResNet-50, or over the best other one, where both learned from the same images."""
+    others = [racer for racer in racers if racer is not winner]
+    if not others:
+        return None
+    usual = resolve_arch(_BASELINE)
+    other = next((one for one in others if one.entrant.arch == usual), others[0])
+    shared = min(len(winner.scores), len(other.scores)) - 1
+    minutes = {row.name: row.minutes for row in rows}
+    time_ratio = minutes[winner.name] / minutes[other.name]
+    return gain(other.scores[shared], winner.scores[shared], over=other.name, time=time_ratio)
+
+
+def _candidate(racer: Racer, course: Course, config: Config, *, leads: bool) -> Candidate:
+    """A racer's values."""
+    entrant, evaluation = racer.entrant, measure(racer.scores[-1], seed=config.seed, split="val")
+    passes = len(course.whole) + EPOCHS * BACKWARD * course.training
+    return Candidate(
+        name=entrant.name,
+        arch=entrant.arch,
+        weights=entrant.given,
+        license=entrant.license,
+        megabytes=round(entrant.megabytes, 1),
+        local=entrant.local,
+        size=racer.spec.preprocessing.size,
+        images=len(course.rounds[len(racer.scores) - 1]),
+        log_loss=evaluation.log_loss.value,
+        accuracy=evaluation.accuracy.value,
+        f1_macro=evaluation.f1_macro,
+        behind=None if leads else racer.gap,
+        images_per_second=round(racer.speed, 3),
+        minutes=passes / racer.speed / 60,
+        milliseconds=1000 * racer.alone,
+        dropped=racer.dropped,
+    )
