@@ -37,7 +37,7 @@ PHASES = {
     "decoding": ["upcycle.data.frames:decoded"],
     "cache": ["upcycle.data.frames:_write"],
     "features": ["upcycle.evaluation.forward:_part", "upcycle.evaluation.forward:_write"],
-    "probe": ["upcycle.training.probe:minimize"],
+    "probe": ["upcycle.training.logistic:minimize"],
     "step": ["upcycle.training.loop:train_step"],
     "checkpoint": ["upcycle.model.checkpoint:save_file", "upcycle.model.checkpoint:save_tensors"],
     "record": ["upcycle.rundir:write_json", "upcycle.jobs.session:append_line", "upcycle.jobs.session:write_lines"],
