@@ -171,8 +171,8 @@ class Config(BaseModel):
     loss: Literal["cross-entropy", "custom"] = Field(
         "cross-entropy", description="What training lowers; custom: a function passed from Python."
     )
-    augment: Literal["light", "none", "custom"] = Field(
-        "light", description="Random crop, flip and slight color changes; none; custom: a function passed from Python."
+    augment: Literal["auto", "light", "square", "none", "custom"] = Field(
+        "auto", description="light: crop, flip, slight color; square: turns too; auto: these where they mean nothing."
     )
     mixup: float = Field(0.0, ge=0, le=10, description="Mixup's alpha (0: off).")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Probability spread evenly over all classes.")

@@ -136,6 +136,24 @@ MOST_EPOCHS = {"near": 8, "far": 20}
 """More passes over few images teach nothing new, however few updates they make."""
 
 
+FREE_MARGIN = 0.05
+"""Turned images may cost so much of the loss of guessing before their orientation is taken to mean something."""
+LEAST_TURNED = 100
+"""Validation images without which nothing is said of their orientation."""
+
+
+def orientation(difference: float, error: float, classes: int) -> tuple[bool, str]:
+    """Whether orientation means nothing, and why: by the paired change of the loss of turned validation images.
+
+    `error` is the standard error of the mean `difference`, in nats per image. It means nothing where the upper end of
+    the one-sided 95 % interval stays below a margin.
+    """
+    share, upper = (value / math.log(classes) for value in (difference, difference + 1.645 * error))
+    free = upper < FREE_MARGIN
+    told = f"turned validation images change the loss by {100 * share:+.1f} % of guessing, at most {100 * upper:+.1f} %"
+    return free, f"orientation {'means nothing, so images are turned in training' if free else 'matters'}: {told}"
+
+
 @dataclass(frozen=True)
 class Decision:
     """What the probe decides about fine-tuning: whether it is skipped, its epochs, which layers freeze, and why.
@@ -239,6 +257,8 @@ class Plan:
 
     phases: tuple[Phase, ...] = ()
     changes: tuple[Change, ...] = ()
+    augment: str = ""
+    """How training images vary, where that was found out."""
 
     @property
     def retries(self) -> tuple[Retry, ...]:
@@ -273,7 +293,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, object]:
         """The phases as plain values for JSON, the changes applied."""
-        return {"phases": [phase.to_dict() for phase in (*self.phases[:-1], *([self.last] if self.phases else []))]}
+        phases = [phase.to_dict() for phase in (*self.phases[:-1], *([self.last] if self.phases else []))]
+        return {"phases": phases, **({"augment": self.augment} if self.augment else {})}
 
 
 def changes_to_dicts(changes: Iterable[Change]) -> list[dict[str, object]]:

@@ -36,7 +36,7 @@ class Augmentation:
 
     `crop_scale`: the smallest part of the frame's area that a random resized crop (Szegedy et al.,
     2015, arXiv:1409.4842) keeps, in (0, 1], 1 for off; `crop_ratio`: smallest and largest width to
-    height of that crop; `flip`: mirror half of the images; `color`: brightness and contrast vary by a
+    height of that crop; `flip`: mirror half of the images; `turn`: turn each by none to three quarters; `color`: brightness and contrast vary by a
     factor of 1 - color to 1 + color, in [0, 1); `mixup`: alpha of the Beta distribution of mixup
     (Zhang et al., 2018, arXiv:1710.09412), 0 for off.
     """
@@ -44,6 +44,7 @@ class Augmentation:
     crop_scale: float = 1.0
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
+    turn: bool = False
     color: float = 0.0
     mixup: float = 0.0
 
@@ -60,12 +61,18 @@ class Augmentation:
 
     @classmethod
     def of(cls, kind: str, *, mixup: float = 0.0) -> "Augmentation":
-        """The settings that `kind` names, "none", "light" or "custom" (none built in); ConfigError for another name."""
+        """The settings that `kind` names; ConfigError for another name.
+
+        "none" and "custom": none built in; "light", which "auto" is until an orientation is known to mean nothing;
+        "square": all eight views of the square, and crops that keep the shape of what they show.
+        """
         if kind in ("none", "custom"):
             return cls(mixup=mixup)
-        if kind == "light":
+        if kind in ("auto", "light"):
             return cls(crop_scale=0.5, flip=True, color=0.1, mixup=mixup)
-        raise ConfigError(f"unknown augmentation {kind!r}: use none or light")
+        if kind == "square":
+            return cls(crop_scale=0.5, crop_ratio=(1.0, 1.0), flip=True, turn=True, color=0.1, mixup=mixup)
+        raise ConfigError(f"unknown augmentation {kind!r}: use auto, light, square or none")
 
 
 def center_boxes(shapes: Tensor, size: int) -> Tensor:
@@ -136,7 +143,7 @@ def center_crop(frames: list[_Frame], size: int) -> Tensor:
 
 
 def random_crop(frames: list[_Frame], size: int, *, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Training's pixels before color: uint8 [B, 3, size, size], channels_last, cropped and mirrored."""
+    """Training's pixels before color: uint8 [B, 3, size, size], channels_last, cropped, mirrored and turned."""
     if augmentation.crop_scale == 1:
         images = center_crop(frames, size)
     else:
@@ -146,6 +153,10 @@ def random_crop(frames: list[_Frame], size: int, *, augmentation: Augmentation, 
         chosen = torch.rand(len(frames), generator=generator) < 0.5
         for row in chosen.nonzero()[:, 0].tolist():  # 15 times as fast as a mask on the whole batch
             images[row] = images[row].flip(2)
+    if augmentation.turn:
+        quarters = torch.randint(4, (len(frames),), generator=generator)
+        for row, quarter in enumerate(quarters.tolist()):
+            images[row] = images[row].rot90(quarter, (1, 2))
     return images
 
 

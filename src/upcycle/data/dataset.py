@@ -219,15 +219,15 @@ class Dataset:
         decoding = isinstance(self.frames, Stream) and machine.workers is None
         return machine.threads if decoding else machine.feeders
 
-    def batches(self, config: Config, machine: Hardware) -> Batches:
-        """The training split's batches, augmented as a whole before they are divided."""
+    def batches(self, config: Config, machine: Hardware, augment: str = "") -> Batches:
+        """The training split's batches, augmented as a whole, as `augment` or else `config` says, before division."""
         return Batches(
             self.frames,
             self.index.labels,
             self.splits.train,
             preprocessing=self.preprocessing,
             batch_size=config.batch_size,
-            augmentation=Augmentation.of(config.augment, mixup=config.mixup),
+            augmentation=Augmentation.of(augment or config.augment, mixup=config.mixup),
             seed=config.seed,
             task=self.task,
             device=machine.device,

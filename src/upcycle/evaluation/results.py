@@ -77,6 +77,11 @@ class Predictions:
         """What the classifier was asked."""
         return Task.of(self.classes)
 
+    def part(self, at: Integers) -> "Predictions":
+        """Those of the images at some positions."""
+        paths, hashes, groups = (tuple(one[place] for place in at) for one in (self.paths, self.hashes, self.groups))
+        return Predictions(self.classes, paths, hashes, groups, self.labels[at], self.logits[at])
+
     def identities(self) -> list[tuple[str, str, int]]:
         """What each image is known by in any run: content (its path where unknown), class, number among copies."""
         counts: dict[tuple[str, str], int] = defaultdict(int)

@@ -35,7 +35,7 @@ def train(
     config: Path | str | None = None,
     schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
     loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
-    augment: 'Augment | Literal["light", "none"] | None' = None,
+    augment: 'Augment | Literal["auto", "light", "square", "none"] | None' = None,
     observers: Sequence[Observer | str] = (),
     show: Display | None = None,
     **options: Unpack[TrainOptions],

@@ -46,7 +46,7 @@ def compare(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    augment: Literal["light", "none"] | None = None,
+    augment: Literal["auto", "light", "square", "none"] | None = None,
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Comparison:

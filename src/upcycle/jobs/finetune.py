@@ -14,7 +14,7 @@ from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError, counted
-from upcycle.evaluation.forward import predict_logits
+from upcycle.evaluation.forward import Output, predict_logits
 from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
@@ -94,7 +94,7 @@ def _setting(session: Session, data: Dataset, model: Network) -> Setting:
     return Setting(
         config=config,
         phase=session.plan.last,
-        batches=replace(data.batches(config, session.machine), augment=custom.augment),
+        batches=replace(data.batches(config, session.machine, session.plan.augment), augment=custom.augment),
         task=data.task,
         loss=CustomLoss(data.task, custom.loss)
         if custom.loss
@@ -129,15 +129,23 @@ def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:
     return weighted_loss(config.class_weights, labels, data.task, smoothing=config.label_smoothing, device=device)
 
 
-def held_out_logits(data: Dataset, model: Network, machine: Hardware, split: str) -> npt.NDArray[np.float32]:
-    """Logits [n, outputs] of a split's images."""
+def held_out_logits(
+    data: Dataset,
+    model: Network,
+    machine: Hardware,
+    split: str,
+    at: npt.NDArray[np.int64] | slice = slice(None),
+    output: Output | None = None,
+) -> npt.NDArray[np.float32]:
+    """Logits [n, outputs] of a split's images, or of those `at` some places in it, or what `output` gives for them."""
     return predict_logits(
         model,
         data.frames,
-        data.splits.of(split),
+        data.splits.of(split)[at],
         preprocessing=data.preprocessing,
         machine=machine,
         workers=data.workers(machine),
+        output=output,
     )
 
 

@@ -2,19 +2,25 @@
 
 from dataclasses import replace
 
+import numpy as np
+from torch import Tensor
+
 from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, counted
-from upcycle.evaluation.metrics import standard_error
-from upcycle.jobs.finetune import class_loss, fine_tune
+from upcycle.evaluation.metrics import paired_log_loss, standard_error
+from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.probe import probe_frozen
 from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
-from upcycle.planning import Decision, Phase, adapted_rate, decide, phases, schedule
+from upcycle.planning import LEAST_TURNED, Decision, Phase, adapted_rate, decide, orientation, phases, schedule
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe
+
+MOST_TURNED = 300
+"""Validation images that are turned to see if that matters: more tell little more."""
 
 
 def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
@@ -124,9 +130,32 @@ def _decided(
     )
     session.show.message(decision.reason)
     decided = () if decision.skip else (_adapted(session, phase, decision.epochs, probed.probe, data),)
+    if decided and config.augment == "auto":
+        session.follow(replace(session.plan, augment=_augment(session, data, model, probed)))
     _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
     _announce(session, model, decided)
     return decided
+
+
+def _augment(session: Session, data: Dataset, model: Network, probed: Probed) -> str:
+    """How training images are varied: with turns where turned validation images are known to the probe as well."""
+    images = len(probed.plain)
+    if images < LEAST_TURNED:
+        return "light"
+    at = np.unique(np.linspace(0, images - 1, min(images, MOST_TURNED)).astype(np.int64))  # of every class
+    upright = probed.plain.part(at)
+    logits = np.empty_like(upright.logits)
+    for quarter in (1, 2, 3):  # each image by one of them
+
+        def turned(images: Tensor, quarter: int = quarter) -> Tensor:
+            return model(images.rot90(quarter, (2, 3)))  # type: ignore[no-any-return]
+
+        own = slice(quarter - 1, None, 3)
+        logits[own] = held_out_logits(data, model, session.machine, "val", at[own], output=turned)
+    paired = paired_log_loss(replace(upright, logits=logits), upright)
+    free, reason = orientation(paired.mean_difference, paired.standard_error, len(data.index.classes))
+    session.show.message(reason)
+    return "square" if free else "light"
 
 
 def _adapted(session: Session, phase: Phase, epochs: int, probe: Probe, data: Dataset) -> Phase:
