@@ -84,7 +84,7 @@ def test_settings_out_of_range_are_refused(setting, says):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="unknown augmentation 'heavy': use none or light"):
+    with pytest.raises(ConfigError, match="unknown augmentation 'heavy': use auto, light, square or none"):
         Augmentation.of("heavy")
 
 
