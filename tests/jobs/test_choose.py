@@ -23,8 +23,10 @@ from upcycle.jobs.entrants import at_hand, parse_candidates
 from upcycle.jobs.race import Course, round_sizes
 from upcycle.model.catalog import Backbone
 from upcycle.reporting.progress import Silent
+from upcycle.training.probe import train_probe
 
-SMALL: dict[str, Any] = {"image_size": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
+SMALL: dict[str, Any] = {"image_size": 32, "threads": 1, "precision": "fp32", "device": "cpu", "probe_layers": "last"}
+"""The last stage alone: the first ones of random networks tell such pictures apart as well."""
 
 
 def noisy(kind: int, number: int) -> Image.Image:
@@ -265,6 +267,22 @@ def test_weights_that_a_package_offers_for_every_tag_are_raced_once(
     twice = (Backbone("test_resnet", "Apache-2.0", 2), Backbone("test_resnet.r160_in1k", "Apache-2.0", 2))
     monkeypatch.setattr(entrants, "BACKBONES", twice)
     assert ["test_resnet"] == [one.name for one in at_hand()[0]]
+
+
+@pytest.mark.parametrize(("layers", "stages"), [("auto", 3), ("last", 1)])
+def test_the_probe_of_a_race_reads_the_stages_that_a_training_may_read(
+    data: Path, weights: dict[str, Path], tmp_path: Path, layers: str, stages: int
+) -> None:
+    widths: list[tuple[int, ...]] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        widths.append(options["widths"])
+        return train_probe(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("upcycle.jobs.race.train_probe", noted)
+        chosen(data, tmp_path / "out", weights, "test_resnet", probe_layers=layers)
+    assert {stages} == {max(1, len(read)) for read in widths}
 
 
 def test_the_course_has_no_test_image(photos: Path) -> None:

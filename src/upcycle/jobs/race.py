@@ -26,6 +26,7 @@ from upcycle.evaluation.forward import EVAL_BATCH, chunks, predict_logits, predi
 from upcycle.evaluation.results import Predictions
 from upcycle.jobs.entrants import Entrant, without_tensors
 from upcycle.jobs.prepare import fit_size
+from upcycle.jobs.probe import widen
 from upcycle.model.network import ModelSpec, Network, cannot_compute, create, load_body, spec_of
 from upcycle.model.sources import has_fixed_size, preprocessing_for
 from upcycle.reporting.progress import Display
@@ -100,6 +101,8 @@ class Racer:
     entrant: Entrant
     spec: ModelSpec
     model: Network | None
+    widths: tuple[int, ...]
+    """Numbers that each stage gives a head, the last one first; () for the last one alone."""
     features: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
     alone: float = 0.0
@@ -212,7 +215,7 @@ class Race:
         """A candidate that has seen its first images; WeightsError where it cannot have a probe."""
         config, course = self.config, self.course
         preprocessing = preprocessing_for(
-            entrant.arch, entrant.weights, input_file=None, image_size=config.image_size, crop_pct=config.crop_pct
+            entrant.arch, entrant.weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
         preprocessing = fit_size(preprocessing, course.whole, config, fixed=has_fixed_size(entrant.arch))
         spec = spec_of(entrant.arch, course.index.classes, preprocessing, entrant.weights)
@@ -224,7 +227,9 @@ class Race:
             raise WeightsError("it has no single linear head, which a probe needs")
         images = len(course.index)
         known = np.zeros(images, np.bool_)
-        racer = Racer(without_tensors(entrant), spec, model.to(self.machine.device), np.empty((images, 0), "f4"), known)
+        model = model.to(self.machine.device)
+        spec, widths = widen(model, spec, config)
+        racer = Racer(without_tensors(entrant), spec, model, widths, np.empty((images, 0), "f4"), known)
         first = course.rounds[0]
         self._compute(racer, first[:: -(-len(first) // EVAL_BATCH)])
         with self._explained(spec):
@@ -339,7 +344,8 @@ class Race:
         index, val, groups = self.course.index, self.course.val, self.course.groups
         sides = (Split(racer.features, side, index.labels[side], groups[side]) for side in (part, val))
         started = time.perf_counter()
-        probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed)
+        probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed, widths=racer.widths)
         racer.probe_seconds = time.perf_counter() - started
-        logits = torch.from_numpy(racer.features[val]) @ probe.weight.T + probe.bias
+        read = racer.features[val, : probe.weight.shape[1]]
+        logits = torch.from_numpy(read) @ probe.weight.T + probe.bias
         return predictions(index, val, logits.numpy())
