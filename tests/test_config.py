@@ -57,6 +57,29 @@ def test_a_home_of_nobody_is_one_line() -> None:
         absolute({"cache": "~nobody-here/x"})
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("hf-hub:timm/resnet50.a1_in1k@main", "hf-hub:timm/resnet50.a1_in1k@main"),
+        ("local-dir:a/b", "local-dir:/work/a/b"),
+        ("local-dir:/a/b", "local-dir:/a/b"),
+        ("local-dir:~/b", "local-dir:/home/b"),
+        ("a/../b.safetensors", "/work/b.safetensors"),
+        ("auto", "auto"),
+        ("none", "none"),
+    ],
+)
+def test_weights_that_are_a_path_do_not_depend_on_the_working_directory(
+    given: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path.resolve()
+    (root / "work").mkdir()
+    monkeypatch.chdir(root / "work")
+    monkeypatch.setenv("HOME", str(root / "home"))
+    found = absolute({"weights": given})["weights"]
+    assert expected == found.replace(str(root), "")
+
+
 def test_an_option_given_under_two_names_is_an_error() -> None:
     with pytest.raises(ConfigError, match="'lr_max' says again what an earlier option said"):
         build({"lr": 0.1, "lr_max": 0.2})

@@ -71,7 +71,7 @@ _OF_SCANS = (
     *("scale", "threads", "workers", "precision", "device", "cache"),
 )
 ScanOptions = _options(_OF_SCANS)
-ChooseOptions = _options(name for name in _OF_SCANS if name not in _NETWORK)
+ChooseOptions = _options([*(name for name in _OF_SCANS if name not in _NETWORK), "probe_layers"])
 
 
 def _given(options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:

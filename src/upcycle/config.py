@@ -48,6 +48,8 @@ OF_SCHEDULES = (
 """Options that a schedule's value replaces."""
 PATHS = ("weights", "input", "cache", "quarantine", "image_root")
 """Options that are, or may be, a path."""
+HUB, FOLDER = "hf-hub:", "local-dir:"
+"""timm's words before the name of a model on the hub, and before a folder."""
 GROUPS = {
     "Main options": (
         *("recipe", "arch", "weights", "epochs", "batch_size", "image_size", "lr", "test_split", "class_weights"),
@@ -316,8 +318,11 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
     given = dict(options)
     for name in PATHS:
         value = given.get(name)
-        if isinstance(value, str | Path) and str(value) not in ("auto", "none"):
-            given[name] = str(expanded(value).resolve())
+        if not isinstance(value, str | Path) or str(value) in ("auto", "none"):
+            continue
+        word = next((word for word in (HUB, FOLDER) if name == "weights" and str(value).startswith(word)), "")
+        if word != HUB:
+            given[name] = word + str(expanded(str(value).removeprefix(word)).resolve())
     return given
 
 

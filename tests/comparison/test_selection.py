@@ -78,6 +78,14 @@ def test_the_verdict_is_one_line() -> None:
     assert "use x: it is the only candidate" == selection("x", alike=("x",), winner="x").verdict
 
 
+def test_a_notebook_shows_the_scores_and_the_verdict_with_names_escaped() -> None:
+    made = selection("a<b", "resnet50", alike=("a<b",), winner="a<b", found=Gain("resnet50", 0.03, 0.01, 0.05, 2.0))
+    page = made._repr_html_()
+    row = '<tr><th style="text-align:left">a&lt;b</th><td>0.900</td><td>0.850 to 0.940</td><td>5.0</td></tr>'
+    assert row in page
+    assert page.endswith("<p>use a&lt;b: +3.0 points of F1 (1.0 to 5.0) over resnet50 at 2x the time</p>")
+
+
 def test_a_selection_is_read_back_as_it_was() -> None:
     one = selection("x", "y", alike=("x",), winner="x", found=Gain("y", 0.1, 0.0, 0.2, 2.0))
     assert one == Selection.from_dict(one.to_dict())

@@ -78,13 +78,13 @@ def machine(request: pytest.FixtureRequest) -> machines.Hardware:
     return machines.Hardware("cpu", request.param, 1, 1, "a processor", (), None, 8.0)
 
 
-def made(ready: dict[str, Any], machine: machines.Hardware, folder: Path) -> Any:
+def made(ready: dict[str, Any], machine: machines.Hardware, folder: Path, **which: Any) -> Any:
     index, cache = ready["index"], ready["cache"]
     assert isinstance(index, Index)
     assert isinstance(cache, Cache)
     ready["model"].machine = machine
     return forward.extract(
-        ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder, workers=0
+        ready["model"], index, cache, network=ready["network"], machine=machine, folder=folder, workers=0, **which
     )
 
 
@@ -166,6 +166,35 @@ def test_features_computed_before_an_interruption_are_not_computed_again(
     np.testing.assert_array_equal(expected, features)
     assert (56 if damaged else 24) == computed
     assert 1 == len(list((tmp_path / "parts" / "features").iterdir()))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_features_of_some_images_are_copied_into_those_of_all(
+    ready: dict[str, Any], machine: machines.Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    everything = np.arange(56)
+    some = np.setdiff1d(everything, [3, 4, 40, 55])
+    expected = np.array(made(ready, machine, tmp_path / "whole"))
+    made(ready, machine, tmp_path / "parts", positions=some, known=everything)
+    if damaged:
+        (file,) = (tmp_path / "parts" / "features").iterdir()
+        content = bytearray(file.read_bytes())
+        content[-500] ^= 1
+        file.write_bytes(content)
+    computed: list[int] = []
+    plain = forward.predict_logits
+
+    def counted(model: Any, frames: Any, positions: Any, **options: Any) -> Any:
+        computed.extend(positions.tolist())
+        return plain(model, frames, positions, **options)
+
+    monkeypatch.setattr(forward, "predict_logits", counted)
+    monkeypatch.setattr(forward, "PART", 16)
+    told: list[tuple[int, int]] = []
+    features = made(ready, machine, tmp_path / "parts", known=some, progress=lambda *done: told.append(done))
+    np.testing.assert_array_equal(expected, features)
+    assert ([*range(56)] if damaged else [3, 4, 40, 55]) == computed
+    assert (56, 56) == told[-1]
 
 
 def test_without_room_features_are_held_in_memory(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ from torch.nn import functional
 import upcycle
 from tests.conftest import draw, write_classes
 from upcycle.comparison.selection import Selection
+from upcycle.data.index import index_images
+from upcycle.data.splits import read_splits, split
 from upcycle.errors import ConfigError, RunError, WeightsError
+from upcycle.evaluation import forward
 from upcycle.jobs import entrants
 from upcycle.jobs.choose import parse_budget
 from upcycle.jobs.entrants import at_hand, parse_candidates
 from upcycle.jobs.race import Course, round_sizes
 from upcycle.model.catalog import Backbone
 from upcycle.reporting.progress import Silent
+from upcycle.training.probe import train_probe
 
-SMALL: dict[str, Any] = {"image_size": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
+SMALL: dict[str, Any] = {"image_size": 32, "threads": 1, "precision": "fp32", "device": "cpu", "probe_layers": "last"}
+"""The last stage alone: the first ones of random networks tell such pictures apart as well."""
 
 
 def noisy(kind: int, number: int) -> Image.Image:
@@ -68,6 +74,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return files
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def chosen(data: Path, out: Path, weights: dict[str, Path], *names: str, **more: Any) -> Selection:
     words = [f"{name}={weights[name]}" for name in names or weights]
     return upcycle.choose(data, out=out, candidates=words, show=Silent(), **{**SMALL, **more})
@@ -104,8 +118,8 @@ def test_the_same_call_gives_the_same_scores(
 
 def test_test_images_are_never_decoded(photos: Path, weights: dict[str, Path], tmp_path: Path) -> None:
     whole = tmp_path / "data"
-    for split in ("train", "val", "test"):
-        write_classes(whole / split, {"across": 12, "down": 12}, start={"train": 0, "val": 100, "test": 200}[split])
+    for side in ("train", "val", "test"):
+        write_classes(whole / side, {"across": 12, "down": 12}, start={"train": 0, "val": 100, "test": 200}[side])
     for file in (whole / "test").rglob("*.png"):  # their headers can be read, their pixels cannot
         content = bytearray(file.read_bytes())
         content[60:] = bytes(len(content) - 60)
@@ -199,6 +213,124 @@ def test_there_are_as_many_rounds_as_images_allow() -> None:
     assert (600, 1200, 2400) == round_sizes(9000, 300)
 
 
+# ---------------------------------------------------------------- features for the training
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the images whose features are computed, in order."""
+    paths: list[str] = []
+    plain = forward.extract
+
+    def extract(model: Any, index: Any, frames: Any, **options: Any) -> Any:
+        def predict(model: Any, frames: Any, positions: Any, **more: Any) -> Any:
+            paths.extend(index.path(int(at)) for at in positions)
+            return predict_logits(model, frames, positions, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(forward, "predict_logits", predict)
+            return plain(model, index, frames, **options)
+
+    predict_logits = forward.predict_logits
+    monkeypatch.setattr("upcycle.jobs.probe.extract", extract)
+    return paths
+
+
+def split_paths(run: upcycle.Run, *names: str) -> list[str]:
+    return sorted(row.path for row in read_splits(run.path / "splits.csv") if row.split in names)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_training_that_follows_computes_features_of_test_images_alone(
+    data: Path, weights: dict[str, Path], counted: list[str], tmp_path: Path, no_page: None, broken: bool
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    options = {**SMALL, "probe_layers": "auto", "views": "none", "cache": str(tmp_path / "cache")}
+    index = index_images(folder)
+    if broken:  # an image that trains, so that train draws another split than with it
+        file = folder / index.path(int(split(index, seed=0).train[5]))
+        content = bytearray(file.read_bytes())
+        content[60:] = bytes(len(content) - 60)
+        file.write_bytes(bytes(content))
+    told = Told()
+    found = upcycle.choose(
+        folder,
+        out=tmp_path / "out",
+        candidates=[f"test_resnet={weights['test_resnet']}"],
+        within="1h",
+        show=told,
+        **options,
+    )
+    before = sorted(counted)
+    counted.clear()
+    run = upcycle.train(
+        folder,
+        out=tmp_path / "run",
+        arch=found.best.arch,
+        weights=found.best.weights,
+        epochs=0,
+        show=Silent(),
+        **options,
+    )
+    assert split_paths(run, "train", "val") == before
+    assert split_paths(run, "test") == sorted(counted)
+    line = f"features of {len(before)} training and validation images are cached for that training"
+    assert line == told.lines[-1]
+
+
+def test_label_errors_take_the_features_of_a_run_and_of_a_race(
+    data: Path, weights: dict[str, Path], counted: list[str], tmp_path: Path, no_page: None
+) -> None:
+    options = {**SMALL, "probe_layers": "auto", "cache": str(tmp_path / "cache")}
+    chosen(data, tmp_path / "out", weights, "test_resnet", **options)
+    race = len(counted)
+    scanned = {"arch": "test_resnet", "weights": weights["test_resnet"], "label_errors": True}
+    del options["probe_layers"]
+    upcycle.scan(data, out=tmp_path / "scan", show=Silent(), **scanned, **options)
+    assert 260 == len(counted) == len(set(counted)) > race
+    upcycle.train(
+        data,
+        out=tmp_path / "run",
+        arch="test_resnet",
+        weights=weights["test_resnet"],
+        epochs=0,
+        views="none",
+        show=Silent(),
+        **options,
+    )
+    assert 260 == len(counted)
+
+
+def test_folds_share_the_features_of_all_images(
+    weights: dict[str, Path], counted: list[str], tmp_path: Path, no_page: None
+) -> None:
+    write_classes(tmp_path / "data", {"across": 12, "down": 12})
+    upcycle.train(
+        tmp_path / "data",
+        out=tmp_path / "run",
+        arch="test_resnet",
+        weights=weights["test_resnet"],
+        epochs=0,
+        views="none",
+        folds=2,
+        cache=str(tmp_path / "cache"),
+        show=Silent(),
+        **SMALL,
+    )
+    assert 24 == len(counted)
+
+
+def test_without_time_no_features_are_computed_for_the_training(
+    data: Path, weights: dict[str, Path], counted: list[str], tmp_path: Path
+) -> None:
+    told = Told()
+    words = [f"test_resnet={weights['test_resnet']}"]
+    upcycle.choose(data, out=tmp_path / "out", candidates=words, within="0.001s", show=told, **SMALL)
+    assert [] == counted
+    assert re.fullmatch(r"features for the training are not computed: about [\d.]+ s, 0\.0 s left", told.lines[-1])
+
+
 # ---------------------------------------------------------------- auto
 
 
@@ -214,14 +346,6 @@ def catalog(weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[s
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     return names
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_auto_trains_what_the_race_chose_and_resumes_without_another(
@@ -267,10 +391,23 @@ def test_weights_that_a_package_offers_for_every_tag_are_raced_once(
     assert ["test_resnet"] == [one.name for one in at_hand()[0]]
 
 
-def test_the_course_has_no_test_image(photos: Path) -> None:
-    from upcycle.data.index import index_images
-    from upcycle.data.splits import split
+@pytest.mark.parametrize(("layers", "stages"), [("auto", 3), ("last", 1)])
+def test_the_probe_of_a_race_reads_the_stages_that_a_training_may_read(
+    data: Path, weights: dict[str, Path], tmp_path: Path, layers: str, stages: int
+) -> None:
+    widths: list[tuple[int, ...]] = []
 
+    def noted(*args: Any, **options: Any) -> Any:
+        widths.append(options["widths"])
+        return train_probe(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("upcycle.jobs.race.train_probe", noted)
+        chosen(data, tmp_path / "out", weights, "test_resnet", probe_layers=layers)
+    assert {stages} == {max(1, len(read)) for read in widths}
+
+
+def test_the_course_has_no_test_image(photos: Path) -> None:
     index = index_images(photos)
     course = Course.of(index, split(index, seed=0), seed=0)
     assert not any(course.index.path(at).startswith("test/") for at in range(len(course.index)))

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from scipy.stats import t
 
 from upcycle.comparison.statistics import Arm, difference, scored
+from upcycle.errors import shown
 from upcycle.evaluation.intervals import LEVEL, clusters
 from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.results import Metric, Predictions
@@ -111,6 +113,18 @@ class Selection:
             f"use {self.winner}: {points:+.1f} points of F1 ({low:.1f} to {high:.1f}) over {self.gain.over} "
             f"at {self.gain.time:.2g}x the time"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: validation F1 of each backbone with its interval, its minutes, and the verdict."""
+        row = Markup(
+            '<tr><th style="text-align:left">{}</th><td>{:.3f}</td><td>{:.3f} to {:.3f}</td><td>{:.1f}</td></tr>'
+        )
+        rows = Markup("").join(
+            row.format(shown(one.name), one.f1_macro.value, one.f1_macro.low, one.f1_macro.high, one.minutes)
+            for one in self.candidates
+        )
+        head = Markup("<tr><th>backbone</th><th>validation F1</th><th>95 % interval</th><th>about min</th></tr>")
+        return str(Markup("<table>{}{}</table><p>{}</p>").format(head, rows, shown(self.verdict)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

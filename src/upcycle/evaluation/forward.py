@@ -145,6 +145,7 @@ def extract(
     folder: Path,
     workers: int,
     positions: _Positions | None = None,
+    known: _Positions | None = None,
     mirrored: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -153,21 +154,32 @@ def extract(
     A memory map; of the mirror images where they are `mirrored`. Kept in `folder` under a key of everything they depend
     on: images, weights, stages, preprocessing, precision, threads and versions. They are written in parts as they are
     computed, each with its checksum, and put together at the end: a part that is there is not computed again, one that
-    is damaged is. A folder that cannot be written is read, and a temporary one written; where there is no room the
-    features are held in memory.
+    is damaged is. Where those of the images at `known` are kept under their own key, they are copied, not computed. A
+    folder that cannot be written is read, and a temporary one written; where there is no room the features are held in
+    memory.
     """
     everything = np.arange(len(index), dtype=np.int64) if positions is None else positions
     total = len(everything)
-    name = f"{_key(index, everything, network, machine, mirrored=mirrored)}.npy"
-    kept = _read(folder / "features" / name, total)
-    if kept is not None:
+    name = partial(_file, index, network=network, machine=machine, mirrored=mirrored)
+    if (kept := _kept(folder, name(everything), total)) is not None:
         return kept
-    path = written_in(folder, "features") / name
-    if path.parent != folder / "features" and (kept := _read(path, total)) is not None:
-        return kept
+    path = written_in(folder, "features") / name(everything)
     parts = path.with_suffix(".parts")
+    earlier = None if known is None else _kept(folder, name(known), len(known))
+    places = np.full(len(index), -1, np.int64)
+    if earlier is not None:
+        places[known] = np.arange(len(earlier))
 
-    def computed(done: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def computed(done: int, positions: _Positions) -> npt.NDArray[np.float32]:
+        new = places[positions] < 0
+        if earlier is None or new.all():
+            return forwarded(done, positions)
+        rows = earlier[places[positions]]  # those of new images are replaced
+        if new.any():
+            rows[new] = forwarded(done + len(new) - int(new.sum()), positions[new])
+        return rows
+
+    def forwarded(done: int, positions: _Positions) -> npt.NDArray[np.float32]:
         rows = predict_logits(
             model,
             frames,
@@ -193,6 +205,15 @@ def extract(
     shutil.rmtree(parts, ignore_errors=True)
     written = _read(path, total)
     return written if written is not None else np.concatenate(held)
+
+
+def _kept(folder: Path, name: str, images: int) -> npt.NDArray[np.float32] | None:
+    """So many rows that are kept in `folder`, or where they are written in its place; None where they are not."""
+    own = folder / "features"
+    if (kept := _read(own / name, images)) is not None:
+        return kept
+    written = written_in(folder, "features")
+    return _read(written / name, images) if written != own else None
 
 
 def _part(
@@ -257,7 +278,8 @@ def _read(path: Path, images: int) -> npt.NDArray[np.float32] | None:
     return features if digest.digest() == expected else None
 
 
-def _key(index: Index, positions: _Positions, network: ModelSpec, machine: Hardware, *, mirrored: bool) -> str:
+def _file(index: Index, positions: _Positions, *, network: ModelSpec, machine: Hardware, mirrored: bool) -> str:
+    """The name of a file of features: all that they depend on."""
     facts = {
         "version": _VERSION,
         "arch": network.arch,
@@ -280,4 +302,4 @@ def _key(index: Index, positions: _Positions, network: ModelSpec, machine: Hardw
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for at in positions.tolist():
         digest.update(index.hash(at).encode())
-    return digest.hexdigest()
+    return f"{digest.hexdigest()}.npy"

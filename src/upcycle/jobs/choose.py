@@ -3,24 +3,29 @@
 import re
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
 
 from upcycle import __version__
 from upcycle import device as machines
 from upcycle.comparison.selection import FILE, Candidate, Gain, Selection, gain
 from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none
-from upcycle.data.frames import open_stream
-from upcycle.data.index import Index
+from upcycle.data.dataset import Dataset
+from upcycle.data.frames import Stream, open_stream
+from upcycle.data.index import Index, remaining
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split_by
-from upcycle.errors import ConfigError, RunError, counted, shown
+from upcycle.errors import ConfigError, RunError, UpcycleError, counted, shown
 from upcycle.evaluation.metrics import measure
 from upcycle.jobs.entrants import Entrant, absent, at_hand, named
 from upcycle.jobs.prepare import machine_of, read_index
-from upcycle.jobs.race import Course, Race, Racer
+from upcycle.jobs.probe import features_of, learned_from
+from upcycle.jobs.race import Course, Race, Racer, drawn
 from upcycle.jobs.resume import check_place
 from upcycle.jobs.start import Start, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.model.sources import resolve_arch
@@ -28,6 +33,7 @@ from upcycle.options import TrainOptions
 from upcycle.recipes import resolve
 from upcycle.reporting.choice_page import PAGE, selection_table, write_choice
 from upcycle.reporting.progress import Display, default_show
+from upcycle.reporting.text import clock
 from upcycle.rundir import write_json
 
 BUDGET_OF_TRAIN = 300.0
@@ -92,7 +98,8 @@ def choose(
             listed = ", ".join(f"{one.name} ({one.megabytes} MB)" for one in others)
             show.message(f"not at hand, so not raced: {listed}; --candidates downloads what it names")
         index = read_index(data, config, machine_of(config), show)
-        made = _raced(index, config, show, entrants, within=budget, started=started)
+        found = _raced(index, config, show, entrants, within=budget, started=started)
+        made = found.selection
         words = ["upcycle", "choose", str(data), *(["--within", within] if within else [])]
         words += ["--candidates", ",".join(candidates)] if candidates is not None else []
         made = replace(
@@ -110,6 +117,10 @@ def choose(
         show.message(made.verdict)
         show.message(f"to train it: {made.train}")
         show.message(f"page: {page}")
+        try:
+            _begin_training(found, config, show)
+        except UpcycleError as error:  # the choice stands without
+            show.warn(f"features for the training were not computed: {error}")
         return made
 
 
@@ -140,39 +151,98 @@ def chosen(start: Start, show: Display) -> tuple[Start, Index | None]:
         show.message(f"arch auto: {entrants[0].name} is the only one of the catalog at hand")
     else:
         index = read_index(start.data, config, machine_of(config), show)
-        made = _raced(index, config, show, entrants, within=BUDGET_OF_TRAIN, started=began)
+        made = _raced(index, config, show, entrants, within=BUDGET_OF_TRAIN, started=began).selection
         show.message(f"arch auto: {made.verdict}")
         arch = made.best.arch
     return replace(start, config=config.model_copy(update={"arch": arch})), index
 
 
+@dataclass(frozen=True, eq=False)
+class _Raced:
+    """What a race found: its winner, and the images, without those that were found to be undecodable."""
+
+    selection: Selection
+    winner: Racer
+    index: Index
+    deadline: float | None
+
+
 @machines.restored()
 def _raced(
     index: Index, config: Config, show: Display, entrants: Sequence[Entrant], *, within: float | None, started: float
-) -> Selection:
+) -> _Raced:
     """What a race among the entrants finds, `within` seconds since `started`."""
     machine = machine_of(config)
     machines.apply(machine, config.seed)
-    course = _decodable(Course.of(index, split_by(config, index), config.seed_of_split), config, machine, show)
+
+    def raced(index: Index) -> npt.NDArray[np.int64]:
+        parts, val = drawn(index, split_by(config, index), config.seed_of_split)
+        return np.union1d(parts[-1], val)
+
+    decodable = _decodable(index, raced, config, machine, show)
+    course = Course.of(decodable, split_by(config, decodable), config.seed_of_split, index)
     show.message(
         f"{counted(len(entrants), 'candidate')}, rounds of {', '.join(str(len(part)) for part in course.rounds)} "
         f"training images, {counted(len(course.val), 'validation image')}"
     )
     deadline = None if within is None else started + within
     racers, failed = Race(course, config, machine, show, deadline).run(entrants)
-    return _selection(racers, course, config, tuple(failed), within)
+    selection = _selection(racers, course, config, tuple(failed), within)
+    winner = next(racer for racer in racers if racer.name == selection.winner)
+    return _Raced(selection, winner, decodable, deadline)
 
 
-def _decodable(course: Course, config: Config, machine: machines.Hardware, show: Display) -> Course:
-    """The course without the images that cannot be decoded, found out at a small size."""
+def _decodable(
+    index: Index,
+    wanted: Callable[[Index], npt.NDArray[np.int64]],
+    config: Config,
+    machine: machines.Hardware,
+    show: Display,
+) -> Index:
+    """`index` without images at the positions `wanted` of it that cannot be decoded, found out at a small size.
+
+    Without them others are wanted, as the images are split again; no image is decoded that was never wanted.
+    """
     small = Preprocessing(size=32, scale=config.scale).decoding
-    with show.progress("decoding") as progress:
-        _, failures = open_stream(course.index, small, threads=machine.threads, progress=progress)
-    for at, why in list(failures.items())[:3]:
-        show.warn(f"not used: {shown(course.index.path(at))}: {why.reason}")
-    if len(failures) > 3:
-        show.warn(f"not used: {counted(len(failures) - 3, 'file')} more that cannot be decoded")
-    return course.without(list(failures)) if failures else course
+    tried = np.zeros(len(index), np.bool_)
+    while True:
+        positions = wanted(index)
+        new = positions[~tried[positions]]
+        with show.progress("decoding") as progress:
+            _, failures = open_stream(index.take(new), small, threads=machine.threads, progress=progress)
+        if not failures:
+            return index
+        failed = {int(new[at]): why for at, why in failures.items()}
+        for at, why in list(failed.items())[:3]:
+            show.warn(f"not used: {shown(index.path(at))}: {why.reason}")
+        if len(failed) > 3:
+            show.warn(f"not used: {counted(len(failed) - 3, 'file')} more that cannot be decoded")
+        tried[new] = True
+        index, tried = index.without(failed), tried[remaining(len(tried), failed)]
+
+
+@machines.restored()
+def _begin_training(found: _Raced, config: Config, show: Display) -> None:
+    """Compute the winner's features of all training and validation images, where the time allows: `train` takes them.
+
+    As in a run, images that cannot be decoded are dropped before the others are split.
+    """
+    winner, machine = found.winner, machine_of(config)
+    if not config.probe:
+        return
+    machines.apply(machine, config.seed)
+    count = len(learned_from(split_by(config, found.index)))
+    left = float("inf") if found.deadline is None else found.deadline - time.monotonic()
+    needed = winner.seconds(count)
+    if winner.model is None or needed > left:
+        show.message(f"features for the training are not computed: about {clock(needed)}, {clock(max(left, 0.0))} left")
+        return
+    index = _decodable(found.index, lambda index: learned_from(split_by(config, index)), config, machine, show)
+    preprocessing = winner.spec.preprocessing
+    data = Dataset(index, Stream(index, preprocessing.decoding), preprocessing, split_by(config, index))
+    own, everything = learned_from(data.splits), np.arange(len(index))
+    features_of(winner.model, data, winner.spec, config, machine, show, positions=own, known=everything)
+    show.message(f"features of {counted(len(own), 'training and validation image')} are cached for that training")
 
 
 # ---------------------------------------------------------------- results

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from upcycle.config import absolute
+from upcycle.config import HUB, absolute
 from upcycle.errors import ConfigError, WeightsError, shown
 from upcycle.model.catalog import BACKBONES, Backbone
 from upcycle.model.sources import get_weights, installed_weights, resolve_arch, weights_at_hand
@@ -12,7 +12,6 @@ from upcycle.model.weights import Weights
 from upcycle.reporting.progress import Display
 
 _UNKNOWN = "unknown"
-_HUB = "hf-hub:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +43,7 @@ def parse_candidates(words: Sequence[str]) -> list[tuple[str, str]]:
             raise ConfigError(f"candidates: {word!r} is neither ARCH nor ARCH=FILE")
         if file == "none":
             raise ConfigError(f"candidates: {word!r}: random weights tell nothing of a backbone, give a file")
-        hub = file.startswith(_HUB)
-        found.append((arch, file if hub else str(absolute({"weights": file})["weights"]) if file else "auto"))
+        found.append((arch, str(absolute({"weights": file or "auto"})["weights"])))
     if not found:
         raise ConfigError("candidates names no architecture: give ARCH or ARCH=FILE, with commas between")
     twice = next((one for one in found if found.count(one) > 1), None)
@@ -71,7 +69,7 @@ def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]
             lost.append(f"{shown(name)} is left out: {error}")
             continue
         assert weights is not None  # none is refused
-        local = own is not None or not (given == "auto" or given.startswith(_HUB))
+        local = own is not None or not (given == "auto" or given.startswith(HUB))
         license = _license(full, weights) if given == "auto" else _UNKNOWN
         found.append(Entrant(name, full, given, license, weights, local))
     if not found:

@@ -14,8 +14,8 @@ from upcycle.audit.findings import TEST, Audited, Finding, percentage_points, tw
 from upcycle.config import Config
 from upcycle.data.splits import components, folds
 from upcycle.errors import ConfigError, shown
-from upcycle.evaluation.forward import extract
-from upcycle.jobs.prepare import cache_root, changed_since, decode, fit_size, machine_of
+from upcycle.jobs.prepare import changed_since, decode, fit_size, machine_of
+from upcycle.jobs.probe import features_of, learned_from, widen
 from upcycle.model.network import create, load_body, spec_of
 from upcycle.model.sources import get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.model.weights import Weights
@@ -89,7 +89,10 @@ def check_weights(config: Config) -> tuple[str, Weights]:
 
 @machines.restored()
 def _chances(data: Audited, config: Config, show: Display) -> npt.NDArray[np.float64]:
-    """Out-of-fold probabilities [n, K]; the features are those of a run with the same options, shared with it."""
+    """Out-of-fold probabilities [n, K] by the last stage's features.
+
+    The features of all stages are computed: those of a run with the same options, shared with it.
+    """
     index = data.index
     split = folds(index, k=_FOLDS, seed=config.seed_of_split)  # first: it finds out soonest what is wrong
     machine = machine_of(config)
@@ -107,19 +110,17 @@ def _chances(data: Audited, config: Config, show: Display) -> npt.NDArray[np.flo
     for note in load_body(model, weights, arch):
         show.warn(note)
     show.message(f"label errors: {arch}, weights from {weights.source}; {preprocessing.describe()}")
-    with show.progress("features") as progress:
-        features = extract(
-            model.to(machine.device),
-            index,
-            dataset.frames,
-            network=network,
-            machine=machine,
-            folder=cache_root(config),
-            workers=dataset.workers(machine),
-            progress=progress,
-        )
+    model = model.to(machine.device)
+    network, widths = widen(model, network, config)
+    features = features_of(model, dataset, network, config, machine, show, known=learned_from(data.splits))
     with show.progress("probes") as progress:
         same = components(index)
         return out_of_fold(
-            features, index.labels, network.task, split, groups=same, seed=config.seed, progress=progress
+            features[:, : widths[0] if widths else None],
+            index.labels,
+            network.task,
+            split,
+            groups=same,
+            seed=config.seed,
+            progress=progress,
         )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from upcycle.config import Config
 from upcycle.data.dataset import Dataset
-from upcycle.data.splits import components
+from upcycle.data.splits import Splits, components
 from upcycle.device import Hardware
 from upcycle.evaluation.forward import extract, head_logits
 from upcycle.evaluation.metrics import paired_log_loss
@@ -39,9 +39,13 @@ def features_of(
     show: Display,
     *,
     positions: npt.NDArray[np.int64] | None = None,
+    known: npt.NDArray[np.int64] | None = None,
     mirrored: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """What a head of the frozen `model` reads of all images, or of those at `positions`, [n, D], computed once."""
+    """What a head of the frozen `model` reads of all images, or of those at `positions`, [n, D], computed once.
+
+    Features of the images at `known` that are kept are taken from there.
+    """
     with show.progress("features of mirror images" if mirrored else "features") as progress:
         return extract(
             model,
@@ -52,9 +56,15 @@ def features_of(
             folder=cache_root(config),
             workers=data.workers(machine),
             positions=positions,
+            known=known,
             mirrored=mirrored,
             progress=progress,
         )
+
+
+def learned_from(splits: Splits) -> npt.NDArray[np.int64]:
+    """Sorted positions of the images that train or validate: those whose features may be kept without the others."""
+    return np.union1d(splits.train, splits.val)
 
 
 def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Network) -> Probed:
@@ -63,7 +73,7 @@ def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Net
     splits = data.splits
     wide, widths = widen(model, network, config)
     with session.timed("features_seconds"):
-        features = features_of(model, data, wide, config, machine, show)
+        features = features_of(model, data, wide, config, machine, show, known=learned_from(splits))
     loss = class_loss(config, data, device="cpu")
     with session.timed("probe_seconds"), show.progress("probe") as progress:
         probe = train_probe(*sides(data, features), loss=loss, seed=config.seed, widths=widths, progress=progress)

@@ -26,6 +26,7 @@ from upcycle.evaluation.forward import EVAL_BATCH, chunks, predict_logits, predi
 from upcycle.evaluation.results import Predictions
 from upcycle.jobs.entrants import Entrant, without_tensors
 from upcycle.jobs.prepare import fit_size
+from upcycle.jobs.probe import widen
 from upcycle.model.network import ModelSpec, Network, cannot_compute, create, load_body, spec_of
 from upcycle.model.sources import has_fixed_size, preprocessing_for
 from upcycle.reporting.progress import Display
@@ -74,23 +75,20 @@ class Course:
     training: int
 
     @classmethod
-    def of(cls, index: Index, splits: Splits, seed: int) -> "Course":
+    def of(cls, index: Index, splits: Splits, seed: int, whole: Index | None = None) -> "Course":
         """The course through the training and validation images; a test image has no place in it."""
-        sizes = round_sizes(len(splits.train), len(index.classes))
-        parts = nested(index, splits.train, sizes, seed)
-        (val,) = nested(index, splits.val, [VALIDATION], seed)
+        parts, val = drawn(index, splits, seed)
         used = np.union1d(parts[-1], val)
         within = index.take(used)
         places = tuple(np.searchsorted(used, part) for part in parts)
-        return cls(within, places, np.searchsorted(used, val), components(within), index, len(splits.train))
+        return cls(within, places, np.searchsorted(used, val), components(within), whole or index, len(splits.train))
 
-    def without(self, failed: Sequence[int]) -> "Course":
-        """The same without images that cannot be decoded; DataError where a side has none left."""
-        rounds = tuple(np.setdiff1d(part, failed) for part in self.rounds)
-        val = np.setdiff1d(self.val, failed)
-        if not len(val) or not len(rounds[0]):
-            raise DataError("none of the images that the race looks at can be decoded: see upcycle scan")
-        return Course(self.index, rounds, val, self.groups, self.whole, self.training)
+
+def drawn(index: Index, splits: Splits, seed: int) -> tuple[Sequence[_Positions], _Positions]:
+    """Positions of the training images of each round, each within the next one, and of the validation images."""
+    parts = nested(index, splits.train, round_sizes(len(splits.train), len(index.classes)), seed)
+    (val,) = nested(index, splits.val, [VALIDATION], seed)
+    return parts, val
 
 
 @dataclass(eq=False)
@@ -100,6 +98,8 @@ class Racer:
     entrant: Entrant
     spec: ModelSpec
     model: Network | None
+    widths: tuple[int, ...]
+    """Numbers that each stage gives a head, the last one first; () for the last one alone."""
     features: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
     alone: float = 0.0
@@ -129,11 +129,13 @@ class Racer:
         warm = self.passes[1:] or self.passes
         return sum(images for images, _ in warm) / max(sum(seconds for _, seconds in warm), 1e-9)
 
+    def seconds(self, images: int) -> float:
+        """About how many seconds the features of so many images take, decoding included."""
+        return images * (1 / self.speed + self.decoding_seconds / max(int(self.known.sum()), 1))
+
     def cost(self, positions: _Positions) -> float:
-        """About how many seconds a round on these images takes, decoding included."""
-        done = max(int(self.known.sum()), 1)
-        new = int((~self.known[positions]).sum())
-        return new * (1 / self.speed + self.decoding_seconds / done) + 2 * self.probe_seconds
+        """About how many seconds a round on these images takes."""
+        return self.seconds(int((~self.known[positions]).sum())) + 2 * self.probe_seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +214,11 @@ class Race:
         """A candidate that has seen its first images; WeightsError where it cannot have a probe."""
         config, course = self.config, self.course
         preprocessing = preprocessing_for(
-            entrant.arch, entrant.weights, input_file=None, image_size=config.image_size, crop_pct=config.crop_pct
+            entrant.arch,
+            entrant.weights,
+            input_file=config.input,
+            image_size=config.image_size,
+            crop_pct=config.crop_pct,
         )
         preprocessing = fit_size(preprocessing, course.whole, config, fixed=has_fixed_size(entrant.arch))
         spec = spec_of(entrant.arch, course.index.classes, preprocessing, entrant.weights)
@@ -224,7 +230,9 @@ class Race:
             raise WeightsError("it has no single linear head, which a probe needs")
         images = len(course.index)
         known = np.zeros(images, np.bool_)
-        racer = Racer(without_tensors(entrant), spec, model.to(self.machine.device), np.empty((images, 0), "f4"), known)
+        model = model.to(self.machine.device)
+        spec, widths = widen(model, spec, config)
+        racer = Racer(without_tensors(entrant), spec, model, widths, np.empty((images, 0), "f4"), known)
         first = course.rounds[0]
         self._compute(racer, first[:: -(-len(first) // EVAL_BATCH)])
         with self._explained(spec):
@@ -339,7 +347,8 @@ class Race:
         index, val, groups = self.course.index, self.course.val, self.course.groups
         sides = (Split(racer.features, side, index.labels[side], groups[side]) for side in (part, val))
         started = time.perf_counter()
-        probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed)
+        probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed, widths=racer.widths)
         racer.probe_seconds = time.perf_counter() - started
-        logits = torch.from_numpy(racer.features[val]) @ probe.weight.T + probe.bias
+        read = racer.features[val, : probe.weight.shape[1]]
+        logits = torch.from_numpy(read) @ probe.weight.T + probe.bias
         return predictions(index, val, logits.numpy())

@@ -20,6 +20,7 @@ import timm
 import torch
 from timm.models import PretrainedCfg
 
+from upcycle.config import FOLDER, HUB
 from upcycle.data.preprocessing import INTERPOLATIONS, Preprocessing
 from upcycle.errors import WeightsError
 from upcycle.model.names import lite_name
@@ -37,8 +38,6 @@ DOWNLOAD_SECONDS = 10
 ENTRY_POINTS = "upcycle.weights"
 AUTO = "auto"
 """In place of an architecture: the one that a race among those at hand chooses."""
-_HUB, _FOLDER = "hf-hub:", "local-dir:"
-"""timm's words before the name of a model on the hub, and before a folder."""
 Attempt = Callable[[str, PretrainedCfg, list[str]], "Weights | None"]
 """Architecture, its configuration, and the places that were tried, which it adds to -> the weights, if it has them."""
 
@@ -244,10 +243,10 @@ def get_weights(arch: str, spec: str) -> Weights | None:
         return None
     if spec == "auto":
         weights = _found(arch)
-    elif spec.startswith(_HUB):
+    elif spec.startswith(HUB):
         weights = _from_hub(spec)
     else:
-        weights = read(Path(spec.removeprefix(_FOLDER)))
+        weights = read(Path(spec.removeprefix(FOLDER)))
     theirs = weights.arch.partition(".")[0]
     if theirs != arch.partition(".")[0] and theirs in architectures():
         raise WeightsError(f"weights from {weights.source} are those of {theirs}, not {arch}: give --arch {theirs}")
@@ -288,7 +287,7 @@ def _from_hub(spec: str) -> Weights:
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError
 
-    repository, _, revision = spec.removeprefix(_HUB).partition("@")
+    repository, _, revision = spec.removeprefix(HUB).partition("@")
     reason = "" if constants.HF_HUB_OFFLINE else _out_of_reach(constants.ENDPOINT)
 
     def fetched(name: str) -> Path:

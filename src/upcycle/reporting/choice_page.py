@@ -29,9 +29,9 @@ def write_choice(path: Path, selection: Selection) -> Path:
     """Write the page of a selection; gives its path. StorageError when it cannot be written."""
     best, over = selection.best, selection.gain
     tiles = [
-        html.Tile("Use", short(best.name, 34), f"F1 {three(best.f1_macro.value)} on validation images"),
+        html.Tile("Validation F1", three(best.f1_macro.value), short(best.name, 44)),
         html.Tile("Training takes about", minutes_text(best.minutes), f"at {best.images_per_second:.3g} images/s"),
-        html.Tile("Raced", f"{len(selection.candidates)}", f"{counted(len(selection.left_out), 'line')} on others"),
+        html.Tile("Backbones", f"{len(selection.candidates)}", f"{len(selection.left_out):,} left out"),
         html.Tile("Validation images", f"{selection.validation_images:,}", "the same for each, no test image"),
     ]
     text = html.render(
