@@ -11,7 +11,7 @@ from upcycle.rundir import read_json, write_json
 
 
 def test_the_built_in_variants_end_with_our_default() -> None:
-    assert ["simple-cnn", "probe", "constant", "constant-tuned", "classic", "default"] == list(VARIANTS)
+    assert ["simple-cnn", "probe-last", "probe", "constant", "constant-tuned", "classic", "default"] == list(VARIANTS)
 
 
 def test_the_base_fine_tune_is_classic_but_for_the_schedule() -> None:
@@ -41,7 +41,7 @@ def test_common_options_reach_every_variant_but_never_undo_what_makes_it() -> No
     assert {(4, 0)} == {(config.seed, config.split_seed) for config in made.values()}
     assert {"simple-cnn": "simple-cnn"} == {name: c.arch for name, c in made.items() if c.arch != "resnet18"}
     assert ("none", "train", "frozen") == (made["simple-cnn"].weights, made["simple-cnn"].bn, made["classic"].bn)
-    assert {"probe": 0} == {name: config.epochs for name, config in made.items() if config.epochs != 7}
+    assert {"probe-last": 0, "probe": 0} == {name: config.epochs for name, config in made.items() if config.epochs != 7}
 
 
 def test_a_toml_file_is_a_variant_by_its_own_name_and_wins_over_common_options(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_toml_file_is_a_variant_by_its_own_name_and_wins_over_common_options(t
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["probe", "classik"], "unknown variant 'classik': choose from simple-cnn, probe, constant"),
+        (["probe", "classik"], "unknown variant 'classik': choose from simple-cnn, probe-last, probe, constant"),
         (["probe"], "a comparison needs 2 or more variants"),
         (["probe", "probe"], "two variants are called 'probe'"),
         (["probe", "absent.toml"], "configuration absent.toml does not exist"),

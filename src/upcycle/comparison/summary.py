@@ -71,7 +71,7 @@ def summarize(
         variants=variants,
         pairs=pairs,
         recommendation=_recommended(variants, pairs, smallest_difference) if timed else None,
-        notes=tuple(_notes(there, pairs, test, machines)),
+        notes=(*_of_scratch(there, scores), *_notes(there, pairs, test, machines)),
         options=differing({group.name: _options(group, runs) for group in there}),
         environment=runs[0].environment,
         machines=machines,
@@ -216,6 +216,18 @@ def _points(share: float) -> str:
     """A share as points, with one decimal: 0.4 points, 1.0 point."""
     text = f"{100 * abs(share):.1f}"
     return f"{text} point{'' if text == '1.0' else 's'}"
+
+
+def _of_scratch(groups: Sequence[VariantRuns], scores: Mapping[str, Scored]) -> list[str]:
+    """That what was trained from random weights scores highest, where others had pretrained ones."""
+    random = {group.name for group in groups if group.runs[0].options.get("weights") == "none"}
+    best = max(groups, key=lambda group: scores[group.name].mean("f1_macro"))
+    if best.name not in random or len(random) == len(groups):
+        return []
+    return [
+        f"{best.title}, trained from random weights, scores highest: what the pretrained network knows does not help "
+        "with these images, or not this much."
+    ]
 
 
 def _notes(

@@ -66,9 +66,15 @@ VARIANTS = {
             ignores=("arch", "weights", "input", "freeze", "bn", "probe", "layer_decay"),
         ),
         Variant(
+            "probe-last",
+            "Frozen probe, last stage",
+            "a linear classifier on the features of the frozen network's last stage, of one view",
+            {"recipe": "probe", "epochs": 0, "probe_layers": "last", "views": "none"},
+        ),
+        Variant(
             "probe",
             "Frozen probe",
-            "a linear classifier on the frozen pretrained network's features",
+            "a linear classifier on the frozen network's last stages",
             {"recipe": "probe", "epochs": 0},
         ),
         Variant(

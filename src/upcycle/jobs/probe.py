@@ -23,11 +23,14 @@ from upcycle.training.rows import Split
 
 
 def widen(model: Network, network: ModelSpec, config: Config) -> tuple[ModelSpec, tuple[int, ...]]:
-    """Make `model` read all stages that a head may read; how many numbers each of them gives, the last one first."""
-    widths = model.widths(network.preprocessing.size) if config.probe_layers == "auto" else ()
+    """Make `model` read all stages that a head may read; the numbers that each it may choose gives, the last first.
+
+    Those of the last stage come first, so that a head on it alone shares the features.
+    """
+    widths = model.widths(network.preprocessing.size)
     stages = max(1, len(widths))
     model.read(stages)
-    return replace(network, stages=stages), widths
+    return replace(network, stages=stages), widths if config.probe_layers == "auto" else widths[:1]
 
 
 def features_of(
@@ -76,7 +79,9 @@ def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Net
         features = features_of(model, data, wide, config, machine, show, known=learned_from(splits))
     loss = class_loss(config, data, device="cpu")
     with session.timed("probe_seconds"), show.progress("probe") as progress:
-        probe = train_probe(*sides(data, features), loss=loss, seed=config.seed, widths=widths, progress=progress)
+        probe = train_probe(
+            *sides(data, features[:, : sum(widths)]), loss=loss, seed=config.seed, widths=widths, progress=progress
+        )
     stages = probe.result.stages
     model.read(stages)
     model.set_head(probe.weight, probe.bias)

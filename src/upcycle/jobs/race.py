@@ -345,10 +345,10 @@ class Race:
     def _scored(self, racer: Racer, part: _Positions) -> Predictions:
         """The validation images as a probe that learned from `part` sees them."""
         index, val, groups = self.course.index, self.course.val, self.course.groups
-        sides = (Split(racer.features, side, index.labels[side], groups[side]) for side in (part, val))
+        read = racer.features[:, : sum(racer.widths)]
+        sides = (Split(read, side, index.labels[side], groups[side]) for side in (part, val))
         started = time.perf_counter()
         probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed, widths=racer.widths)
         racer.probe_seconds = time.perf_counter() - started
-        read = racer.features[val, : probe.weight.shape[1]]
-        logits = torch.from_numpy(read) @ probe.weight.T + probe.bias
+        logits = torch.from_numpy(read[val, : probe.weight.shape[1]]) @ probe.weight.T + probe.bias
         return predictions(index, val, logits.numpy())

@@ -1,0 +1,80 @@
+"""The probe of a run: stages, views, and that what is saved predicts the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import upcycle
+from tests.conftest import TINY
+from upcycle.evaluation.results import Views, read_predictions
+from upcycle.reporting.progress import Silent
+from upcycle.training import probe
+
+FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
+FAST |= {"show": Silent(), "recipe": "probe"}
+
+
+def trained(photos: Path, weights: Path, out: Path, **options: Any) -> upcycle.Run:
+    return upcycle.train(photos, out=out, weights=str(weights), **{**FAST, **options})
+
+
+def described(run: upcycle.Run) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run.path / "model.json").read_text())
+    return values
+
+
+@pytest.fixture
+def all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random features tell nothing: here the head reads all that it may."""
+    monkeypatch.setattr(
+        probe, "_losses_by_stages", lambda train, val, widths, *rest: (1.0,) * (len(widths) - 1) + (0.5,)
+    )
+
+
+@pytest.mark.parametrize("views", ["none", "flip", "square"])
+def test_what_is_saved_predicts_what_the_run_predicted(
+    photos: Path, tiny_weights: Path, tmp_path: Path, all_stages: None, views: str
+) -> None:
+    run = trained(photos, tiny_weights, tmp_path / "run", views=views)
+    assert (3, None if views == "none" else views) == (described(run)["stages"], described(run)["views"])
+    known = read_predictions(run.directory.predictions("test"))
+    model = upcycle.load(run.path)
+    predicted = model.predict([photos / path for path in known.paths])
+    probabilities = [list(one.probabilities.values()) for one in predicted]
+    np.testing.assert_array_equal(known.probabilities(), probabilities)
+    assert 3 == model.model.stages
+
+
+@pytest.mark.parametrize("views", ["none", "flip"])
+def test_a_fine_tuned_model_keeps_the_probes_stages_and_views(
+    photos: Path, tiny_weights: Path, tmp_path: Path, all_stages: None, views: str
+) -> None:
+    run = trained(photos, tiny_weights, tmp_path / "run", views=views, recipe="default", epochs=2)
+    known = read_predictions(run.directory.predictions("test"))
+    again = upcycle.evaluate(run.path, photos)
+    assert known.log_losses().mean() == pytest.approx(again.log_loss.value, abs=1e-6)
+    further = trained(photos, run.path, tmp_path / "further", recipe="probe", views="none")
+    assert 3 == described(further)["stages"]
+
+
+def test_the_last_stage_alone_is_a_plain_timm_model(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    run = trained(photos, tiny_weights, tmp_path / "run", probe_layers="last", views="none")
+    assert (None, None) == (described(run)["stages"], described(run)["views"])
+    assert (1, 96) == tuple(run.model.model.state_dict()["fc.weight"].shape)
+
+
+@pytest.mark.parametrize(("difference", "error", "views"), [(-0.02, 0.01, "flip"), (-0.02, 0.02, "none")])
+def test_mirror_images_are_used_where_the_whole_interval_says_so(difference: float, error: float, views: str) -> None:
+    found = Views("flip", difference, error)
+    assert views == found.chosen
+    assert ("pay" in found.reason, found) == (
+        True,
+        Views(**{k: v for k, v in found.to_dict().items() if k in vars(found)}),
+    )  # type: ignore[arg-type]
+
+
+def test_mirror_images_that_are_asked_for_are_used() -> None:
+    assert "flip" == Views("flip", 0.5, 0.1, asked=True).chosen
