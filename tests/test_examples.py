@@ -69,7 +69,7 @@ def test_predicting(folder: Path) -> None:
 
 
 def test_using_the_weights_elsewhere(folder: Path) -> None:
-    upcycle.train("photos/", out="runs/first", recipe="probe")
+    upcycle.train("photos/", out="runs/first", recipe="probe", probe_layers="last")
     names = run_example(folder, example("docs/shipping.md", 1), "example_elsewhere")
     assert names["known"]["classes"] == ["cats", "dogs"]
 

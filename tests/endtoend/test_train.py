@@ -91,10 +91,10 @@ def test_the_history_holds_fine_tuning_alone(trained: upcycle.Run) -> None:
 def test_the_probes_recorded_scores_are_those_of_its_predictions(trained: upcycle.Run) -> None:
     result = ProbeResult.from_dict(json.loads(trained.directory.probe.read_text()))
     values = json.loads(trained.directory.evaluation.read_text())
-    found = values.get("probe_val") or values["val"]
-    assert found["log_loss"]["value"] == pytest.approx(result.val_loss, abs=1e-4)
-    assert found["accuracy"]["value"] == result.val_accuracy
-    assert ["common", "between", "each"] == list(result.strengths)
+    found, views = values.get("probe_val") or values["val"], values["views"]
+    with_views = views["mean_difference"] if views["chosen"] == "flip" else 0.0
+    assert found["log_loss"]["value"] == pytest.approx(result.val_loss + with_views, abs=1e-4)
+    assert ["common", "between", "each", "ridge"] == list(result.strengths)
 
 
 def test_splits_record_every_file_with_its_content_hash(trained: upcycle.Run) -> None:
@@ -803,7 +803,7 @@ def test_an_accelerator_without_memory_for_the_features_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("x")
 
-    monkeypatch.setattr("upcycle.jobs.stages.extract", full)
+    monkeypatch.setattr("upcycle.jobs.probe.extract", full)
     with pytest.raises(UpcycleError, match="memory is too small: give a smaller --image-size"):
         upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
     status = upcycle.Run(tmp_path / "run").directory.status()
