@@ -2,11 +2,11 @@
 
     python lab/time_to_accuracy.py FOLDER --data DATA --weights FILE --goals 0.97,0.985 --torch-python PYTHON
         --keras-python PYTHON [--size 224] [--seeds 3] [--tools "upcycle probe;upcycle default;fastai 1;..."]
-        [--test-split val]
+        [--test-split val] [--split-by-seed]
 
 Each reading is a new process with empty caches, timed from its start to its end: start-up, decoding, training,
 validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
-random. `fastai N` is fine_tune(N), "bf16" with channels_last, mixed precision and one loader worker, "best" without the
+random, and with --split-by-seed the split too. `fastai N` is fine_tune(N), "bf16" with channels_last, mixed precision and one loader worker, "best" without the
 worker and with freed memory kept (peer_settings.py); `Keras article N` the article's script for at most N epochs,
 `upcycle full N` N epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is
 its image size, where that is not --size. The readings alternate between the tools of a command, seed by seed, and are
@@ -48,17 +48,26 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
-def lay_out(asked: argparse.Namespace, folder: Path) -> Path:
+def lay_out(asked: argparse.Namespace, folder: Path, seed: int) -> Path:
     """folder/SPLIT/CLASS with links to the images of the split that upcycle makes of DATA."""
+    folder = folder / str(split_seed(asked, seed))
+    if (folder / "peers").exists():
+        return folder / "peers"
+    folder.mkdir()
     run = folder / "split"
     words = ["train", str(asked.data), "--recipe", "probe", "--arch", "test_resnet", "--image-size", "16"]
-    ran([sys.executable, "-m", "upcycle", *words, "--weights", str(tiny(folder)), *ours(asked, run, 0)], asked)
+    ran([sys.executable, "-m", "upcycle", *words, "--weights", str(tiny(folder)), *ours(asked, run, seed)], asked)
     root = asked.data.resolve()
     for row in read_splits(run / "splits.csv"):
         place = folder / "peers" / row.split / row.label
         place.mkdir(parents=True, exist_ok=True)
         (place / row.path.replace("/", "__")).symlink_to(root / row.path)
     return folder / "peers"
+
+
+def split_seed(asked: argparse.Namespace, seed: int) -> int:
+    """The seed that decides the split of a reading."""
+    return seed if asked.split_by_seed else 0
 
 
 def tiny(folder: Path) -> Path:
@@ -73,7 +82,7 @@ def tiny(folder: Path) -> Path:
 
 def ours(asked: argparse.Namespace, run: Path, seed: int) -> list[str]:
     """What every upcycle command of this benchmark has in common."""
-    words = ["--seed", str(seed), "--split-seed", "0", "--threads", str(asked.threads)]
+    words = ["--seed", str(seed), "--split-seed", str(split_seed(asked, seed)), "--threads", str(asked.threads)]
     words += ["--test-split", asked.test_split] if asked.test_split else []
     return [*words, "--cache", str(run) + "-cache", "--out", str(run)]
 
@@ -206,6 +215,7 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--keras-python", default=sys.executable)
     parser.add_argument("--test-split")
+    parser.add_argument("--split-by-seed", action="store_true")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
@@ -218,6 +228,7 @@ def main() -> None:
     kept = asked.folder / "readings.jsonl"
     facts = {"data": str(asked.data.resolve()), "weights": str(asked.weights.resolve()), "split": asked.test_split}
     facts |= {"threads": asked.threads, "size": asked.size}
+    facts |= {"splits": "by seed"} if asked.split_by_seed else {}
     here = {"processor": machine.processor, **throughput.processor_model(), "precision": machine.precision}
     readings = read_lines(kept) if kept.exists() else []
     for one in readings:
@@ -225,8 +236,8 @@ def main() -> None:
             held = {**one["of"], **one.get("machine", {})}
             raise SystemExit(f"{kept} holds readings of {held}, and these are of {facts | here}: use another FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = lay_out(asked, Path(temporary))
         for seed in range(asked.seeds):
+            folder = lay_out(asked, Path(temporary), seed)
             for tool, (words, own) in tools.items():
                 size = own or asked.size
                 if any((one["tool"], one["seed"]) == (tool, seed) for one in readings):
