@@ -6,12 +6,12 @@
 
 Each reading is a new process with empty caches, timed from its start to its end: start-up, decoding, training,
 validation and test. All tools see the same weights, files and split; a seed changes the order and whatever else is
-random, and with --split-by-seed the split too. `fastai N` is fine_tune(N), "bf16" with channels_last, mixed precision and one loader worker, "best" without the
-worker and with freed memory kept (peer_settings.py); `Keras article N` the article's script for at most N epochs,
-`upcycle full N` N epochs of all layers without a probe; the other tools are listed in COMMANDS. `@128` after a tool is
-its image size, where that is not --size. The readings alternate between the tools of a command, seed by seed, and are
-kept as they come, with the time they ended: a run that is ended early goes on where it was, and so does one with more
-seeds or tools.
+random, and with --split-by-seed the split too. `fastai N` is fine_tune(N), "bf16" with channels_last, mixed precision
+and one loader worker, "best" without the worker and with freed memory kept (peer_settings.py); `Keras article N` the
+article's script for at most N epochs, `upcycle full N` N epochs of all layers without a probe; the other tools are
+listed in COMMANDS. `@128` after a tool is its image size, where that is not --size. The readings alternate between the
+tools of a command, seed by seed, and are kept as they come, with the time they ended: a run that is ended early goes on
+where it was, and so does one with more seeds or tools.
 
 A tool's time to a goal is that of its quickest setting whose mean *validation* F1 reaches it, given only where the mean
 test F1 does so too; test scores choose nothing.
