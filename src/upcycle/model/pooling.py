@@ -68,7 +68,8 @@ def computes(body: nn.Module, images: Tensor) -> bool:
         last = pooled(body, images, 1)
     except Exception:  # a network may raise anything for a size, or an argument, that it does not know
         return False
-    return found.shape[1] == sum(expected) and torch.equal(found[:, : last.shape[1]], last.float())
+    first = found[:, : last.shape[1]]  # an accelerator may add in another order
+    return found.shape[1] == sum(expected) and torch.allclose(first, last.float(), rtol=1e-2, atol=1e-3)
 
 
 def _mean(maps: Tensor) -> Tensor:
