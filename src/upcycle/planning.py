@@ -123,30 +123,30 @@ def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
 
 
 FAR_SHARE = 0.2
-"""From this part of the loss of guessing on, the frozen lower layers limit what fine-tuning can reach."""
+"""A task is far from this part of the loss of guessing on: frozen lower layers limit what fine-tuning can reach."""
 SKIP_SHARE = 0.1
 """Above this part of the loss of guessing, fine-tuning is tried however few the validation images are."""
 LIKELY_GAIN = 0.25
 """The part of a near task's validation loss that fine-tuning can be expected to take away."""
 ERRORS = 2.0
-"""A gain of fewer standard errors of the validation loss is not told from chance."""
+"""A gain of fewer standard errors of the validation loss cannot be distinguished from chance."""
 NEAR_UPDATES = 0.25
-"""The part of `min_updates` that near tasks get: they are soon learned, and more updates overfit."""
+"""The part of `min_updates` that near tasks get: they are learned soon, and more updates overfit."""
 MOST_EPOCHS = {"near": 8, "far": 20}
-"""More passes over few images teach nothing new, however few updates they make."""
+"""With few images, more epochs teach nothing new, however few updates they are."""
 
 
 FREE_MARGIN = 0.05
-"""Turned images may cost so much of the loss of guessing before their orientation is taken to mean something."""
+"""Orientation means nothing where turning images costs less than this part of the loss of guessing."""
 LEAST_TURNED = 100
-"""Validation images without which nothing is said of their orientation."""
+"""Validation images needed to judge whether orientation matters."""
 
 
 def orientation(difference: float, error: float, classes: int) -> tuple[bool, str]:
-    """Whether orientation means nothing, and why: by the paired change of the loss of turned validation images.
+    """Whether orientation means nothing, and why.
 
-    `error` is the standard error of the mean `difference`, in nats per image. It means nothing where the upper end of
-    the one-sided 95 % interval stays below a margin.
+    `difference` is the mean paired change of the loss when validation images are turned, in nats per image, and `error`
+    its standard error. Orientation means nothing where the upper end of the one-sided 95 % interval is below a margin.
     """
     share, upper = (value / math.log(classes) for value in (difference, difference + 1.645 * error))
     free = upper < FREE_MARGIN
@@ -156,7 +156,7 @@ def orientation(difference: float, error: float, classes: int) -> tuple[bool, st
 
 @dataclass(frozen=True)
 class Decision:
-    """What the probe decides about fine-tuning: whether it is skipped, its epochs, which layers freeze, and why.
+    """What the probe decides about fine-tuning: whether to skip it, its epochs, which layers to freeze, and why.
 
     `share` is the probe's validation loss over the loss of guessing; `freeze` is a value of the option, "auto" for the
     lower half.
@@ -174,7 +174,7 @@ class Decision:
 
 
 def epochs_for(config: Config, steps_per_epoch: int, *, far: bool) -> int:
-    """The epochs of fine-tuning after a probe: as many as `min_updates` takes, within limits, and never fewer."""
+    """The epochs of fine-tuning after a probe: enough for `min_updates`, within limits; at least `config.epochs`."""
     wanted = config.min_updates * (1.0 if far else NEAR_UPDATES)
     most = MOST_EPOCHS["far" if far else "near"]
     return max(config.epochs, min(most, math.ceil(wanted / steps_per_epoch)))
@@ -213,7 +213,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 def phases(config: Config, images: int, custom: Schedule | None = None) -> tuple[Phase, ...]:
     """What a run on `images` training images does after the probe: fine-tuning, or nothing.
 
-    The probe may still raise its epochs or skip it, as `decide` has it.
+    `decide` may still raise its epochs or skip it.
 
     ConfigError where the schedule `custom` gives no rate for one of its updates.
     """

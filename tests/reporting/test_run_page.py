@@ -527,6 +527,20 @@ def test_the_probe_is_one_line(pets: RunDir) -> None:
     assert expected in Page(pets.report).text
 
 
+def test_a_probe_of_several_stages_names_them_and_ridge_apart(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    probe = read_json(run.probe)
+    assert isinstance(probe, dict)
+    strengths = {**probe["strengths"], "ridge": 10.0}
+    write_json(run.probe, {**probe, "strengths": strengths, "stages": 2, "losses": [0.3, 0.2, 0.25]})
+    expected = (
+        "It reads the last 2 stages of the network; with the last one, the last two and so on, held-out losses are "
+        "0.300, 0.200, 0.250. "
+        "Strengths of L2, by scaling of the features: common 0.1, each 0.01; of ridge regression: 10."
+    )
+    assert expected in Page(write_report(run)).text
+
+
 def test_a_head_trained_by_an_earlier_version_is_left_out(unfinished: RunDir) -> None:
     write_training(unfinished, WITH_HEAD)
     found = Page(write_report(unfinished))

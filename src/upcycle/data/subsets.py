@@ -1,4 +1,4 @@
-"""Parts of a split that grow: each lies within the next, classes keep their shares, and groups stay whole."""
+"""Nested parts of a split: classes keep their shares, and groups stay whole."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ _Positions = npt.NDArray[np.int64]
 
 
 def nested(index: Index, pool: _Positions, sizes: Sequence[int], seed: int) -> tuple[_Positions, ...]:
-    """For each of `sizes` as near to so many images at `pool` as whole groups allow, sorted; one group at least.
+    """For each of `sizes`, sorted positions from `pool`: as near to so many as whole groups allow, one group at least.
 
-    A part has an image of every class before it has a second group of any, and then each class in proportion. Which
-    images they are depends on the seed and on the images' content, not on their names or order.
+    Each part lies within the next. It has an image of every class before a second group of any, then each class in
+    proportion. The parts depend on the seed and on the images' content, not on their names or order.
     """
     together = units(index, pool, seed)
     order = np.argsort(_turns(together), kind="stable")

@@ -269,9 +269,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which model a run keeps, of which candidates, the simplest first; runs of earlier versions have recorded none.
+    """Which model a run keeps, and its candidates, the simplest first; () in runs of earlier versions.
 
-    `mean_difference` is the paired one of log losses, fine-tuned minus probe.
+    `mean_difference` is the mean paired difference of log losses, fine-tuned minus probe, in nats.
     """
 
     chosen: ModelName
@@ -311,10 +311,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Views:
-    """Whether the logits of an image and its mirror image are averaged, and by how much that changes the loss.
+    """Whether the logits of an image and its mirror image are averaged, and how that changes the loss.
 
-    A paired difference of the probe's mean log loss on validation images, with views minus without; `asked` where
-    nothing was left to decide.
+    `mean_difference` is the mean paired difference of the probe's log loss on validation images, with views minus
+    without, in nats. `asked`: the option named the views.
     """
 
     views: str
@@ -324,7 +324,7 @@ class Views:
 
     @property
     def chosen(self) -> str:
-        """The views: those asked for, else where the upper end of the one-sided 95 % interval is below 0."""
+        """The views if asked for, or if the upper end of the one-sided 95 % interval is below 0; else "none"."""
         pays = self.mean_difference + 1.645 * self.standard_error < 0
         return self.views if self.asked or pays else "none"
 

@@ -1,4 +1,4 @@
-"""The choosing job: which backbone suits these images, before a training is paid for; and `--arch auto` of train."""
+"""The choosing job: which backbone suits these images, before a training; and `--arch auto` of train."""
 
 import re
 import shlex
@@ -130,10 +130,10 @@ def _training(data: Path, best: Candidate, given: dict[str, Any]) -> str:
 
 
 def chosen(start: Start, show: Display) -> tuple[Start, Index | None]:
-    """The start of a training with the architecture that a race chose in place of `auto`, and the images that it read.
+    """The start of a training with the architecture that a race chose in place of `auto`, and the images read for it.
 
-    The race takes five minutes at most, and one candidate alone is taken without. Nothing is written: a run that is
-    stopped here is started again.
+    The race takes five minutes at most; a single candidate needs none. Nothing is written: a run that is stopped here
+    restarts.
     """
     began, config = time.monotonic(), start.config
     if config.weights != "auto":
@@ -159,7 +159,7 @@ def chosen(start: Start, show: Display) -> tuple[Start, Index | None]:
 
 @dataclass(frozen=True, eq=False)
 class _Raced:
-    """What a race found: its winner, and the images, without those that were found to be undecodable."""
+    """What a race found: its winner, and the images without those that could not be decoded."""
 
     selection: Selection
     winner: Racer
@@ -199,9 +199,9 @@ def _decodable(
     machine: machines.Hardware,
     show: Display,
 ) -> Index:
-    """`index` without images at the positions `wanted` of it that cannot be decoded, found out at a small size.
+    """`index` without the images at its positions `wanted` that cannot be decoded, tried at a small size.
 
-    Without them others are wanted, as the images are split again; no image is decoded that was never wanted.
+    Without them the images are split again, so others may be wanted; no image is decoded that was never wanted.
     """
     small = Preprocessing(size=32, scale=config.scale).decoding
     tried = np.zeros(len(index), np.bool_)
@@ -223,7 +223,7 @@ def _decodable(
 
 @machines.restored()
 def _begin_training(found: _Raced, config: Config, show: Display) -> None:
-    """Compute the winner's features of all training and validation images, where the time allows: `train` takes them.
+    """Cache the winner's features of all training and validation images for `train`, if the time allows.
 
     As in a run, images that cannot be decoded are dropped before the others are split.
     """
@@ -251,7 +251,7 @@ def _begin_training(found: _Raced, config: Config, show: Display) -> None:
 def _selection(
     racers: Sequence[Racer], course: Course, config: Config, left_out: tuple[str, ...], within: float | None
 ) -> Selection:
-    """The values of a race, whose `racers` come the best first."""
+    """The values of a race; `racers` are sorted, the best first."""
     rows = tuple(_candidate(racer, course, config, leads=racer is racers[0]) for racer in racers)
     last = [racer for racer in racers if not racer.dropped] or [racers[0]]
     alike = [racer for racer in last if racer.gap.low <= 0]

@@ -1,4 +1,4 @@
-"""Which backbones a race has: those that were named, or those of the catalog whose weights are at hand."""
+"""The backbones of a race: those named, or those of the catalog whose weights are at hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """A backbone with its weights read: `name` as it was named, `arch` in full, `given` as `train --weights` takes it.
+    """A backbone with its weights: `name` as given, `arch` with its tag, `given` as `train --weights` takes it.
 
-    `local`: the weights were there before they were asked for.
+    `local`: the weights needed no download.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Entrant:
 
 
 def parse_candidates(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Architecture and weights of each word, ARCH or ARCH=FILE; ConfigError for none, an empty one or one again."""
+    """Architecture and weights of each word, ARCH or ARCH=FILE; ConfigError for no word, an empty or a repeated one."""
     found = []
     for word in words:
         arch, equals, file = (part.strip() for part in word.partition("="))
@@ -53,9 +53,9 @@ def parse_candidates(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]]:
-    """The entrants that were named, which may be downloaded, and a line for each that cannot take part.
+    """The named entrants, downloaded where needed, and a line for each that cannot take part.
 
-    ConfigError where none can.
+    ConfigError if none can.
     """
     pairs = parse_candidates(words)
     found, lost = [], []
@@ -78,7 +78,7 @@ def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]
 
 
 def _names(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """What each is called: its architecture, where others have the same with its file's name, or with its path."""
+    """A name for each: its architecture; where that is not unique, with its file's name or path."""
     forms = [(arch, f"{arch}={Path(given).name}", f"{arch}={given}") for arch, given in pairs]
     same = [[form[length] for form in forms] for length in range(2)]
     return [
@@ -89,8 +89,7 @@ def _names(pairs: Sequence[tuple[str, str]]) -> list[str]:
 def at_hand() -> tuple[list[Entrant], list[str]]:
     """The entrants of the catalog whose weights are at hand, and a line for each whose weights cannot be read.
 
-    One that would have the weights of another, as a package offers them for any tag, is no candidate. ConfigError
-    where there are none.
+    One with the weights of another is left out, as a package offers them for any tag. ConfigError if there are none.
     """
     found: list[Entrant] = []
     lost = []
@@ -128,5 +127,5 @@ def _license(arch: str, weights: Weights) -> str:
 
 
 def without_tensors(entrant: Entrant) -> Entrant:
-    """The same without what its model has taken: many backbones are many gigabytes."""
+    """The same without tensors, once its model has them: many backbones are many gigabytes."""
     return replace(entrant, weights=replace(entrant.weights, tensors={}))

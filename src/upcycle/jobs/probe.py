@@ -23,9 +23,9 @@ from upcycle.training.rows import Split
 
 
 def widen(model: Network, network: ModelSpec, config: Config) -> tuple[ModelSpec, tuple[int, ...]]:
-    """Make `model` read all stages that a head may read; the numbers that each it may choose gives, the last first.
+    """Make `model` read all stages that a head may read; its spec, and the widths of those it may choose from.
 
-    Those of the last stage come first, so that a head on it alone shares the features.
+    The last stage comes first, so that a head on it alone shares the cached features.
     """
     widths = model.widths(network.preprocessing.size)
     stages = max(1, len(widths))
@@ -45,9 +45,9 @@ def features_of(
     known: npt.NDArray[np.int64] | None = None,
     mirrored: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """What a head of the frozen `model` reads of all images, or of those at `positions`, [n, D], computed once.
+    """Features [n, D] of all images, or of those at `positions`, by the frozen `model`: cached, or computed once.
 
-    Features of the images at `known` that are kept are taken from there.
+    Where features of the images at `known` are cached, they are copied from there. `mirrored`: of the mirror images.
     """
     with show.progress("features of mirror images" if mirrored else "features") as progress:
         return extract(
@@ -66,12 +66,12 @@ def features_of(
 
 
 def learned_from(splits: Splits) -> npt.NDArray[np.int64]:
-    """Sorted positions of the images that train or validate: those whose features may be kept without the others."""
+    """Sorted positions of the training and validation images, whose features `choose` caches without the others."""
     return np.union1d(splits.train, splits.val)
 
 
 def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Network) -> Probed:
-    """Train the probe on features of the frozen `model`, put it in as its head, and predict held-out images with it."""
+    """Train the probe on features of the frozen `model`, make it the model's head, and predict the held-out images."""
     config, show, machine = session.config, session.show, session.machine
     splits = data.splits
     wide, widths = widen(model, network, config)
@@ -126,7 +126,7 @@ def sides(data: Dataset, features: npt.NDArray[np.float32]) -> tuple[Split, Spli
 
 
 def _read(stages: int, known: int) -> str:
-    """How much of the network the head reads, in words; nothing where there was nothing to choose."""
+    """How many stages the head reads, in words; "" where there was nothing to choose."""
     if known < 2:
         return ""
     return f", on the last {'stage' if stages == 1 else f'{stages} stages'}"

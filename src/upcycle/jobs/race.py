@@ -39,9 +39,9 @@ from upcycle.training.rows import Split
 SIZES = (200, 400, 800)
 """Training images of the rounds, where there are so many."""
 VALIDATION = 400
-"""Validation images that are scored, at most: the rest would cost more than they tell."""
+"""Validation images scored, at most."""
 _DECODED = 4 * EVAL_BATCH
-"""Images that are held decoded at once."""
+"""Decoded images held in memory."""
 _ALONE = 3
 """Forward passes of one image; the fastest counts, as other work on the machine only adds."""
 
@@ -61,10 +61,10 @@ def round_sizes(images: int, classes: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What all candidates run on: the images of the race alone, with the positions of each round among them.
+    """What all candidates run on: the images of the race, with the positions of each round among them.
 
-    `rounds` and `val` are positions in `index`, and `groups` numbers its images; `whole` has all images of DATA, by
-    whose sizes the input is chosen; `training`: how many of them train.
+    `rounds` and `val` are positions in `index`; `groups` numbers its images, equal for those that belong together.
+    `whole` has all images of DATA, whose sizes decide the input's; `training` counts those that train.
     """
 
     index: Index
@@ -76,7 +76,7 @@ class Course:
 
     @classmethod
     def of(cls, index: Index, splits: Splits, seed: int, whole: Index | None = None) -> "Course":
-        """The course through the training and validation images; a test image has no place in it."""
+        """The course through the training and validation images; it holds no test image."""
         parts, val = drawn(index, splits, seed)
         used = np.union1d(parts[-1], val)
         within = index.take(used)
@@ -85,7 +85,7 @@ class Course:
 
 
 def drawn(index: Index, splits: Splits, seed: int) -> tuple[Sequence[_Positions], _Positions]:
-    """Positions of the training images of each round, each within the next one, and of the validation images."""
+    """Positions of the training images of each round, nested, and of the validation images."""
     parts = nested(index, splits.train, round_sizes(len(splits.train), len(index.classes)), seed)
     (val,) = nested(index, splits.val, [VALIDATION], seed)
     return parts, val
@@ -93,29 +93,29 @@ def drawn(index: Index, splits: Splits, seed: int) -> tuple[Sequence[_Positions]
 
 @dataclass(eq=False)
 class Racer:
-    """A candidate in the race: what it has computed, and how long that took."""
+    """A candidate in the race: what it has computed, and the seconds that took."""
 
     entrant: Entrant
     spec: ModelSpec
     model: Network | None
     widths: tuple[int, ...]
-    """Numbers that each stage gives a head, the last one first; () for the last one alone."""
+    """The number of features of each stage, the last one first; () for the last one alone."""
     features: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
     alone: float = 0.0
     """Seconds of the network on one image."""
     passes: list[tuple[int, float]] = field(default_factory=list)
-    """Images and seconds of what the network has computed."""
+    """Images and seconds of each forward pass."""
     decoding_seconds: float = 0.0
     probe_seconds: float = 0.0
     scores: list[Predictions] = field(default_factory=list)
-    """The validation images as the probe of each round saw them."""
+    """Predictions of the validation images by the probe of each round."""
     gap: Behind = field(default_factory=lambda: Behind(0.0, 0.0, 0.0))
     dropped: str = ""
 
     @property
     def name(self) -> str:
-        """As it was named."""
+        """The candidate's name, as given."""
         return self.entrant.name
 
     @property
@@ -130,17 +130,17 @@ class Racer:
         return sum(images for images, _ in warm) / max(sum(seconds for _, seconds in warm), 1e-9)
 
     def seconds(self, images: int) -> float:
-        """About how many seconds the features of so many images take, decoding included."""
+        """An estimate of the seconds that features of so many images take, decoding included."""
         return images * (1 / self.speed + self.decoding_seconds / max(int(self.known.sum()), 1))
 
     def cost(self, positions: _Positions) -> float:
-        """About how many seconds a round on these images takes."""
+        """An estimate of the seconds that a round on these images takes."""
         return self.seconds(int((~self.known[positions]).sum())) + 2 * self.probe_seconds
 
 
 @dataclass(frozen=True, eq=False)
 class Race:
-    """How a race is run: on what, with what, until when (`deadline`, of the monotonic clock; None: no limit)."""
+    """A race on `course`, until `deadline` on the monotonic clock; None: no limit."""
 
     course: Course
     config: Config
@@ -149,9 +149,9 @@ class Race:
     deadline: float | None = None
 
     def run(self, entrants: Sequence[Entrant]) -> tuple[list[Racer], list[str]]:
-        """All that were scored, the best first and those dropped first last; a line for each that was not.
+        """The scored candidates, the best first and the first dropped last, and a line for each that was not scored.
 
-        WeightsError where nobody can be scored.
+        WeightsError if none can be scored.
         """
         racers, lost = self._measured(entrants)
         if not racers:
@@ -196,7 +196,7 @@ class Race:
     # ------------------------------------------------------------ who starts
 
     def _measured(self, entrants: Sequence[Entrant]) -> tuple[list[Racer], list[str]]:
-        """The candidates with their networks and their first 32 images, which tell how fast they are."""
+        """The candidates with their networks, timed on their first 32 images; a line for each that is left out."""
         racers: list[Racer] = []
         lost: list[str] = []
         with self.show.progress("measuring") as progress:
@@ -211,7 +211,7 @@ class Race:
         return racers, lost
 
     def _racer(self, entrant: Entrant) -> Racer:
-        """A candidate that has seen its first images; WeightsError where it cannot have a probe."""
+        """A candidate with features of its first images; WeightsError if it cannot have a probe."""
         config, course = self.config, self.course
         preprocessing = preprocessing_for(
             entrant.arch,
@@ -253,7 +253,7 @@ class Race:
 
     @contextlib.contextmanager
     def _excused(self, name: str, lost: list[str]) -> Iterator[None]:
-        """Inside, what is wrong with the weights of one candidate costs that one alone, and is a line of `lost`."""
+        """Inside, a WeightsError excludes this candidate alone, with a line in `lost`."""
         try:
             yield
         except WeightsError as error:
@@ -262,7 +262,7 @@ class Race:
 
     @contextlib.contextmanager
     def _explained(self, spec: ModelSpec) -> Iterator[None]:
-        """Inside, that a network cannot compute such images is a WeightsError, as is too little memory."""
+        """Inside, a network that cannot compute such images, or lacks memory, is a WeightsError."""
         try:
             yield
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -290,7 +290,7 @@ class Race:
         return done, lost
 
     def _halved(self, running: list[Racer], part: _Positions, *, last: bool) -> list[Racer]:
-        """Sort those of a round by loss, and give those that it drops: none in the last one."""
+        """Sort the candidates of a round by loss, and return those that it drops: none in the last one."""
         running.sort(key=lambda one: one.loss)
         leader = running[0]
         for one in running:
@@ -343,7 +343,7 @@ class Race:
         return found
 
     def _scored(self, racer: Racer, part: _Positions) -> Predictions:
-        """The validation images as a probe that learned from `part` sees them."""
+        """Predictions of the validation images by a probe trained on `part`."""
         index, val, groups = self.course.index, self.course.val, self.course.groups
         read = racer.features[:, : sum(racer.widths)]
         sides = (Split(read, side, index.labels[side], groups[side]) for side in (part, val))

@@ -41,7 +41,7 @@ HeldOut = dict[str, Predictions]
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Predictions of the kept model, those of others by name, and why it is kept and has its views."""
+    """Predictions of the kept model and, by name, of others; the choice of the model and of its views."""
 
     kept: HeldOut
     others: dict[str, Predictions] = field(default_factory=dict)
@@ -51,9 +51,9 @@ class Results:
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """A probe as the network has it: `network` says which stages it reads and which views are averaged.
+    """A trained probe, and the `network` with the stages it reads and the views that are averaged.
 
-    `held` are its predictions with these views, `plain` those of the validation images by one view.
+    `held` are predictions with these views, `plain` those of the validation images from one view.
     """
 
     probe: Probe
@@ -77,11 +77,11 @@ def choose(
     pretrained: dict[str, Tensor],
     average: dict[str, Tensor],
 ) -> Results:
-    """Keep the simplest model that validation does not tell from the best: probe, fine-tuned, or one between them.
+    """Keep the simplest model whose validation loss is within one standard error of the lowest.
 
-    The test images decide nothing. `model` has the best fine-tuned weights, `pretrained` are the probe's, and `average`
-    is the moving average of the trained ones. One view of each validation image decides; what is predicted in the end
-    is by the views that paid for the probe.
+    `model` has the weights of the best epoch, `pretrained` are the probe's, and `average` is the moving average of the
+    trained ones. One view of each validation image decides; the test images decide nothing. Predictions use the views
+    that were chosen for the probe.
     """
 
     def outputs(split: str) -> npt.NDArray[np.float32]:
@@ -123,7 +123,7 @@ def choose(
 
 @dataclass(frozen=True, eq=False)
 class _Rivals:
-    """The weights of the models that a run chooses from, each made when it is asked for."""
+    """The weights of the models that a run chooses from, each built on request."""
 
     probe: dict[str, Tensor]
     tuned: dict[str, Tensor]

@@ -20,7 +20,7 @@ from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe
 
 MOST_TURNED = 300
-"""Validation images that are turned to see if that matters: more tell little more."""
+"""Validation images, at most, that are turned to see whether orientation matters: more add little."""
 
 
 def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Weights | None) -> str:
@@ -78,7 +78,7 @@ def _follow(
     freeze: str,
     decision: Decision | None = None,
 ) -> None:
-    """Freeze what `freeze` says, and write the phases and what is trained in them down."""
+    """Freeze the layers that `freeze` names; write the phases to plan.json, and parameter counts to model.json."""
     freeze_parameters(model.body, frozen_names(model.body, freeze))
     trained, whole = _sizes(model, planned)
     facts = {"parameters": whole, "trained_parameters": trained, "linear_head": model.has_linear_head}
@@ -113,7 +113,7 @@ def _announce(session: Session, model: Network, planned: tuple[Phase, ...]) -> N
 def _decided(
     session: Session, data: Dataset, model: Network, planned: tuple[Phase, ...], probed: Probed
 ) -> tuple[Phase, ...]:
-    """The phases after the probe: none where fine-tuning is skipped, else with epochs and peak rate by its loss."""
+    """The phases after the probe: none if fine-tuning is skipped, else with epochs and peak rate by its loss."""
     config = session.config
     if not planned:
         _follow(session, probed.network, model, planned, freeze=config.freeze)
@@ -138,7 +138,7 @@ def _decided(
 
 
 def _augment(session: Session, data: Dataset, model: Network, probed: Probed) -> str:
-    """How training images are varied: with turns where turned validation images are known to the probe as well."""
+    """The augmentation: "square" where the probe does as well on turned validation images, else "light"."""
     images = len(probed.plain)
     if images < LEAST_TURNED:
         return "light"

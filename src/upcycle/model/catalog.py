@@ -28,4 +28,4 @@ BACKBONES = (
     Backbone("tf_efficientnet_lite1", "Apache-2.0", 22),
     Backbone("tf_efficientnet_lite2", "Apache-2.0", 25),
 )
-"""What is raced where nobody names candidates, as far as weights are at hand; sizes in fp32."""
+"""The candidates of a race by default, if their weights are at hand; sizes in fp32."""

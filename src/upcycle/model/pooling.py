@@ -1,8 +1,8 @@
 """What a linear head reads: the features of timm's own head, and pooled maps of stages before the last one.
 
-A network far from its task knows more in its middle than at its end: textures and edges, before they are turned into
-the classes it was trained for. So a head may read the mean of a stage's map over the image beside the last features;
-of a vision transformer the class token and the mean of the patches, of blocks at its end and at its quarters.
+On tasks far from its own, a network's middle can tell more than its end: textures and edges, before they become the
+classes it was trained for. A head may read the mean of a stage's map over the image, beside the last features. Of a
+vision transformer it reads the class token and the mean of the patches, after the last block and at each quarter.
 """
 
 import inspect
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 MOST = 3
-"""Stages that a head reads at most."""
+"""Stages that a head may read."""
 
 
 def widths(body: nn.Module) -> tuple[int, ...]:
-    """How many numbers each stage gives a head, the last stage first; () without a linear classifier.
+    """The number of features of each stage, the last stage first; () without a linear classifier.
 
-    The last stage alone where the network's others cannot be told.
+    The last stage alone where timm does not describe the others.
     """
     classifier = body.get_classifier()  # type: ignore[operator]
     if not isinstance(classifier, nn.Linear):
@@ -36,7 +36,7 @@ def widths(body: nn.Module) -> tuple[int, ...]:
 
 
 def pooled(body: nn.Module, images: Tensor, stages: int) -> Tensor:
-    """What the last `stages` give for images [B, 3, S, S], the last one first: [B, D]."""
+    """Features [B, D] of images [B, 3, S, S] by the last `stages`, the last one first."""
     if stages == 1:
         return body.forward_head(body.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
     places = _places(body)[: stages - 1]
@@ -59,7 +59,7 @@ def pooled(body: nn.Module, images: Tensor, stages: int) -> Tensor:
 
 
 def computes(body: nn.Module, images: Tensor) -> bool:
-    """Whether the stages of `images` are what `widths` says, and the last one is what timm's own head reads."""
+    """Whether `pooled` gives the `widths` for these images, beginning with the features that timm's own head reads."""
     expected = widths(body)
     if len(expected) < 2:
         return False
@@ -84,7 +84,7 @@ def _infos(body: nn.Module) -> list[dict[str, int]]:
 
 
 def _is_flat(body: nn.Module) -> bool:
-    """Whether each block is a stage of its own, all of one size, as in a vision transformer."""
+    """Whether each block is listed as a stage and all have one size, as in a vision transformer."""
     reductions = [info.get("reduction") for info in _infos(body)]
     return len(reductions) >= 6 and len(set(reductions[len(reductions) // 2 :])) == 1
 
@@ -96,7 +96,7 @@ def _has_tokens(body: nn.Module) -> bool:
 
 
 def _places(body: nn.Module) -> tuple[int, ...]:
-    """Where the stages before the last one are, the nearest first, counted from the end."""
+    """Positions of the stages before the last one, from the end of timm's list, the nearest first."""
     count = len(_infos(body))
     step = count // 4 if _is_flat(body) else 1
     return tuple(-1 - step * back for back in range(1, MOST) if step * back < count)

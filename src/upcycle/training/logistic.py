@@ -1,8 +1,8 @@
-"""Heads by regularized logistic regression, many side by side: of several scalings, and of the folds that check them.
+"""Heads by L2-regularized logistic regression, for several scalings and folds side by side.
 
-Where there are fewer images than features a head is a combination of the images, so it is sought among those: the
-coordinates of the images in the space they span, by Cholesky's factor of their products, have the same lengths and
-angles as the features, and are fewer.
+With at most half as many images as features, a head is sought in the space that the images span, where the best one
+lies. The images' coordinates there, from the Cholesky factor of their Gram matrix, keep lengths and angles in fewer
+numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ from upcycle.training.rows import Labels, Split
 STRENGTHS = tuple(float(10.0**power) for power in (2.0 - half / 2 for half in range(15)))
 """Penalties tried, from strong to weak: half of each times the squared weights is added to the mean loss."""
 PATIENCE = 1
-"""The path ends once no scaling has got better at so many strengths in a row."""
+"""The path ends after so many strengths in a row that improve no scaling."""
 LOOSE, TIGHT = 3e-4, 1e-6
 """How far, in nats, a training loss may be from the lowest: along the path, and at its end."""
 
 _MOST_BYTES = 2**30
-"""Of features, of weights and of logits that are held at once, each: more of them are taken in parts."""
+"""Of features, of weights and of logits held in memory, each; more are computed in parts."""
 _COPIES = 6
 """Tensors of the logits' size that a loss holds."""
 _CHUNK = 4096
 """Images whose features are read at once."""
 _JITTER = 1e-6
-"""Added to the products of images, as a part of their mean square, so that copies do not make them singular."""
+"""Added to the Gram matrix's diagonal, as a part of its mean, so that copies of an image do not make it singular."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +52,11 @@ def best_heads(
     loss: Loss,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Head, ...]:
-    """For each scaling the head, of all strengths, with the lowest held-out loss.
+    """For each scaling, the head with the lowest held-out loss of all strengths.
 
-    `scalings` have what features, less their `mean` [D], are divided by, [D]. `learned` [n, F] marks the training
-    images that each of F heads learns from: the first from all, the others without a fold. Held out are the validation
-    images and each fold's own.
+    Features are centered by `mean` [D] and divided by a scaling's divisors [D]. `learned` [n, F] marks the training
+    images of F heads: the first learns from all, each other one from all but a fold. Held out are the validation images
+    and each head's fold.
     """
     divisors = torch.stack(list(scalings.values()))
     compact = 2 * len(train) <= len(mean)

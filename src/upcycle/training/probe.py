@@ -1,7 +1,7 @@
 """The probe: one linear head on the frozen network's features, the mean of logistic and of ridge regression.
 
-It takes seconds, and fine-tuning has to beat it. Held-out images choose how many of the network's last stages it reads
-and how strong each penalty is.
+It takes seconds, and fine-tuning has to beat it. Held-out images choose how many of the last stages it reads, and the
+strength of each penalty.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _SOME = 1000
 class Probe:
     """A linear head for raw features: `weight` [outputs, D], `bias` [outputs], and how it was found.
 
-    D are the features of the last `result.stages`.
+    D is the width of the last `result.stages`.
     """
 
     weight: Tensor
@@ -49,14 +49,16 @@ def train_probe(
     widths: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
-    """The mean of the best logistic head of each scaling of the features, and of ridge regression's.
+    """Half the mean of three logistic heads, the best of each scaling, and half ridge regression: one linear head.
 
-    `widths` has the features of each stage, the last stage first; () for those of one. Of the last stage, the last two
-    and so on, those are read with which ridge regression has the lowest held-out loss. No scaling is always right, and
-    a few held-out images cannot tell which one is: features are divided by one number of each stage, which keeps their
-    geometry and wins with few images; by each one's own deviation, which can win with many; or by the geometric mean of
-    both. Held out are the validation images and, where they are few, each fold of the training images in turn: the best
-    of many heads on thirty images is mostly luck. `progress` gets the strengths that are done, and all.
+    With class weights ridge regression is left out.
+
+    `widths` has the number of features of each stage, the last stage first; () for one stage. The head reads the last
+    stage, the last two and so on, whichever give ridge regression the lowest held-out loss. Few held-out images cannot
+    tell the best scaling. Features are divided by one number per stage, which keeps their geometry and wins with few
+    images; by their own deviation, which can win with many; or by the geometric mean of both. Held out are the
+    validation images and, where they are few, each fold of the training images: the best of many heads on thirty images
+    is mostly luck. `progress` gets the strengths done, and their number.
     """
     widths = tuple(widths) or (train.features.shape[1],)
     mean, scalings = scales(train, widths)
@@ -80,9 +82,9 @@ def train_probe(
 def _losses_by_stages(
     train: Split, val: Split, widths: Sequence[int], mean: Tensor, divisors: Tensor, task: Task, seed: int
 ) -> tuple[float, ...]:
-    """The held-out loss of ridge regression on the last stage, on the last two, and so on, by some training images.
+    """The held-out loss of ridge regression on the last stage, the last two and so on, trained on 1,000 images at most.
 
-    None where there is one stage.
+    () with one stage.
     """
     if len(widths) == 1:
         return ()
@@ -105,13 +107,13 @@ def _losses_by_stages(
 
 
 def _learned(train: Split, val: Split, seed: int) -> Tensor:
-    """Marks [n, F] of the images that F heads learn from: all, then, with few validation images, all without a fold."""
+    """A mask [n, F] of the training images of F heads: all, then, with few validation images, all but each fold."""
     whole = torch.ones(len(train), 1, dtype=torch.bool)
     return torch.cat([whole, *(_without_folds(train, seed) if len(val) < _FEW else ())], dim=1)
 
 
 def _mean(heads: Sequence[Head], ridge: Ridge, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Half of the logistic heads' mean and half of ridge's; the former alone where classes are weighted."""
+    """Half the logistic heads' mean and half ridge regression; the former alone where classes are weighted."""
     weight, bias = (torch.stack([getattr(one, name) for one in heads]).mean(dim=0) for name in ("weight", "bias"))
     if loss.weights is not None:
         return weight, bias
@@ -149,7 +151,7 @@ def out_of_fold(
 
 
 def _without_folds(train: Split, seed: int) -> list[Tensor]:
-    """Masks [n, 1] of the training images without one fold each; classes keep their shares, and groups stay whole."""
+    """Masks [n, 1] of the training images without each fold; folds are stratified by class, and groups stay whole."""
     labels = train.labels
     generator = torch.Generator().manual_seed(seed_for(seed, "probe folds"))
     order = torch.randperm(len(labels), generator=generator).numpy()
@@ -166,7 +168,7 @@ def _without_folds(train: Split, seed: int) -> list[Tensor]:
 
 
 def scales(train: Split, widths: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean [D] of each feature, and what each scaling divides features by, [D]."""
+    """The mean [D] of each feature and, by the name of each scaling, its divisors [D]."""
     mean = sum((part.double().sum(dim=0) for part in train.chunks()), torch.zeros(())) / len(train)
     squares = sum(((part.double() - mean).square().sum(dim=0) for part in train.chunks()), torch.zeros(())) / len(train)
     each = squares.sqrt() + 1e-6

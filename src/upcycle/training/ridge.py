@@ -1,7 +1,7 @@
-"""Ridge regression on the classes: a head beside the logistic ones, in closed form.
+"""Ridge regression on one-hot classes: a head in closed form, beside the logistic ones.
 
-With few images of many classes it errs less often than logistic regression, and its probabilities are worse until a
-temperature, set on held-out images, makes them honest.
+With few images of many classes it is more accurate than logistic regression. A temperature, set on held-out images,
+calibrates its probabilities.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from torch import Tensor
 from upcycle.training.rows import Split
 
 PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01)
-"""Tried from strong to weak; a part of the features' mean square."""
+"""Penalties tried, from strong to weak, as a part of the features' mean square."""
 PATIENCE = 1
-"""The path ends once the held-out loss has not fallen at so many penalties in a row."""
+"""The path ends after so many penalties in a row that do not lower the held-out loss."""
 _HOTTEST = 5.0
-"""The natural logarithm of the highest factor on the scores."""
+"""The natural logarithm of the highest factor on the scores (an inverse temperature)."""
 
 Reals = npt.NDArray[np.float64]
 _Solve = Callable[[float], tuple[list[Tensor], list[Tensor]]]
@@ -29,7 +29,7 @@ _Solve = Callable[[float], tuple[list[Tensor], list[Tensor]]]
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """A head: `weight` [D, K] and `bias` [K] for raw features, and its held-out loss."""
+    """A head for raw features, `weight` [D, K] and `bias` [K], with its penalty and its held-out loss in nats."""
 
     penalty: float
     loss: float
@@ -38,10 +38,11 @@ class Ridge:
 
 
 def best_ridge(train: Split, val: Split, *, mean: Tensor, divisors: Tensor, learned: Tensor, classes: int) -> Ridge:
-    """The head, of all penalties, with the lowest held-out loss at its best temperature.
+    """The head with the lowest held-out loss of all penalties, each at its best temperature.
 
-    Features, less their `mean` [D], are divided by `divisors` [D]. `learned` [n, F] marks the training images that each
-    of F heads learns from: the first from all, the others without a fold, which checks it as the validation images do.
+    Features are centered by `mean` [D] and divided by `divisors` [D]. `learned` [n, F] marks the training images of F
+    heads: the first learns from all, each other one from all but a fold. Held out are the validation images and each
+    head's fold.
     """
     targets = torch.eye(classes, dtype=torch.float64)[torch.from_numpy(train.labels).long()]
     checked = [~learned[:, fold] for fold in range(1, learned.shape[1])]
@@ -68,14 +69,14 @@ def best_ridge(train: Split, val: Split, *, mean: Tensor, divisors: Tensor, lear
 def _scores(
     split: Split, mean: Tensor, divisors: Tensor, weight: Tensor, bias: Tensor, counted: Tensor | None
 ) -> Tensor:
-    """Scores [n, K] of a split's images, or of those counted, in float64."""
+    """Scores [n, K], float64, of a split's images, or of those marked in `counted` [n]."""
     scaled = (weight / divisors[:, None]).float()
     found = torch.cat([(part - mean) @ scaled for part in split.chunks()]).double() + bias
     return found if counted is None else found[counted]
 
 
 def _tempered(scores: Reals, labels: npt.NDArray[np.int32]) -> tuple[float, float]:
-    """The lowest mean loss in nats that a factor on the scores gives, and that factor."""
+    """The lowest mean loss, in nats, over factors on the scores, and its factor."""
     own = np.arange(len(labels)), labels.astype(np.int64)
 
     def loss(power: float) -> float:
@@ -88,7 +89,7 @@ def _tempered(scores: Reals, labels: npt.NDArray[np.int32]) -> tuple[float, floa
 
 
 def _few(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets: Tensor) -> _Solve:
-    """Fewer images than features: by the products of the images."""
+    """Solved by the Gram matrix of the images: for no more images than features."""
     features = torch.cat([(part - mean) / divisors for part in train.chunks()])
     products = (features @ features.T).double()
     sets = []
@@ -112,7 +113,7 @@ def _few(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets:
 
 
 def _many(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets: Tensor) -> _Solve:
-    """More images than features: by the products of the features."""
+    """Solved by the covariance of the features: for more images than features."""
     width, folds = len(mean), learned.shape[1]
     squares = torch.zeros(folds, width, width, dtype=torch.float64)
     sums, crossed = torch.zeros(folds, width, dtype=torch.float64), torch.zeros(folds, width, targets.shape[1]).double()
@@ -143,6 +144,6 @@ def _many(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets
 
 
 def _solved(products: Tensor, penalty: Tensor, wanted: Tensor) -> Tensor:
-    """(products + penalty) x = wanted."""
+    """x of (products + penalty * identity) x = wanted."""
     ridged = products + penalty * torch.eye(len(products), dtype=torch.float64)
     return torch.cholesky_solve(wanted, torch.linalg.cholesky(ridged))

@@ -1,4 +1,4 @@
-"""Features of a split's images, as the heads read them."""
+"""Features of a split's images, as heads read them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of `features` [N, D], a memory map perhaps, at `positions` [n], with their `labels` [n].
+    """The rows of `features` [N, D] at `positions` [n], with the `labels` [n] of these images.
 
-    `groups` [n], where known, has equal numbers for images that must stay on one side.
+    `features` may be a memory map. `groups` [n] has equal numbers for images that must stay on one side.
     """
 
     features: Features
@@ -31,15 +31,15 @@ class Split:
         return len(self.positions)
 
     def chunks(self) -> Iterator[Tensor]:
-        """Features of all images in order, some at a time."""
+        """Features of all images in order, at most `CHUNK` at a time, [m, D]."""
         for start in range(0, len(self), CHUNK):
             yield torch.from_numpy(self.features[self.positions[start : start + CHUNK]])
 
     def first(self, width: int) -> "Split":
-        """The same images, by their first `width` features."""
+        """The same images with their first `width` features."""
         return Split(self.features[:, :width], self.positions, self.labels, self.groups)
 
     def some(self, at: npt.NDArray[np.int64]) -> "Split":
-        """The images at `at` of these."""
+        """Those of the images at the places `at`."""
         groups = None if self.groups is None else self.groups[at]
         return Split(self.features, self.positions[at], self.labels[at], groups)
