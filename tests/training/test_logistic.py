@@ -71,7 +71,7 @@ def test_large_problems_are_solved_in_parts_with_the_same_outcome(monkeypatch: p
     train, val = problem(24, 3, width)
     whole = heads_of(train, val, Loss(task_of(3)))
     monkeypatch.setattr(logistic, "_MOST_BYTES", 4096)  # one set at once, few images, features read again and again
-    monkeypatch.setattr(logistic, "_CHUNK", 16)
+    monkeypatch.setattr(logistic, "CHUNK", 16)
     parts = heads_of(train, val, Loss(task_of(3)))
     for one, other in zip(whole, parts, strict=True):
         assert one.strength == other.strength

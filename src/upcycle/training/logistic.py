@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from upcycle.training.loss import Loss, targets_of
-from upcycle.training.rows import Labels, Split
+from upcycle.training.rows import CHUNK, Labels, Split
 
 STRENGTHS = tuple(float(10.0**power) for power in (2.0 - half / 2 for half in range(15)))
 """Penalties tried, from strong to weak: half of each times the squared weights is added to the mean loss."""
@@ -25,8 +25,6 @@ _MOST_BYTES = 2**30
 """Of features, of weights and of logits held in memory, each; more are computed in parts."""
 _COPIES = 6
 """Tensors of the logits' size that a loss holds."""
-_CHUNK = 4096
-"""Images whose features are read at once."""
 _JITTER = 1e-6
 """Added to the Gram matrix's diagonal, as a part of its mean, so that copies of an image do not make it singular."""
 
@@ -255,7 +253,7 @@ class _Heads:
 
     def _rows(self, points: Tensor) -> int:
         logits = points.shape[0] * points.shape[1] * points.shape[3]
-        return min(_CHUNK, max(1, _MOST_BYTES // (4 * _COPIES * logits)))
+        return min(CHUNK, max(1, _MOST_BYTES // (4 * _COPIES * logits)))
 
     def losses(self, side: _Wide | _Compact, points: Tensor, counted: Tensor | None = None) -> Tensor:
         """The sum of each head's losses, [S, F], neither weighted nor smoothed, on images `counted` [n, F], or all."""

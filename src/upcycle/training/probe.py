@@ -74,7 +74,8 @@ def train_probe(
     weight, bias = _mean(heads, ridge, loss)
     logits = torch.cat([some @ weight + bias for some in read[1].chunks()])
     scores = score(logits, torch.from_numpy(val.labels.astype(np.int64)), loss.task)
-    strengths = {one.scaling: one.strength for one in heads} | {"ridge": ridge.penalty}
+    strengths = {one.scaling: one.strength for one in heads}
+    strengths |= {"ridge": ridge.penalty} if loss.weights is None else {}
     result = ProbeResult(strengths, scores.loss, scores.accuracy, scores.f1_macro, stages, losses)
     return Probe(weight.T.contiguous(), bias, result)
 
