@@ -118,7 +118,7 @@ def test_every_option_of_the_shape_reaches_the_schedule() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ("auto", 400, 1.0, 0.99)),
+        ({}, ("auto", 300, 1.0, 0.99)),
         ({"epochs": 3}, ("always", 0, 1.0, 0.99)),
         ({"epochs": 3, "fine_tune": "auto", "min_updates": 50}, ("auto", 50, 1.0, 0.99)),
         ({"epochs": 0}, ("auto", 0, 1.0, 0.99)),

@@ -142,7 +142,7 @@ class Config(BaseModel):
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
     lr_adapt: bool = Field(True, description="Lower the peak on near tasks (off when --lr is given).")
     min_updates: int = Field(
-        400, ge=0, le=1_000_000, description="Updates that epochs are added for (off when --epochs is given; 0: off)."
+        300, ge=0, le=1_000_000, description="Updates that epochs are added for (off when --epochs is given; 0: off)."
     )
     lr_start: float = Field(1e-5, ge=0, description="First rate of ramp-sustain-decay.")
     lr_min: float = Field(1e-5, ge=0, description="Rate that ramp-sustain-decay decays to.")

@@ -110,8 +110,12 @@ FAR = 0.35
 LEAST_SHARE = 0.1
 
 
-def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
-    """The peak rate of fine-tuning after a probe with this validation loss (mean, nats).
+WHOLE = 0.35
+"""The part of the peak at which all layers are trained: at the whole one malaria_cells gets worse until it falls."""
+
+
+def adapted_rate(lr: float, probe_loss: float, classes: int, *, whole: bool = False) -> float:
+    """The peak rate of fine-tuning after a probe with this validation loss (mean, nats); `whole`: of all layers.
 
     Where the frozen features nearly solve the task, large steps spoil them; where they do not, small
     steps leave them as they are. The rate is in proportion to the probe's loss over the loss of
@@ -119,7 +123,7 @@ def adapted_rate(lr: float, probe_loss: float, classes: int) -> float:
     of tasks near ImageNet and far from it (docs/training.md).
     """
     share = probe_loss / math.log(classes) / FAR
-    return lr * min(1.0, max(LEAST_SHARE, share))
+    return lr * min(1.0, max(LEAST_SHARE, share)) * (WHOLE if whole else 1.0)
 
 
 FAR_SHARE = 0.2
@@ -132,7 +136,7 @@ ERRORS = 2.0
 """A gain of fewer standard errors of the validation loss cannot be distinguished from chance."""
 NEAR_UPDATES = 0.25
 """The part of `min_updates` that near tasks get: they are learned soon, and more updates overfit."""
-MOST_EPOCHS = {"near": 8, "far": 20}
+MOST_EPOCHS = {"near": 8, "far": 10}
 """With few images, more epochs teach nothing new, however few updates they are."""
 
 

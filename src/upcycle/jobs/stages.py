@@ -129,7 +129,7 @@ def _decided(
         steps_per_epoch=phase.steps_per_epoch,
     )
     session.show.message(decision.reason)
-    decided = () if decision.skip else (_adapted(session, phase, decision.epochs, probed.probe, data),)
+    decided = () if decision.skip else (_adapted(session, phase, decision, probed.probe, data),)
     if decided and config.augment == "auto":
         session.follow(replace(session.plan, augment=_augment(session, data, model, probed)))
     _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
@@ -158,12 +158,12 @@ def _augment(session: Session, data: Dataset, model: Network, probed: Probed) ->
     return "square" if free else "light"
 
 
-def _adapted(session: Session, phase: Phase, epochs: int, probe: Probe, data: Dataset) -> Phase:
-    """The fine-tuning phase with so many epochs, its peak rate fitted to how far the task is from the features."""
-    config = session.config
+def _adapted(session: Session, phase: Phase, decision: Decision, probe: Probe, data: Dataset) -> Phase:
+    """The fine-tuning phase with its epochs as decided, its peak rate by how far the task is from the features."""
+    config, epochs = session.config, decision.epochs
     lr = config.lr
     if config.lr_adapt:
-        lr = adapted_rate(config.lr, probe.result.val_loss, len(data.index.classes))
+        lr = adapted_rate(config.lr, probe.result.val_loss, len(data.index.classes), whole=decision.freeze == "none")
         session.show.message(f"highest rate of fine-tuning, by the probe's validation loss: {lr:.3g}")
     changed = config.model_copy(update={"lr": lr, "epochs": epochs})
     shape = schedule(changed, phase.steps_per_epoch, session.callables.schedule)
