@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from upcycle.errors import RunError
-from upcycle.planning import Decision, MicroBatch, Plan, Retry, changes_from_dicts, changes_to_dicts, decide, phases
+from upcycle.planning import (
+    Decision,
+    MicroBatch,
+    Plan,
+    Retry,
+    adapted_rate,
+    changes_from_dicts,
+    changes_to_dicts,
+    decide,
+    phases,
+)
 from upcycle.recipes import resolve
 
 CHANGES = (Retry(410, 0.5, "exploded"), MicroBatch(405, 4, "memory"), Retry(420, 0.5, "exploded"))
