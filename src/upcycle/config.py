@@ -60,7 +60,18 @@ GROUPS = {
         *("classes_at", "drop_empty_classes", "regroup", "image_root", "image_suffix"),
         *("path_column", "label_column", "split_column", "group_column"),
     ),
-    "Network and input": ("input", "crop_pct", "scale", "probe", "probe_layers", "views", "fine_tune", "freeze", "bn"),
+    "Network and input": (
+        "input",
+        "crop_pct",
+        "scale",
+        "probe",
+        "probe_layers",
+        "refit",
+        "views",
+        "fine_tune",
+        "freeze",
+        "bn",
+    ),
     "Schedule": ("schedule", "min_updates", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
     "Optimizer": (*("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "clip_grad", "ema_decay"),),
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
@@ -68,7 +79,15 @@ GROUPS = {
     "Hardware and files": (*("device", "precision", "threads", "workers", "fold_bn", "checkpoint_every", "cache"),),
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
-BEFORE = {"fine_tune": "always", "min_updates": 0, "clip_grad": 0.0, "ema_decay": 0.0}
+BEFORE = {
+    "fine_tune": "always",
+    "probe_layers": "last",
+    "views": "none",
+    "refit": False,
+    "min_updates": 0,
+    "clip_grad": 0.0,
+    "ema_decay": 0.0,
+}
 """What runs did that are older than these options."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""
@@ -129,6 +148,7 @@ class Config(BaseModel):
     probe_layers: Literal["auto", "last"] = Field(
         "auto", description="The head reads pooled maps of earlier stages where they help, or the last stage alone."
     )
+    refit: bool = Field(True, description="Train a probe that is kept again, on the validation images as well.")
     views: Literal["auto", "none", "flip", "square"] = Field(
         "auto", description="Views whose logits are averaged: flip, square (all 8), none; auto: flip if it pays."
     )

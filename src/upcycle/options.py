@@ -38,6 +38,7 @@ class TrainOptions(TypedDict, total=False):
     scale: float | None
     probe: bool
     probe_layers: Literal["auto", "last"]
+    refit: bool
     views: Literal["auto", "none", "flip", "square"]
     fine_tune: Literal["auto", "always", "never"]
     lr: float

@@ -19,7 +19,7 @@ _ALWAYS = (
     *READING,
     *("folds", "quarantine", "val_fraction", "test_fraction"),
     *("input", "image_size", "crop_pct", "scale", "arch", "weights", "class_weights", "precision", "device"),
-    *("label_smoothing", "probe", "probe_layers", "views", "epochs"),
+    *("label_smoothing", "probe", "probe_layers", "refit", "views", "epochs"),
 )
 """Options that have an effect on the probe alone as well."""
 _OF_PROBES = ("lr_adapt", "fine_tune", "min_updates", "ema_decay")

@@ -78,3 +78,42 @@ def test_mirror_images_are_used_where_the_whole_interval_says_so(difference: flo
 
 def test_mirror_images_that_are_asked_for_are_used() -> None:
     assert "flip" == Views("flip", 0.5, 0.1, asked=True).chosen
+
+
+@pytest.mark.parametrize("views", ["none", "flip"])
+def test_a_kept_probe_learns_from_the_validation_images_once_they_have_chosen_it(
+    photos: Path, tiny_weights: Path, tmp_path: Path, views: str
+) -> None:
+    before = trained(photos, tiny_weights, tmp_path / "before", refit=False, views=views)
+    after = trained(photos, tiny_weights, tmp_path / "after", views=views)
+    old, new = (json.loads((run.path / "evaluation.json").read_text()) for run in (before, after))
+    assert ("refit" in old, True, old["val"]) == (False, new["refit"], new["val"])
+    tests = [read_predictions(run.directory.predictions("test")).logits for run in (before, after)]
+    assert not np.array_equal(*tests)
+    known = read_predictions(after.directory.predictions("test"))
+    predicted = upcycle.load(after.path).predict([photos / path for path in known.paths])
+    np.testing.assert_array_equal(known.probabilities(), [list(one.probabilities.values()) for one in predicted])
+
+
+def test_a_run_that_decides_otherwise_does_not_resume(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**FAST, "recipe": "default", "fine_tune": "always", "weights": str(tiny_weights), "views": "none"}
+
+    class Stopped(Silent):
+        def row(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upcycle.train(photos, out=tmp_path / "run", **{**options, "show": Stopped()})
+    before = (tmp_path / "run" / "model.json").read_bytes()
+    monkeypatch.setattr(
+        probe, "_losses_by_stages", lambda *_: (1.0, 0.5) if described_stages(before) == 1 else (0.5, 1.0)
+    )
+    with pytest.raises(upcycle.RunError, match="cannot resume here: its probe chose stages"):
+        upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    assert before == (tmp_path / "run" / "model.json").read_bytes()
+
+
+def described_stages(text: bytes) -> int:
+    return json.loads(text)["stages"] or 1

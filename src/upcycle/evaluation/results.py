@@ -356,13 +356,15 @@ class FoldScores:
 class RunEvaluation:
     """All of `evaluation.json`: an evaluation per name, and how the kept model was chosen.
 
-    `test` and `val` are of the kept model, `probe_test` and `finetune_test` (or `..._val`) of the others.
+    `test` and `val` are of the kept model; where it was `refit`, `val` is of the probe before it learned from those
+    images. `probe_test` and `finetune_test` (or `..._val`) of the others.
     """
 
     named: Mapping[str, Evaluation]
     choice: Choice | None = None
     folds: FoldScores | None = None
     views: Views | None = None
+    refit: bool = False
 
     def __getitem__(self, name: str) -> Evaluation:
         return self.named[name]
@@ -387,6 +389,8 @@ class RunEvaluation:
             values["choice"] = self.choice.to_dict()
         if self.views is not None:
             values["views"] = self.views.to_dict()
+        if self.refit:
+            values["refit"] = True
         if self.folds is not None:
             values["folds"] = {**asdict(self.folds), "f1_macro": list(self.folds.f1_macro)}
         return values
@@ -396,10 +400,11 @@ class RunEvaluation:
         """The inverse of `to_dict`; RunError for values that are no evaluation of a run."""
         if not isinstance(values, Mapping):
             raise RunError(f"{FILE} holds no evaluation")
-        named = {name: part for name, part in values.items() if name not in {"choice", "folds", "views"}}
+        named = {name: part for name, part in values.items() if name not in {"choice", "folds", "views", "refit"}}
         return cls(
             named={name: Evaluation.from_dict(part) for name, part in named.items()},
             choice=read_value(Choice, values["choice"], FILE) if values.get("choice") else None,
             folds=read_value(FoldScores, values["folds"], FILE) if values.get("folds") else None,
             views=read_value(Views, values["views"], FILE) if values.get("views") else None,
+            refit=values.get("refit") is True,
         )

@@ -66,6 +66,8 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
             raise DataError(f"{classifier.run.root} has no test set, as test_fraction was 0: {again}")
         if not own:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
+        if split == "val" and read_json(classifier.run.evaluation).get("refit"):
+            show.warn("these images chose the model, and it was then trained on them as well: the scores flatter it")
         before = Path(str(read_json(classifier.run.config)["data"]))
         root = Path(config.image_root) if config.image_root else before.parent if before.is_file() else before
         return _predictions(classifier, own, root)

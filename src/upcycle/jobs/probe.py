@@ -14,11 +14,11 @@ from upcycle.evaluation.metrics import paired_log_loss
 from upcycle.evaluation.results import Views
 from upcycle.jobs.finetune import class_loss, held_out_logits
 from upcycle.jobs.prepare import cache_root
-from upcycle.jobs.results import Probed, held_out
+from upcycle.jobs.results import HeldOut, Probed, held_out
 from upcycle.jobs.session import Session
 from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.progress import Display
-from upcycle.training.probe import train_probe
+from upcycle.training.probe import refitted, train_probe
 from upcycle.training.rows import Split
 
 
@@ -90,32 +90,65 @@ def probe_frozen(session: Session, data: Dataset, network: ModelSpec, model: Net
         f"probe (linear head on frozen features): val loss {probe.result.val_loss:.4f}, "
         f"val accuracy {probe.result.val_accuracy:.4f}{_read(stages, len(widths))}"
     )
-    width = probe.weight.shape[1]
-    plain = held_out(data, lambda name: head_logits(model, features[:, :width], splits.of(name), machine))
+    features = features[:, : probe.weight.shape[1]]
+    plain = held_out(data, lambda name: head_logits(model, features, splits.of(name), machine))
     network = replace(network, stages=stages)
+    probed = Probed(probe, network, plain, plain["val"], features, widths)
     if config.views == "none":
-        return Probed(probe, network, plain, plain["val"])
+        return probed
     if config.views == "square":
-        model.views = "square"
-        seen = held_out(data, lambda name: held_out_logits(data, model, machine, name))
-        model.views = "none"
-        return Probed(probe, replace(network, views="square"), seen, plain["val"])
-
-    def flipped(name: str) -> npt.NDArray[np.float32]:
-        """Logits of one split by an image and its mirror image."""
-        rows = features_of(model, data, network, config, machine, show, positions=splits.of(name), mirrored=True)
-        mirrored = head_logits(model, rows, np.arange(len(rows)), machine)
-        return (plain[name].logits + mirrored) / np.float32(2)
+        network = replace(network, views="square")
+        return replace(probed, network=network, held=held_out(data, lambda name: _turned(session, data, model, name)))
 
     with session.timed("features_seconds"):
-        val = replace(plain["val"], logits=flipped("val"))
-        paired = paired_log_loss(val, plain["val"])
+        seen = {"val": replace(plain["val"], logits=_flipped(session, data, probed, model, "val"))}
+        paired = paired_log_loss(seen["val"], plain["val"])
         views = Views("flip", paired.mean_difference, paired.standard_error, asked=config.views == "flip")
         show.message(views.reason)
         if views.chosen == "none":
-            return Probed(probe, network, plain, plain["val"], views)
-        seen = held_out(data, lambda name: val.logits if name == "val" else flipped(name))
-    return Probed(probe, replace(network, views="flip"), seen, plain["val"], views)
+            return replace(probed, views=views)
+        if "test" in plain:
+            seen["test"] = replace(plain["test"], logits=_flipped(session, data, probed, model, "test"))
+    return replace(probed, network=replace(network, views="flip"), held=seen, views=views)
+
+
+def refit(session: Session, data: Dataset, model: Network, probed: Probed) -> HeldOut:
+    """Put a head into the `model` that is trained on validation images as well, as the probe is kept.
+
+    Its predictions of test images, and those of the validation images by the probe that they chose.
+    """
+    index, splits = data.index, data.splits
+    at = np.concatenate([splits.train, splits.val])
+    every = Split(probed.features, at, index.labels[at])
+    loss = class_loss(session.config, data, device="cpu")
+    again = refitted(probed.probe, every, loss=loss, widths=probed.widths)
+    model.set_head(again.weight, again.bias)
+    session.show.message("the probe is kept, so its head is trained again, on the validation images as well")
+    if "test" not in probed.held:
+        return probed.held
+    if probed.network.views == "square":
+        logits = _turned(session, data, model, "test")
+    elif probed.network.views == "flip":
+        logits = _flipped(session, data, probed, model, "test")
+    else:
+        logits = head_logits(model, probed.features, splits.test, session.machine)
+    return {**probed.held, "test": replace(probed.held["test"], logits=logits)}
+
+
+def _flipped(session: Session, data: Dataset, probed: Probed, model: Network, name: str) -> npt.NDArray[np.float32]:
+    """Logits of one split, averaged over an image and its mirror image."""
+    config, machine, at = session.config, session.machine, data.splits.of(name)
+    rows = features_of(model, data, probed.network, config, machine, session.show, positions=at, mirrored=True)
+    mirrored = head_logits(model, rows, np.arange(len(rows)), machine)
+    return (head_logits(model, probed.features, at, machine) + mirrored) / np.float32(2)
+
+
+def _turned(session: Session, data: Dataset, model: Network, name: str) -> npt.NDArray[np.float32]:
+    """Logits of one split, averaged over all eight positions of an image."""
+    before, model.views = model.views, "square"
+    logits = held_out_logits(data, model, session.machine, name)
+    model.views = before
+    return logits
 
 
 def sides(data: Dataset, features: npt.NDArray[np.float32]) -> tuple[Split, Split]:

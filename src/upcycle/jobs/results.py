@@ -47,19 +47,24 @@ class Results:
     others: dict[str, Predictions] = field(default_factory=dict)
     choice: Choice | None = None
     views: Views | None = None
+    refit: bool = False
+    """Whether the kept head learned from the validation images too, once they had chosen it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probed:
     """A trained probe, and the `network` with the stages it reads and the views that are averaged.
 
-    `held` are predictions with these views, `plain` those of the validation images from one view.
+    `held` are predictions with these views, `plain` those of the validation images from one view. `features` [N, D] are
+    those of all images; `widths` has how many of them each stage gives.
     """
 
     probe: Probe
     network: ModelSpec
     held: HeldOut
     plain: Predictions
+    features: npt.NDArray[np.float32]
+    widths: tuple[int, ...]
     views: Views | None = None
 
 
@@ -159,6 +164,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
         },
         results.choice,
         views=results.views,
+        refit=results.refit,
     )
     write_json(run.evaluation, evaluation.to_dict())
     _write_thumbnails(session, data, results.kept.get("test"))

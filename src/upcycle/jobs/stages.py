@@ -6,16 +6,17 @@ import numpy as np
 from torch import Tensor
 
 from upcycle.data.dataset import Dataset
-from upcycle.errors import ConfigError, counted
+from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
-from upcycle.jobs.probe import probe_frozen
+from upcycle.jobs.probe import probe_frozen, refit
 from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network, create, head_names, load_body
 from upcycle.model.weights import Weights
 from upcycle.planning import LEAST_TURNED, Decision, Phase, adapted_rate, decide, orientation, phases, schedule
+from upcycle.rundir import RunDir, read_json
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe
 
@@ -39,8 +40,9 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
         planned = _decided(session, data, model, planned, probed)
         if not planned:
             session.record_rows(())
+            held = refit(session, data, model, probed) if config.refit else probed.held
             session.save_best(model)
-            write_results(session, data, Results(probed.held, views=probed.views))
+            write_results(session, data, Results(held, views=probed.views, refit=config.refit))
             return "trained the probe alone"
     else:
         _announce(session, model, planned)
@@ -52,6 +54,9 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     if probed is None:
         model.views = network.views
     results = choose(session, data, model, probed=probed, pretrained=pretrained, average=average)
+    if probed and results.choice and results.choice.chosen == "probe" and config.refit:
+        results = replace(results, kept=refit(session, data, model, probed), refit=True)
+        session.save_best(model)
     write_results(session, data, results)
     session.discard_checkpoints()
     return stopped
@@ -65,7 +70,8 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
             raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
         session.show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
     planned = phases(config, images, session.callables.schedule)
-    _follow(session, network, model, planned, freeze=config.freeze)
+    if not session.run.model.exists():  # a resumed run keeps what it has decided until it has done so again
+        _follow(session, network, model, planned, freeze=config.freeze)
     return planned
 
 
@@ -130,11 +136,31 @@ def _decided(
     )
     session.show.message(decision.reason)
     decided = () if decision.skip else (_adapted(session, phase, decision, probed.probe, data),)
-    if decided and config.augment == "auto":
-        session.follow(replace(session.plan, augment=_augment(session, data, model, probed)))
+    augment = _augment(session, data, model, probed) if decided and config.augment == "auto" else ""
+    _same_decision(session.run, probed.network, decision, augment)
+    session.follow(replace(session.plan, phases=decided, augment=augment))
     _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
     _announce(session, model, decided)
     return decided
+
+
+def _same_decision(run: RunDir, network: ModelSpec, decision: Decision, augment: str) -> None:
+    """RunError where a run that has a checkpoint would go on by another decision of the probe than it began with."""
+    if not any(run.last.glob("*.safetensors")):
+        return
+    known = read_json(run.model)
+    before = {
+        **known.get("decision", {}),
+        "stages": known.get("stages") or 1,
+        "augment": read_json(run.plan).get("augment", ""),
+    }
+    now = {**decision.to_dict(), "stages": network.stages, "augment": augment}
+    for name in ("stages", "skip", "epochs", "freeze", "augment"):
+        if before.get(name) != now[name]:
+            raise RunError(
+                f"{run.root} cannot resume here: its probe chose {name} = {before.get(name)}, and here {now[name]}, as "
+                "other threads, precision or libraries can: resume it as it was started, or start another"
+            )
 
 
 def _augment(session: Session, data: Dataset, model: Network, probed: Probed) -> str:

@@ -57,8 +57,7 @@ def best_heads(
     and each head's fold.
     """
     divisors = torch.stack(list(scalings.values()))
-    compact = 2 * len(train) <= len(mean)
-    learn = _Compact.of(train, mean, divisors) if compact else _Wide(train, mean, divisors)
+    learn = _images(train, mean, divisors)
     check = learn.others(val)
     heads = _Heads(learn, learned, loss)
     points = heads.start()
@@ -77,11 +76,32 @@ def best_heads(
     lowest, at = losses.min(dim=0)
     strengths = [STRENGTHS[place] for place in at.tolist()]
     alone = _Heads(learn, learned[:, :1], loss)
-    weights, biases = learn.raw(alone.fit(best[:, None], torch.tensor(strengths), TIGHT)[:, 0])
-    biases = biases - torch.einsum("d,hdk->hk", mean, weights)
+    weights, biases = _raw(learn, alone.fit(best[:, None], torch.tensor(strengths), TIGHT)[:, 0])
     if progress is not None:
         progress(len(STRENGTHS), len(STRENGTHS))
     return tuple(map(Head, scalings, strengths, lowest.tolist(), weights, biases))
+
+
+def heads_at(
+    train: Split, strengths: dict[str, float], *, scalings: dict[str, Tensor], mean: Tensor, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """Weights [S, D, outputs] and biases [S, outputs], for raw features, of S scalings' heads at their strengths."""
+    learn = _images(train, mean, torch.stack(list(scalings.values())))
+    heads = _Heads(learn, torch.ones(len(train), 1, dtype=torch.bool), loss)
+    wanted = torch.tensor([strengths[name] for name in scalings])
+    return _raw(learn, heads.fit(heads.fit(heads.start(), 10 * wanted, LOOSE), wanted, TIGHT)[:, 0])
+
+
+def _images(split: Split, mean: Tensor, divisors: Tensor) -> "_Wide | _Compact":
+    """The images as their features or, where there are far fewer of them, among themselves."""
+    compact = 2 * len(split) <= len(mean)
+    return _Compact.of(split, mean, divisors) if compact else _Wide(split, mean, divisors)
+
+
+def _raw(learn: "_Wide | _Compact", points: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [S, D, K] and biases [S, K] for raw features, of points [S, size + 1, K]."""
+    weights, biases = learn.raw(points)
+    return weights, biases - torch.einsum("d,hdk->hk", learn.mean, weights)
 
 
 # ---------------------------------------------------------------- images as the heads see them

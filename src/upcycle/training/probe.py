@@ -5,7 +5,7 @@ strength of each penalty.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,9 @@ from upcycle.data.splits import Splits
 from upcycle.device import seed_for
 from upcycle.history import ProbeResult
 from upcycle.task import Task
-from upcycle.training.logistic import Head, best_heads
+from upcycle.training.logistic import best_heads, heads_at
 from upcycle.training.loss import Loss, score
-from upcycle.training.ridge import Ridge, best_ridge
+from upcycle.training.ridge import best_ridge, ridge_at
 from upcycle.training.rows import Features, Labels, Split
 
 _FEW = 200
@@ -38,6 +38,8 @@ class Probe:
     weight: Tensor
     bias: Tensor
     result: ProbeResult
+    factor: float = 1.0
+    """What the scores of ridge regression are multiplied by."""
 
 
 def train_probe(
@@ -71,13 +73,33 @@ def train_probe(
     heads = best_heads(*read, scalings=own, mean=mean[:width], learned=learned, loss=loss, progress=progress)
     classes = len(loss.task.classes)
     ridge = best_ridge(*read, mean=mean[:width], divisors=own["between"], learned=learned, classes=classes)
-    weight, bias = _mean(heads, ridge, loss)
+    pairs = [(one.weight, one.bias) for one in heads]
+    weight, bias = _mean(pairs, (ridge.weight, ridge.bias), loss)
     logits = torch.cat([some @ weight + bias for some in read[1].chunks()])
     scores = score(logits, torch.from_numpy(val.labels.astype(np.int64)), loss.task)
     strengths = {one.scaling: one.strength for one in heads}
     strengths |= {"ridge": ridge.penalty} if loss.weights is None else {}
     result = ProbeResult(strengths, scores.loss, scores.accuracy, scores.f1_macro, stages, losses)
-    return Probe(weight.T.contiguous(), bias, result)
+    return Probe(weight.T.contiguous(), bias, result, ridge.factor)
+
+
+def refitted(probe: Probe, every: Split, *, loss: Loss, widths: Sequence[int] = ()) -> Probe:
+    """The probe with all that held-out images chose, trained on `every` image, those among them.
+
+    As scikit-learn's GridSearchCV refits; `result` stays that of the probe which they judged.
+    """
+    widths = tuple(widths) or (every.features.shape[1],)
+    widths = widths[: probe.result.stages]
+    read = every.first(sum(widths))
+    mean, scalings = scales(read, widths)
+    strengths = dict(probe.result.strengths)
+    weights, biases = heads_at(read, strengths, scalings=scalings, mean=mean, loss=loss)
+    ridge = None
+    if "ridge" in strengths:
+        classes, between = len(loss.task.classes), scalings["between"]
+        ridge = ridge_at(read, strengths["ridge"], probe.factor, mean=mean, divisors=between, classes=classes)
+    weight, bias = _mean(list(zip(weights, biases, strict=True)), ridge, loss)
+    return replace(probe, weight=weight.T.contiguous(), bias=bias)
 
 
 def _losses_by_stages(
@@ -113,12 +135,14 @@ def _learned(train: Split, val: Split, seed: int) -> Tensor:
     return torch.cat([whole, *(_without_folds(train, seed) if len(val) < _FEW else ())], dim=1)
 
 
-def _mean(heads: Sequence[Head], ridge: Ridge, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Half the logistic heads' mean and half ridge regression; the former alone where classes are weighted."""
-    weight, bias = (torch.stack([getattr(one, name) for one in heads]).mean(dim=0) for name in ("weight", "bias"))
-    if loss.weights is not None:
+def _mean(
+    heads: Sequence[tuple[Tensor, Tensor]], ridge: tuple[Tensor, Tensor] | None, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """Half of the logistic heads' mean and half of ridge's; the former alone where classes are weighted."""
+    weight, bias = (torch.stack(parts).mean(dim=0) for parts in zip(*heads, strict=True))
+    if ridge is None or loss.weights is not None:
         return weight, bias
-    of_ridge, level = ridge.weight, ridge.bias
+    of_ridge, level = ridge
     if loss.task.outputs == 1:
         of_ridge, level = of_ridge[:, 1:] - of_ridge[:, :1], level[1:] - level[:1]
     return (weight + of_ridge) / 2, (bias + level) / 2

@@ -29,9 +29,13 @@ _Solve = Callable[[float], tuple[list[Tensor], list[Tensor]]]
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """A head for raw features, `weight` [D, K] and `bias` [K], with its penalty and its held-out loss in nats."""
+    """A head for raw features, `weight` [D, K] and `bias` [K], with its penalty and its held-out loss in nats.
+
+    `factor` is what its scores are multiplied by: the inverse of the temperature.
+    """
 
     penalty: float
+    factor: float
     loss: float
     weight: Tensor
     bias: Tensor
@@ -62,8 +66,23 @@ def best_ridge(train: Split, val: Split, *, mean: Tensor, divisors: Tensor, lear
         if min(range(len(found)), key=lambda at: found[at][0]) < len(found) - PATIENCE:
             break
     loss, penalty, factor, weight, bias = min(found, key=lambda one: one[0])
-    raw = factor * weight / divisors[:, None].double()
-    return Ridge(penalty, loss, raw.float(), (factor * bias - mean.double() @ raw).float())
+    return Ridge(penalty, factor, loss, *_raw(factor * weight, factor * bias, mean, divisors))
+
+
+def ridge_at(
+    train: Split, penalty: float, factor: float, *, mean: Tensor, divisors: Tensor, classes: int
+) -> tuple[Tensor, Tensor]:
+    """Weight [D, K] and bias [K], for raw features, of the head at a penalty, its scores multiplied by `factor`."""
+    targets = torch.eye(classes, dtype=torch.float64)[torch.from_numpy(train.labels).long()]
+    way = _few if len(train) <= len(mean) else _many
+    weights, biases = way(train, mean, divisors, torch.ones(len(train), 1, dtype=torch.bool), targets)(penalty)
+    return _raw(factor * weights[0], factor * biases[0], mean, divisors)
+
+
+def _raw(weight: Tensor, bias: Tensor, mean: Tensor, divisors: Tensor) -> tuple[Tensor, Tensor]:
+    """A head of centered and scaled features, for raw ones."""
+    raw = weight / divisors[:, None].double()
+    return raw.float(), (bias - mean.double() @ raw).float()
 
 
 def _scores(
