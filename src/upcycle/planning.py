@@ -155,7 +155,10 @@ def orientation(difference: float, error: float, classes: int) -> tuple[bool, st
     share, upper = (value / math.log(classes) for value in (difference, difference + 1.645 * error))
     free = upper < FREE_MARGIN
     told = f"turned validation images change the loss by {100 * share:+.1f} % of guessing, at most {100 * upper:+.1f} %"
-    return free, f"orientation {'means nothing, so images are turned in training' if free else 'matters'}: {told}"
+    return (
+        free,
+        f"orientation {'means nothing, so images are turned in training' if free else 'is taken to matter'}: {told}",
+    )
 
 
 @dataclass(frozen=True)

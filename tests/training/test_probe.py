@@ -11,7 +11,7 @@ from upcycle.data.splits import folds
 from upcycle.jobs.label_errors import suspects
 from upcycle.task import Task
 from upcycle.training.loss import Loss, score
-from upcycle.training.probe import Probe, out_of_fold, train_probe
+from upcycle.training.probe import Probe, out_of_fold, refitted, train_probe
 from upcycle.training.rows import Split as Rows
 
 Split = tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.int32]]]
@@ -132,3 +132,28 @@ def test_wrong_labels_are_found_by_probes_that_did_not_learn_them(classes: int) 
     found, _ = suspects(chances, index.labels)
     assert set(found.tolist()) <= set(wrong.tolist())
     assert len(found) >= 6
+
+
+@pytest.mark.parametrize("width", [12, 400])  # by features, and by images
+@pytest.mark.parametrize("classes", [2, 3])
+def test_images_that_are_all_alike_teach_nothing_and_are_no_error(width: int, classes: int) -> None:
+    alike = np.ones((90, width), np.float32), (np.arange(90) % classes).astype(np.int32)
+    probe = train_probe(rows(alike), rows(alike), loss=Loss(task_of(classes)), seed=0, widths=(width // 2, width // 2))
+    assert probe.result.val_loss == pytest.approx(np.log(classes), abs=0.01)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_probe_trained_again_is_the_one_trained_on_all_at_those_strengths(classes: int) -> None:
+    train, val = problem(240, classes, 32)
+    first = fit(train, val, classes)
+    same = refitted(first, rows(train), loss=Loss(task_of(classes)))
+    torch.testing.assert_close(same.weight, first.weight, rtol=0.02, atol=2e-3)
+    more = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
+    again = refitted(first, rows(more), loss=Loss(task_of(classes)))
+    assert again.result == first.result
+    fresh = problem(240, classes, 32, seed=0)[1]
+    losses = [
+        score(torch.from_numpy(fresh[0]) @ one.weight.T + one.bias, torch.from_numpy(fresh[1]).long(), task_of(classes))
+        for one in (first, again)
+    ]
+    assert losses[1].loss < losses[0].loss  # on images that the second has learned

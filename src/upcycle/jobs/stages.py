@@ -20,7 +20,9 @@ from upcycle.rundir import RunDir, read_json
 from upcycle.training.optim import freeze_parameters, frozen_names
 from upcycle.training.probe import Probe
 
-MOST_TURNED = 300
+MOST_GUESSED = 0.8
+"""Above this part of the loss of guessing a probe knows too little for turned images to cost it anything."""
+MOST_TURNED = 1000
 """Validation images, at most, that are turned to see whether orientation matters: more add little."""
 
 
@@ -67,7 +69,8 @@ def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) 
     config, linear = session.config, model.has_linear_head
     if config.probe and not linear:
         if not config.tunes:
-            raise ConfigError(f"{network.arch} has no single linear head: it has no probe, give 1 or more --epochs")
+            advice = "give 1 or more --epochs" if not config.epochs else "leave --fine-tune out"
+            raise ConfigError(f"{network.arch} has no single linear head: it has no probe, {advice}")
         session.show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
     planned = phases(config, images, session.callables.schedule)
     if not session.run.model.exists():  # a resumed run keeps what it has decided until it has done so again
@@ -166,7 +169,8 @@ def _same_decision(run: RunDir, network: ModelSpec, decision: Decision, augment:
 def _augment(session: Session, data: Dataset, model: Network, probed: Probed) -> str:
     """The augmentation: "square" where the probe does as well on turned validation images, else "light"."""
     images = len(probed.plain)
-    if images < LEAST_TURNED:
+    guessing = data.task.guessing
+    if images < LEAST_TURNED or probed.probe.result.val_loss > MOST_GUESSED * guessing:
         return "light"
     at = np.unique(np.linspace(0, images - 1, min(images, MOST_TURNED)).astype(np.int64))  # of every class
     upright = probed.plain.part(at)

@@ -66,6 +66,8 @@ def computes(body: nn.Module, images: Tensor) -> bool:
     try:
         found = pooled(body, images, len(expected))
         last = pooled(body, images, 1)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except Exception:  # a network may raise anything for a size, or an argument, that it does not know
         return False
     first = found[:, : last.shape[1]]  # an accelerator may add in another order

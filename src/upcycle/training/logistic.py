@@ -5,8 +5,9 @@ lies. The images' coordinates there, from the Cholesky factor of their Gram matr
 numbers.
 """
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -117,6 +118,12 @@ class _Wide:
         few = 4 * len(split) * len(mean) <= _MOST_BYTES // 4
         self.held = torch.cat([part - mean for part in split.chunks()]) if few else None
 
+    def of_scalings(self, some: slice) -> "_Wide":
+        """The same images by some of the scalings."""
+        other = copy.copy(self)
+        other.divisors = self.divisors[some]
+        return other
+
     def others(self, split: Split) -> "_Wide":
         """Other images, scaled alike."""
         return _Wide(split, self.mean, self.divisors)
@@ -165,7 +172,7 @@ class _Compact:
         features = torch.cat([part - mean for part in split.chunks()])
         products = _products(features, features, divisors)
         diagonal = products.diagonal(dim1=1, dim2=2)
-        diagonal += _JITTER * diagonal.mean(dim=1, keepdim=True)
+        diagonal += _JITTER * (1 + diagonal.mean(dim=1, keepdim=True))
         factors: Tensor = torch.linalg.cholesky(products)
         return cls(factors.float(), _long(split.labels), features, mean, divisors, factors)
 
@@ -173,6 +180,11 @@ class _Compact:
     def size(self) -> int:
         """Coordinates of an image."""
         return self.coordinates.shape[2]
+
+    def of_scalings(self, some: slice) -> "_Compact":
+        """The same images by some of the scalings."""
+        parts = {name: getattr(self, name)[some] for name in ("coordinates", "divisors", "factors")}
+        return replace(self, **parts)
 
     def others(self, split: Split) -> "_Compact":
         """Other images by the same coordinates."""
@@ -240,9 +252,17 @@ class _Heads:
 
         As many of the sets that learn at once as there is room for.
         """
-        most = max(1, _MOST_BYTES // (4 * (2 * MEMORY + _COPIES) * points[:, 0].numel()))
-        some = [slice(start, start + most) for start in range(0, points.shape[1], most)]
-        return torch.cat([self._fit(points[:, at], self.learned[:, at], strengths, exact) for at in some], dim=1)
+        room = max(1, _MOST_BYTES // (4 * (2 * MEMORY + _COPIES) * points[0, 0].numel()))  # for so many heads
+        wide = min(len(points), room)
+        tall = max(1, room // wide)
+        rows = []
+        for first in range(0, len(points), wide):
+            some = slice(first, first + wide)
+            part = _Heads(self.side.of_scalings(some), self.learned, self.loss)
+            folds = [slice(start, start + tall) for start in range(0, points.shape[1], tall)]
+            found = [part._fit(points[some, at], self.learned[:, at], strengths[some], exact) for at in folds]
+            rows.append(torch.cat(found, dim=1))
+        return torch.cat(rows)
 
     def _fit(self, points: Tensor, learned: Tensor, strengths: Tensor, exact: float) -> Tensor:
         shape = points.shape

@@ -24,6 +24,8 @@ from upcycle.training.rows import Features, Labels, Split
 _FEW = 200
 """With fewer validation images than this, held-out folds of the training images help to choose."""
 _FOLDS = 4
+_MOST_TARGETS = 2**28
+"""Images times classes up to which ridge regression has room; it cannot weight classes either."""
 _SOME = 1000
 """Training images, at most, by which the stages are chosen."""
 
@@ -72,15 +74,17 @@ def train_probe(
     own = {name: divisors[:width] for name, divisors in scalings.items()}
     heads = best_heads(*read, scalings=own, mean=mean[:width], learned=learned, loss=loss, progress=progress)
     classes = len(loss.task.classes)
-    ridge = best_ridge(*read, mean=mean[:width], divisors=own["between"], learned=learned, classes=classes)
+    ridge = None
+    if loss.weights is None and len(train) * classes <= _MOST_TARGETS:
+        ridge = best_ridge(*read, mean=mean[:width], divisors=own["between"], learned=learned, classes=classes)
     pairs = [(one.weight, one.bias) for one in heads]
-    weight, bias = _mean(pairs, (ridge.weight, ridge.bias), loss)
+    weight, bias = _mean(pairs, (ridge.weight, ridge.bias) if ridge else None, loss.task)
     logits = torch.cat([some @ weight + bias for some in read[1].chunks()])
     scores = score(logits, torch.from_numpy(val.labels.astype(np.int64)), loss.task)
     strengths = {one.scaling: one.strength for one in heads}
-    strengths |= {"ridge": ridge.penalty} if loss.weights is None else {}
+    strengths |= {"ridge": ridge.penalty} if ridge else {}
     result = ProbeResult(strengths, scores.loss, scores.accuracy, scores.f1_macro, stages, losses)
-    return Probe(weight.T.contiguous(), bias, result, ridge.factor)
+    return Probe(weight.T.contiguous(), bias, result, ridge.factor if ridge else 1.0)
 
 
 def refitted(probe: Probe, every: Split, *, loss: Loss, widths: Sequence[int] = ()) -> Probe:
@@ -98,7 +102,7 @@ def refitted(probe: Probe, every: Split, *, loss: Loss, widths: Sequence[int] = 
     if "ridge" in strengths:
         classes, between = len(loss.task.classes), scalings["between"]
         ridge = ridge_at(read, strengths["ridge"], probe.factor, mean=mean, divisors=between, classes=classes)
-    weight, bias = _mean(list(zip(weights, biases, strict=True)), ridge, loss)
+    weight, bias = _mean(list(zip(weights, biases, strict=True)), ridge, loss.task)
     return replace(probe, weight=weight.T.contiguous(), bias=bias)
 
 
@@ -111,9 +115,10 @@ def _losses_by_stages(
     """
     if len(widths) == 1:
         return ()
-    if len(train) > _SOME:
+    most = max(_SOME, 2 * len(task.classes))
+    if len(train) > most:
         generator = torch.Generator().manual_seed(seed_for(seed, "probe stages"))
-        train = train.some(np.sort(torch.randperm(len(train), generator=generator)[:_SOME].numpy()))
+        train = train.some(np.sort(torch.randperm(len(train), generator=generator)[:most].numpy()))
     learned, classes = _learned(train, val, seed), len(task.classes)
     sums = np.cumsum(widths).tolist()
     return tuple(
@@ -136,14 +141,14 @@ def _learned(train: Split, val: Split, seed: int) -> Tensor:
 
 
 def _mean(
-    heads: Sequence[tuple[Tensor, Tensor]], ridge: tuple[Tensor, Tensor] | None, loss: Loss
+    heads: Sequence[tuple[Tensor, Tensor]], ridge: tuple[Tensor, Tensor] | None, task: Task
 ) -> tuple[Tensor, Tensor]:
-    """Half of the logistic heads' mean and half of ridge's; the former alone where classes are weighted."""
+    """Half of the logistic heads' mean and half of ridge's, or the former alone."""
     weight, bias = (torch.stack(parts).mean(dim=0) for parts in zip(*heads, strict=True))
-    if ridge is None or loss.weights is not None:
+    if ridge is None:
         return weight, bias
     of_ridge, level = ridge
-    if loss.task.outputs == 1:
+    if task.outputs == 1:
         of_ridge, level = of_ridge[:, 1:] - of_ridge[:, :1], level[1:] - level[:1]
     return (weight + of_ridge) / 2, (bias + level) / 2
 

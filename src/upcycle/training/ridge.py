@@ -19,6 +19,8 @@ PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01)
 """Penalties tried, from strong to weak, as a part of the features' mean square."""
 PATIENCE = 1
 """The path ends after so many penalties in a row that do not lower the held-out loss."""
+_LEAST = 1e-6
+"""Of the features' mean square: where all images are alike there is nothing to learn, and no error either."""
 _HOTTEST = 5.0
 """The natural logarithm of the highest factor on the scores (an inverse temperature)."""
 
@@ -117,7 +119,7 @@ def _few(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets:
         own = products[at][:, at]
         center = own.mean(dim=0)
         sets.append((at, center, own - center - center[:, None] + center.mean(), targets[at]))
-    scale = products.diagonal().mean()
+    scale = products.diagonal().mean().clamp(min=_LEAST)
 
     def solve(penalty: float) -> tuple[list[Tensor], list[Tensor]]:
         weights, biases = [], []
@@ -152,7 +154,7 @@ def _many(train: Split, mean: Tensor, divisors: Tensor, learned: Tensor, targets
         center, mean_wanted = sums[fold] / count, targets[learned[:, fold]].mean(dim=0)
         own = squares[fold] - count * torch.outer(center, center)
         sets.append((own, center, crossed[fold] - count * torch.outer(center, mean_wanted), mean_wanted))
-    scale = squares[0].diagonal().sum() / len(train)
+    scale = (squares[0].diagonal().sum() / len(train)).clamp(min=_LEAST)
 
     def solve(penalty: float) -> tuple[list[Tensor], list[Tensor]]:
         weights = [_solved(own, penalty * scale, wanted) for own, _, wanted, _ in sets]
