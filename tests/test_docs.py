@@ -103,7 +103,7 @@ def test_the_options_of_the_other_commands_are_documented(option: str) -> None:
 
 
 def test_no_option_is_documented_that_does_not_exist() -> None:
-    others = {*OTHERS, "help", "no-lr-adapt", "no-fold-bn", "no-probe", "no-commands"}
+    others = {*OTHERS, "help", "no-lr-adapt", "no-fold-bn", "no-probe", "no-refit", "no-commands"}
     known = {name.replace("_", "-") for name in (*Config.model_fields, *JOB_OPTIONS)} | others
     assert set() == set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", re.sub(r"<!--.*?-->", "", prose()))) - known
 
