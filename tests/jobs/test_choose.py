@@ -108,6 +108,11 @@ def test_choice_json_is_what_was_returned_and_the_page_is_there(made: tuple[Path
     assert found.train.startswith(f"upcycle train {found.data} --arch test_resnet --weights /")
 
 
+def test_the_size_of_the_weights_is_that_of_their_file(made: tuple[Path, Selection], weights: dict[str, Path]) -> None:
+    expected = {name: file.stat().st_size / 1e6 for name, file in weights.items()}
+    assert {one.name: one.megabytes for one in made[1].candidates} == pytest.approx(expected, abs=0.15)
+
+
 def test_the_same_call_gives_the_same_scores(
     made: tuple[Path, Selection], data: Path, weights: dict[str, Path], tmp_path: Path
 ) -> None:
