@@ -16,7 +16,7 @@ from upcycle.rundir import RunDir, read_json
 from upcycle.task import class_weights_text
 
 RUNS = Path("runs")
-UPDATES = 5
+UPDATES = 6
 """Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 MOST_AT_ONCE = 1000
 """Tries to get a folder that no other process has."""
