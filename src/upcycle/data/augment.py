@@ -36,7 +36,8 @@ class Augmentation:
 
     `crop_scale`: the smallest part of the frame's area that a random resized crop (Szegedy et al.,
     2015, arXiv:1409.4842) keeps, in (0, 1], 1 for off; `crop_ratio`: smallest and largest width to
-    height of that crop, and where they are equal the area is that of the largest such crop; `flip`: mirror half of the images; `turn`: turn each by none to three quarters;
+    height of that crop, and where they are equal `crop_scale` is a part of the largest such crop;
+    `flip`: mirror half of the images; `turn`: turn each by none to three quarters;
     `color`: brightness and contrast vary by a factor of 1 - color to 1 + color, in [0, 1); `mixup`: alpha
     of the Beta distribution of mixup (Zhang et al., 2018, arXiv:1710.09412), 0 for off.
     """
