@@ -151,3 +151,12 @@ def test_options_of_the_probe_have_no_effect_without_one() -> None:
     assert [
         f"{name} has no effect: it is for runs with a probe" for name in ("fine_tune", "min_updates", "ema_decay")
     ] == (without_effect(options, config))
+
+
+@pytest.mark.parametrize("without", [{"probe": False}, {"recipe": "classic"}, {"weights": "none"}])
+def test_the_layers_of_a_probe_have_no_effect_without_one(without: dict[str, object]) -> None:
+    options = {**without, "probe_layers": "last"}
+    config = resolve(options)
+    assert "probe_layers" not in effective(config)
+    assert ["probe_layers has no effect: it is for runs with a probe"] == without_effect(options, config)
+    assert "last" == effective(resolve({"probe_layers": "last"}))["probe_layers"]

@@ -22,7 +22,7 @@ _ALWAYS = (
     *("label_smoothing", "probe", "probe_layers", "refit", "views", "epochs"),
 )
 """Options that have an effect on the probe alone as well."""
-_OF_PROBES = ("lr_adapt", "fine_tune", "min_updates", "ema_decay")
+_OF_PROBES = ("lr_adapt", "fine_tune", "min_updates", "ema_decay", "probe_layers", "refit")
 """Options that have none without a probe."""
 
 RECIPES: Mapping[str, Mapping[str, object]] = {

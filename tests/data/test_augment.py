@@ -137,6 +137,24 @@ def test_a_frame_too_long_for_any_draw_gets_the_largest_center_box_allowed():
     assert boxes.tolist() == [[0, 400, 300, 400], [400, 0, 400, 300]]
 
 
+@pytest.mark.parametrize("shape", [(300, 300), (300, 600), (1200, 300)])
+def test_squares_vary_in_size_and_place_in_a_frame_of_any_length(shape):
+    boxes = random_boxes(torch.tensor([shape]).expand(2000, 2), Augmentation.of("square"), generator())
+    top, left, height, width = boxes.unbind(1)
+    area = height * width / 300**2
+    assert torch.equal(height, width)
+    assert 0.495 < area.min() < 0.51
+    assert 0.99 < area.max() <= 1
+    assert abs(float(area.mean()) - 0.75) < 0.02
+    assert (0, 0) == (int(top.min()), int(left.min()))
+    assert shape == (int((top + height).max()), int((left + width).max()))
+
+
+def test_boxes_of_several_ratios_are_those_of_earlier_versions():
+    boxes = random_boxes(torch.tensor([[300, 600], [400, 300]]), Augmentation.of("light"), generator())
+    assert [[0, 100, 300, 400], [108, 8, 256, 276]] == boxes.tolist()
+
+
 def test_a_box_of_the_right_size_keeps_its_pixels():
     source = frame(40, 50)
     images = crop([source], torch.tensor([[3, 5, 32, 32]]), 32)

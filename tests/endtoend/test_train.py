@@ -97,6 +97,19 @@ def test_the_probes_recorded_scores_are_those_of_its_predictions(trained: upcycl
     assert ["common", "between", "each", "ridge"] == list(result.strengths)
 
 
+def test_without_views_the_probes_recorded_scores_are_those_of_its_predictions_to_the_image(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    with without_pages():
+        run = upcycle.train(
+            photos, out=tmp_path / "run", weights=str(tiny_weights), recipe="probe", views="none", **FAST
+        )
+    result, val = ProbeResult.from_dict(json.loads(run.directory.probe.read_text())), run.evaluation["val"]
+    assert (result.val_loss, result.val_accuracy, result.val_f1_macro) == pytest.approx(
+        (val.log_loss.value, val.accuracy.value, val.f1_macro.value), abs=1e-5
+    )
+
+
 def test_splits_record_every_file_with_its_content_hash(trained: upcycle.Run) -> None:
     with (trained.path / "splits.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import log_loss
 
 from upcycle.errors import RunError, UpcycleError
-from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation, read_predictions
+from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation, Views, read_predictions
 
 
 def predictions(labels, logits, *, classes=("cats", "dogs"), paths=None):
@@ -197,6 +198,27 @@ def test_a_choice_says_why_and_is_read_back(chosen, reason):
 def test_a_probe_that_is_best_has_no_simpler_model():
     best = (Candidate("probe", 0.1, 0.0, 0.0), Candidate("finetune", 0.2, 0.1, 0.02))
     assert "the probe was chosen: its validation loss is the lowest" == Choice("probe", 0.1, 0.02, best).reason
+
+
+ONE_UNIT = "validation images of a single unit cannot tell models apart"
+
+
+@pytest.mark.parametrize("error", [math.inf, math.nan])  # as computed, and as read back
+def test_an_error_of_one_unit_is_said_in_words(error):
+    candidates = (Candidate("probe", 0.25, 0.15, error), Candidate("finetune", 0.1, 0.0, error))
+    assert (
+        f"the probe was chosen: the simplest model, as {ONE_UNIT} (its loss minus the lowest, that of fine-tuning: "
+        "+0.1500)"
+    ) == Choice("probe", -0.15, error, candidates).reason
+    assert "the probe was chosen on the validation images" == Choice("probe", -0.15, error).reason
+    assert (
+        f"no mirror images: with them the validation loss changes by -0.1000 per image, and {ONE_UNIT}"
+        == Views("flip", -0.1, error).reason
+    )
+    assert (
+        "an image and its mirror image are averaged: the validation loss changes by -0.1000 per image, and "
+        f"{ONE_UNIT}" == Views("flip", -0.1, error, asked=True).reason
+    )
 
 
 def test_the_choice_of_an_earlier_version_is_read():

@@ -77,9 +77,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 class Told(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def chosen(data: Path, out: Path, weights: dict[str, Path], *names: str, **more: Any) -> Selection:
@@ -106,6 +110,11 @@ def test_choice_json_is_what_was_returned_and_the_page_is_there(made: tuple[Path
     assert found == Selection.from_dict(json.loads((out / "choice.json").read_text()))
     assert (out / "choice.html").exists()
     assert found.train.startswith(f"upcycle train {found.data} --arch test_resnet --weights /")
+
+
+def test_the_size_of_the_weights_is_that_of_their_file(made: tuple[Path, Selection], weights: dict[str, Path]) -> None:
+    expected = {name: file.stat().st_size / 1e6 for name, file in weights.items()}
+    assert {one.name: one.megabytes for one in made[1].candidates} == pytest.approx(expected, abs=0.15)
 
 
 def test_the_same_call_gives_the_same_scores(
@@ -329,6 +338,78 @@ def test_without_time_no_features_are_computed_for_the_training(
     upcycle.choose(data, out=tmp_path / "out", candidates=words, within="0.001s", show=told, **SMALL)
     assert [] == counted
     assert re.fullmatch(r"features for the training are not computed: about [\d.]+ s, 0\.0 s left", told.lines[-1])
+
+
+def test_without_a_budget_features_that_take_long_are_left_out(
+    data: Path, weights: dict[str, Path], counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upcycle.jobs.choose.UNASKED", 0.0)
+    told = Told()
+    words = [f"test_resnet={weights['test_resnet']}"]
+    upcycle.choose(data, out=tmp_path / "out", candidates=words, show=told, **SMALL)
+    assert [] == counted
+    expected = r"features for the training are not computed: about [\d.]+ s: give --within to allow that"
+    assert re.fullmatch(expected, told.lines[-1])
+
+
+def test_how_long_features_take_is_said_before_and_too_little_memory_is_a_line(
+    data: Path, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+
+    monkeypatch.setattr("upcycle.jobs.choose.features_of", full)
+    told = Told()
+    words = [f"test_resnet={weights['test_resnet']}"]
+    found = upcycle.choose(data, out=tmp_path / "out", candidates=words, show=told, **SMALL)
+    assert "test_resnet" == found.winner
+    assert re.fullmatch(r"features of \d+ training and validation images follow: about [\d.]+ s", told.lines[-1])
+    assert "features for the training were not computed: out of memory" == told.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.linalg.LinAlgError("linalg.eigh: failed\nto converge"), r"its probe cannot be computed \(linalg.eigh: "),
+        (WeightsError("its features are not finite"), "its features are not finite"),
+    ],
+)
+def test_a_probe_that_fails_costs_its_candidate_alone(
+    error: Exception, line: str, data: Path, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return train_probe(*args, **options)
+
+    monkeypatch.setattr("upcycle.jobs.race.train_probe", failing)
+    found = chosen(data, tmp_path / "out", weights, "test_resnet", "test_convnext")
+    (lost,) = found.left_out
+    assert re.match(rf"test_\w+ is left out: {line}", lost)
+    assert "\n" not in lost
+    assert 1 == len(found.candidates)
+
+
+def test_where_all_of_a_later_round_fail_the_best_of_those_dropped_wins(
+    data: Path, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(train: Any, *args: Any, **options: Any) -> Any:
+        if len(train) > 40:
+            raise WeightsError("its features are not finite")
+        return train_probe(train, *args, **options)
+
+    monkeypatch.setattr("upcycle.jobs.race.SIZES", (40, 80, 160))
+    monkeypatch.setattr("upcycle.jobs.race.train_probe", failing)
+    told = Told()
+    words = [f"{name}={file}" for name, file in weights.items()]
+    found = upcycle.choose(data, out=tmp_path / "out", candidates=words, show=told, **SMALL)
+    assert "test_resnet" not in {one.name for one in found.candidates}
+    assert (found.winner,) == found.alike
+    expected = f"features for the training are not computed: {found.winner} had left the race (worse on 40 images)"
+    assert expected == told.lines[-1]
 
 
 # ---------------------------------------------------------------- auto

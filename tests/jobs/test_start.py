@@ -151,6 +151,14 @@ def test_another_number_of_epochs_is_refused_with_what_trains_a_model_further(st
             begin(None, {"epochs": epochs}, out=run.root, resume=True)
 
 
+def test_arch_auto_resumes_a_run_that_was_started_with_it_alone(tmp_path: Path) -> None:
+    run = begun(tmp_path / "out", tmp_path / "photos", arch="resnet18")
+    with pytest.raises(RunError, match="was started with arch = resnet18, not auto: give another --out"):
+        begin(None, {"arch": "auto"}, out=run.root, resume=True)
+    write_json(run.environment, {"command": "upcycle train photos --arch auto --epochs 3"})
+    assert "resnet18" == begin(None, {"arch": "auto"}, out=run.root, resume=True).config.arch
+
+
 def test_a_run_of_another_version_is_not_resumed(tmp_path: Path) -> None:
     run = begun(tmp_path / "out", tmp_path / "photos")
     write_json(run.config, {**read_json(run.config), "updates": 3, "more_epochs": [2]})

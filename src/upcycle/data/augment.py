@@ -36,7 +36,8 @@ class Augmentation:
 
     `crop_scale`: the smallest part of the frame's area that a random resized crop (Szegedy et al.,
     2015, arXiv:1409.4842) keeps, in (0, 1], 1 for off; `crop_ratio`: smallest and largest width to
-    height of that crop; `flip`: mirror half of the images; `turn`: turn each by none to three quarters;
+    height of that crop, and where they are equal `crop_scale` is a part of the largest such crop;
+    `flip`: mirror half of the images; `turn`: turn each by none to three quarters;
     `color`: brightness and contrast vary by a factor of 1 - color to 1 + color, in [0, 1); `mixup`: alpha
     of the Beta distribution of mixup (Zhang et al., 2018, arXiv:1710.09412), 0 for off.
     """
@@ -91,18 +92,21 @@ def random_boxes(shapes: Tensor, augmentation: Augmentation, generator: torch.Ge
 
     A box is top, left, height, width, within the frame. Area and the logarithm of the ratio are
     uniform; the first of ten draws that fits is taken, else the largest center box of a ratio allowed.
+    With a single ratio the area is a part of the largest box of that ratio, so that every draw fits.
     """
     low, high = (math.log(ratio) for ratio in augmentation.crop_ratio)
+    largest = _largest(shapes, augmentation.crop_ratio)
+    whole = largest if low == high else shapes  # in a long frame no square of half its area fits
     draws = torch.rand(2, len(shapes), _ATTEMPTS, generator=generator, dtype=torch.float64)
     places = torch.rand(len(shapes), 2, generator=generator, dtype=torch.float64)
-    area = (augmentation.crop_scale + (1 - augmentation.crop_scale) * draws[0]) * shapes.prod(1, keepdim=True)
+    area = (augmentation.crop_scale + (1 - augmentation.crop_scale) * draws[0]) * whole.prod(1, keepdim=True)
     ratio = torch.exp(low + (high - low) * draws[1])
     tried = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], dim=2).round().long().clamp(min=1)
     fits = (tried <= shapes[:, None]).all(2)
     first = fits.long().argmax(1)  # the first of equal values
     sizes = tried[torch.arange(len(shapes)), first]
     fits_any = fits.any(1, keepdim=True)
-    sizes = torch.where(fits_any, sizes, _largest(shapes, augmentation.crop_ratio))
+    sizes = torch.where(fits_any, sizes, largest)
     places = torch.where(fits_any, places, 0.5)
     corners = (places * (shapes - sizes + 1)).floor().long()
     return torch.cat([corners, sizes], dim=1)

@@ -255,6 +255,8 @@ MODELS: Mapping[ModelName, str] = {
     "interpolated-0.25": "the mean of 25 % fine-tuned and 75 % probe weights",
 }
 """The same in words."""
+_ONE_UNIT = "validation images of a single unit cannot tell models apart"
+"""Why a standard error is infinite, which JSON keeps as null."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,11 @@ class Choice:
         if self.chosen in of:
             best, kept = min(self.candidates, key=lambda one: one.val_loss), of[self.chosen]
             if best != kept:
+                if not math.isfinite(kept.standard_error):
+                    return (
+                        f"{name} was chosen: the simplest model, as {_ONE_UNIT} (its loss minus the lowest, that of "
+                        f"{MODELS[best.name]}: {kept.mean_difference:+.4f})"
+                    )
                 return (
                     f"{name} was chosen: the simplest model whose validation loss is within one standard error of the "
                     f"lowest, that of {MODELS[best.name]} ({kept.mean_difference:+.4f} ± {kept.standard_error:.4f} "
@@ -295,7 +302,7 @@ class Choice:
             return (
                 f"{name} was chosen: its validation loss is the lowest{simpler and simpler + 'standard error higher'}"
             )
-        if math.isnan(self.mean_difference + self.standard_error):
+        if not math.isfinite(self.mean_difference + self.standard_error):
             return f"{name} was chosen on the validation images"
         return (
             f"{name} was chosen: the validation loss of fine-tuning minus that of the probe is "
@@ -331,9 +338,13 @@ class Views:
     @property
     def reason(self) -> str:
         """The decision in words."""
-        what = f"{self.mean_difference:+.4f} ± {self.standard_error:.4f} per image"
+        known = math.isfinite(self.standard_error)
+        error = f" ± {self.standard_error:.4f} per image" if known else f" per image, and {_ONE_UNIT}"
+        what = f"{self.mean_difference:+.4f}{error}"
         if self.asked:
             return f"an image and its mirror image are averaged: the validation loss changes by {what}"
+        if self.chosen == "none" and not known:
+            return f"no mirror images: with them the validation loss changes by {what}"
         if self.chosen == "none":
             return f"mirror images do not pay: with them the validation loss changes by {what}"
         return f"an image and its mirror image are averaged, as that pays: the validation loss changes by {what}"

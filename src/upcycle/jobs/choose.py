@@ -38,6 +38,8 @@ from upcycle.rundir import write_json
 
 BUDGET_OF_TRAIN = 300.0
 """Seconds that `train --arch auto` takes to choose, at most."""
+UNASKED = 300.0
+"""Seconds that features for the training that follows may take where no budget was given."""
 EPOCHS, BACKWARD = 3, 3
 """What a training is taken to cost: so many epochs, where an image takes so many times as long as forward alone."""
 _BASELINE = "resnet50"
@@ -121,6 +123,10 @@ def choose(
             _begin_training(found, config, show)
         except UpcycleError as error:  # the choice stands without
             show.warn(f"features for the training were not computed: {error}")
+        except RuntimeError as error:
+            if not machines.out_of_memory(error):
+                raise
+            show.warn("features for the training were not computed: out of memory")
         return made
 
 
@@ -232,17 +238,29 @@ def _begin_training(found: _Raced, config: Config, show: Display) -> None:
         return
     machines.apply(machine, config.seed)
     count = len(learned_from(split_by(config, found.index)))
-    left = float("inf") if found.deadline is None else found.deadline - time.monotonic()
     needed = winner.seconds(count)
-    if winner.model is None or needed > left:
-        show.message(f"features for the training are not computed: about {clock(needed)}, {clock(max(left, 0.0))} left")
+    if reason := _unfit(found, needed):
+        show.message(f"features for the training are not computed: {reason}")
         return
+    assert winner.model is not None
+    show.message(f"features of {counted(count, 'training and validation image')} follow: about {clock(needed)}")
     index = _decodable(found.index, lambda index: learned_from(split_by(config, index)), config, machine, show)
     preprocessing = winner.spec.preprocessing
     data = Dataset(index, Stream(index, preprocessing.decoding), preprocessing, split_by(config, index))
     own, everything = learned_from(data.splits), np.arange(len(index))
     features_of(winner.model, data, winner.spec, config, machine, show, positions=own, known=everything)
     show.message(f"features of {counted(len(own), 'training and validation image')} are cached for that training")
+
+
+def _unfit(found: _Raced, needed: float) -> str:
+    """Why features that need so many seconds are not computed; "" if they are."""
+    winner = found.winner
+    if winner.model is None:
+        return f"{winner.name} had left the race ({winner.dropped})"
+    if found.deadline is None:
+        return f"about {clock(needed)}: give --within to allow that" if needed > UNASKED else ""
+    left = found.deadline - time.monotonic()
+    return f"about {clock(needed)}, {clock(max(left, 0.0))} left" if needed > left else ""
 
 
 # ---------------------------------------------------------------- results
@@ -254,7 +272,7 @@ def _selection(
     """The values of a race; `racers` are sorted, the best first."""
     rows = tuple(_candidate(racer, course, config, leads=racer is racers[0]) for racer in racers)
     last = [racer for racer in racers if not racer.dropped] or [racers[0]]
-    alike = [racer for racer in last if racer.gap.low <= 0]
+    alike = [racer for racer in last if racer.gap.low <= 0] or [racers[0]]
     winner = max(alike, key=lambda racer: racer.speed)
     trained = tuple(len(part) for part in course.rounds[: max(len(racer.scores) for racer in racers)])
     return Selection(

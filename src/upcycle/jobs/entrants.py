@@ -18,7 +18,7 @@ _UNKNOWN = "unknown"
 class Entrant:
     """A backbone with its weights: `name` as given, `arch` with its tag, `given` as `train --weights` takes it.
 
-    `local`: the weights needed no download.
+    `megabytes`: the size of the weights in 10**6 bytes; `local`: they needed no download.
     """
 
     name: str
@@ -26,12 +26,8 @@ class Entrant:
     given: str
     license: str
     weights: Weights
+    megabytes: float
     local: bool = True
-
-    @property
-    def megabytes(self) -> float:
-        """The size of the weights in 10**6 bytes."""
-        return sum(tensor.nbytes for tensor in self.weights.tensors.values()) / 1e6
 
 
 def parse_candidates(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -71,7 +67,7 @@ def named(words: Sequence[str], show: Display) -> tuple[list[Entrant], list[str]
         assert weights is not None  # none is refused
         local = own is not None or not (given == "auto" or given.startswith(HUB))
         license = _license(full, weights) if given == "auto" else _UNKNOWN
-        found.append(Entrant(name, full, given, license, weights, local))
+        found.append(Entrant(name, full, given, license, weights, _megabytes(weights), local))
     if not found:
         raise ConfigError(f"no candidate is left: {'; '.join(lost)}")
     return found, lost
@@ -102,7 +98,7 @@ def at_hand() -> tuple[list[Entrant], list[str]]:
             continue
         if weights is None or any(weights.sha256 == other.weights.sha256 for other in found):
             continue
-        found.append(Entrant(backbone.name, arch, "auto", _license(arch, weights), weights))
+        found.append(Entrant(backbone.name, arch, "auto", _license(arch, weights), weights, _megabytes(weights)))
     if not found:
         raise ConfigError(
             f"no weights of the {len(BACKBONES)} backbones of the catalog are at hand: name some with --candidates to "
@@ -124,6 +120,11 @@ def _license(arch: str, weights: Weights) -> str:
     if packaged is not None and weights.source.startswith(f"package {packaged.package}"):
         return packaged.licence
     return next((one.license for one in BACKBONES if resolve_arch(one.name) == arch), _UNKNOWN)
+
+
+def _megabytes(weights: Weights) -> float:
+    """Taken while the tensors are there: a race lets go of them."""
+    return sum(tensor.nbytes for tensor in weights.tensors.values()) / 1e6
 
 
 def without_tensors(entrant: Entrant) -> Entrant:

@@ -21,7 +21,7 @@ from upcycle.data.listing import Unusable
 from upcycle.data.splits import Splits, components
 from upcycle.data.subsets import nested
 from upcycle.device import Hardware, out_of_memory
-from upcycle.errors import DataError, WeightsError, counted
+from upcycle.errors import DataError, WeightsError, counted, shown
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, predict_logits, predictions
 from upcycle.evaluation.results import Predictions
 from upcycle.jobs.entrants import Entrant, without_tensors
@@ -343,12 +343,17 @@ class Race:
         return found
 
     def _scored(self, racer: Racer, part: _Positions) -> Predictions:
-        """Predictions of the validation images by a probe trained on `part`."""
+        """Predictions of the validation images by a probe trained on `part`; WeightsError if there can be none."""
         index, val, groups = self.course.index, self.course.val, self.course.groups
         read = racer.features[:, : sum(racer.widths)]
         sides = (Split(read, side, index.labels[side], groups[side]) for side in (part, val))
         started = time.perf_counter()
-        probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed, widths=racer.widths)
+        try:
+            probe = train_probe(*sides, loss=Loss(Task.of(index.classes)), seed=self.config.seed, widths=racer.widths)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # public, but not so typed
+            raise WeightsError(f"its probe cannot be computed ({shown(error)})") from error
         racer.probe_seconds = time.perf_counter() - started
         logits = torch.from_numpy(read[val, : probe.weight.shape[1]]) @ probe.weight.T + probe.bias
+        if not torch.isfinite(logits).all():
+            raise WeightsError("the outputs of its probe are not finite")
         return predictions(index, val, logits.numpy())

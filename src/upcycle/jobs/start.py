@@ -16,7 +16,7 @@ from upcycle.rundir import RunDir, read_json
 from upcycle.task import class_weights_text
 
 RUNS = Path("runs")
-UPDATES = 5
+UPDATES = 6
 """Counted up whenever an upcycle makes other updates of the same state, so that no run mixes the two."""
 MOST_AT_ONCE = 1000
 """Tries to get a folder that no other process has."""
@@ -163,7 +163,10 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
     if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was started with {before}, not {data}: give another --out")
     recorded = config.to_dict()
-    given = {name: value for name, value in given.items() if (name, value) != ("arch", "auto")}  # it was resolved
+    environment = read_json(run.environment) if run.environment.exists() else {}
+    said = str(environment.get("command", ""))
+    if given.get("arch") == "auto" and " --arch auto " in f"{said} ":  # a race has named it since
+        given = {name: value for name, value in given.items() if name != "arch"}
     now = resolve({**recorded, **given}).to_dict()
     other = [name for name in given if now[name] != recorded[name] and name not in FREE_TO_CHANGE]
     if "epochs" in other:
@@ -175,8 +178,6 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
         told = ", ".join(f"{name} = {recorded[name]}, not {now[name]}" for name in other)
         raise RunError(f"{run.root} was started with {told}: give another --out")
     config = resolve({**recorded, **{name: now[name] for name in FREE_TO_CHANGE}})
-    environment = read_json(run.environment) if run.environment.exists() else {}
-    said = str(environment.get("command", ""))
     finished = run.status()["state"] == "finished"
     if not finished and read_json(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
