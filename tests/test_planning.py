@@ -113,8 +113,8 @@ def test_layers_that_are_named_are_frozen_near_and_far(share: float, freeze: str
         (0.05, 0.126, {}, True),  # a quarter of the loss is less than two standard errors
         (0.05, 0.124, {}, False),
         (0.05, math.inf, {}, True),
-        (0.0999, 1.0, {}, True),
-        (0.1001, 1.0, {}, False),
+        (0.1999, 1.0, {}, True),
+        (0.2001, 1.0, {}, False),
         (0.05, 1.0, {"fine_tune": "always"}, False),
         (0.05, 1.0, {"epochs": 3}, False),
     ],

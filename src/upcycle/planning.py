@@ -128,8 +128,6 @@ def adapted_rate(lr: float, probe_loss: float, classes: int, *, whole: bool = Fa
 
 FAR_SHARE = 0.2
 """A task is far from this part of the loss of guessing on: frozen lower layers limit what fine-tuning can reach."""
-SKIP_SHARE = 0.1
-"""Above this part of the loss of guessing, fine-tuning is tried however few the validation images are."""
 LIKELY_GAIN = 0.25
 """The part of a near task's validation loss that fine-tuning can be expected to take away."""
 ERRORS = 2.0
@@ -195,7 +193,7 @@ def decide(config: Config, *, loss: float, error: float, images: int, classes: i
     share = loss / math.log(classes)
     far = share >= FAR_SHARE
     place = f"{'far from' if far else 'near'} the pretrained features (validation loss {100 * share:.0f} % of guessing)"
-    skip = config.fine_tune == "auto" and not far and share < SKIP_SHARE and LIKELY_GAIN * loss < ERRORS * error
+    skip = config.fine_tune == "auto" and not far and LIKELY_GAIN * loss < ERRORS * error
     freeze = "none" if far and config.freeze == "auto" else config.freeze
     epochs = epochs_for(config, steps_per_epoch, far=far)
     if skip:
