@@ -222,7 +222,7 @@ def test_the_plan_of_the_default_recipe_shows_fine_tuning(capsys: pytest.Capture
     assert 0 == main(["plan", "--steps-per-epoch", "10"])
     phase, epochs = capsys.readouterr().out.splitlines()
     assert phase.startswith("finetune: 3 epochs x 10 updates, one-cycle: first rate 4e-05")
-    assert "the probe decides: 8 epochs near the pretrained features, 20 far from them" == epochs
+    assert "the probe decides: 8 epochs near the pretrained features, 10 far from them" == epochs
     assert 0 == main(["plan", "--steps-per-epoch", "10", "--epochs", "4"])
     assert 1 == len(capsys.readouterr().out.splitlines())
 

@@ -86,7 +86,7 @@ def test_an_interpolation_lies_between_the_probe_and_the_fine_tuned_weights(
     found = {}
     for name in ("probe", "interpolated-0.25"):
         choosing(name, monkeypatch)
-        run = upcycle.train(photos, out=tmp_path / name, weights=str(tiny_weights), **FAST)
+        run = upcycle.train(photos, out=tmp_path / name, weights=str(tiny_weights), refit=False, **FAST)
         found[name] = load_tensors(run.directory.best)
     for key, fine_tuned in load_tensors(tuned.directory.best).items():
         if fine_tuned.is_floating_point():
