@@ -25,8 +25,10 @@ from upcycle.data.splits import components
 from upcycle.evaluation.forward import predict_logits
 from upcycle.model.network import Network
 from upcycle.task import Task
+from upcycle.training.logistic import best_heads
 from upcycle.training.loss import Loss
-from upcycle.training.probe import Split, best_heads
+from upcycle.training.probe import learners, scales
+from upcycle.training.rows import Split
 
 Reals = npt.NDArray[np.float64]
 STAGES = 3
@@ -115,7 +117,9 @@ def readings(file: Path, train: int, splits: int) -> list[dict[str, dict[str, fl
             blocks = np.split(whole, np.cumsum(widths)[:-1], axis=1)[-stages:]
             scaled = np.hstack([block / block[learn].std(axis=0).mean() for block in blocks]).astype(np.float32)
             sides = [Split(scaled, side, made["labels"][side], groups[side]) for side in (learn, hold)]
-            heads = best_heads(*sides, loss=Loss(task), seed=seed)
+            mean, scalings = scales(sides[0], (scaled.shape[1],))
+            marks = learners(*sides, seed)
+            heads = best_heads(*sides, scalings=scalings, mean=mean, learned=marks, loss=Loss(task))
             weight = torch.stack([one.weight for one in heads]).mean(dim=0).numpy()
             bias = torch.stack([one.bias for one in heads]).mean(dim=0).numpy()
 

@@ -61,16 +61,7 @@ GROUPS = {
         *("path_column", "label_column", "split_column", "group_column"),
     ),
     "Network and input": (
-        "input",
-        "crop_pct",
-        "scale",
-        "probe",
-        "probe_layers",
-        "refit",
-        "views",
-        "fine_tune",
-        "freeze",
-        "bn",
+        *("input", "crop_pct", "scale", "probe", "probe_layers", "refit", "views", "fine_tune", "freeze", "bn"),
     ),
     "Schedule": ("schedule", "min_updates", *(name for name in OF_SCHEDULES if name not in ("lr", "momentum"))),
     "Optimizer": (*("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "clip_grad", "ema_decay"),),
@@ -79,15 +70,8 @@ GROUPS = {
     "Hardware and files": (*("device", "precision", "threads", "workers", "fold_bn", "checkpoint_every", "cache"),),
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
-BEFORE = {
-    "fine_tune": "always",
-    "probe_layers": "last",
-    "views": "none",
-    "refit": False,
-    "min_updates": 0,
-    "clip_grad": 0.0,
-    "ema_decay": 0.0,
-}
+BEFORE = {"fine_tune": "always", "min_updates": 0, "clip_grad": 0.0, "ema_decay": 0.0}
+BEFORE |= {"probe_layers": "last", "views": "none", "refit": False}
 """What runs did that are older than these options."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""

@@ -69,7 +69,7 @@ def train_probe(
     losses = _losses_by_stages(train, val, widths, mean, scalings["between"], loss.task, seed)
     stages = 1 + losses.index(min(losses)) if losses else 1
     width = sum(widths[:stages])
-    learned = _learned(train, val, seed)
+    learned = learners(train, val, seed)
     read = train.first(width), val.first(width)
     own = {name: divisors[:width] for name, divisors in scalings.items()}
     heads = best_heads(*read, scalings=own, mean=mean[:width], learned=learned, loss=loss, progress=progress)
@@ -119,7 +119,7 @@ def _losses_by_stages(
     if len(train) > most:
         generator = torch.Generator().manual_seed(seed_for(seed, "probe stages"))
         train = train.some(np.sort(torch.randperm(len(train), generator=generator)[:most].numpy()))
-    learned, classes = _learned(train, val, seed), len(task.classes)
+    learned, classes = learners(train, val, seed), len(task.classes)
     sums = np.cumsum(widths).tolist()
     return tuple(
         best_ridge(
@@ -134,7 +134,7 @@ def _losses_by_stages(
     )
 
 
-def _learned(train: Split, val: Split, seed: int) -> Tensor:
+def learners(train: Split, val: Split, seed: int) -> Tensor:
     """A mask [n, F] of the training images of F heads: all, then, with few validation images, all but each fold."""
     whole = torch.ones(len(train), 1, dtype=torch.bool)
     return torch.cat([whole, *(_without_folds(train, seed) if len(val) < _FEW else ())], dim=1)
