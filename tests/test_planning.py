@@ -16,6 +16,7 @@ from upcycle.planning import (
     changes_from_dicts,
     changes_to_dicts,
     decide,
+    orientation,
     phases,
 )
 from upcycle.recipes import resolve
@@ -144,3 +145,14 @@ def test_all_layers_are_trained_at_a_lower_peak() -> None:
 
 def test_far_tasks_are_fine_tuned_whatever_the_validation_images_show() -> None:
     assert (True, False) == (decided(0.1999, error=9.0).skip, decided(0.2001, error=9.0).skip)
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "free"), [(0.0, 0.01, True), (0.0, 0.03, False), (0.05, 0.001, False), (-0.5, 0.01, True)]
+)
+def test_orientation_means_nothing_where_turning_surely_costs_little(
+    difference: float, error: float, free: bool
+) -> None:
+    found, said = orientation(difference, error, 2)
+    assert free == found
+    assert said.startswith("orientation means nothing" if free else "orientation is taken to matter")

@@ -329,3 +329,11 @@ def test_a_class_that_one_of_many_models_names_stretches_no_interval() -> None:
     one, other = (scored(arm).interval("f1_macro") for arm in (plain, odd))
     assert ("bootstrap", "bootstrap") == (one.method, other.method)
     assert 0.9 < other.low < other.high < 0.97
+
+
+@pytest.mark.parametrize(("scratch", "told"), [(0.9, True), (0.6, False)])
+def test_a_network_from_random_weights_that_scores_highest_is_named(tmp_path: Path, scratch: float, told: bool) -> None:
+    for name, share, options in (("scratch", scratch, {"recipe": "simple-cnn"}), ("known", 0.7, {"recipe": "probe"})):
+        write_run(tmp_path / name, predictions(answers(share, 1)), **options)
+    made = compared(tmp_path, "scratch", "known")
+    assert told == any("trained from random weights, scores highest" in note for note in made.notes)

@@ -261,3 +261,15 @@ def test_mixup_with_alpha_one_folds_a_uniform_weight():
     own = soft.diagonal()
     assert pytest.approx(0.75, abs=0.01) == float(own.mean())
     assert pytest.approx(0.25 / math.sqrt(3), abs=0.005) == float(own.std())
+
+
+def test_square_augmentation_gives_all_eight_views_and_crops_that_keep_their_shape():
+    source = frame(32, 32)
+    plain = center_crop([source], 32)[0]
+    images = random_crop([source] * 200, 32, augmentation=Augmentation(flip=True, turn=True), generator=generator())
+    views = [view.rot90(quarter, (1, 2)) for quarter in range(4) for view in (plain, plain.flip(2))]
+    seen = [next(at for at, view in enumerate(views) if torch.equal(image, view)) for image in images]
+    assert set(range(8)) == set(seen)
+    boxes = random_boxes(torch.tensor([[60, 60]] * 50), Augmentation.of("square"), generator())
+    assert (boxes[:, 2] == boxes[:, 3]).all()
+    assert not Augmentation.of("light").turn

@@ -117,3 +117,30 @@ def test_a_run_that_decides_otherwise_does_not_resume(
 
 def described_stages(text: bytes) -> int:
     return json.loads(text)["stages"] or 1
+
+
+def test_validation_images_that_the_kept_probe_has_learned_are_named_when_they_are_evaluated(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    class Warned(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.lines.append(text)
+
+    run = trained(photos, tiny_weights, tmp_path / "run")
+    show = Warned()
+    upcycle.evaluate(run.path, split="test", show=show)
+    assert not [line for line in show.lines if "flatter" in line]
+    upcycle.evaluate(run.path, split="val", show=show)
+    assert 1 == len([line for line in show.lines if "trained on them as well: the scores flatter it" in line])
+
+
+def test_the_probe_on_the_last_stage_takes_its_features_from_those_of_all(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    trained(photos, tiny_weights, tmp_path / "all", views="none", cache=str(cache))
+    monkeypatch.setattr("upcycle.evaluation.forward.predict_logits", lambda *_, **__: pytest.fail("computed again"))
+    trained(photos, tiny_weights, tmp_path / "last", views="none", cache=str(cache), probe_layers="last")

@@ -78,3 +78,23 @@ def test_layers_that_are_named_stay_frozen_on_a_far_task(
     facts = read_json(run.directory.model)
     assert "layer2" == facts["decision"]["freeze"]
     assert facts["trained_parameters"] < facts["parameters"]
+
+
+def test_images_that_may_be_turned_are_turned_in_training(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"epochs": 1, "views": "none"}
+    few, said = trained(photos, tiny_weights, tmp_path / "few", **options)  # too few to tell
+    assert ("light", []) == (read_json(few.directory.plan)["augment"], [one for one in said if "orientation" in one])
+    monkeypatch.setattr("upcycle.jobs.stages.LEAST_TURNED", 5)
+    monkeypatch.setattr("upcycle.jobs.stages.MOST_GUESSED", 99.0)
+    for margin, kind in ((-99.0, "light"), (99.0, "square")):
+        monkeypatch.setattr("upcycle.planning.FREE_MARGIN", margin)
+        run, said = trained(photos, tiny_weights, tmp_path / kind, **options)
+        assert kind == read_json(run.directory.plan)["augment"]
+        assert 1 == sum("orientation" in one for one in said)
+        same = run.history.rows[0].loss == few.history.rows[0].loss
+        assert same == (kind == "light")
+    monkeypatch.setattr("upcycle.jobs.stages.MOST_GUESSED", 0.0)  # the probe knows too little
+    run, _ = trained(photos, tiny_weights, tmp_path / "unknown", **options)
+    assert "light" == read_json(run.directory.plan)["augment"]
