@@ -8,7 +8,14 @@ from rich.console import Console
 from tests.comparison.test_selection import candidate
 from tests.reporting.pages import Page, words
 from upcycle.comparison.selection import Behind, Gain, Selection
-from upcycle.reporting.choice_page import choice_figure, minutes_text, plain_names, selection_table, write_choice
+from upcycle.reporting.choice_page import (
+    amount,
+    choice_figure,
+    minutes_text,
+    plain_names,
+    selection_table,
+    write_choice,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 MADE = Selection(
@@ -76,3 +83,8 @@ def test_names_are_only_text(tmp_path: Path) -> None:
     rows = (candidate(HOSTILE), candidate(f"{HOSTILE}2$x$"))
     page = Page(write_choice(tmp_path / "x.html", replace(MADE, candidates=rows, winner=HOSTILE, data=HOSTILE)))
     assert [] == page.all("script")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.123, "0.123"), (15.42, "15.4"), (999.6, "1,000"), (1083.2, "1,083")])
+def test_speeds_and_times_are_written_without_powers_of_ten(value: float, text: str) -> None:
+    assert text == amount(value)

@@ -305,8 +305,8 @@ def test_the_candidates_are_a_table_and_a_kept_one_of_them_has_its_scores(pets: 
     kept = RunEvaluation({**named, "finetune_test": named["probe_test"]}, Choice("ema", -0.05, 0.03, candidates))
     write_json(run.evaluation, kept.to_dict())
     text = Page(write_report(run)).text
-    assert "The moving average of the fine-tuned weights ✓ chosen 0.110 0.010 ± 0.013" in text
-    assert "The mean of 50 % fine-tuned and 50 % probe weights 0.100 0.000 ± 0.000" in text
+    assert "The moving average of the fine-tuned weights ✓ chosen 0.110 0.0100 ± 0.0125" in text
+    assert "The mean of 50 % fine-tuned and 50 % probe weights 0.100 0.0000 ± 0.0000" in text
     assert "within one standard error of the lowest" in text
     assert [
         ("Frozen probe", False),

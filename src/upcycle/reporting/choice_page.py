@@ -41,7 +41,13 @@ def write_choice(path: Path, selection: Selection) -> Path:
         tiles=tiles,
         over=over,
         figures=html.inlined({"scores": svg(choice_figure(selection))}),
-        words={"behind": behind_text, "weights": weights_text, "minutes": minutes_text, "interval": interval},
+        words={
+            "behind": behind_text,
+            "weights": weights_text,
+            "minutes": minutes_text,
+            "interval": interval,
+            "amount": amount,
+        },
         train=html.command(selection.train),
         command=html.command(selection.command),
     )
@@ -82,6 +88,11 @@ def weights_text(one: Candidate) -> str:
     return "at hand" if one.local else f"{one.megabytes:.0f} MB"
 
 
+def amount(value: float) -> str:
+    """Three digits, or all before the decimal point: images per second, milliseconds."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def selection_table(selection: Selection) -> RenderableType:
     """Scores and costs of every candidate, the best first, readable without color in 80 columns."""
     scores = columns("backbone", "images", "log loss", "behind (95 %)", "F1 (95 %)")
@@ -91,7 +102,7 @@ def selection_table(selection: Selection) -> RenderableType:
         scores.add_row(
             named(short(name, FEW_LETTERS)), f"{one.images:,}", loss_text(one.log_loss), behind_text(one.behind), f1
         )
-        speed, alone = f"{one.images_per_second:.3g}", f"{one.milliseconds:.3g} ms"
+        speed, alone = amount(one.images_per_second), f"{amount(one.milliseconds)} ms"
         training = f"~{minutes_text(one.minutes)}"
         costs.add_row(named(one.name), printable(one.license), weights_text(one), f"{one.size}", speed, training, alone)
     held_out = counted(selection.validation_images, "validation image")
