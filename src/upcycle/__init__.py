@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from upcycle.jobs.evaluate import evaluate as evaluate
     from upcycle.jobs.plan import plan as plan
     from upcycle.jobs.predict import Classifier as Classifier
-    from upcycle.jobs.predict import Prediction as Prediction
     from upcycle.jobs.predict import load as load
+    from upcycle.jobs.prediction import Prediction as Prediction
     from upcycle.jobs.run import Observer as Observer
     from upcycle.jobs.run import Run as Run
     from upcycle.jobs.run import report as report
@@ -66,7 +66,8 @@ _PUBLIC = {
     "upcycle.jobs.compare": "compare",
     "upcycle.jobs.evaluate": "evaluate",
     "upcycle.jobs.plan": "plan",
-    "upcycle.jobs.predict": "load Classifier Prediction",
+    "upcycle.jobs.predict": "load Classifier",
+    "upcycle.jobs.prediction": "Prediction",
     "upcycle.jobs.run": "report Run Observer",
     "upcycle.jobs.scan": "scan Scan",
     "upcycle.model.network": "Network",

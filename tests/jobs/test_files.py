@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import upcycle
 from tests.conftest import TINY, draw, without_pages
 from upcycle.cli import main
-from upcycle.jobs.files import Unlisted, asked, files_of
+from upcycle.evaluation.forward import EVAL_BATCH
+from upcycle.jobs.files import Outcome, Unlisted, asked, files_of, predict_files
+from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction
 from upcycle.reporting.progress import Silent
 
 
@@ -115,6 +118,36 @@ def test_a_folder_without_files_is_an_error(trained: str, tmp_path: Path, capsys
     (tmp_path / ".hidden.png").touch()
     assert 3 == main(["predict", trained, str(tmp_path)])
     assert f"upcycle: no images in {tmp_path}\n" == capsys.readouterr().err
+
+
+class Bright:
+    """A predictor of a few lines: how bright a file's first byte is."""
+
+    threads = 2
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def isolated(self, source: Path) -> Frame:
+        return np.frombuffer(source.read_bytes()[:1], np.uint8)
+
+    def judge(self, frames: list[Frame]) -> list[Prediction]:
+        self.sizes.append(len(frames))
+        return [Prediction("bright", frame[0] / 255, {"bright": frame[0] / 255}) for frame in frames]
+
+
+def test_anything_that_decodes_and_judges_predicts_files_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff")
+    (tmp_path / "b").write_bytes(b"\0")
+    predictor, a, b, gone = Bright(), tmp_path / "a", tmp_path / "b", tmp_path / "gone"
+    found = list(predict_files(predictor, [a, gone, b] * 43))
+    white, black = Prediction("bright", 1.0, {"bright": 1.0}), Prediction("bright", 0.0, {"bright": 0.0})
+    assert [Outcome(a, white, None), Outcome(gone, None, "does not exist"), Outcome(b, black, None)] * 43 == found
+    assert [85, 1] == predictor.sizes  # of 128 files and of one, those that could be read
+
+
+def test_files_predicted_together_fill_whole_batches() -> None:
+    assert 0 == FILES_AT_ONCE % EVAL_BATCH
 
 
 # ------------------------------------------------------------------------------------------ lists

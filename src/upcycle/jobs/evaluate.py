@@ -15,10 +15,10 @@ from upcycle.data.index import Index, index_images, listing_of
 from upcycle.data.listing import Layout
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError, shown
-from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, Predictions
-from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
+from upcycle.jobs.predict import Classifier, load
+from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, chunks
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run
 from upcycle.reporting.progress import Display, Silent, default_show

@@ -9,16 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Protocol
 
 from upcycle.errors import ConfigError, DataError, DecodeError, shown
-from upcycle.evaluation.forward import chunks
-from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, Prediction
+from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks
 
 STDIN = Path("-")
 """What stands for standard input; a file of that name is ./-."""
 LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 """What systems leave in folders of images, in lower case."""
 _BLOCK = 2**16
+
+
+class Predictor(Protocol):
+    """What predicts files: the best model of a run, or a bundle."""
+
+    @property
+    def threads(self) -> int:
+        """How many files are decoded at a time."""
+
+    def isolated(self, source: Path, /) -> Frame:
+        """A decoded file; DecodeError or OSError, which do not name it, for one that cannot be read."""
+
+    def judge(self, frames: list[Frame], /) -> list[Prediction]:
+        """A prediction for each of one or more decoded images."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +60,23 @@ def check_words(paths: Sequence[Path], options: Sequence[str]) -> None:
             raise ConfigError(f"unknown option: {word}.{f' Did you mean {near[0]}?' if near else ''}")
 
 
-def predict_files(classifier: Classifier, paths: Iterable[Path | Unlisted]) -> Iterator[Outcome]:
+def predict_files(predictor: Predictor, paths: Iterable[Path | Unlisted]) -> Iterator[Outcome]:
     """An outcome for each file, in order; a file that cannot be read does not stop the others."""
-    with ThreadPoolExecutor(classifier.machine.threads) as pool:
+    with ThreadPoolExecutor(predictor.threads) as pool:
         for some in chunks(paths, FILES_AT_ONCE):
-            decoded = list(pool.map(lambda path: _attempt(classifier, path), some))
+            decoded = list(pool.map(lambda path: _attempt(predictor, path), some))
             frames = [frame for frame in decoded if not isinstance(frame, str)]
-            made = iter(classifier.judge(frames) if frames else [])
+            made = iter(predictor.judge(frames) if frames else [])
             for one, frame in zip(some, decoded, strict=True):
                 path, failed = one.path if isinstance(one, Unlisted) else one, isinstance(frame, str)
                 yield Outcome(path, None if failed else next(made), frame if isinstance(frame, str) else None)
 
 
-def _attempt(classifier: Classifier, one: Path | Unlisted) -> Frame | str:
+def _attempt(predictor: Predictor, one: Path | Unlisted) -> Frame | str:
     if isinstance(one, Unlisted):
         return one.reason
     try:
-        return classifier.isolated(one)
+        return predictor.isolated(one)
     except DecodeError as error:
         return str(error)
     except FileNotFoundError:

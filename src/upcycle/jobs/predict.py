@@ -19,8 +19,9 @@ from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
 from upcycle.errors import ConfigError, DecodeError, RunError, shown
-from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.forward import EVAL_BATCH, forward
 from upcycle.hardware import usable_cores
+from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
@@ -28,9 +29,6 @@ from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, read_json
 
 Image = decode.ImageSource | str | PathLike[str] | BinaryIO
-Frame = npt.NDArray[np.uint8]
-
-FILES_AT_ONCE = 4 * EVAL_BATCH
 _COMPUTING = threading.Lock()
 """Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
 MOST_THREADS = 1024
@@ -47,21 +45,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: one bar per class, the most probable five."""
-        from upcycle.reporting.html import prediction_fragment
-
-        return prediction_fragment(self.probabilities)
-
-
 @dataclass(frozen=True, eq=False)
 class Classifier:
     """The best model of a run."""
@@ -70,6 +53,11 @@ class Classifier:
     network: ModelSpec
     model: Network
     machine: machines.Hardware
+
+    @property
+    def threads(self) -> int:
+        """How many files are decoded at a time."""
+        return self.machine.threads
 
     def frame(self, source: decode.ImageSource) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""

@@ -22,9 +22,10 @@ from upcycle.data.splits import Splits, components
 from upcycle.data.subsets import nested
 from upcycle.device import Hardware, out_of_memory
 from upcycle.errors import DataError, WeightsError, counted, shown
-from upcycle.evaluation.forward import EVAL_BATCH, chunks, predict_logits, predictions
+from upcycle.evaluation.forward import EVAL_BATCH, predict_logits, predictions
 from upcycle.evaluation.results import Predictions
 from upcycle.jobs.entrants import Entrant, without_tensors
+from upcycle.jobs.prediction import chunks
 from upcycle.jobs.prepare import fit_size
 from upcycle.jobs.probe import widen
 from upcycle.model.network import ModelSpec, Network, cannot_compute, create, load_body, spec_of

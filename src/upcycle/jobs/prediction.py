@@ -1,0 +1,37 @@
+"""What is predicted of an image, and how many files are predicted together. Needs no torch."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Frame = npt.NDArray[np.uint8]
+"""A decoded image [H, W, 3]."""
+FILES_AT_ONCE = 128
+"""Files that are decoded and then judged together: four of a model's batches."""
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: one bar per class, the most probable five."""
+        from upcycle.reporting.html import prediction_fragment
+
+        return prediction_fragment(self.probabilities)
+
+
+def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Lists of `size` items, the last one shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
