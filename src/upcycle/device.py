@@ -260,10 +260,11 @@ def environment(machine: Hardware) -> dict[str, object]:
 def versions() -> dict[str, str | None]:
     """The versions of Python and of what a run's results depend on; None for a missing package."""
     packages = ("upcycle", "torch", "timm", "numpy", "Pillow", "scikit-learn")
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """That of an installed package; None for one that is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

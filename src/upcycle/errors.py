@@ -7,8 +7,9 @@
     ├── WeightsError       4   an unknown architecture, or weights that cannot be had or do not fit
     ├── RunError           5   a run directory that exists, is missing, is not one, or lacks a file
     ├── DivergenceError    6   the loss stopped being finite
-    └── StorageError       7   a file may not be written
-        └── NoRoomError    7   the disk is full
+    ├── StorageError       7   a file may not be written
+    │   └── NoRoomError    7   the disk is full
+    └── ExportError        8   a model that cannot be exported, or predicts otherwise once it is
 
 Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells expect. A message is one line: what is
 wrong, where, and what to do about it; `shown` keeps names from elsewhere on it.
@@ -73,6 +74,12 @@ class StorageError(UpcycleError):
 
 class NoRoomError(StorageError):
     """A file could not be written because there is no room for it."""
+
+
+class ExportError(UpcycleError):
+    """A model cannot be exported, or what was exported does not predict the same, or is not what was exported."""
+
+    exit_code = 8
 
 
 HUNG_UP = 129

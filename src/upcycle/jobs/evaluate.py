@@ -22,7 +22,8 @@ from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, chunks
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run
 from upcycle.reporting.progress import Display, Silent, default_show
-from upcycle.rundir import read_json
+from upcycle.rundir import RunDir, read_json
+from upcycle.task import Task
 
 
 def evaluate(
@@ -68,9 +69,7 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         if split == "val" and read_json(classifier.run.evaluation).get("refit"):
             show.warn("these images chose the model, and it was then trained on them as well: the scores flatter it")
-        before = Path(str(read_json(classifier.run.config)["data"]))
-        root = Path(config.image_root) if config.image_root else before.parent if before.is_file() else before
-        return _predictions(classifier, own, root)
+        return _predictions(classifier, own, _root(classifier.run, config))
     index = _scan(data, config)
     dark = darkness(index, classifier.network.preprocessing)
     if dark is not None:
@@ -94,6 +93,42 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
     if trained:
         show.warn(f"{trained} of these {len(rows)} images are ones the model was trained or chosen on")
     return _predictions(classifier, rows, index.root, show)
+
+
+def own_images(run: RunDir, split: str, data: Path | None = None) -> tuple[list[Recorded], Path]:
+    """The recorded images of a run's own split, and the folder that holds them: `data`, where they have moved.
+
+    DataError where the run has no such split, or `data` lacks one of its images.
+    """
+    config = read_config(run.config)
+    own = [row for row in read_splits(run.splits) if row.split == split]
+    if not own:
+        raise DataError(f"{run.root} has no images in a split {split!r}")
+    if data is None:
+        return own, _root(run, config)
+    index = _scan(data, config)
+    rows = _own_rows(index, own, split)
+    if not rows:
+        raise DataError(f"{shown(data)} does not hold all {len(own)} images of the run's split {split}")
+    return _known_as(rows, Task.from_dict(read_json(run.model)).classes), index.root
+
+
+def content_of(row: Recorded, root: Path) -> bytes:
+    """The bytes of a recorded image; DataError where its file is gone or is no longer what it was."""
+    try:
+        content = decode.read_file(root / row.path)
+    except (OSError, DecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
+    if hashlib.sha256(content).hexdigest() != row.sha256:
+        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
+    return content
+
+
+def _root(run: RunDir, config: Config) -> Path:
+    """The folder that a run's images were in when it was trained."""
+    before = Path(str(read_json(run.config)["data"]))
+    return Path(config.image_root) if config.image_root else before.parent if before.is_file() else before
 
 
 def _known_as(rows: Sequence[Recorded], classes: Sequence[str]) -> list[Recorded]:
@@ -186,13 +221,7 @@ def _predictions(
 
 def _recorded(classifier: Classifier, row: Recorded, root: Path) -> Frame | str:
     """The decoded image of a recorded file, if it still is that file, or why it cannot be decoded."""
-    try:
-        content = decode.read_file(root / row.path)
-    except (OSError, DecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
-    if hashlib.sha256(content).hexdigest() != row.sha256:
-        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
+    content = content_of(row, root)
     try:
         return classifier.isolated(content)
     except DecodeError as error:

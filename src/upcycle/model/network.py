@@ -111,6 +111,7 @@ class Network(nn.Module):
 
     stages = 1
     views = "none"
+    temperature = 1.0
     _widths: tuple[int, ...] = ()
 
     def __init__(self, body: nn.Module, machine: Hardware | None = None) -> None:

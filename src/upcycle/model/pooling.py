@@ -37,8 +37,14 @@ def widths(body: nn.Module) -> tuple[int, ...]:
 
 def pooled(body: nn.Module, images: Tensor, stages: int) -> Tensor:
     """Features [B, D] of images [B, 3, S, S] by the last `stages`, the last one first."""
+    return pooled_with_map(body, images, stages)[0]
+
+
+def pooled_with_map(body: nn.Module, images: Tensor, stages: int) -> tuple[Tensor, Tensor]:
+    """The same, and what timm's own head reads: the last map [B, C, H, W], or tokens [B, T, C]."""
     if stages == 1:
-        return body.forward_head(body.forward_features(images), pre_logits=True)  # type: ignore[operator,no-any-return]
+        last: Tensor = body.forward_features(images)  # type: ignore[operator]
+        return body.forward_head(last, pre_logits=True), last  # type: ignore[operator]
     places = _places(body)[: stages - 1]
     flat, tokens = _is_flat(body), _has_tokens(body)
     indices = sorted([*places, -1]) if tokens else sorted(places)
@@ -55,7 +61,7 @@ def pooled(body: nn.Module, images: Tensor, stages: int) -> Tensor:
             found += [prefix[:, 0].float(), _mean(patches)]
         else:
             found.append(_mean(by_place[place]))
-    return torch.cat(found, dim=1)
+    return torch.cat(found, dim=1), last
 
 
 def computes(body: nn.Module, images: Tensor) -> bool:

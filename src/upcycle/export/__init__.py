@@ -1,0 +1,1 @@
+"""A trained model as files that other programs read, and the proof that they predict the same."""

@@ -1,0 +1,36 @@
+"""onnxruntime, and what a model gives there for one decoded photo. Needs no torch."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from upcycle.errors import ExportError
+
+EXTRA = 'pip install "upcycle[export]"'
+
+
+def open_session(model: bytes | Path, threads: int) -> Any:
+    """A session on the CPU with so many threads; ExportError without onnxruntime, or for a file it cannot read."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(f"onnxruntime cannot be imported ({error}): {EXTRA}") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the cores alone
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception for each of its codes
+        name = "the exported graph" if isinstance(model, bytes) else str(model)
+        raise ExportError(f"onnxruntime cannot load {name}: {str(error).splitlines()[0][:200]}") from None
+
+
+def probabilities(session: Any, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The probability of each class [K] of an upright RGB photo [H, W, 3]."""
+    (row,) = session.run(["probabilities"], {"image": np.ascontiguousarray(photo)})
+    return np.asarray(row[0], dtype=np.float64)

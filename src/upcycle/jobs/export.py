@@ -1,0 +1,303 @@
+"""Exporting a run: a model that predicts elsewhere what it predicted here, and the proof on the run's own photos."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from upcycle import device as machines
+from upcycle.config import path_or_none
+from upcycle.data import decode
+from upcycle.data.augment import center_crop, normalize
+from upcycle.data.splits import Recorded, read_splits
+from upcycle.errors import ConfigError, DataError, ExportError, RunError, shown
+from upcycle.evaluation.results import Predictions, RunEvaluation, read_predictions
+from upcycle.export import bundle
+from upcycle.export.card import card
+from upcycle.export.proof import judge_int8, prove
+from upcycle.export.runtime import EXTRA, open_session, probabilities
+from upcycle.hardware import usable_cores
+from upcycle.jobs.evaluate import content_of, own_images
+from upcycle.jobs.run import Run, run_of
+from upcycle.manifest import check
+from upcycle.model import checkpoint
+from upcycle.model.catalog import BACKBONES
+from upcycle.model.network import ModelSpec, Network
+from upcycle.reporting.progress import Display, default_show
+from upcycle.rundir import RunDir, read_json, write_bytes, write_json, write_text
+
+SPLITS = ("train", "val", "test")
+Photo = npt.NDArray[np.uint8]
+_Row = npt.NDArray[np.float64]
+
+
+def export(
+    run: Run | Path | str,
+    data: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    format: bundle.Format = "onnx",
+    int8: bool = False,
+    batch: bool = False,
+    threads: int = 0,
+    show: Display | None = None,
+) -> Path:
+    """Write a finished run's model for use elsewhere, proved on its test images; returns the folder.
+
+    `format` onnx: model.onnx takes one decoded photo of any size, uint8 [H, W, 3], RGB; with `batch` images that are
+    resized, cropped and normalized before, float [N, 3, S, S]. `int8` adds model.int8.onnx. `format` timm: config.json
+    and model.safetensors as timm and the Hub write them. `data` is where the run's images are now, if they have moved;
+    `out` is left out for export/FORMAT in the run. ExportError, and no file, where the model does not predict the same.
+    """
+    show, directory = show or default_show(), run_of(run).directory
+    if format not in ("onnx", "timm"):
+        raise ConfigError(f"format {format!r} is neither onnx nor timm")
+    if format == "timm" and (int8 or batch):
+        raise ConfigError("--int8 and --batch are of --format onnx")
+    source = _Source.of(directory, path_or_none(data, "the folder of the run's images"))
+    folder = path_or_none(out, "a folder") or directory.root / "export" / format
+    _check_free(folder)
+    count = threads or usable_cores(Path("/"))
+    with machines.restored():
+        torch.set_num_threads(count)
+        if format == "timm":
+            return _export_timm(source, folder, show)
+        return _export_onnx(source, folder, int8=int8, batch=batch, threads=count, show=show)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A finished run, its network in fp32, and the images that its copy is judged by."""
+
+    run: RunDir
+    spec: ModelSpec
+    network: Network
+    split: str
+    rows: list[Recorded]
+    root: Path
+    data: Path | None
+
+    @classmethod
+    def of(cls, run: RunDir, data: Path | None) -> "_Source":
+        """RunError where the run is not finished."""
+        if any(run.root.glob("fold-*")):
+            raise RunError(f"{run.root} holds one model per fold: name one of them, {run.root / 'fold-1'} for example")
+        if run.status()["state"] != "finished":
+            raise RunError(f"{run.root} is not finished: resume it with upcycle train --resume --out {run.root}")
+        check(run)
+        spec = ModelSpec.from_dict(read_json(run.model))
+        split = "test" if any(row.split == "test" for row in read_splits(run.splits)) else "val"
+        rows, root = own_images(run, split, data)
+        return cls(run, spec, checkpoint.load_model(run.best, spec), split, rows, root, data)
+
+    def describe(self, format: bundle.Format) -> bundle.Description:
+        """The beginning of a bundle's description."""
+        config = read_json(self.run.config)
+        rows = read_splits(self.run.splits)
+        images = {
+            label: {
+                split: count
+                for split in SPLITS
+                if (count := sum((row.split, row.label) == (split, label) for row in rows))
+            }
+            for label in self.spec.classes
+        }
+        origin = bundle.Origin(
+            recipe=str(config.get("recipe")),
+            seed=int(config.get("seed") or 0),
+            weights=bundle.sha256_of(self.run.best),
+            manifest=bundle.sha256_of(self.run.manifest),
+            splits=bundle.sha256_of(self.run.splits),
+            images=images,
+            license=license_of(self.spec),
+            versions={**machines.versions(), **{name: machines.version(name) for name in ("onnx", "onnxruntime")}},
+        )
+        return bundle.Description(format, self.spec.to_dict(), origin, self.split)
+
+    def photo(self, row: Recorded) -> Photo:
+        """A recorded image as other programs decode it: whole, upright, RGB."""
+        image, _, _ = decode.whole(content_of(row, self.root), self.spec.preprocessing.scale)
+        return np.asarray(image)
+
+    def images(self, photo: Photo) -> torch.Tensor:
+        """What the network is given for a photo, [1, 3, S, S]."""
+        preprocessing = self.spec.preprocessing
+        frame = decode.load_image(photo, preprocessing.decoding)
+        return normalize(center_crop([frame], preprocessing.size), preprocessing)
+
+    def probabilities(self, photo: Photo) -> _Row:
+        """The probabilities [K] of the trained network in fp32."""
+        with torch.inference_mode():
+            rows = self.spec.task.probabilities(self.network(self.images(photo)).numpy())
+        return np.asarray(rows[0])
+
+
+def _export_timm(source: _Source, folder: Path, show: Display) -> Path:
+    from upcycle.export.timm_folder import timm_files
+
+    files = timm_files(source.network, source.spec)
+    if source.spec.views != "none":
+        show.message("timm gives the logits of one view; the run averages those of several")
+    return _write(folder, files, source.describe("timm"), source, show)
+
+
+def _export_onnx(source: _Source, folder: Path, *, int8: bool, batch: bool, threads: int, show: Display) -> Path:
+    """Make the graphs, prove them, and only then write them."""
+    try:
+        from upcycle.export import graph
+        from upcycle.export.int8 import CALIBRATION, quantized
+    except ImportError as error:
+        raise ExportError(f"onnx cannot be imported ({error}): {EXTRA}") from None
+    spec, size = source.spec, source.spec.preprocessing.size
+    show.message(f"exporting {spec.arch}, {len(spec.classes)} classes, {size} px")
+    network = graph.network_graph(source.network, spec.task, size, batch=batch)
+    made = replace(source.describe("onnx"), batch=batch)
+
+    def finished(plain: Any) -> bytes:
+        whole = plain if batch else graph.photo_graph(plain, spec.preprocessing)
+        content: bytes = graph.described(whole, _metadata(made)).SerializeToString()
+        return content
+
+    models = {"fp32": finished(network)}
+    if int8:
+        models["int8"] = finished(quantized(network, _calibration(source, CALIBRATION)))
+    measured = _measure(source, models, batch=batch, threads=threads, show=show)
+    rows = {name: np.stack(found) for name, found in measured.rows.items()}
+    recorded = _recorded(source)
+    seconds = (measured.seconds["fp32"], measured.seconds["torch"])
+    proof = prove(rows["fp32"], rows["torch"], recorded, split=source.split, seconds=seconds, threads=threads)
+    show.message(proof.describe())
+    show.message(proof.of_the_run())
+    made = replace(made, proof=proof)
+    if int8:
+        sizes = len(models["int8"]), len(models["fp32"])
+        cost = judge_int8(rows["fp32"], rows["int8"], recorded, measured.seconds, sizes)
+        show.message(cost.describe())
+        if cost.f1.high < 0:
+            show.warn("int8 is significantly worse here: use model.onnx")
+        made = replace(made, int8=cost)
+    names = {"fp32": bundle.MODEL, "int8": bundle.INT8}
+    return _write(folder, {names[name]: content for name, content in models.items()}, made, source, show)
+
+
+@dataclass(eq=False)
+class _Measured:
+    """Probabilities and seconds per image, by model: torch, fp32 and int8."""
+
+    rows: dict[str, list[_Row]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def take(self, name: str, compute: Callable[[], _Row]) -> None:
+        """Time one image of one model."""
+        began = time.perf_counter()
+        row = compute()
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+        self.rows.setdefault(name, []).append(row)
+
+
+def _measure(source: _Source, models: dict[str, bytes], *, batch: bool, threads: int, show: Display) -> _Measured:
+    """Every image by every model in turn."""
+    sessions = {name: open_session(content, threads) for name, content in models.items()}
+    found = _Measured()
+
+    def answer(session: Any, photo: Photo) -> _Row:
+        if not batch:
+            return probabilities(session, photo)
+        (rows,) = session.run(["probabilities"], {"images": source.images(photo).contiguous().numpy()})
+        return np.asarray(rows[0], dtype=np.float64)
+
+    with show.progress("proving the export") as report, ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(source.photo, source.rows[0])
+        for done, row in enumerate(source.rows, 1):
+            photo = _decoded(waiting.result, row)
+            if done < len(source.rows):
+                waiting = ahead.submit(source.photo, source.rows[done])
+            found.take("torch", lambda photo=photo: source.probabilities(photo))  # type: ignore[misc]
+            for name, session in sessions.items():
+                found.take(name, lambda session=session, photo=photo: answer(session, photo))  # type: ignore[misc]
+            report(done, len(source.rows))
+    return found
+
+
+def _decoded(photo: Callable[[], Photo], row: Recorded) -> Photo:
+    try:
+        return photo()
+    except DataError as error:
+        raise DataError(f"{shown(row.path)}: {error}; the export is proved on all images of the split") from None
+
+
+def _recorded(source: _Source) -> Predictions:
+    """The run's own predictions, in the order of the images."""
+    recorded = read_predictions(source.run.predictions(source.split))
+    at = {digest: place for place, digest in enumerate(recorded.hashes)}
+    return recorded.part(np.array([at[row.sha256] for row in source.rows]))
+
+
+def _calibration(source: _Source, count: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Training photos, evenly over the list, as the network is given them."""
+    rows, root = own_images(source.run, "train", source.data)
+    for at in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int):
+        image, _, _ = decode.whole(content_of(rows[at], root), source.spec.preprocessing.scale)
+        yield source.images(np.asarray(image)).contiguous().numpy()
+
+
+def _metadata(made: bundle.Description) -> dict[str, str]:
+    """What other readers expect in an ONNX file (`names`, `imgsz`, `task`, as Ultralytics writes them), and ours."""
+    size = made.preprocessing.size
+    own = {"model": made.model, "origin": asdict(made.origin)}
+    return {
+        "names": str(dict(enumerate(made.task.classes))),
+        "imgsz": str([size, size]),
+        "task": "classify",
+        "upcycle": json.dumps(own, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def license_of(spec: ModelSpec) -> str:
+    """The license of the weights that training started from, "" where it is not known."""
+    known = {one.name: one.license for one in BACKBONES}
+    return known.get(spec.arch, "") if not Path(spec.weights_source).suffix else ""
+
+
+def _check_free(folder: Path) -> None:
+    """RunError for a folder that holds anything but an export."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_export(folder))):
+        raise RunError(f"{folder} is there already and holds no export: choose another --out")
+
+
+def _is_export(folder: Path) -> bool:
+    return bundle.is_bundle(folder)
+
+
+def _write(folder: Path, files: Mapping[str, bytes], made: bundle.Description, source: _Source, show: Display) -> Path:
+    """The files, the scores and their predictions, the card, and last bundle.json, which makes it a bundle."""
+    for path in (folder / bundle.FILE, *(folder / name for name in bundle.FILES)):
+        path.unlink(missing_ok=True)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    _anonymous(_recorded(source)).save(folder / bundle.PREDICTIONS)
+    evaluation = RunEvaluation.from_dict(read_json(source.run.evaluation))
+    write_json(folder / bundle.EVALUATION, evaluation.to_dict())
+    write_text(folder / bundle.CARD, card(made, evaluation))
+    names = [*files, bundle.PREDICTIONS, bundle.EVALUATION, bundle.CARD]
+    described = replace(made, files={name: bundle.sha256_of(folder / name) for name in names})
+    write_json(folder / bundle.FILE, described.to_dict())
+    show.message(f"wrote {folder}: {', '.join([*names, bundle.FILE])}")
+    return folder
+
+
+def _anonymous(recorded: Predictions) -> Predictions:
+    """The same without names of files and groups, which may be of people."""
+    groups = {name: str(number) for number, name in enumerate(dict.fromkeys(filter(None, recorded.groups)), 1)}
+    return replace(
+        recorded,
+        paths=tuple(f"{number:06}" for number in range(1, len(recorded) + 1)),
+        groups=tuple(groups.get(name, "") for name in recorded.groups),
+    )
