@@ -22,7 +22,7 @@ from upcycle.arguments import (
     telling,
     with_json,
 )
-from upcycle.errors import DataError, shown
+from upcycle.errors import ConfigError, DataError, shown
 from upcycle.rundir import RunDir, read_json
 
 
@@ -68,6 +68,7 @@ def train(
     *,
     out: Annotated[Path | None, MAIN] = None,
     resume: Annotated[bool, MAIN, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, MAIN, Parameter(negative="")] = False,
     config: Annotated[Path | None, MAIN] = None,
     options: RunOptions = NO_OPTIONS,
 ) -> Result:
@@ -81,12 +82,20 @@ def train(
         The run directory; left out, runs/NAME-RECIPE-N.
     resume
         Resume the unfinished run in --out; DATA may then be left out.
+    dry_run
+        Print images, split, plan and an estimate of the time; train nothing, write nothing but the cache.
     config
         TOML file of options; those on the command line win.
     """
     with importing():
         from upcycle.jobs.api import train as run_train
+    if dry_run:
+        from upcycle.jobs.dry_run import dry_run as plan_only
 
+        if resume:
+            raise ConfigError("--dry-run tells what a new run would do: leave --resume out")
+        with telling() as show:
+            return plan_only(data, given(options, config), out=out, show=show).to_dict
     with telling() as show:
         made = run_train(data, out=out, resume=resume, show=show, **given(options, config))
     return lambda: _evaluated(made.path)
