@@ -1,108 +1,37 @@
 """What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
 
-import contextlib
-import gc
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import shlex
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
+from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from upcycle.config import GROUPS, READING, Config, from_words, read_toml
-from upcycle.errors import DataError, StorageError, shown
-
-if TYPE_CHECKING:
-    from upcycle.reporting.progress import Terminal
-
-_GROUPS = {title: Group(title, sort_key=at) for at, title in enumerate(GROUPS)}
-_MAIN = Parameter(group=next(iter(_GROUPS.values())))
-_GROUP_OF = {name: _GROUPS[title] for title, names in GROUPS.items() for name in names}
-
-
-def _option(name: str, *, show: bool, defaults: bool) -> Any:
-    """An option of `Config` in its group of `--help`; as a word, which `Config` reads and checks as one of a file."""
-    field = Config.model_fields[name]
-    kind: Any = field.annotation
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    words = [str(field.description), *([f"[choices: {', '.join(choices)}]"] if choices else [])]
-    if defaults and field.default not in (None, ""):
-        words.append(f"[default: {field.default}]")
-    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
-    metavar = "CHOICE" if choices else " ".join(part.__name__.upper() for part in parts)
-    taken: Any = bool if kind is bool else tuple[(str,) * len(parts)] if get_origin(kind) is tuple else str  # type: ignore[misc]
-    shown = Parameter(
-        group=_GROUP_OF[name],
-        show=show,
-        help=" ".join(words),
-        show_default=False,
-        metavar=None if taken is bool else metavar,
-    )
-    return Annotated[taken, shown]
-
-
-def _options(names: Iterable[str], hidden: Container[str] = (), *, defaults: bool = True) -> Any:
-    """These options as flat ones of a command, which gets those that were given."""
-    options = {name: _option(name, show=name not in hidden, defaults=defaults) for name in names}
-    flat = TypedDict("flat", options, total=False)  # type: ignore[misc]
-    return Annotated[flat, Parameter(name="*", negative_iterable=())]
-
-
-_NO_OPTIONS: dict[str, Any] = {}
-RunOptions = _options(Config.model_fields)
-
-
-def _whole(_: Any, tokens: Sequence[Any]) -> int:
-    """The whole number that a word is: cyclopts would round 2.5."""
-    text = tokens[0].value
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-
-
-Whole = Annotated[int, Parameter(converter=_whole)]
-_OF_VARIANTS = ("recipe", "lr", "schedule", "folds", "split_seed")
-"""RunOptions that a comparison refuses, each with its reason: not in its help."""
-CommonOptions = _options(Config.model_fields, _OF_VARIANTS, defaults=False)
-_NETWORK = ("arch", "weights", "input", "image_size", "crop_pct")
-_OF_SCANS = (
-    *(*READING, "quarantine", "val_fraction", "test_fraction", "seed", "split_seed", *_NETWORK),
-    *("scale", "threads", "workers", "precision", "device", "cache"),
+from upcycle.arguments import (
+    MAIN,
+    NO_OPTIONS,
+    ChooseOptions,
+    CommonOptions,
+    Result,
+    RunOptions,
+    ScanOptions,
+    Whole,
+    given,
+    importing,
+    telling,
+    with_json,
 )
-ScanOptions = _options(_OF_SCANS)
-ChooseOptions = _options([*(name for name in _OF_SCANS if name not in _NETWORK), "probe_layers"])
+from upcycle.errors import ConfigError, DataError, shown
+from upcycle.rundir import RunDir, read_json
 
 
-def _given(options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
-    """The options that were given: in the file, and over them on the command line."""
-    return {**(read_toml(config) if config else {}), **from_words(options)}
+def _evaluated(run: Path) -> dict[str, object]:
+    """A run's place and metrics, as its evaluation.json has them."""
+    return {"run": str(run), **read_json(RunDir(run).evaluation)}
 
 
-@contextlib.contextmanager
-def _importing() -> Iterator[None]:
-    """Without the search for garbage: imports make none, and it takes a tenth of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextlib.contextmanager
-def _telling() -> Iterator["Terminal"]:
-    """Where a job tells what it does; StorageError once it is done, where some of that could not be written.
-
-    A reader that has gone, `head` for example, is no failure, nor the job's end.
-    """
-    from upcycle.reporting.progress import Terminal
-
-    show = Terminal()
-    yield show
-    if show.lost is not None:
-        raise StorageError(f"standard output cannot be written: {show.lost.strerror}")
-
-
+@with_json
 def scan(
     data: Path,
     /,
@@ -110,8 +39,8 @@ def scan(
     out: Path | None = None,
     html: Path | None = None,
     label_errors: Annotated[bool, Parameter(negative="")] = False,
-    options: ScanOptions = _NO_OPTIONS,  # type: ignore[valid-type]
-) -> None:
+    options: ScanOptions = NO_OPTIONS,
+) -> Result:
     """Look at the images first: what is wrong with them, and what it would do to the result.
 
     Parameters
@@ -127,19 +56,22 @@ def scan(
     """
     from upcycle.jobs.scan import scan as run_scan
 
-    with _telling() as show:
-        run_scan(data, out=out, html=html, label_errors=label_errors, show=show, **_given(options, None))
+    with telling() as show:
+        made = run_scan(data, out=out, html=html, label_errors=label_errors, show=show, **given(options, None))
+    return lambda: {"folder": str(made.path), **made.audit.to_dict()}
 
 
+@partial(with_json, place=MAIN)
 def train(
-    data: Annotated[Path | None, _MAIN] = None,
+    data: Annotated[Path | None, MAIN] = None,
     /,
     *,
-    out: Annotated[Path | None, _MAIN] = None,
-    resume: Annotated[bool, _MAIN, Parameter(negative="")] = False,
-    config: Annotated[Path | None, _MAIN] = None,
-    options: RunOptions = _NO_OPTIONS,  # type: ignore[valid-type]
-) -> None:
+    out: Annotated[Path | None, MAIN] = None,
+    resume: Annotated[bool, MAIN, Parameter(negative="")] = False,
+    dry_run: Annotated[bool, MAIN, Parameter(negative="")] = False,
+    config: Annotated[Path | None, MAIN] = None,
+    options: RunOptions = NO_OPTIONS,
+) -> Result:
     """Fine-tune a classifier on a folder of labelled images, test it and report.
 
     Parameters
@@ -150,16 +82,26 @@ def train(
         The run directory; left out, runs/NAME-RECIPE-N.
     resume
         Resume the unfinished run in --out; DATA may then be left out.
+    dry_run
+        Print images, split, plan and an estimate of the time; train nothing, write nothing but the cache.
     config
         TOML file of options; those on the command line win.
     """
-    with _importing():
+    with importing():
         from upcycle.jobs.api import train as run_train
+    if dry_run:
+        from upcycle.jobs.dry_run import dry_run as plan_only
 
-    with _telling() as show:
-        run_train(data, out=out, resume=resume, show=show, **_given(options, config))
+        if resume:
+            raise ConfigError("--dry-run tells what a new run would do: leave --resume out")
+        with telling() as show:
+            return plan_only(data, given(options, config), out=out, show=show).to_dict
+    with telling() as show:
+        made = run_train(data, out=out, resume=resume, show=show, **given(options, config))
+    return lambda: _evaluated(made.path)
 
 
+@with_json
 def choose(
     data: Path,
     /,
@@ -167,8 +109,8 @@ def choose(
     within: str | None = None,
     candidates: str | None = None,
     out: Path | None = None,
-    options: ChooseOptions = _NO_OPTIONS,  # type: ignore[valid-type]
-) -> None:
+    options: ChooseOptions = NO_OPTIONS,
+) -> Result:
     """Race backbones on a part of the images, and say which to train.
 
     Parameters
@@ -185,10 +127,11 @@ def choose(
     from upcycle.jobs.choose import choose as run_choose
 
     words = None if candidates is None else candidates.split(",")
-    with _telling() as show:
-        run_choose(data, within=within, candidates=words, out=out, show=show, **_given(options, None))
+    with telling() as show:
+        return run_choose(data, within=within, candidates=words, out=out, show=show, **given(options, None)).to_dict
 
 
+@with_json
 def compare(
     *paths: Path,
     variants: str | None = None,
@@ -197,8 +140,8 @@ def compare(
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
-    options: CommonOptions = _NO_OPTIONS,  # type: ignore[valid-type]
-) -> None:
+    options: CommonOptions = NO_OPTIONS,
+) -> Result:
     """Train variants on one split and compare them, or compare runs that exist.
 
     Parameters
@@ -220,8 +163,8 @@ def compare(
     """
     from upcycle.jobs.compare import compare as run_compare
 
-    with _telling() as show:
-        run_compare(
+    with telling() as show:
+        made = run_compare(
             *paths,
             variants=[name.strip() for name in variants.split(",") if name.strip()] if variants is not None else None,
             seeds=seeds,
@@ -229,18 +172,20 @@ def compare(
             out=out,
             resume=resume,
             show=show,
-            **_given(options, config),
+            **given(options, config),
         )
+    return lambda: {"folder": str(made.path), **made.to_dict()}
 
 
+@with_json
 def plan(
     *,
     steps_per_epoch: Whole = 1,
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
-    options: RunOptions = _NO_OPTIONS,  # type: ignore[valid-type]
-) -> None:
+    options: RunOptions = NO_OPTIONS,
+) -> Result:
     """Print and draw the learning-rate schedule; train nothing.
 
     Parameters
@@ -256,14 +201,10 @@ def plan(
     """
     from upcycle.jobs.plan import print_plan
 
-    print_plan(
-        _given(options, config),
-        steps_per_epoch=steps_per_epoch,
-        csv=csv,
-        plot=plot,
-    )
+    return print_plan(given(options, config), steps_per_epoch=steps_per_epoch, csv=csv, plot=plot).to_dict
 
 
+@with_json
 def evaluate(
     run: Path,
     data: Path | None = None,
@@ -272,7 +213,7 @@ def evaluate(
     split: Literal["train", "val", "test"] = "test",
     device: str = "auto",
     threads: Whole = 0,
-) -> None:
+) -> Result:
     """Metrics of a run's best model, on its own split or another folder.
 
     Parameters
@@ -288,12 +229,14 @@ def evaluate(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    with _importing():
+    with importing():
         from upcycle.jobs.evaluate import evaluate as run_evaluate
         from upcycle.reporting.text import evaluation_table
 
-    with _telling() as show:
-        show.table(evaluation_table(run_evaluate(run, data, split, threads=threads, device=device, show=show)))
+    with telling() as show:
+        made = run_evaluate(run, data, split, threads=threads, device=device, show=show)
+        show.table(evaluation_table(made))
+    return lambda: {"run": str(run), **made.to_dict()}
 
 
 def predict(
@@ -301,6 +244,7 @@ def predict(
     /,
     *paths: Annotated[Path, Parameter(allow_leading_hyphen=True)],
     listed: Annotated[Path | None, Parameter(name="--list")] = None,
+    out: Path | None = None,
     json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
     device: str = "auto",
     threads: Whole = 0,
@@ -315,16 +259,19 @@ def predict(
         Images, or folders of them; - reads paths from standard input, one a line.
     listed
         A file of paths, one a line; relative ones are relative to the current folder.
+    out
+        Write a table into FILE.parquet, .csv or .jsonl instead; the same command resumes where it was killed.
     json_lines
-        Print one JSON object a line.
+        Print one JSON object a line; with --out, one of how many files there were.
     device
         cpu, cuda or mps; auto is the one of the run's training, where it is there.
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
-    with _importing():
-        from upcycle.jobs.files import Outcome, asked, check_words, files_of, predict_files
+    with importing():
+        from upcycle.jobs.files import Outcome, asked, check_words, files_of, number_of, predict_files
         from upcycle.jobs.predict import load
+        from upcycle.jobs.prediction_files import check_out, write_predictions
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
     def line(outcome: Outcome) -> str:
@@ -338,13 +285,23 @@ def predict(
         shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
         return "\t".join([shown(path), shown(made.label), *shares])
 
-    check_words(paths, ("--list", "--json", "--device", "--threads"))
+    check_words(paths, ("--list", "--out", "--json", "--device", "--threads"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
     files = files_of(asked(paths, listed))
     aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
+    start = partial(load, run, threads=threads, device=device, show=aside)
     count = failed = 0
-    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
+    if out is not None:
+        check_out(out)
+        words = ["upcycle", "predict", str(run), *map(str, paths), *(["--list", str(listed)] if listed else [])]
+        words += ["--out", str(out), *(["--device", device] if device != "auto" else [])]
+        command = shlex.join([*words, *(["--threads", str(threads)] if threads else [])])
+        total = number_of(paths, listed)
+        count, failed = write_predictions(start(), files, out, show=aside, total=total, command=command)
+        if json_lines:
+            print(json.dumps({"out": str(out), "files": count, "failed": failed}))
+    for outcome in predict_files(start(), files) if out is None else ():
         count += 1
         failed += outcome.prediction is None
         if outcome.prediction is None and not json_lines:
@@ -358,7 +315,8 @@ def predict(
         raise DataError(f"{failed} of {count} files could not be read")
 
 
-def report(run: Path, /) -> None:
+@with_json
+def report(run: Path, /) -> Result:
     """Write report.html and figures/ again from a run's files.
 
     Parameters
@@ -367,12 +325,14 @@ def report(run: Path, /) -> None:
         The run directory.
     """
     from upcycle.reporting.run_page import write_report
-    from upcycle.rundir import RunDir
 
-    print(write_report(RunDir(run)))
+    page = write_report(RunDir(run))
+    print(page)
+    return lambda: {"run": str(run), "report": str(page)}
 
 
-def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: Whole = 0) -> None:
+@with_json
+def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = None, seed: Whole = 0) -> Result:
     """The main job on real images and weights that packages carry.
 
     Parameters
@@ -384,15 +344,18 @@ def demo(*, data: Literal["faces", "textures"] = "faces", out: Path | None = Non
     seed
         Decides the split, the order and the augmentation.
     """
-    with _importing():
+    with importing():
         from upcycle.jobs.demo import run_demo
 
-    with _telling() as show:
-        run_demo(data, out=out, seed=seed, show=show)
+    with telling() as show:
+        page = run_demo(data, out=out, seed=seed, show=show)
+    return lambda: _evaluated(page.parent)
 
 
-def doctor() -> None:
+@with_json
+def doctor() -> Result:
     """What this machine has, and what upcycle would use."""
     from upcycle.jobs.doctor import doctor as show_facts
 
-    show_facts()
+    found = show_facts()
+    return lambda: dict(found)

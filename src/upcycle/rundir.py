@@ -23,7 +23,7 @@ from upcycle.errors import NoRoomError, RunError, StorageError
 
 RunState = Literal["running", "interrupted", "failed", "finished"]
 LOCK = ".lock"
-_UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
+_UNFINISHED = re.compile(r"\..+\.(json|jsonl|csv|parquet|safetensors|html|svg|png|jpg)\.[a-z0-9_]{8}")
 """Names that `replacing` gives to what is being written; other hidden files are the user's."""
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 """Names that the library gives to what it is writing itself, beside the file that it was told to write."""

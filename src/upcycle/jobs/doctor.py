@@ -122,6 +122,8 @@ def facts_table(rows: _Facts) -> Table:
     return grid
 
 
-def doctor(console: Console | None = None) -> None:
-    """Print the facts about this machine as a run without options would find it."""
-    (console or console_of("stdout")).print(facts_table(facts(detect())), soft_wrap=False)
+def doctor(console: Console | None = None) -> _Facts:
+    """Print the facts about this machine as a run without options would find it; returns them."""
+    found = facts(detect())
+    (console or console_of("stdout")).print(facts_table(found), soft_wrap=False)
+    return found

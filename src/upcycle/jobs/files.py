@@ -135,6 +135,13 @@ def asked(paths: Iterable[Path], listed: Path | None) -> Iterator[Path]:
     return one_by_one()
 
 
+def number_of(paths: Sequence[Path], listed: Path | None) -> int | None:
+    """How many paths `asked` gives, by the lines of the list; None where standard input or a folder lists some."""
+    if STDIN in (*paths, listed) or any(map(os.path.isdir, paths)):
+        return None
+    return len(paths) + (sum(1 for _ in _lines_of(listed)) if listed is not None else 0)
+
+
 def _lines_of(source: Path) -> Iterator[Path]:
     if source == STDIN:
         if sys.stdin is None:

@@ -170,21 +170,31 @@ def _retry(session: Session, error: DivergenceError) -> None:
 
 
 def _fit_into_memory(session: Session, model: Network, size: int) -> None:
-    """On a processor, where running out of memory is a kill without a word: take micro-batches that fit.
+    """On a processor, where running out of memory is a kill without a word: take micro-batches that fit."""
+    batch = _images(session)
+    images, reason = micro_batch(session.config, model, session.machine, size, batch=batch)
+    if images != batch:
+        _divide(session, session.plan.phases[-1].first_step, images, reason)
+
+
+def micro_batch(
+    config: Config, model: Network, machine: Hardware, size: int, *, batch: int | None = None
+) -> tuple[int, str]:
+    """How many images of a batch go through the network at a time, all on an accelerator, and why not all.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.
     """
-    if session.machine.device != "cpu":
-        return
-    free, batch = hardware.free_memory(Path("/")), _images(session)
-    averaged = decay_of(session.config, model) > 0
-    images, needed = largest_micro_batch(model, session.machine, batch=batch, size=size, free=free, averaged=averaged)
+    batch = batch or config.batch_size
+    if machine.device != "cpu":
+        return batch, ""
+    free, averaged = hardware.free_memory(Path("/")), decay_of(config, model) > 0
+    images, needed = largest_micro_batch(model, machine, batch=batch, size=size, free=free, averaged=averaged)
     if images == batch:
-        return
+        return batch, ""
     amounts = f"takes about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
     reason = f"training {batch} images of {size} px at once {amounts}"
-    _check_divisible(session.config, model, reason, images)
-    _divide(session, session.plan.phases[-1].first_step, images, reason)
+    _check_divisible(config, model, reason, images)
+    return images, reason
 
 
 def _halve(session: Session, model: Network, error: RuntimeError) -> None:

@@ -49,8 +49,8 @@ def _phases(options: Mapping[str, Any], steps_per_epoch: int, callables: Callabl
     return planned
 
 
-def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, plot: Path | None) -> None:
-    """Print the schedule's main rates, or every step as CSV, and draw it.
+def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, plot: Path | None) -> Plan:
+    """Print the schedule's main rates, or every step as CSV, and draw it; returns the plan.
 
     Without `steps_per_epoch` (1) a step is an epoch.
     """
@@ -59,7 +59,7 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
         _draw(planned, plot)
     if csv:
         _write_csv(planned)
-        return
+        return Plan(planned)
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
         peak = max(range(phase.steps), key=lambda step: phase.schedule(step).lr)
@@ -70,6 +70,7 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
             f"last {last.lr:.10g}"
         )
     _print_epochs(resolve(options), steps_per_epoch)
+    return Plan(planned)
 
 
 def _print_epochs(config: Config, steps_per_epoch: int) -> None:

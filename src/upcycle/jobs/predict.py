@@ -1,5 +1,6 @@
 """A trained run put to use: classes and probabilities of images."""
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,19 @@ class Classifier:
     def threads(self) -> int:
         """How many files are decoded at a time."""
         return self.machine.threads
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their probabilities."""
+        return self.network.classes
+
+    def fingerprint(self) -> str:
+        """A checksum of the run's model.json and weights."""
+        digest = hashlib.sha256()
+        for path in (self.run.model, self.run.best):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def frame(self, source: decode.ImageSource) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
@@ -66,16 +67,23 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
 
 def _plan(session: Session, network: ModelSpec, model: Network, *, images: int) -> tuple[Phase, ...]:
     """The phases of the run as they are before the probe, written to plan.json and model.json."""
-    config, linear = session.config, model.has_linear_head
-    if config.probe and not linear:
-        if not config.tunes:
-            advice = "give 1 or more --epochs" if not config.epochs else "leave --fine-tune out"
-            raise ConfigError(f"{network.arch} has no single linear head: it has no probe, {advice}")
-        session.show.warn(f"{network.arch} has no single linear head: no probe is trained, nothing to compare with")
+    config = session.config
+    if warning := without_probe(config, network.arch, model):
+        session.show.warn(warning)
     planned = phases(config, images, session.callables.schedule)
     if not session.run.model.exists():  # a resumed run keeps what it has decided until it has done so again
         _follow(session, network, model, planned, freeze=config.freeze)
     return planned
+
+
+def without_probe(config: Config, arch: str, model: Network) -> str:
+    """Why no probe is trained although one was asked for, else ""; ConfigError where nothing else would be."""
+    if not config.probe or model.has_linear_head:
+        return ""
+    if not config.tunes:
+        advice = "give 1 or more --epochs" if not config.epochs else "leave --fine-tune out"
+        raise ConfigError(f"{arch} has no single linear head: it has no probe, {advice}")
+    return f"{arch} has no single linear head: no probe is trained, nothing to compare with"
 
 
 def _follow(

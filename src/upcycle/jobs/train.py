@@ -5,9 +5,12 @@ stage writes its files before the next one; a run that is resumed redoes what is
 continues from its last checkpoint.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 from upcycle import device as machines
+from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.data.index import Index
 from upcycle.data.splits import Splits, folds, write_splits
@@ -18,7 +21,7 @@ from upcycle.jobs.resume import check_place, record_place, same_data, same_netwo
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
-from upcycle.model.network import cannot_compute, spec_of
+from upcycle.model.network import ModelSpec, cannot_compute, spec_of
 from upcycle.model.sources import get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir, write_json
@@ -58,17 +61,24 @@ def run_training(start: Start, show: Display, *, index: Index | None = None, spl
         show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
-        try:
+        with computable(network, config):
             session.details["stopped"] = run_stages(session, dataset, network, weights)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            images = min(config.batch_size, 2)
-            reason = cannot_compute(network, images=images, training=config.bn == "train")
-            if not reason:
-                raise
-            asked = f"{images} image{'' if images == 1 else 's'} of {preprocessing.size} px"
-            raise ConfigError(
-                f"{arch} cannot compute {asked} ({reason}): give another --image-size or --batch-size"
-            ) from error
+
+
+@contextlib.contextmanager
+def computable(network: ModelSpec, config: Config) -> Iterator[None]:
+    """ConfigError in place of what the libraries raise for a network that cannot compute images of this size."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        images, size = min(config.batch_size, 2), network.preprocessing.size
+        reason = cannot_compute(network, images=images, training=config.bn == "train")
+        if not reason:
+            raise
+        asked = f"{images} image{'' if images == 1 else 's'} of {size} px"
+        raise ConfigError(
+            f"{network.arch} cannot compute {asked} ({reason}): give another --image-size or --batch-size"
+        ) from error
 
 
 def _record_data(session: Session, dataset: Dataset) -> None:

@@ -11,6 +11,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -20,7 +22,8 @@ from rich.text import Text
 from upcycle.history import History, Row
 from upcycle.reporting.text import printable
 
-Report = Callable[[int, int], None]
+Report = Callable[[int, int | None], None]
+"""Told (done, total); the total is None while it is unknown."""
 
 
 class Display:
@@ -121,6 +124,14 @@ def console_of(name: Literal["stdout", "stderr"]) -> Console:
     return Console(file=cast(IO[str], Standard(name)), soft_wrap=True, highlight=False)
 
 
+class _Speed(ProgressColumn):
+    """How many per second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until two reports have come."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 class Terminal(Display):
     """Lines on standard output; bars, where it is a terminal, that vanish when they are done."""
 
@@ -152,6 +163,7 @@ class Terminal(Display):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Speed(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -213,7 +225,7 @@ class Several(Display):
         with contextlib.ExitStack() as stack:
             bars = [stack.enter_context(display.progress(what)) for display in self.displays]
 
-            def report(done: int, total: int) -> None:
+            def report(done: int, total: int | None) -> None:
                 for bar in bars:
                     bar(done, total)
 

@@ -1,0 +1,232 @@
+"""A table of the predictions of many files, in parts that outlive a killed process. Needs no torch.
+
+Rows go into FILE.partial/, a part at a time. Once every file has a row the parts become FILE, and the folder is
+removed. The same call resumes after the last whole part.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from upcycle.errors import ConfigError, RunError, counted, shown
+from upcycle.jobs.files import Outcome, Predictor, Unlisted, predict_files
+from upcycle.jobs.prediction import FILES_AT_ONCE, chunks
+from upcycle.reporting.progress import Display, Report
+from upcycle.rundir import locked, read_json, read_value, remove_abandoned, replacing, write_json
+
+PART = 16 * FILES_AT_ONCE
+"""Files of a part: what a killed process has predicted in vain, at most."""
+_STATE = "state.json"
+_TEXTS = ("path", "label", "error")
+"""Columns of text; the others hold numbers."""
+_ADVICE = "give those, remove the folder, or give another --out"
+_Row = Mapping[str, str | float | None]
+
+
+class Model(Predictor, Protocol):
+    """A predictor that says what it is."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their probabilities."""
+
+    def fingerprint(self) -> str:
+        """Another text for another model: a checksum of its weights and of what describes it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """So many files, of which `failed` could not be read; `paths` is the sha256 of all paths up to its end."""
+
+    files: int
+    failed: int
+    paths: str
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the parts were made with, and those that are whole."""
+
+    model: str
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+
+    def count(self, what: str) -> int:
+        return sum(getattr(part, what) for part in self.parts)
+
+
+def row_of(outcome: Outcome, classes: Sequence[str]) -> _Row:
+    """The columns of one file, None for a value that it lacks; every row has the same names."""
+    made = outcome.prediction
+    return {
+        "path": str(outcome.path),
+        "label": made.label if made else None,
+        "probability": made.probability if made else None,
+        **{f"probability:{name}": made.probabilities[name] if made else None for name in classes},
+        "error": outcome.error,
+    }
+
+
+def check_out(out: Path) -> None:
+    """ConfigError for a name that no table can have, RunError for one that exists."""
+    if out.suffix not in _KINDS:
+        raise ConfigError(f"cannot write predictions into {shown(out)}: give a name that ends in {', '.join(_KINDS)}")
+    if os.path.lexists(out):
+        raise RunError(f"{shown(out)} already exists: remove it, or give another --out")
+
+
+def write_predictions(
+    model: Model,
+    paths: Iterable[Path | Unlisted],
+    out: Path,
+    *,
+    show: Display,
+    total: int | None = None,
+    command: str = "",
+) -> tuple[int, int]:
+    """Write OUT, a .parquet, .csv or .jsonl table of all `paths` in their order; returns the files and those that
+    could not be read.
+
+    `total` is the number of paths, where it is known; `command` is what resumes this. Memory does not grow with the
+    paths. Without paths nothing is written.
+    RunError where OUT exists, where another process writes it, and where OUT.partial is of another model or paths.
+    """
+    check_out(out)
+    folder, kind = out.with_name(f"{out.name}.partial"), _KINDS[out.suffix]
+    with locked(folder):
+        remove_abandoned(folder)
+        state = _resumed(folder, _State(model.fingerprint(), model.classes))
+        rest = iter(paths)
+        digest = _skip(rest, state.parts, folder)
+        try:
+            with show.progress("predicting") as progress:
+                outcomes = _reported(predict_files(model, rest), state.count("files"), total, progress)
+                for some in chunks(outcomes, PART):
+                    digest.update(b"".join(_line(outcome.path) for outcome in some))
+                    with replacing(_place(folder, len(state.parts), out)) as temporary:
+                        kind.write([row_of(outcome, model.classes) for outcome in some], temporary)
+                    part = Part(len(some), sum(outcome.prediction is None for outcome in some), digest.hexdigest())
+                    state = replace(state, parts=(*state.parts, part))
+                    write_json(folder / _STATE, asdict(state))
+        except KeyboardInterrupt:
+            show.message(f"{counted(state.count('files'), 'file')} done; to resume: {command}")
+            raise
+        if state.parts:
+            made = [_place(folder, number, out) for number in range(len(state.parts))]
+            names = list(row_of(Outcome(out, None, None), model.classes))
+            with replacing(folder / out.name) as temporary:  # where what a kill leaves behind is removed
+                kind.merge(made, names, temporary)
+            (folder / out.name).replace(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    if state.parts:
+        show.message(f"{counted(state.count('files'), 'file')}: {out}")
+    return state.count("files"), state.count("failed")
+
+
+def _resumed(folder: Path, now: _State) -> _State:
+    """What the folder holds already, `now` where it is new; RunError where that is of another model."""
+    if not (folder / _STATE).exists():
+        return now
+    before = read_value(_State, read_json(folder / _STATE), str(folder / _STATE))
+    if before.classes != now.classes:
+        raise RunError(f"{shown(folder)} was started with a model of other classes: {_ADVICE}")
+    if before.model != now.model:
+        raise RunError(f"{shown(folder)} was started with another model: {_ADVICE}")
+    return before
+
+
+def _skip(paths: Iterator[Path | Unlisted], parts: Sequence[Part], folder: Path) -> "hashlib._Hash":
+    """Take the paths of `parts` off `paths`; returns their digest. RunError where they are others."""
+    digest, at = hashlib.sha256(), 0
+    for part in parts:
+        for one in islice(paths, part.files):
+            digest.update(_line(one.path if isinstance(one, Unlisted) else one))
+        if digest.hexdigest() != part.paths:
+            files = f"files {at + 1:,} to {at + part.files:,} are others"
+            raise RunError(f"{shown(folder)} was started with other paths ({files}): {_ADVICE}")
+        at += part.files
+    return digest
+
+
+def _line(path: Path) -> bytes:
+    return os.fsencode(path) + b"\0"
+
+
+def _place(folder: Path, number: int, out: Path) -> Path:
+    return folder / f"{number:06}{out.suffix}"
+
+
+def _reported(outcomes: Iterable[Outcome], done: int, total: int | None, report: Report) -> Iterator[Outcome]:
+    for count, outcome in enumerate(outcomes, done + 1):
+        if count % FILES_AT_ONCE == 0:
+            report(count, total if total is not None and total >= count else None)  # lines may name folders
+        yield outcome
+
+
+# ------------------------------------------------------------------------------------------ kinds of table
+
+
+def _write_csv(rows: Sequence[_Row], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:  # names of files are any bytes
+        csv.writer(file, lineterminator="\n").writerows(row.values() for row in rows)
+
+
+def _merge_csv(parts: Sequence[Path], names: Sequence[str], path: Path) -> None:
+    _write_csv([dict(zip(names, names, strict=True))], path)
+    _append(parts, names, path)
+
+
+def _write_json_lines(rows: Sequence[_Row], path: Path) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def _append(parts: Sequence[Path], _names: Sequence[str], path: Path) -> None:
+    with path.open("ab") as file:
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, file)
+
+
+def _write_parquet(rows: Sequence[_Row], path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {
+        _utf8(name): pa.array([_utf8(row[name]) for row in rows], pa.string() if name in _TEXTS else pa.float64())
+        for name in rows[0]
+    }
+    parquet.write_table(pa.table(columns), path)
+
+
+def _merge_parquet(parts: Sequence[Path], _names: Sequence[str], path: Path) -> None:
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(path, parquet.read_schema(parts[0])) as writer:
+        for part in parts:
+            writer.write_table(parquet.ParquetFile(part).read())
+
+
+def _utf8(value: Any) -> Any:
+    """Text with an escape for each byte that is no UTF-8, which Parquet cannot hold."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+class _Kind(NamedTuple):
+    """How a part is written, and how parts become a table with these names of columns."""
+
+    write: Callable[[Sequence[_Row], Path], None]
+    merge: Callable[[Sequence[Path], Sequence[str], Path], None]
+
+
+_KINDS = {
+    ".parquet": _Kind(_write_parquet, _merge_parquet),
+    ".csv": _Kind(_write_csv, _merge_csv),
+    ".jsonl": _Kind(_write_json_lines, _append),
+}
