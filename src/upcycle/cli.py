@@ -41,6 +41,7 @@ for _name, _help in {
     "plan": "Print and draw the learning-rate schedule; train nothing.",
     "evaluate": "Metrics of a run's best model, on its own split or another folder.",
     "predict": "Class and probabilities of files and folders.",
+    "thresholds": "When a run's model answers: for a precision, a recall, costs or a share of images left open.",
     "report": "Write report.html and figures/ again from a run's files.",
     "demo": "The main job on real images and weights that packages carry.",
     "doctor": "What this machine has, and what upcycle would use.",

@@ -332,11 +332,12 @@ def predict(
         if json_lines:
             if made is None:
                 return json.dumps({"path": path, "error": outcome.error})
-            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
+            label, sure = (made.label if made.sure else None), {"sure": made.sure} if model.thresholds else {}
+            return json.dumps({"path": path, "label": label, **sure, "probabilities": made.probabilities})
         if made is None:
             return f"{shown(path)}: {outcome.error}"
         shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
-        return "\t".join([shown(path), shown(made.label), *shares])
+        return "\t".join([shown(path), shown(made.label) if made.sure else "not sure", *shares])
 
     check_words(paths, ("--list", "--json", "--device", "--threads"))
     if not paths and listed is None:
@@ -344,7 +345,8 @@ def predict(
     files = files_of(asked(paths, listed))
     aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     count = failed = 0
-    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
+    model = load(run, threads=threads, device=device, show=aside)
+    for outcome in predict_files(model, files):
         count += 1
         failed += outcome.prediction is None
         if outcome.prediction is None and not json_lines:
@@ -356,6 +358,46 @@ def predict(
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
     if failed:
         raise DataError(f"{failed} of {count} files could not be read")
+
+
+def thresholds(
+    run: Path,
+    /,
+    *,
+    want: str | None = None,
+    cost: str | None = None,
+    abstain: str | None = None,
+    calibration_fraction: float = 0.0,
+    confidence: float = 0.9,
+    clear: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """When a run's model answers: for a precision, a recall, costs or a share of images left open.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    want
+        'precision>=0.95' of the answers, or of one class 'precision>=0.95:CLASS' or 'recall>=0.9:CLASS'; in quotes.
+    cost
+        fn=10,fp=1: what a missed and a false image of the second of two classes cost.
+    abstain
+        The share of images that may stay without an answer, such as 5%.
+    calibration_fraction
+        The part of the test images that chooses, in place of the validation images: what is wanted is then promised.
+    confidence
+        That of the promise.
+    clear
+        Remove the thresholds: every image is answered.
+    """
+    from upcycle.jobs import thresholds as job
+
+    with _telling() as show:
+        if clear:
+            job.clear(run, show)
+            return
+        part = {"calibration_fraction": calibration_fraction, "confidence": confidence}
+        job.thresholds(run, want=want, cost=cost, abstain=abstain, show=show, **part)
 
 
 def report(run: Path, /) -> None:

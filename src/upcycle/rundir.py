@@ -267,6 +267,8 @@ class RunDir:
     """The folder of the last resumable state."""
     evaluation = _Place("evaluation.json")
     """Metrics with intervals, by split (JSON)."""
+    thresholds = _Place("thresholds.json")
+    """When its model answers, where that was chosen (JSON)."""
     thumbnails = _Place("thumbnails")
     """Small JPEGs of the misclassified test images, named by content hash."""
     figures = _Place("figures")

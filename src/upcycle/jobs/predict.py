@@ -20,6 +20,7 @@ from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
 from upcycle.errors import ConfigError, DecodeError, RunError, shown
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.thresholds import Rule, Thresholds
 from upcycle.hardware import usable_cores
 from upcycle.manifest import check
 from upcycle.model import checkpoint
@@ -49,11 +50,15 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+    """The class of one image, its probability, and the probability of every class (they add up to 1).
+
+    `sure` is False where the run's thresholds leave the image open; `label` is then the class that it would be given.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    sure: bool = True
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
@@ -70,6 +75,8 @@ class Classifier:
     network: ModelSpec
     model: Network
     machine: machines.Hardware
+    thresholds: Thresholds | None = None
+    """When it answers; None for always."""
 
     def frame(self, source: decode.ImageSource) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
@@ -126,10 +133,11 @@ class Classifier:
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
-        classes = self.network.classes
+        classes, rule = self.network.classes, self.thresholds.rule if self.thresholds else Rule(0.0)
+        rows = self.network.task.probabilities(self.logits(frames))
         return [
-            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
-            for row in self.network.task.probabilities(self.logits(frames))
+            Prediction(classes[at], float(row[at]), dict(zip(classes, row.tolist(), strict=True)), bool(sure))
+            for row, at, sure in zip(rows, *rule.decide(rows, classes), strict=True)
         ]
 
 
@@ -188,6 +196,7 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
         described = read_json(directory.model)
         network = ModelSpec.from_dict(described)
         recorded = _setting(read_json(directory.environment))
+        thresholds = _thresholds(directory, network)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
@@ -195,7 +204,15 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     model = checkpoint.load_model(directory.best, network, machine).to(machine.device)
     if "linear_head" not in described and model.linear_in_name_alone:
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
-    return Classifier(directory, network, model, machine)
+    return Classifier(directory, network, model, machine, thresholds)
+
+
+def _thresholds(run: RunDir, network: ModelSpec) -> Thresholds | None:
+    """When the model answers, where that was chosen; ValueError where it is about a class that there is not."""
+    made = Thresholds.from_dict(read_json(run.thresholds)) if run.thresholds.exists() else None
+    if made and made.rule.label not in (None, *network.classes):
+        raise ValueError(f"no class {made.rule.label!r}")
+    return made
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""What the prior of the temperature was chosen by: test log loss and calibration error, with and without.
+
+    python lab/temperature.py logits FOLDER OUT NAME:TRAIN:VAL:SPLITS [...]
+    python lab/temperature.py table OUT [...]
+
+`logits` trains the probe on features that `lab/stages.py FOLDER` keeps, for each of SPLITS splits (TRAIN images train,
+VAL choose, at most 1,500 others score), and keeps the logits of both sides in OUT/NAME-TRAIN-VAL.npz. `table` fits a
+temperature on the validation side for each strength of the prior, and prints the mean change of test log loss and of
+the expected calibration error (points) from no temperature, with its standard error over splits. Each set is read as
+it is, and as a model that is twice as sure of itself, as fine-tuning is.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from probe_choices import by, kept
+
+from upcycle.training.loss import Loss
+from upcycle.training.probe import train_probe
+
+
+def logits(folder: Path, out: Path, words: list[str]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for word in words:
+        name, *numbers = word.split(":")
+        images, plain, _, widths = kept(folder, name)
+        rows: dict[str, list[np.ndarray]] = {"val": [], "test": [], "val_labels": [], "test_labels": []}
+        train_images, val_images, splits = (int(one) for one in numbers)
+        for seed, (learn, hold, tested) in enumerate(images.sides(train_images, val_images, splits)):
+            sides = images.rows(plain, learn), images.rows(plain, hold)
+            probe = train_probe(*sides, loss=Loss(images.task), seed=seed, widths=widths)
+            for side, at in (("val", hold), ("test", tested)):
+                rows[side].append(by(probe, plain[at]).astype(np.float32))
+                rows[f"{side}_labels"].append(images.labels[at])
+        np.savez(out / f"{name}-{train_images}-{val_images}.npz", **{key: np.array(made) for key, made in rows.items()})
+        print(word, flush=True)
+
+
+def main() -> None:
+    """Read, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["logits", "table"])
+    parser.add_argument("words", nargs="+")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.what == "logits":
+        folder, out, *words = asked.words
+        logits(Path(folder), Path(out), words)
+
+
+if __name__ == "__main__":
+    main()
