@@ -12,7 +12,7 @@ from upcycle.evaluation.results import Calibration, Metric, Predictions
 from upcycle.task import WIDEST, Integers, Reals
 
 PRIOR = 0.1
-"""The scale of the prior on log T. Of those in lab/2026-11-30-thresholds the widest that never cost a right model."""
+"""The scale of the prior on log T: models that were right already lose nothing in lab/2026-11-30-thresholds."""
 MOST = 10_000
 """Images, at most, that a temperature is fitted on: more add nothing."""
 BINS, IN_A_BIN = 15, 10
@@ -76,7 +76,7 @@ def _binned(predictions: Predictions) -> tuple[Reals, Reals, Integers]:
     return confidence, right, place
 
 
-def calibration_error(predictions: Predictions, *, seed: int = 0) -> Metric:
+def calibration_error(predictions: Predictions, *, seed: int = 0, n_boot: int = 500) -> Metric:
     """The mean gap between confidence and accuracy of the answers over bins of as many images each, from 0 to 1.
 
     The expected calibration error of the most probable class (Naeini 2015, AAAI 29), with the bins of Nixon 2019
@@ -92,14 +92,14 @@ def calibration_error(predictions: Predictions, *, seed: int = 0) -> Metric:
         return np.asarray(gap / weights.sum(axis=1, keepdims=True))
 
     value, count = float(statistic(np.ones((1, len(right))))[0, 0]), int(units.max()) + 1
-    draws = bootstrap(statistic, units, seed=seed)[:, 0]
+    draws = bootstrap(statistic, units, seed=seed, n_boot=n_boot)[:, 0]
     made = from_replicates(value, draws, units=count, scale="logit")
     if made is None:  # no spread to be seen: as many images as the exact bound allows may be of another kind
         made = Interval(0.0, min(1.0, value + clopper_pearson(0, count).high), "exact")
     return Metric(value, made.low, made.high, made.method)
 
 
-def chance_error(predictions: Predictions, *, seed: int = 0, draws: int = 200) -> float:
+def chance_error(predictions: Predictions, *, seed: int = 0, draws: int = 100) -> float:
     """The calibration error that these images show on average where every probability is right: it is never 0."""
     confidence, _, place = _binned(predictions)
     right = np.random.default_rng(seed).random((draws, len(place))) < confidence

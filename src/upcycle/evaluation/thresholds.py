@@ -24,7 +24,7 @@ from upcycle.task import Integers, Reals
 FILE = "thresholds.json"
 STEPS = 100
 """Thresholds, at most, that are tested one after the other."""
-SAFE = 4
+SAFE = 20
 """The first threshold that is tested is the first whose expected p-value is so many times below the level."""
 _WANT = re.compile(r"(precision|recall)\s*(?:>=|=|≥)\s*([\d.]+\s*%?)(?::(.+))?", re.DOTALL)
 _COST = re.compile(r"(fn|fp)\s*=\s*([\d.]+)")

@@ -124,7 +124,7 @@ def _lines(made: Thresholds, want: Want, val: Predictions) -> list[str]:
     if want.kind == "cost":
         scores = val.probabilities()[:, 1]
         tried = [float(cost_of(want, val.labels, scores >= one).mean()) for one in (*np.unique(scores), 2.0)]
-        now, half = (float(cost_of(want, val.labels, scores >= one).mean()) for one in (rule.threshold, 0.5))
+        now, half = (float(cost_of(want, val.labels, scores >= one).mean()) for one in (made.rule.threshold, 0.5))
         lines.append(
             f"on validation images it costs {now:.3g} per image, {half:.3g} at a threshold of 0.5 and {min(tried):.3g} "
             "at the best one found there; no promise"

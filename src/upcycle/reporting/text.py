@@ -139,8 +139,9 @@ def calibration_text(calibration: Calibration, split: str) -> str:
     """The temperature, and the calibration error of a split with it and without."""
     before = f", without it {share_text(calibration.before[split])}" if calibration.temperature != 1 else ""
     return (
-        f"temperature {calibration.temperature:g}: expected calibration error of {split} images "
-        f"{share_text(calibration.after[split])}{before}; chance alone shows about {percent(calibration.chance[split])}"
+        f"temperature {calibration.temperature:.3g}: expected calibration error of {split} images "
+        f"{share_text(calibration.after[split])}{before}; where all probabilities are right it is about "
+        f"{percent(calibration.chance[split])} on so many images"
     )
 
 
