@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from upcycle.errors import WeightsError as WeightsError
     from upcycle.evaluation.results import Evaluation as Evaluation
     from upcycle.evaluation.results import Metric as Metric
+    from upcycle.evaluation.thresholds import Thresholds as Thresholds
     from upcycle.history import History as History
     from upcycle.history import Row as Row
     from upcycle.jobs.api import train as train
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from upcycle.jobs.run import report as report
     from upcycle.jobs.scan import Scan as Scan
     from upcycle.jobs.scan import scan as scan
+    from upcycle.jobs.thresholds import thresholds as thresholds
     from upcycle.model.network import Network as Network
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
@@ -60,6 +62,7 @@ _PUBLIC = {
         "UpcycleError ConfigError DataError DecodeError WeightsError RunError DivergenceError StorageError NoRoomError"
     ),
     "upcycle.evaluation.results": "Evaluation Metric",
+    "upcycle.evaluation.thresholds": "Thresholds",
     "upcycle.history": "History Row",
     "upcycle.jobs.api": "train",
     "upcycle.jobs.choose": "choose",
@@ -70,6 +73,7 @@ _PUBLIC = {
     "upcycle.jobs.prediction": "Prediction",
     "upcycle.jobs.run": "report Run Observer",
     "upcycle.jobs.scan": "scan Scan",
+    "upcycle.jobs.thresholds": "thresholds",
     "upcycle.model.network": "Network",
     "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay Constant",
     "upcycle.task": "Task",

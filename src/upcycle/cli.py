@@ -28,6 +28,9 @@ from upcycle.errors import (
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """By these OpenMP leaves the thread that loads it, and whatever that starts, one core."""
 
+SHIPPING = ("predict", "thresholds", "export", "push", "verify")
+"""Commands of a trained model."""
+
 app = App(
     name="upcycle",
     version=__version__,
@@ -41,11 +44,16 @@ for _name, _help in {
     "plan": "Print and draw the learning-rate schedule; train nothing.",
     "evaluate": "Metrics of a run's best model, on its own split or another folder.",
     "predict": "Class and probabilities of files and folders.",
+    "thresholds": "When a run's model answers: for a precision, a recall, costs or a share of images left open.",
+    "export": "Write a run's model for use elsewhere, proved on the run's own test images.",
+    "push": "Upload an export to the Hugging Face Hub.",
+    "verify": "Compute the recorded numbers of a run or an export again from its files.",
     "report": "Write report.html and figures/ again from a run's files.",
     "demo": "The main job on real images and weights that packages carry.",
     "doctor": "What this machine has, and what upcycle would use.",
 }.items():
-    app.command(f"upcycle.commands:{_name}", name=_name, help=_help)
+    _module = "shipping" if _name in SHIPPING else "commands"
+    app.command(f"upcycle.{_module}:{_name}", name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,5 @@
 """What each command does, in the words of the command line. `upcycle.cli` loads this when a command runs."""
 
-import json
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +20,7 @@ from upcycle.arguments import (
     telling,
     with_json,
 )
-from upcycle.errors import ConfigError, DataError, shown
+from upcycle.errors import ConfigError
 from upcycle.rundir import RunDir, read_json
 
 
@@ -237,82 +235,6 @@ def evaluate(
         made = run_evaluate(run, data, split, threads=threads, device=device, show=show)
         show.table(evaluation_table(made))
     return lambda: {"run": str(run), **made.to_dict()}
-
-
-def predict(
-    run: Path,
-    /,
-    *paths: Annotated[Path, Parameter(allow_leading_hyphen=True)],
-    listed: Annotated[Path | None, Parameter(name="--list")] = None,
-    out: Path | None = None,
-    json_lines: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    device: str = "auto",
-    threads: Whole = 0,
-) -> None:
-    """Class and probabilities of files and folders.
-
-    Parameters
-    ----------
-    run
-        The run directory.
-    paths
-        Images, or folders of them; - reads paths from standard input, one a line.
-    listed
-        A file of paths, one a line; relative ones are relative to the current folder.
-    out
-        Write a table into FILE.parquet, .csv or .jsonl instead; the same command resumes where it was killed.
-    json_lines
-        Print one JSON object a line; with --out, one of how many files there were.
-    device
-        cpu, cuda or mps; auto is the one of the run's training, where it is there.
-    threads
-        Processor threads; 0 as many as the run was trained with, if there are so many cores.
-    """
-    with importing():
-        from upcycle.jobs.files import Outcome, asked, check_words, files_of, number_of, predict_files
-        from upcycle.jobs.predict import load
-        from upcycle.jobs.prediction_files import check_out, write_predictions
-        from upcycle.reporting.progress import Standard, Terminal, console_of
-
-    def line(outcome: Outcome) -> str:
-        made, path = outcome.prediction, str(outcome.path)
-        if json_lines:
-            if made is None:
-                return json.dumps({"path": path, "error": outcome.error})
-            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
-        if made is None:
-            return f"{shown(path)}: {outcome.error}"
-        shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
-        return "\t".join([shown(path), shown(made.label), *shares])
-
-    check_words(paths, ("--list", "--out", "--json", "--device", "--threads"))
-    if not paths and listed is None:
-        raise DataError("say which images: upcycle predict RUN FILE ...")
-    files = files_of(asked(paths, listed))
-    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
-    start = partial(load, run, threads=threads, device=device, show=aside)
-    count = failed = 0
-    if out is not None:
-        check_out(out)
-        words = ["upcycle", "predict", str(run), *map(str, paths), *(["--list", str(listed)] if listed else [])]
-        words += ["--out", str(out), *(["--device", device] if device != "auto" else [])]
-        command = shlex.join([*words, *(["--threads", str(threads)] if threads else [])])
-        total = number_of(paths, listed)
-        count, failed = write_predictions(start(), files, out, show=aside, total=total, command=command)
-        if json_lines:
-            print(json.dumps({"out": str(out), "files": count, "failed": failed}))
-    for outcome in predict_files(start(), files) if out is None else ():
-        count += 1
-        failed += outcome.prediction is None
-        if outcome.prediction is None and not json_lines:
-            errors.write(f"{line(outcome)}\n")
-        else:
-            print(line(outcome))
-    if not count:
-        named = [*paths, *([listed] if listed is not None else [])]
-        raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
-    if failed:
-        raise DataError(f"{failed} of {count} files could not be read")
 
 
 @with_json

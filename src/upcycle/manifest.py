@@ -21,6 +21,7 @@ RESULTS = (
     "history.jsonl",
     "timings.jsonl",
     "evaluation.json",
+    "thresholds.json",
     "predictions/*.csv",
 )
 """What is sealed when a run is finished, beside its configuration; weights hold a checksum of their own."""
@@ -44,6 +45,12 @@ def _write(run: RunDir, path: Path, text: str) -> None:
         write_json(run.manifest, {**known, name: [*known[name], digest]})
     write_text(path, text)
     write_json(run.manifest, {**known, name: [digest]})
+
+
+def remove_sealed(run: RunDir, path: Path) -> None:
+    """Remove a file of a run, and its checksum before it."""
+    write_json(run.manifest, {name: sums for name, sums in _read(run).items() if name != _name(run, path)})
+    path.unlink()
 
 
 def seal(run: RunDir) -> None:

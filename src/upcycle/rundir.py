@@ -12,6 +12,7 @@ import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,6 +268,10 @@ class RunDir:
     """The folder of the last resumable state."""
     evaluation = _Place("evaluation.json")
     """Metrics with intervals, by split (JSON)."""
+    thresholds = _Place("thresholds.json")
+    """When its model answers, where that was chosen (JSON)."""
+    test_reads = _Place("test_reads.jsonl")
+    """When its test images were read since training, and by what (JSON lines)."""
     thumbnails = _Place("thumbnails")
     """Small JPEGs of the misclassified test images, named by content hash."""
     figures = _Place("figures")
@@ -279,6 +284,11 @@ class RunDir:
     def predictions(self, split: str) -> Path:
         """Logits of every image of `split` (CSV)."""
         return self.root / "predictions" / f"{split}.csv"
+
+    def note_test_read(self, by: str) -> None:
+        """Record that the test images were read; nothing where the run may not be written."""
+        with contextlib.suppress(StorageError):
+            append_line(self.test_reads, {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by})
 
     def exists(self) -> bool:
         """Whether the folder is there and holds anything but what a killed write left behind."""

@@ -19,6 +19,8 @@ Logits = NDArray[np.float32]
 Reals = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+WIDEST = 10.0
+"""The highest temperature that logits are divided by, and the lowest's inverse."""
 METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss")
 
 

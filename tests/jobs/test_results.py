@@ -1,6 +1,7 @@
 """The choice between the models of a run, and what it leaves behind."""
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import upcycle
 from tests.conftest import TINY
+from upcycle.evaluation.calibration import calibration_error, scaled
 from upcycle.evaluation.results import MODELS, Choice
+from upcycle.jobs.evaluate import evaluate_run
 from upcycle.jobs.session import Session
 from upcycle.model.checkpoint import load_tensors
 from upcycle.reporting.progress import Silent
+from upcycle.rundir import read_json
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 FAST |= {"epochs": 3, "show": Silent()}
@@ -72,7 +77,8 @@ def test_the_chosen_model_is_the_runs_and_the_fine_tuned_one_stays_beside_it(
     assert any(not torch.equal(best[key], fine_tuned[key]) for key in fine_tuned)
     assert {"val", "test", "probe_val", "probe_test", "finetune_val", "finetune_test"} == set(run.evaluation)
     kept = next(one for one in run.evaluation.choice.candidates if one.name == name)  # type: ignore[union-attr]
-    assert run.evaluation["val"].log_loss.value == pytest.approx(kept.val_loss)
+    assert run.evaluation["val"].log_loss.value == pytest.approx(kept.val_loss)  # of few images: temperature 1
+    assert 1 == run.evaluation.calibration.temperature  # type: ignore[union-attr]
     recorded, path = run.predictions("test"), photos / "test" / "across" / "200.png"
     share = upcycle.load(run.path).predict(path).probability  # type: ignore[union-attr]
     at = recorded.paths.index("test/across/200.png")
@@ -125,4 +131,84 @@ def test_a_kill_while_the_chosen_model_is_kept_changes_no_byte(
     run = upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
     names = ("checkpoints/best.safetensors", "checkpoints/finetune.safetensors", "evaluation.json", "history.jsonl")
     for file in (*names, "model.json", "plan.json", "predictions/test.csv", "predictions/val.csv"):
+        assert (run.path / file).read_bytes() == (whole.path / file).read_bytes(), file
+
+
+@pytest.fixture
+def cooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run's images ask for a temperature."""
+    monkeypatch.setattr(results, "fit_temperature", lambda _: 1.7)
+
+
+@pytest.mark.parametrize("name", ["probe", "finetune", "ema"])
+@pytest.mark.parametrize("views", ["none", "flip"])
+def test_a_run_predicts_with_its_temperature_what_it_recorded_to_the_bit(
+    name: str,
+    views: str,
+    cooled: None,
+    photos: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choosing(name, monkeypatch)
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), views=views, **FAST)
+    assert 1.7 == read_json(run.directory.model)["temperature"] == run.evaluation.calibration.temperature  # type: ignore[union-attr]
+    with safe_open(run.directory.best, framework="pt") as file:
+        assert 1.7 == json.loads(file.metadata()["upcycle"])["temperature"]
+    again = evaluate_run(upcycle.load(run.path), None, "test")
+    assert np.array_equal(run.predictions("test").logits, again.logits)
+    assert run.test == upcycle.evaluate(run.path)
+
+
+def test_the_kept_models_calibration_is_recorded_before_and_after(
+    cooled: None, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    run = upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
+    known = run.evaluation.calibration
+    assert known is not None
+    made = run.predictions("test")
+    assert known.after["test"] == calibration_error(made)
+    assert known.before["test"] == calibration_error(scaled(made, 1 / 1.7))
+    assert {"val", "test"} == set(known.before)
+
+
+def test_a_probe_that_is_trained_again_keeps_the_temperature_of_images_it_had_not_learned(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def fit(made: Any) -> float:
+        fitted.append(made)
+        return 2.0
+
+    monkeypatch.setattr(results, "fit_temperature", fit)
+    options = {**FAST, "recipe": "probe", "views": "none", "weights": str(tiny_weights)}
+    del options["epochs"]
+    plain = upcycle.train(photos, out=tmp_path / "plain", refit=False, **options)
+    again = upcycle.train(photos, out=tmp_path / "again", **options)
+    assert again.evaluation.refit
+    assert 2 == len(fitted)
+    assert np.array_equal(fitted[0].logits, fitted[1].logits)
+    assert np.array_equal(plain.predictions("val").logits, again.predictions("val").logits)
+    assert not np.array_equal(plain.predictions("test").logits, again.predictions("test").logits)
+
+
+def test_a_kill_after_the_temperature_was_written_changes_no_byte(
+    cooled: None, photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choosing("finetune", monkeypatch)
+    whole = upcycle.train(photos, out=tmp_path / "whole", weights=str(tiny_weights), **FAST)
+    plain = Session.calibrate
+
+    def die(session: Session, model: Any, temperature: float) -> None:
+        plain(session, model, temperature)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Session, "calibrate", die)
+        upcycle.train(photos, out=tmp_path / "run", weights=str(tiny_weights), **FAST)
+    run = upcycle.train(out=tmp_path / "run", resume=True, show=Silent())
+    names = ("checkpoints/best.safetensors", "evaluation.json", "model.json", "predictions/test.csv")
+    for file in (*names, "predictions/val.csv", "predictions/probe_test.csv"):
         assert (run.path / file).read_bytes() == (whole.path / file).read_bytes(), file

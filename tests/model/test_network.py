@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -135,7 +136,26 @@ def test_an_earlier_versions_spec_is_read() -> None:
     assert KEPT == ModelSpec.from_dict(values)
 
 
-@pytest.mark.parametrize("name", ["stages", "views", "temperature", "thresholds"])
+def test_a_temperature_is_read_back_and_divides_the_logits_of_evaluation_alone() -> None:
+    spec = replace(KEPT, temperature=1.6)
+    assert 1.6 == spec.to_dict()["temperature"]
+    assert spec == ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    plain, softer = create(KEPT), create(spec)
+    with torch.inference_mode():
+        expected = plain.eval()(IMAGES) * np.float32(1 / 1.6)
+        assert torch.equal(expected, softer.eval()(IMAGES))
+        softer.views = "flip"
+        assert not torch.equal(expected, softer(IMAGES))
+        assert torch.equal(plain.train()(IMAGES), softer.train()(IMAGES))
+
+
+@pytest.mark.parametrize("value", [0.01, -1, 11])
+def test_a_temperature_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="temperature = .* is not between 0.1 and 10"):
+        ModelSpec.from_dict({**KEPT.to_dict(), "temperature": value})
+
+
+@pytest.mark.parametrize("name", ["stages", "views", "thresholds"])
 def test_what_a_later_version_computes_otherwise_is_refused(name: str) -> None:
     assert KEPT.to_dict()[name] is None
     with pytest.raises(ValueError, match=f"{name} = 9 needs a later version of upcycle"):

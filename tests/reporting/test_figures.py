@@ -6,7 +6,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.reporting.pages import words
-from tests.reporting.values import PETS, classic, evaluation, history, one_cycle, phase
+from tests.reporting.values import PETS, classic, evaluation, history, metric, one_cycle, phase
+from upcycle.evaluation.calibration import Bin
 from upcycle.evaluation.results import Metric
 from upcycle.history import History
 from upcycle.reporting.figures import (
@@ -15,6 +16,7 @@ from upcycle.reporting.figures import (
     metrics_figure,
     phase_name,
     planned,
+    reliability_figure,
     schedule_figure,
 )
 from upcycle.reporting.style import png
@@ -178,3 +180,25 @@ def test_no_accuracy_above_100_percent_is_marked() -> None:
     axes = curves_figure(history(4, accuracy=[1.0] * 4, val_accuracy=[1.0] * 4)).axes[1]
     low, high = axes.get_ylim()
     assert 1.0 == pytest.approx(max(tick for tick in axes.get_yticks() if low <= tick <= high))
+
+
+# ------------------------------------------------------------------------------------ reliability
+
+
+def test_the_reliability_of_answers_is_drawn_beside_the_even_line() -> None:
+    made = [Bin(20, 0.7, metric(0.5, 0.3, 0.7)), Bin(20, 0.95, metric(0.9, 0.7, 0.98))]
+    found = reliability_figure({"without temperature": (made, metric(0.125, 0.05, 0.3))})
+    even, *bars, line = found.axes[0].lines
+    assert [0.7, 0.95] == list(line.get_xdata())
+    assert [0.5, 0.9] == list(line.get_ydata())
+    assert list(even.get_xdata()) == list(even.get_ydata())
+    assert [[0.3, 0.7], [0.7, 0.98]] == [list(bar.get_ydata()) for bar in bars]
+    assert "without temperature: error 12.5 % (5.0 to 30.0)" in words(found)
+
+
+def test_without_and_with_temperature_are_two_panels_of_one_scale() -> None:
+    wide, narrow = [Bin(9, 0.9, metric(0.4, 0.1, 0.8))], [Bin(9, 0.6, metric(0.5, 0.2, 0.8))]
+    found = reliability_figure({"without": (wide, metric(0.5)), "with": (narrow, metric(0.1))})
+    one, other = found.axes
+    assert one.get_xlim() == other.get_xlim() == one.get_ylim() == other.get_ylim()
+    assert one.get_xlim()[0] < 0.1

@@ -64,7 +64,7 @@ def measure(predictions: Predictions, *, seed: int = 0, n_boot: int = 2000, spli
         _macro(values[i], [getattr(part, name) for part in occurring], boots[i], counts)
         for i, name in enumerate(("precision", "recall", "f1"))
     )
-    accuracy = _share(labels == predicted, np.ones(n, dtype=np.bool_), units)
+    accuracy = share(labels == predicted, np.ones(n, dtype=np.bool_), units)
     points, sentence = resolution(int(units.max()) + 1, accuracy.value, n, split)
     return Evaluation(
         n=n,
@@ -156,17 +156,17 @@ def _auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Statistic:
 def _class_metrics(true: NDArray[np.bool_], claimed: NDArray[np.bool_], units: Integers) -> ClassMetrics:
     """Metrics of one class from the images [n] that are of it and those predicted to be."""
     hit, either = true & claimed, true | claimed
-    overlap = _share(hit, either, units)
+    overlap = share(hit, either, units)
     return ClassMetrics(
-        precision=_share(hit, claimed, units),
-        recall=_share(hit, true, units),
+        precision=share(hit, claimed, units),
+        recall=share(hit, true, units),
         # F1 = 2J / (1 + J) rises with J, the share of hits where the class is true or predicted
         f1=Metric(_f1(overlap.value), _f1(overlap.low), _f1(overlap.high), overlap.method),
         support=int(true.sum()),
     )
 
 
-def _share(hits: NDArray[np.bool_], trials: NDArray[np.bool_], units: Integers) -> Metric:
+def share(hits: NDArray[np.bool_], trials: NDArray[np.bool_], units: Integers) -> Metric:
     """The fraction of the trials that hit; 0 without trials."""
     value = float(hits.sum() / trials.sum()) if trials.any() else 0.0
     return _metric(value, proportion(hits, trials, units))

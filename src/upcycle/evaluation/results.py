@@ -355,6 +355,20 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The temperature of the kept model's logits, and by split how far its probabilities are off.
+
+    `before` and `after` are expected calibration errors, from 0 to 1, without and with it. A model whose probabilities
+    are right shows about `chance` on as many images.
+    """
+
+    temperature: Number
+    before: Mapping[str, Metric]
+    after: Mapping[str, Metric]
+    chance: Mapping[str, Number]
+
+
+@dataclass(frozen=True)
 class FoldScores:
     """The test F1 of each model of a cross-validation, their mean and standard deviation."""
 
@@ -376,6 +390,7 @@ class RunEvaluation:
     folds: FoldScores | None = None
     views: Views | None = None
     refit: bool = False
+    calibration: Calibration | None = None
 
     def __getitem__(self, name: str) -> Evaluation:
         return self.named[name]
@@ -402,6 +417,8 @@ class RunEvaluation:
             values["views"] = self.views.to_dict()
         if self.refit:
             values["refit"] = True
+        if self.calibration is not None:
+            values["calibration"] = asdict(self.calibration)
         if self.folds is not None:
             values["folds"] = {**asdict(self.folds), "f1_macro": list(self.folds.f1_macro)}
         return values
@@ -411,11 +428,13 @@ class RunEvaluation:
         """The inverse of `to_dict`; RunError for values that are no evaluation of a run."""
         if not isinstance(values, Mapping):
             raise RunError(f"{FILE} holds no evaluation")
-        named = {name: part for name, part in values.items() if name not in {"choice", "folds", "views", "refit"}}
+        apart = {"choice", "folds", "views", "refit", "calibration"}
+        named = {name: part for name, part in values.items() if name not in apart}
         return cls(
             named={name: Evaluation.from_dict(part) for name, part in named.items()},
             choice=read_value(Choice, values["choice"], FILE) if values.get("choice") else None,
             folds=read_value(FoldScores, values["folds"], FILE) if values.get("folds") else None,
             views=read_value(Views, values["views"], FILE) if values.get("views") else None,
             refit=values.get("refit") is True,
+            calibration=read_value(Calibration, values["calibration"], FILE) if values.get("calibration") else None,
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, ExportError, RunError
+from upcycle.evaluation.thresholds import Thresholds
 from upcycle.export.proof import Proof, Quantized
 from upcycle.rundir import read_json, read_value
 from upcycle.task import Task
@@ -52,8 +53,9 @@ class Origin:
 class Description:
     """What bundle.json holds.
 
-    `model`: the run's model.json; `split`: the one whose scores the card has; `batch`: the ONNX model takes images that
-    are resized, cropped and normalized; `proof`: of an ONNX model; `files`: the sha256 of every other file.
+    `model`: the run's model.json; `split`: the one whose scores the card has; `batch`: the ONNX model takes images
+    that are resized, cropped and normalized; `proof`: of an ONNX model; `thresholds`: when it answers, None for always;
+    `files`: the sha256 of every other file.
     """
 
     format: Format
@@ -63,6 +65,7 @@ class Description:
     batch: bool = False
     proof: Proof | None = None
     int8: Quantized | None = None
+    thresholds: Thresholds | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -107,6 +107,8 @@ def _summarize(groups: Sequence[VariantRuns], out: Path, about: About, goal: flo
     # the working directory may change before the result is used
     comparison = summarize(groups, folder=out.absolute(), smallest_difference=goal, about=about)
     comparison.save()
+    for run in (run for group in groups for run in group.runs):
+        RunDir(run.path).note_test_read("compare")
     write_page(comparison)
     show.table(comparison_table(comparison))
     show.message(f"comparison: {out / PAGE}")

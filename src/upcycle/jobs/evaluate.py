@@ -69,6 +69,8 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
             raise DataError(f"{classifier.run.root} has no split {split!r}: choose train, val or test")
         if split == "val" and read_json(classifier.run.evaluation).get("refit"):
             show.warn("these images chose the model, and it was then trained on them as well: the scores flatter it")
+        if split == "test":
+            classifier.run.note_test_read("evaluate")
         return _predictions(classifier, own, _root(classifier.run, config))
     index = _scan(data, config)
     dark = darkness(index, classifier.network.preprocessing)
@@ -79,6 +81,8 @@ def evaluate_run(classifier: Classifier, data: Path | None, split: str, *, show:
         show.message(
             f"{shown(data)} has all {len(own)} images of the run's own split {split}: those alone are evaluated"
         )
+        if split == "test":
+            classifier.run.note_test_read("evaluate")
     else:
         for file in index.quarantined:
             show.warn(f"not evaluated: {shown(file.path)}: {file.reason}")

@@ -19,6 +19,7 @@ from upcycle.data.augment import center_crop, normalize
 from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, ExportError, RunError, shown
 from upcycle.evaluation.results import Predictions, RunEvaluation, read_predictions
+from upcycle.evaluation.thresholds import Thresholds
 from upcycle.export import bundle
 from upcycle.export.card import card
 from upcycle.export.proof import judge_int8, prove
@@ -119,7 +120,9 @@ class _Source:
             license=license_of(self.spec),
             versions={**machines.versions(), **{name: machines.version(name) for name in ("onnx", "onnxruntime")}},
         )
-        return bundle.Description(format, self.spec.to_dict(), origin, self.split)
+        own = self.run.thresholds
+        thresholds = Thresholds.from_dict(read_json(own)) if own.exists() else None
+        return bundle.Description(format, self.spec.to_dict(), origin, self.split, thresholds=thresholds)
 
     def photo(self, row: Recorded) -> Photo:
         """A recorded image as other programs decode it: whole, upright, RGB."""
@@ -168,6 +171,8 @@ def _export_onnx(source: _Source, folder: Path, *, int8: bool, batch: bool, thre
     models = {"fp32": finished(network)}
     if int8:
         models["int8"] = finished(quantized(network, _calibration(source, CALIBRATION)))
+    if source.split == "test":
+        source.run.note_test_read("export")
     measured = _measure(source, models, batch=batch, threads=threads, show=show)
     rows = {name: np.stack(found) for name, found in measured.rows.items()}
     recorded = _recorded(source)
@@ -282,7 +287,7 @@ def _write(folder: Path, files: Mapping[str, bytes], made: bundle.Description, s
         path.unlink(missing_ok=True)
     for name, content in files.items():
         write_bytes(folder / name, content)
-    _anonymous(_recorded(source)).save(folder / bundle.PREDICTIONS)
+    _anonymous(read_predictions(source.run.predictions(source.split))).save(folder / bundle.PREDICTIONS)
     evaluation = RunEvaluation.from_dict(read_json(source.run.evaluation))
     write_json(folder / bundle.EVALUATION, evaluation.to_dict())
     write_text(folder / bundle.CARD, card(made, evaluation))

@@ -21,8 +21,9 @@ from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
 from upcycle.errors import ConfigError, DecodeError, RunError, shown
 from upcycle.evaluation.forward import EVAL_BATCH, forward
+from upcycle.evaluation.thresholds import Thresholds
 from upcycle.hardware import usable_cores
-from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks
+from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks, predictions_of
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
@@ -54,6 +55,8 @@ class Classifier:
     network: ModelSpec
     model: Network
     machine: machines.Hardware
+    thresholds: Thresholds | None = None
+    """When it answers; None for always."""
 
     @property
     def threads(self) -> int:
@@ -128,11 +131,8 @@ class Classifier:
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
-        classes = self.network.classes
-        return [
-            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
-            for row in self.network.task.probabilities(self.logits(frames))
-        ]
+        rows = self.network.task.probabilities(self.logits(frames))
+        return predictions_of(rows, self.network.classes, self.thresholds)
 
 
 def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
@@ -190,6 +190,7 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
         described = read_json(directory.model)
         network = ModelSpec.from_dict(described)
         recorded = _setting(read_json(directory.environment))
+        thresholds = _thresholds(directory, network)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a directory may come from a stranger, with any value in any place
         raise RunError(f"{run} does not hold what a run writes ({type(error).__name__}: {error})") from error
@@ -197,7 +198,15 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     model = checkpoint.load_model(directory.best, network, machine).to(machine.device)
     if "linear_head" not in described and model.linear_in_name_alone:
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
-    return Classifier(directory, network, model, machine)
+    return Classifier(directory, network, model, machine, thresholds)
+
+
+def _thresholds(run: RunDir, network: ModelSpec) -> Thresholds | None:
+    """When the model answers, where that was chosen; ValueError where it is about a class that there is not."""
+    made = Thresholds.from_dict(read_json(run.thresholds)) if run.thresholds.exists() else None
+    if made and made.rule.label not in (None, *network.classes):
+        raise ValueError(f"no class {made.rule.label!r}")
+    return made
 
 
 @dataclass(frozen=True)

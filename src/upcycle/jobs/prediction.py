@@ -1,12 +1,14 @@
 """What is predicted of an image, and how many files are predicted together. Needs no torch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from upcycle.evaluation.thresholds import Rule, Thresholds
 
 Frame = npt.NDArray[np.uint8]
 """A decoded image [H, W, 3]."""
@@ -17,17 +19,32 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+    """The class of one image, its probability, and the probability of every class (they add up to 1).
+
+    `sure` is False where the model's thresholds leave the image open; `label` is then the class that it would be given.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    sure: bool = True
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
         from upcycle.reporting.html import prediction_fragment
 
         return prediction_fragment(self.probabilities)
+
+
+def predictions_of(
+    rows: npt.NDArray[np.float64], classes: Sequence[str], thresholds: Thresholds | None
+) -> list[Prediction]:
+    """A prediction for each row of probabilities [n, K]."""
+    rule = thresholds.rule if thresholds is not None else Rule(0.0)
+    return [
+        Prediction(classes[at], float(row[at]), dict(zip(classes, row.tolist(), strict=True)), bool(sure))
+        for row, at, sure in zip(rows, *rule.decide(rows, classes), strict=True)
+    ]
 
 
 def chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

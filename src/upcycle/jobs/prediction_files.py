@@ -63,11 +63,14 @@ class _State:
 
 
 def row_of(outcome: Outcome, classes: Sequence[str]) -> _Row:
-    """The columns of one file, None for a value that it lacks; every row has the same names."""
+    """The columns of one file, None for a value that it lacks; every row has the same names.
+
+    A file without a label and without an error is one that the model is not sure of.
+    """
     made = outcome.prediction
     return {
         "path": str(outcome.path),
-        "label": made.label if made else None,
+        "label": made.label if made and made.sure else None,
         "probability": made.probability if made else None,
         **{f"probability:{name}": made.probabilities[name] if made else None for name in classes},
         "error": outcome.error,

@@ -1,7 +1,7 @@
 """What a run leaves behind once it is trained: the choice, predictions, metrics, thumbnails."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from upcycle.data import decode
 from upcycle.data.dataset import Dataset
 from upcycle.errors import DecodeError
+from upcycle.evaluation.calibration import calibration_of, fit_temperature, scaled
 from upcycle.evaluation.forward import predictions
 from upcycle.evaluation.metrics import measure, simplest_of
 from upcycle.evaluation.results import (
@@ -29,7 +30,7 @@ from upcycle.jobs.session import Session
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
-from upcycle.reporting.text import evaluation_table, models_table
+from upcycle.reporting.text import calibration_text, evaluation_table, models_table
 from upcycle.rundir import RunDir, read_json, write_bytes, write_json
 from upcycle.training.probe import Probe
 
@@ -151,12 +152,31 @@ class _Rivals:
         }
 
 
-def write_results(session: Session, data: Dataset, results: Results) -> None:
-    """Write predictions, `evaluation.json` and thumbnails of the mistakes, and show the metrics."""
+def _calibrated(made: HeldOut, temperatures: Mapping[str, float]) -> HeldOut:
+    """The predictions by name, those of each model divided by its own temperature."""
+    return {name: scaled(one, temperatures[name.rpartition("_")[0]]) for name, one in made.items()}
+
+
+def write_results(session: Session, data: Dataset, model: Network, results: Results) -> None:
+    """Fit the temperature of `model`, write all that the run leaves, and show the metrics.
+
+    These are its weights, predictions, `evaluation.json` and thumbnails of the mistakes. Each model's temperature is
+    fitted on its own predictions of validation images, the kept one's before it learned from them: those are not held
+    out from a head that is trained again, and it is given the temperature of the first one.
+    """
     run, show = session.run, session.show
-    named = {**results.kept, **results.others}
+    every = {**results.kept, **results.others}
+    temperatures = {
+        name.removesuffix("val").removesuffix("_"): fit_temperature(made)
+        for name, made in every.items()
+        if name.endswith("val")
+    }
+    temperature = temperatures[""]
+    session.calibrate(model, temperature)
+    named = _calibrated(every, temperatures)
     for name, made in named.items():
         made.save(run.predictions(name))
+    calibration = calibration_of(results.kept, temperature, seed=session.config.seed)
     evaluation = RunEvaluation(
         {
             name: measure(made, seed=session.config.seed, split="val" if name.endswith("val") else "test")
@@ -165,6 +185,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
         results.choice,
         views=results.views,
         refit=results.refit,
+        calibration=calibration,
     )
     write_json(run.evaluation, evaluation.to_dict())
     _write_thumbnails(session, data, results.kept.get("test"))
@@ -174,6 +195,7 @@ def write_results(session: Session, data: Dataset, results: Results) -> None:
             "no test set: these are scores of the validation images, which chose the model, so they flatter it"
         )
     show.table(evaluation_table(evaluation[split]))
+    show.message(calibration_text(calibration, split))
     names = {"probe": f"probe_{split}", "fine-tuned": f"finetune_{split}"}
     others = {label: evaluation[name] for label, name in names.items() if name in evaluation.named}
     if others and results.choice is not None:

@@ -181,6 +181,13 @@ class Session:
         assert self._network is not None
         checkpoint.save_model(self.run.best, model, self._network)
 
+    def calibrate(self, model: Network, temperature: float) -> None:
+        """Divide the logits of `model`, the run's, by `temperature` from now on, and write it with that down."""
+        assert self._network is not None
+        model.temperature, self._network = temperature, replace(self._network, temperature=temperature)
+        write_json(self.run.model, {**read_json(self.run.model), **self._network.to_dict()})
+        self.save_best(model)
+
     @property
     def best_of_training(self) -> Path:
         """The best weights of fine-tuning: moved aside once another model was kept instead."""

@@ -44,8 +44,7 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
         if not planned:
             session.record_rows(())
             held = refit(session, data, model, probed) if config.refit else probed.held
-            session.save_best(model)
-            write_results(session, data, Results(held, views=probed.views, refit=config.refit))
+            write_results(session, data, model, Results(held, views=probed.views, refit=config.refit))
             return "trained the probe alone"
     else:
         _announce(session, model, planned)
@@ -59,8 +58,7 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     results = choose(session, data, model, probed=probed, pretrained=pretrained, average=average)
     if probed and results.choice and results.choice.chosen == "probe" and config.refit:
         results = replace(results, kept=refit(session, data, model, probed), refit=True)
-        session.save_best(model)
-    write_results(session, data, results)
+    write_results(session, data, model, results)
     session.discard_checkpoints()
     return stopped
 

@@ -23,9 +23,9 @@ from upcycle.model.folding import fold
 from upcycle.model.names import Shapes, fit_names, is_optional, misfit, whose
 from upcycle.model.sources import SIMPLE_CNN, has_fixed_size, resolve_arch
 from upcycle.model.weights import Weights
-from upcycle.task import Task
+from upcycle.task import WIDEST, Task
 
-RESERVED = ("temperature", "thresholds")
+RESERVED = ("thresholds",)
 """Entries of model.json for what changes logits or classes, of which this version knows no value but null."""
 VIEWS: dict[str, Callable[[Tensor], Iterator[Tensor]]] = {
     "none": lambda images: iter((images,)),
@@ -55,6 +55,8 @@ class ModelSpec:
     """How many of the last stages the head reads; with 1 timm's own head."""
     views: str = "none"
     """Of `VIEWS`, those whose logits are averaged."""
+    temperature: float = 1.0
+    """What these logits are divided by: `upcycle.evaluation.calibration` fits it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ class ModelSpec:
             "weights": {"source": self.weights_source, "sha256": self.weights_sha256},
             "stages": self.stages if self.stages > 1 else None,
             "views": self.views if self.views != "none" else None,
+            "temperature": self.temperature if self.temperature != 1 else None,
             **dict.fromkeys(RESERVED),
         }
 
@@ -83,6 +86,9 @@ class ModelSpec:
         for name, value, known in (("stages", stages, range(1, pooling.MOST + 1)), ("views", views, tuple(VIEWS))):
             if value not in known:
                 raise ValueError(f"{name} = {value!r} needs a later version of upcycle")
+        temperature = float(values.get("temperature") or 1)
+        if not 1 / WIDEST <= temperature <= WIDEST:
+            raise ValueError(f"temperature = {temperature!r} is not between {1 / WIDEST} and {WIDEST}")
         return cls(
             arch=resolve_arch(str(values["arch"])),
             task=Task.from_dict(values),
@@ -91,6 +97,7 @@ class ModelSpec:
             weights_sha256=str(values["weights"]["sha256"]),
             stages=int(stages),
             views=str(views),
+            temperature=temperature,
         )
 
 
@@ -106,7 +113,7 @@ class Network(nn.Module):
     The body is computed in the machine's precision, a linear head always in fp32: bf16 keeps 8 bits of a number, enough
     inside the network, too coarse for the last sum over features, which decides between classes. `state_dict` has
     timm's own names; `body` is timm's module, whose classifier is wider where it reads several `stages`. In evaluation
-    mode the logits of all `views` are averaged.
+    mode the logits of all `views` are averaged and divided by `temperature`.
     """
 
     stages = 1
@@ -125,9 +132,14 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, outputs], fp32."""
-        if self.body.training or self.views == "none":
+        if self.body.training:
             return self._logits(images)
-        return torch.stack([self._logits(view) for view in VIEWS[self.views](images)]).mean(dim=0)
+        if self.views == "none":
+            logits = self._logits(images)
+        else:
+            logits = torch.stack([self._logits(view) for view in VIEWS[self.views](images)]).mean(dim=0)
+        # times the inverse: CUDA divides so, and numpy's product of fp32 numbers has the same bits
+        return logits if self.temperature == 1 else logits * (1 / self.temperature)
 
     def _logits(self, images: Tensor) -> Tensor:
         if not self.has_linear_head:
@@ -277,7 +289,7 @@ def create(spec: ModelSpec, machine: Hardware | None = None, *, seed: int = 0) -
     if machine is not None and machine.fold_bn:
         fold(body)
     network.read(spec.stages)
-    network.views = spec.views
+    network.views, network.temperature = spec.views, spec.temperature
     return network
 
 

@@ -6,7 +6,7 @@ sees. Nothing depends on color alone: lines differ in stroke and marker, and poi
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from upcycle.errors import counted
+from upcycle.evaluation.calibration import Bin
 from upcycle.evaluation.results import Evaluation, Metric
 from upcycle.history import History
 from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text
-from upcycle.reporting.text import interval, rate_text, short
+from upcycle.reporting.text import interval, rate_text, share_text, short
 from upcycle.rundir import Number, read_value
 
 LEAP = 10
@@ -239,6 +240,40 @@ def metrics_figure(evaluation: Evaluation) -> Drawing:
 
 def _words(score: Metric) -> str:
     return f"{score.value:.3f} ({interval(score)})"
+
+
+# ---------------------------------------------------------------------------------- reliability
+
+
+@mpl.rc_context(STYLE)
+def reliability_figure(panels: Mapping[str, tuple[Sequence[Bin], Metric]]) -> Drawing:
+    """Figure 3c: the share of right answers over their mean probability, in bins of as many images each.
+
+    `panels` have the bins and the calibration error of the same images by title: without temperature, and with it.
+    """
+    errors = "; ".join(f"{title} {share_text(error)}" for title, (_, error) in panels.items())
+    figure = Drawing(WIDE if len(panels) > 1 else WIDE / 2, 3.9, f"Expected calibration error: {errors}.")
+    every = [one for made, _ in panels.values() for one in made]
+    low = max(min(min(one.confidence, one.right.low) for one in every) - 0.03, 0.0)
+    for axes, (title, (made, error)) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        axes.plot([low, 1], [low, 1], color=PALETTE["soft"], linestyle=_DASHED, linewidth=1)
+        for one in made:
+            ends = [one.right.low, one.right.high]
+            axes.plot([one.confidence] * 2, ends, "-_", color=PALETTE["blue"], alpha=0.55, linewidth=1.5, markersize=6)
+        at = [one.confidence for one in made]
+        axes.plot(at, [one.right.value for one in made], "o-", color=PALETTE["blue"], linewidth=1, markersize=5)
+        axes.set_title(f"{title}: error {share_text(error)}", fontsize=10)
+        axes.set_xlim(low, 1 + 0.02 * (1 - low))
+        axes.set_ylim(low, 1 + 0.02 * (1 - low))
+        axes.set_xlabel("probability of the answer")
+        axes.grid(axis="both")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0 if low < 0.9 else 1, symbol=" %"))
+    figure.axes[0].set_ylabel("answers that are right")
+    return figure
 
 
 # ------------------------------------------------------------------------------ confusion matrix

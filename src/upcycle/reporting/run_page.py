@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
 from upcycle.errors import RunError, counted
+from upcycle.evaluation.calibration import bins, scaled
 from upcycle.evaluation.results import (
     MODELS,
     ClassMetrics,
@@ -28,11 +29,23 @@ from upcycle.reporting.figures import (
     confusion_figure,
     curves_figure,
     metrics_figure,
+    reliability_figure,
     schedule_figure,
 )
 from upcycle.reporting.run_record import RunRecord, Timing
 from upcycle.reporting.style import Drawing, save, svg
-from upcycle.reporting.text import METRIC_NAMES, Cut, clock, cut, interval, joined, percent, sentence, three
+from upcycle.reporting.text import (
+    METRIC_NAMES,
+    Cut,
+    calibration_text,
+    clock,
+    cut,
+    interval,
+    joined,
+    percent,
+    sentence,
+    three,
+)
 from upcycle.rundir import RunDir, write_text
 
 GALLERY, EPOCHS, CONFUSIONS, COPIES = 24, 200, 8, 6
@@ -74,6 +87,15 @@ def _figures(record: RunRecord) -> dict[str, Drawing]:
         figures["curves"] = curves_figure(record.history)
     if record.test:
         figures |= {"metrics": metrics_figure(record.test), "confusion": confusion_figure(record.test)}
+    known = record.evaluation.calibration if record.evaluation else None
+    if known and record.predictions is not None and "test" in known.after:
+        panels = {"with temperature": (bins(record.predictions), known.after["test"])}
+        if known.temperature == 1:
+            panels = {"test images": panels["with temperature"]}
+        else:
+            plain = scaled(record.predictions, 1 / known.temperature)
+            panels = {"without temperature": (bins(plain), known.before["test"]), **panels}
+        figures["reliability"] = reliability_figure(panels)
     return figures
 
 
@@ -92,6 +114,7 @@ def _render(record: RunRecord, documents: Mapping[str, str], thumbnails: Sequenc
         models=MODELS,
         metric_names=METRIC_NAMES,
         chosen_by=_chosen_by(record),
+        calibration=_calibration(record.evaluation),
         classes=_class_rows(test) if test else None,
         confusions=cut(test.confusions(), CONFUSIONS) if test else None,
         mistakes=wrong,
@@ -229,6 +252,12 @@ def _chosen_by(record: RunRecord) -> str:
         return "the strengths of the probe"
     probed = record.config.get("probe", record.config.get("head_epochs"))  # by earlier versions trained for epochs
     return "the probe, the best epoch and the model" if probed else "the best epoch"
+
+
+def _calibration(evaluation: RunEvaluation | None) -> str:
+    """The temperature and what it changed, "" where the run has none."""
+    known = evaluation.calibration if evaluation else None
+    return calibration_text(known, "test" if "test" in known.after else "val") if known else ""
 
 
 def _class_rows(test: Evaluation) -> Cut[tuple[str, ClassMetrics]]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from upcycle.errors import counted
-from upcycle.evaluation.results import Evaluation, Metric
+from upcycle.evaluation.results import Calibration, Evaluation, Metric
 
 METRIC_NAMES = {
     "f1_macro": "F1 (macro)",
@@ -123,6 +123,26 @@ def loss_text(value: float | None) -> str:
 def interval(metric: Metric, write: Callable[[float], str] = three) -> str:
     """The 95 % interval of a metric: 0.912 to 0.979."""
     return f"{write(metric.low)} to {write(metric.high)}"
+
+
+def share_text(metric: Metric) -> str:
+    """A share with its interval, in percent: 93.8 % (92.1 to 95.2)."""
+    return f"{percent(metric.value)} ({percent_range(metric)})"
+
+
+def percent_range(metric: Metric) -> str:
+    """The interval of a share in percent, without the sign: 92.1 to 95.2."""
+    return f"{100 * metric.low:.1f} to {100 * metric.high:.1f}"
+
+
+def calibration_text(calibration: Calibration, split: str) -> str:
+    """The temperature, and the calibration error of a split with it and without."""
+    before = f", without it {share_text(calibration.before[split])}" if calibration.temperature != 1 else ""
+    return (
+        f"temperature {calibration.temperature:.3g}: expected calibration error of {split} images "
+        f"{share_text(calibration.after[split])}{before}; where all probabilities are right it is about "
+        f"{percent(calibration.chance[split])} on so many images"
+    )
 
 
 def metric_texts(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
