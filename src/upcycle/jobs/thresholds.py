@@ -30,8 +30,8 @@ def thresholds(
     """Choose when the run's model answers, write that to RUN/thresholds.json, and test it once.
 
     One of `want="precision>=0.95"`, or of one class, `"precision>=0.95:CLASS"` or `"recall>=0.9:CLASS"`;
-    `cost={"fn": 10, "fp": 1}` of two classes; or `abstain="5%"`. `Run.predict` and `upcycle.load(run).predict` then
-    say in `Prediction.sure` whether the model answers; a model that is loaded already is not changed. The validation images choose, without a promise, as they chose
+    `cost={"fn": 10, "fp": 1}` of two classes; or `abstain="5%"`. `Prediction.sure` then says whether the model answers;
+    one that `upcycle.load` gave before is not changed. The validation images choose, without a promise, as they chose
     the model too. With a `calibration_fraction` of the test images, which chose nothing, a `want` is promised with this
     `confidence`; the other test images test it. DataError where the images are too few, or none does what is asked.
     """
