@@ -39,6 +39,12 @@ OTHERS = (
     "label-errors",
     "within",
     "candidates",
+    "want",
+    "cost",
+    "abstain",
+    "calibration-fraction",
+    "confidence",
+    "clear",
 )
 """Options of the other commands."""
 JOB_OPTIONS = ("out", "resume", "config")
@@ -83,8 +89,9 @@ COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
 EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
-def test_there_are_ten_commands() -> None:
-    assert ["choose", "compare", "demo", "doctor", "evaluate", "plan", "predict", "report", "scan", "train"] == COMMANDS
+def test_there_are_eleven_commands() -> None:
+    expected = "choose compare demo doctor evaluate plan predict report scan thresholds train"
+    assert expected.split() == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

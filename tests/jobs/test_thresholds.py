@@ -75,9 +75,16 @@ def test_a_part_of_the_test_images_promises_and_the_others_test(
 ) -> None:
     told = " ".join(words(run, capsys, "--want", "precision>=0.9", "--calibration-fraction", "0.5"))
     made = Thresholds.from_dict(read_json(run.directory.thresholds))
-    assert (0.9, 300, "300 images of the test set, one a group") == (made.confidence, made.test_images, made.chosen_on)
+    assert (0.9, 300, "300 images of the test set") == (made.confidence, made.test_images, made.chosen_on)
     assert "promise: with 90 % confidence in this choice, precision of at least 90 % on images like these" in told
     assert "no promise" not in told
+
+
+def test_a_promise_of_grouped_images_is_chosen_on_one_of_each_group(run: upcycle.Run) -> None:
+    pets(600, seed=2, groups=200).save(run.directory.predictions("test"))
+    seal(run.directory)
+    made = upcycle.thresholds(run, want="precision>=0.8", calibration_fraction=0.5, show=Silent())
+    assert ("100 images of the test set, one of each group", 300) == (made.chosen_on, made.test_images)
 
 
 def test_too_few_images_are_refused_and_nothing_is_written(
@@ -183,10 +190,11 @@ def test_a_prediction_below_the_threshold_is_not_sure_and_keeps_its_class(
     trained: upcycle.Run, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted(photos.glob("test/*/*.png"))
-    plain = upcycle.load(trained.path).predict(files)  # type: ignore[arg-type]
+    plain = trained.predict(files)  # type: ignore[arg-type]
     assert all(one.sure for one in plain)
     made = upcycle.thresholds(trained, abstain="25%", show=Silent())
     found = upcycle.load(trained.path).predict(files)  # type: ignore[arg-type]
+    assert found == trained.predict(files)  # type: ignore[arg-type]
     assert [one.probability >= made.rule.threshold for one in plain] == [one.sure for one in found]
     assert {True, False} == {one.sure for one in found}
     assert plain == [replace(one, sure=True) for one in found]
@@ -198,7 +206,7 @@ def test_a_prediction_below_the_threshold_is_not_sure_and_keeps_its_class(
     assert rows[0].keys() == {"path", "label", "sure", "probabilities"}
     assert [(one.label if one.sure else None, one.sure) for one in found] == [(r["label"], r["sure"]) for r in rows]
     clear(trained, Silent())
-    assert plain == upcycle.load(trained.path).predict(files)  # type: ignore[arg-type]
+    assert plain == trained.predict(files)  # type: ignore[arg-type]
 
 
 def test_a_recall_gives_its_class_to_whatever_reaches_the_threshold(trained: upcycle.Run, photos: Path) -> None:

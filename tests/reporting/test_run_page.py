@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 from tests.reporting.pages import Page, picture
 from upcycle.audit.findings import Finding, FlaggedImage
 from upcycle.errors import RunError
+from upcycle.evaluation.calibration import calibration_of, scaled
 from upcycle.evaluation.metrics import measure, paired_log_loss
-from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation
+from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvaluation, read_predictions
 from upcycle.history import ProbeResult
 from upcycle.reporting.run_page import rivals, write_report
+from upcycle.reporting.text import percent
 from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
 
 PETS = ("cats", "dogs")
@@ -608,3 +611,25 @@ def test_evaluations_of_earlier_versions_are_read(pets: RunDir, tmp_path: Path) 
     text = Page(write_report(run)).text
     assert "160 test images: models closer than about 4 points cannot be told apart." in text
     assert "Fine-tuning was chosen" in text
+
+
+# --------------------------------------------------------------------------------------- calibration
+
+
+@pytest.mark.parametrize(("temperature", "panels"), [(2.0, 2), (1.0, 1)])
+def test_the_page_has_the_temperature_and_what_it_changed(
+    pets: RunDir, tmp_path: Path, temperature: float, panels: int
+) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    held = {name: scaled(read_predictions(run.predictions(name)), 1 / temperature) for name in ("val", "test")}
+    known = calibration_of(held, temperature)
+    write_json(run.evaluation, {**read_json(run.evaluation), "calibration": asdict(known)})
+    text = Page(write_report(run)).text
+    after, before = (percent(one["test"].value) for one in (known.after, known.before))
+    assert f"Temperature {temperature:g}: expected calibration error of test images {after}" in text
+    assert (f"without it {before}" in text) == (panels == 2)
+    assert panels == (run.figures / "reliability.svg").read_text().count("probability of the answer")
+
+
+def test_the_page_of_a_run_without_a_temperature_has_no_section_of_it(pets: RunDir) -> None:
+    assert "calibration" not in Page(pets.report).text.lower()

@@ -30,8 +30,8 @@ def thresholds(
     """Choose when the run's model answers, write that to RUN/thresholds.json, and test it once.
 
     One of `want="precision>=0.95"`, or of one class, `"precision>=0.95:CLASS"` or `"recall>=0.9:CLASS"`;
-    `cost={"fn": 10, "fp": 1}` of two classes; or `abstain="5%"`. `Run.predict` and `upcycle.load(run).predict` then
-    say in `Prediction.sure` whether the model answers. The validation images choose, without a promise, as they chose
+    `cost={"fn": 10, "fp": 1}` of two classes; or `abstain="5%"`. `Prediction.sure` then says whether the model answers;
+    one that `upcycle.load` gave before is not changed. The validation images choose, without a promise, as they chose
     the model too. With a `calibration_fraction` of the test images, which chose nothing, a `want` is promised with this
     `confidence`; the other test images test it. DataError where the images are too few, or none does what is asked.
     """
@@ -56,7 +56,7 @@ def thresholds(
                 )
             held, test = _parted(test, calibration_fraction, seed)
             rule, promise = promised(wish, val, held, confidence=confidence), confidence
-            images = f"{counted(len(held), 'image')} of the test set, one a group"
+            images = f"{counted(len(held), 'image')} of the test set{', one of each group' if any(held.groups) else ''}"
         else:
             rule = operating_point(wish, val)
         measures = None if test is None else measured(rule, wish, test, seed=seed)
@@ -64,6 +64,7 @@ def thresholds(
         write_sealed(directory, directory.thresholds, made.to_dict())
         if test is not None:
             directory.note_test_read("thresholds")
+    _forget_model(run)
     for line in _lines(made, wish, val):
         show.message(line)
     return made
@@ -76,7 +77,14 @@ def clear(run: Run | Path | str, show: Display | None = None) -> None:
         if not directory.thresholds.exists():
             raise RunError(f"{directory.root} has no thresholds")
         remove_sealed(directory, directory.thresholds)
+    _forget_model(run)
     (show or default_show()).message(f"{directory.root} has no thresholds any more: every image is answered")
+
+
+def _forget_model(run: object) -> None:
+    """Have a run that holds its model load it again: that one has the thresholds of before."""
+    if isinstance(run, Run):
+        vars(run).pop("model", None)
 
 
 def _finished(run: RunDir) -> RunDir:
