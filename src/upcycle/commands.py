@@ -332,7 +332,8 @@ def predict(
         if json_lines:
             if made is None:
                 return json.dumps({"path": path, "error": outcome.error})
-            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
+            usual = {} if made.p_value is None else {"p_value": made.p_value}
+            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities, **usual})
         if made is None:
             return f"{shown(path)}: {outcome.error}"
         shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
@@ -344,8 +345,11 @@ def predict(
     files = files_of(asked(paths, listed))
     aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     count = failed = 0
-    for outcome in predict_files(load(run, threads=threads, device=device, show=aside), files):
+    classifier, p_values = load(run, threads=threads, device=device, show=aside), list[float]()
+    for outcome in predict_files(classifier, files):
         count += 1
+        if outcome.prediction is not None and outcome.prediction.p_value is not None:
+            p_values.append(outcome.prediction.p_value)
         failed += outcome.prediction is None
         if outcome.prediction is None and not json_lines:
             errors.write(f"{line(outcome)}\n")
@@ -354,6 +358,8 @@ def predict(
     if not count:
         named = [*paths, *([listed] if listed is not None else [])]
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
+    if classifier.novelty and (unlike := classifier.novelty.warning(p_values)):
+        errors.write(f"{unlike}\n")
     if failed:
         raise DataError(f"{failed} of {count} files could not be read")
 

@@ -22,6 +22,7 @@ RESULTS = (
     "timings.jsonl",
     "evaluation.json",
     "predictions/*.csv",
+    "novelty.safetensors",
 )
 """What is sealed when a run is finished, beside its configuration; weights hold a checksum of their own."""
 _Sums = dict[str, list[str]]

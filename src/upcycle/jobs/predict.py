@@ -20,7 +20,9 @@ from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
 from upcycle.errors import ConfigError, DecodeError, RunError, shown
 from upcycle.evaluation.forward import EVAL_BATCH, chunks, forward
+from upcycle.evaluation.novelty import Novelty
 from upcycle.hardware import usable_cores
+from upcycle.jobs.novelty import novelty_of, with_head_inputs
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
@@ -49,11 +51,16 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class of one image, its probability, and the probability of every class (they add up to 1)."""
+    """The class of one image, its probability, and the probability of every class (they add up to 1).
+
+    `p_value`: how usual the image is; of images like the training photos 1 % have 0.01 or less. None where the run
+    keeps no table for it.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    p_value: float | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
@@ -70,6 +77,8 @@ class Classifier:
     network: ModelSpec
     model: Network
     machine: machines.Hardware
+    novelty: Novelty | None = None
+    """What tells images that are unlike the training photos; None in runs without it."""
 
     def frame(self, source: decode.ImageSource) -> Frame:
         """A decoded image, as training's cache holds it; DecodeError for one that cannot be read."""
@@ -84,6 +93,12 @@ class Classifier:
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
+        return self.logits_and_p_values(frames)[0]
+
+    def logits_and_p_values(
+        self, frames: list[Frame]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
+        """The same, and beside them the p-value [n] of each image, from one pass; None in runs without a table."""
         with _COMPUTING, machines.restored():
             machines.apply(self.machine)
             batches = eval_batches(
@@ -94,7 +109,11 @@ class Classifier:
                 device=self.machine.device,
                 workers=self.machine.feeders,
             )
-            return forward(self.model, batches)
+            if self.novelty is None:
+                return forward(self.model, batches), None
+            rows = forward(self.model, batches, output=lambda images: with_head_inputs(self.model, images))
+        outputs = self.network.task.outputs
+        return np.ascontiguousarray(rows[:, :outputs]), self.novelty.p_values(rows[:, outputs:])
 
     @overload
     def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -127,9 +146,11 @@ class Classifier:
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
         classes = self.network.classes
+        logits, p_values = self.logits_and_p_values(frames)
+        usual = p_values.tolist() if p_values is not None else [None] * len(frames)
         return [
-            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
-            for row in self.network.task.probabilities(self.logits(frames))
+            Prediction(classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)), p)
+            for row, p in zip(self.network.task.probabilities(logits), usual, strict=True)
         ]
 
 
@@ -195,7 +216,7 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     model = checkpoint.load_model(directory.best, network, machine).to(machine.device)
     if "linear_head" not in described and model.linear_in_name_alone:
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
-    return Classifier(directory, network, model, machine)
+    return Classifier(directory, network, model, machine, novelty_of(directory, model))
 
 
 @dataclass(frozen=True)

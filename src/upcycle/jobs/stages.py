@@ -9,6 +9,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
+from upcycle.jobs.novelty import write_novelty
 from upcycle.jobs.probe import probe_frozen, refit
 from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
@@ -44,6 +45,7 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
             session.record_rows(())
             held = refit(session, data, model, probed) if config.refit else probed.held
             session.save_best(model)
+            write_novelty(session, data, model, probed.features)
             write_results(session, data, Results(held, views=probed.views, refit=config.refit))
             return "trained the probe alone"
     else:
@@ -59,6 +61,8 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     if probed and results.choice and results.choice.chosen == "probe" and config.refit:
         results = replace(results, kept=refit(session, data, model, probed), refit=True)
         session.save_best(model)
+    frozen = probed and results.choice and results.choice.chosen == "probe"
+    write_novelty(session, data, model, probed.features if probed and frozen else None)
     write_results(session, data, results)
     session.discard_checkpoints()
     return stopped
