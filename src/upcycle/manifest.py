@@ -23,6 +23,7 @@ RESULTS = (
     "evaluation.json",
     "thresholds.json",
     "predictions/*.csv",
+    "novelty.safetensors",
 )
 """What is sealed when a run is finished, beside its configuration; weights hold a checksum of their own."""
 _Sums = dict[str, list[str]]

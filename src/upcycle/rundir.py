@@ -264,6 +264,8 @@ class RunDir:
     """The best weights."""
     fine_tuned = _Place("checkpoints/finetune.safetensors")
     """The best fine-tuned weights, where another model was kept instead."""
+    novelty = _Place("novelty.safetensors")
+    """What tells images that are unlike the training photos."""
     last = _Place("checkpoints/last")
     """The folder of the last resumable state."""
     evaluation = _Place("evaluation.json")

@@ -64,6 +64,7 @@ def predict(
         check_out(out)
     model = _predictor(run, int8=int8, threads=threads, device=device, show=aside)
     count = failed = 0
+    p_values: list[float] = []
     if out is not None:
         words = ["upcycle", "predict", str(run), *map(str, paths), *(["--list", str(listed)] if listed else [])]
         words += ["--out", str(out), *(["--device", device] if device != "auto" else []), *(["--int8"] if int8 else [])]
@@ -75,6 +76,7 @@ def predict(
     for outcome in predict_files(model, files) if out is None else ():
         count += 1
         failed += outcome.prediction is None
+        p_values += [made.p_value for made in [outcome.prediction] if made is not None and made.p_value is not None]
         text = _json_line(outcome, may_be_unsure=model.thresholds is not None) if json_lines else _plain_line(outcome)
         if outcome.prediction is None and not json_lines:
             errors.write(f"{text}\n")
@@ -83,6 +85,8 @@ def predict(
     if not count:
         named = [*paths, *([listed] if listed is not None else [])]
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
+    if model.novelty and (unlike := model.novelty.warning(p_values)):
+        errors.write(f"{unlike}\n")
     if failed:
         raise DataError(f"{failed} of {count} files could not be read")
 
@@ -121,7 +125,8 @@ def _json_line(outcome: "Outcome", *, may_be_unsure: bool) -> str:
         return json.dumps({"path": path, "error": outcome.error})
     sure = {"sure": made.sure} if may_be_unsure else {}
     label = made.label if made.sure else None
-    return json.dumps({"path": path, "label": label, **sure, "probabilities": made.probabilities})
+    usual = {} if made.p_value is None else {"p_value": made.p_value}
+    return json.dumps({"path": path, "label": label, **sure, "probabilities": made.probabilities, **usual})
 
 
 @with_json

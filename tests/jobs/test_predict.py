@@ -122,9 +122,9 @@ def test_training_leaves_torchs_settings_as_they_were(
 def test_two_classifiers_compute_each_with_its_own_threads(
     trained: upcycle.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seeing(*given: Any) -> Any:
+    def seeing(*given: Any, **named: Any) -> Any:
         seen.append(torch.get_num_threads())
-        return plain(*given)
+        return plain(*given, **named)
 
     plain, seen = job.forward, list[int]()
     monkeypatch.setattr(job, "forward", seeing)

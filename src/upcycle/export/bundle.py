@@ -23,8 +23,9 @@ INT8 = "model.int8.onnx"
 CARD = "README.md"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.csv"
+NOVELTY = "novelty.safetensors"
 TIMM = ("config.json", "model.safetensors")
-FILES = (MODEL, INT8, *TIMM, EVALUATION, PREDICTIONS, CARD)
+FILES = (MODEL, INT8, *TIMM, NOVELTY, EVALUATION, PREDICTIONS, CARD)
 """Names of all that a bundle may hold beside bundle.json."""
 _VERSION = 1
 Format = Literal["onnx", "timm"]

@@ -34,3 +34,11 @@ def probabilities(session: Any, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.
     """The probability of each class [K] of an upright RGB photo [H, W, 3]."""
     (row,) = session.run(["probabilities"], {"image": np.ascontiguousarray(photo)})
     return np.asarray(row[0], dtype=np.float64)
+
+
+def probabilities_and_features(
+    session: Any, photo: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """The same, and what the head reads of the photo, [D]."""
+    row, features = session.run(["probabilities", "features"], {"image": np.ascontiguousarray(photo)})
+    return np.asarray(row[0], dtype=np.float64), features[0]

@@ -10,9 +10,10 @@ import numpy as np
 from upcycle.config import expanded
 from upcycle.data import isolation
 from upcycle.errors import ConfigError, ExportError
+from upcycle.evaluation.novelty import Novelty, read_novelty
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.export.bundle import FILE, INT8, MODEL, Description, read_bundle, sha256_of
-from upcycle.export.runtime import open_session, probabilities
+from upcycle.export.bundle import FILE, INT8, MODEL, NOVELTY, Description, read_bundle, sha256_of
+from upcycle.export.runtime import open_session, probabilities, probabilities_and_features
 from upcycle.hardware import usable_cores
 from upcycle.jobs.prediction import Frame, Prediction, predictions_of
 
@@ -26,6 +27,8 @@ class Bundle:
     session: Any
     threads: int
     """How many threads compute, and how many files are decoded at a time."""
+    novelty: Novelty | None = None
+    """What tells images that are unlike the training photos."""
     _computing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -49,8 +52,12 @@ class Bundle:
     def judge(self, frames: list[Frame], /) -> list[Prediction]:
         """A prediction for each decoded image, whatever its size."""
         with self._computing:
-            rows = np.stack([probabilities(self.session, frame) for frame in frames])
-        return predictions_of(rows, self.classes, self.thresholds)
+            if self.novelty is None:
+                rows = np.stack([probabilities(self.session, frame) for frame in frames])
+                return predictions_of(rows, self.classes, self.thresholds)
+            found = [probabilities_and_features(self.session, frame) for frame in frames]
+        rows, features = (np.stack(some) for some in zip(*found, strict=True))
+        return predictions_of(rows, self.classes, self.thresholds, self.novelty.p_values(features))
 
 
 def open_bundle(path: str | Path, *, threads: int = 0, int8: bool = False) -> Bundle:
@@ -70,4 +77,5 @@ def open_bundle(path: str | Path, *, threads: int = 0, int8: bool = False) -> Bu
     if name not in description.files:
         raise ExportError(f"{folder} has no {name}: export the run with --int8")
     count = threads or usable_cores(Path("/"))
-    return Bundle(folder, description, open_session(folder / name, count), count)
+    novelty = read_novelty(folder / NOVELTY) if NOVELTY in description.files else None
+    return Bundle(folder, description, open_session(folder / name, count), count, novelty)

@@ -195,7 +195,7 @@ def _predictions(
     classifier: Classifier, rows: Sequence[Recorded], root: Path, show: Display | None = None
 ) -> Predictions:
     """Predictions of recorded files; one that cannot be decoded is told to `show` and left out, else a DataError."""
-    logits, used = [], []
+    logits, used, p_values = [], [], list[float]()
     with ThreadPoolExecutor(classifier.machine.threads) as pool:
         for some in chunks(rows, FILES_AT_ONCE):
             frames = []
@@ -208,9 +208,13 @@ def _predictions(
                 else:
                     show.warn(f"not evaluated: {shown(row.path)}: {frame}")
             if frames:
-                logits.append(classifier.logits(frames))
+                found, usual = classifier.logits_and_p_values(frames)
+                logits.append(found)
+                p_values += usual.tolist() if usual is not None else []
     if not used:
         raise DataError(f"none of the {len(rows)} images in {shown(root)} can be read")
+    if show is not None and classifier.novelty and (unlike := classifier.novelty.warning(p_values)):
+        show.warn(unlike)
     rows = used
     classes = classifier.network.classes
     return Predictions(

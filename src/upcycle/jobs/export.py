@@ -292,6 +292,9 @@ def _write(folder: Path, files: Mapping[str, bytes], made: bundle.Description, s
     write_json(folder / bundle.EVALUATION, evaluation.to_dict())
     write_text(folder / bundle.CARD, card(made, evaluation))
     names = [*files, bundle.PREDICTIONS, bundle.EVALUATION, bundle.CARD]
+    if source.run.novelty.exists() and made.format == "onnx":
+        write_bytes(folder / bundle.NOVELTY, source.run.novelty.read_bytes())
+        names.append(bundle.NOVELTY)
     described = replace(made, files={name: bundle.sha256_of(folder / name) for name in names})
     write_json(folder / bundle.FILE, described.to_dict())
     show.message(f"wrote {folder}: {', '.join([*names, bundle.FILE])}")

@@ -21,8 +21,10 @@ from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
 from upcycle.errors import ConfigError, DecodeError, RunError, shown
 from upcycle.evaluation.forward import EVAL_BATCH, forward
+from upcycle.evaluation.novelty import Novelty
 from upcycle.evaluation.thresholds import Thresholds
 from upcycle.hardware import usable_cores
+from upcycle.jobs.novelty import novelty_of, with_head_inputs
 from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks, predictions_of
 from upcycle.manifest import check
 from upcycle.model import checkpoint
@@ -57,6 +59,8 @@ class Classifier:
     machine: machines.Hardware
     thresholds: Thresholds | None = None
     """When it answers; None for always."""
+    novelty: Novelty | None = None
+    """What tells images that are unlike the training photos; None in runs without it."""
 
     @property
     def threads(self) -> int:
@@ -89,6 +93,12 @@ class Classifier:
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
+        return self.logits_and_p_values(frames)[0]
+
+    def logits_and_p_values(
+        self, frames: list[Frame]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
+        """The same, and beside them the p-value [n] of each image, from one pass; None in runs without a table."""
         with _COMPUTING, machines.restored():
             machines.apply(self.machine)
             batches = eval_batches(
@@ -99,7 +109,11 @@ class Classifier:
                 device=self.machine.device,
                 workers=self.machine.feeders,
             )
-            return forward(self.model, batches)
+            if self.novelty is None:
+                return forward(self.model, batches), None
+            rows = forward(self.model, batches, output=lambda images: with_head_inputs(self.model, images))
+        outputs = self.network.task.outputs
+        return np.ascontiguousarray(rows[:, :outputs]), self.novelty.p_values(rows[:, outputs:])
 
     @overload
     def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -131,8 +145,9 @@ class Classifier:
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
-        rows = self.network.task.probabilities(self.logits(frames))
-        return predictions_of(rows, self.network.classes, self.thresholds)
+        logits, p_values = self.logits_and_p_values(frames)
+        rows = self.network.task.probabilities(logits)
+        return predictions_of(rows, self.network.classes, self.thresholds, p_values)
 
 
 def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
@@ -198,7 +213,7 @@ def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     model = checkpoint.load_model(directory.best, network, machine).to(machine.device)
     if "linear_head" not in described and model.linear_in_name_alone:
         raise RunError(f"{run} is of an upcycle that computed {network.arch} otherwise: train it again")
-    return Classifier(directory, network, model, machine, thresholds)
+    return Classifier(directory, network, model, machine, thresholds, novelty_of(directory, model))
 
 
 def _thresholds(run: RunDir, network: ModelSpec) -> Thresholds | None:

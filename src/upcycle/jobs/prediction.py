@@ -22,12 +22,15 @@ class Prediction:
     """The class of one image, its probability, and the probability of every class (they add up to 1).
 
     `sure` is False where the model's thresholds leave the image open; `label` is then the class that it would be given.
+    `p_value`: how usual the image is; of images like the training photos 1 % have 0.01 or less. None where the model
+    has no table for it.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     sure: bool = True
+    p_value: float | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows: one bar per class, the most probable five."""
@@ -37,13 +40,17 @@ class Prediction:
 
 
 def predictions_of(
-    rows: npt.NDArray[np.float64], classes: Sequence[str], thresholds: Thresholds | None
+    rows: npt.NDArray[np.float64],
+    classes: Sequence[str],
+    thresholds: Thresholds | None,
+    p_values: npt.NDArray[np.float64] | None = None,
 ) -> list[Prediction]:
-    """A prediction for each row of probabilities [n, K]."""
+    """A prediction for each row of probabilities [n, K], with its p-value of [n] where there are any."""
     rule = thresholds.rule if thresholds is not None else Rule(0.0)
+    usual = p_values.tolist() if p_values is not None else [None] * len(rows)
     return [
-        Prediction(classes[at], float(row[at]), dict(zip(classes, row.tolist(), strict=True)), bool(sure))
-        for row, at, sure in zip(rows, *rule.decide(rows, classes), strict=True)
+        Prediction(classes[at], float(row[at]), dict(zip(classes, row.tolist(), strict=True)), bool(sure), p_value)
+        for row, at, sure, p_value in zip(rows, *rule.decide(rows, classes), usual, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
+from upcycle.jobs.novelty import write_novelty
 from upcycle.jobs.probe import probe_frozen, refit
 from upcycle.jobs.results import Probed, Results, choose, write_results
 from upcycle.jobs.session import Session
@@ -44,6 +45,8 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
         if not planned:
             session.record_rows(())
             held = refit(session, data, model, probed) if config.refit else probed.held
+            session.save_best(model)
+            write_novelty(session, data, model, probed.features)
             write_results(session, data, model, Results(held, views=probed.views, refit=config.refit))
             return "trained the probe alone"
     else:
@@ -58,6 +61,9 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     results = choose(session, data, model, probed=probed, pretrained=pretrained, average=average)
     if probed and results.choice and results.choice.chosen == "probe" and config.refit:
         results = replace(results, kept=refit(session, data, model, probed), refit=True)
+        session.save_best(model)
+    frozen = probed and results.choice and results.choice.chosen == "probe"
+    write_novelty(session, data, model, probed.features if probed and frozen else None)
     write_results(session, data, model, results)
     session.discard_checkpoints()
     return stopped
