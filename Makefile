@@ -61,9 +61,9 @@ WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
 lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(LOCK) --extra demo -o requirements/demo.txt
-	$(LOCK) --extra demo --extra test -c requirements/demo.txt -o requirements/test.txt \
+	$(LOCK) --extra demo --extra test --extra export -c requirements/demo.txt -o requirements/test.txt \
 		$$($(WITHOUT) requirements/demo.txt)
-	$(LOCK) --extra demo --extra test --extra dev -c requirements/demo.txt -c requirements/test.txt \
+	$(LOCK) --extra demo --extra test --extra export --extra dev -c requirements/demo.txt -c requirements/test.txt \
 		-o requirements/check.txt $$($(WITHOUT) requirements/demo.txt requirements/test.txt)
 
 audit: $(TOOLS)/python ## the pinned versions against the advisories that PyPI knows
