@@ -18,7 +18,7 @@ from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.forward import chunks
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, Predictions
-from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load
+from upcycle.jobs.predict import FILES_AT_ONCE, Classifier, Frame, load, measured
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run
 from upcycle.reporting.progress import Display, Silent, default_show
@@ -169,7 +169,7 @@ def _predictions(
                 else:
                     show.warn(f"not evaluated: {shown(row.path)}: {frame}")
             if frames:
-                found, usual = classifier.logits_and_p_values(frames)
+                found, usual = measured(classifier, frames)
                 logits.append(found)
                 p_values += usual.tolist() if usual is not None else []
     if not used:
