@@ -1,12 +1,13 @@
 """What the choice of a backbone costs after fine-tuning: `upcycle choose` beside two rules of thumb.
 
-    python lab/choose_regret.py FOLDER --candidates resnet50=FILE,tf_efficientnet_lite0,... --sets NAME=DATA[:PHOTOS] ...
-        [--threads 1]
+    python lab/choose_regret.py FOLDER --candidates resnet50=FILE,tf_efficientnet_lite0,...
+        --sets NAME=DATA[:PHOTOS] ... [--threads 1]
 
 For each set every candidate is trained by `upcycle train` as it comes, at its own image size, and tested; `choose`
 races the same candidates. Regret is the best test F1 of all, less that of the one which was picked: by choose, by the
-highest accuracy on ImageNet, by the end of the list, or resnet50 whatever comes. With :PHOTOS a set is a stratified sample of so many of its images,
-which keep their declared split. FOLDER/regret.jsonl has every run, FOLDER/regret.md the table.
+highest accuracy on ImageNet, by the end of the list, or resnet50 whatever comes. With :PHOTOS a set is a stratified
+sample of so many of its images, which keep their declared split. FOLDER/regret.jsonl has every run, FOLDER/regret.md
+the table.
 """
 
 import argparse
@@ -31,17 +32,18 @@ IMAGENET = {
 
 
 def sampled(data: Path, photos: int, folder: Path) -> Path:
-    """A manifest of so many images of DATA/train|val|test/CLASS, the same share of each split and class."""
+    """A manifest of so many images of DATA/[train|val|test/]CLASS, the same share of each split and class."""
     cells = defaultdict(list)
-    for path in sorted(data.glob("*/*/*")):
-        cells[path.parent.parent.name, path.parent.name].append(path)
+    for path in sorted(path for path in data.rglob("*") if path.is_file()):
+        *split, label = path.relative_to(data).parts[:-1]
+        cells[label, *split].append(path)
     total, rows = sum(map(len, cells.values())), []
-    for (split, label), files in cells.items():
+    for cell, files in cells.items():
         chosen = random.Random(0).sample(files, round(photos * len(files) / total))
-        rows += [(str(path), label, split) for path in sorted(chosen)]
+        rows += [(str(path), *cell) for path in sorted(chosen)]
     file = folder / f"{data.name}-{photos}.csv"
     with file.open("w", newline="") as out:
-        csv.writer(out).writerows([("path", "label", "split"), *rows])
+        csv.writer(out).writerows([("path", "label", "split")[: len(rows[0])], *rows])
     return file
 
 

@@ -47,7 +47,15 @@ def train(folder: Path) -> Path:
             path = folder / "photos" / split / ("across", "down")[at % 2] / f"{at}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             draw(at + 1000 * len(split)).save(path)
-    options = {"arch": ARCH, "weights": "none", "probe": False, "image_size": 32, "epochs": 1, "threads": 1, "device": "cpu"}
+    options = {
+        "arch": ARCH,
+        "weights": "none",
+        "probe": False,
+        "image_size": 32,
+        "epochs": 1,
+        "threads": 1,
+        "device": "cpu",
+    }
     run = upcycle.train(folder / "photos", out=folder / "run", show=Silent(), **options)
     return run.path
 
@@ -98,7 +106,12 @@ def predict(run: Path, files: Path, out: Path, kill_at: int = 0) -> dict[str, ob
             process.kill()
         time.sleep(0.05)
     seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 1), "code": process.returncode, "peak_mb": highest // 1024, "decoder_mb": decoding // 1024}
+    return {
+        "seconds": round(seconds, 1),
+        "code": process.returncode,
+        "peak_mb": highest // 1024,
+        "decoder_mb": decoding // 1024,
+    }
 
 
 def digest(path: Path) -> str:
@@ -117,7 +130,12 @@ def main() -> None:
     folder.mkdir(parents=True)
     try:
         versions = {name: version(name) for name in ("torch", "timm", "pyarrow", "Pillow")}
-        about = {"python": platform.python_version(), **versions, "machine": platform.machine(), "cores": os.cpu_count()}
+        about = {
+            "python": platform.python_version(),
+            **versions,
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        }
         print(json.dumps(about), flush=True)
         run = train(folder)
         write(folder, max([*options.files, options.kill]))

@@ -93,27 +93,7 @@ class Classifier:
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
-        return self.logits_and_p_values(frames)[0]
-
-    def logits_and_p_values(
-        self, frames: list[Frame]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
-        """The same, and beside them the p-value [n] of each image, from one pass; None in runs without a table."""
-        with _COMPUTING, machines.restored():
-            machines.apply(self.machine)
-            batches = eval_batches(
-                frames,
-                np.arange(len(frames)),
-                preprocessing=self.network.preprocessing,
-                batch_size=EVAL_BATCH,
-                device=self.machine.device,
-                workers=self.machine.feeders,
-            )
-            if self.novelty is None:
-                return forward(self.model, batches), None
-            rows = forward(self.model, batches, output=lambda images: with_head_inputs(self.model, images))
-        outputs = self.network.task.outputs
-        return np.ascontiguousarray(rows[:, :outputs]), self.novelty.p_values(rows[:, outputs:])
+        return measured(self, frames)[0]
 
     @overload
     def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -145,9 +125,31 @@ class Classifier:
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
-        logits, p_values = self.logits_and_p_values(frames)
+        logits, p_values = measured(self, frames)
         rows = self.network.task.probabilities(logits)
         return predictions_of(rows, self.network.classes, self.thresholds, p_values)
+
+
+def measured(
+    classifier: Classifier, frames: list[Frame]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
+    """Logits [n, outputs] and p-values [n] of decoded images, from one pass; no p-values in runs without a table."""
+    model, machine, novelty = classifier.model, classifier.machine, classifier.novelty
+    with _COMPUTING, machines.restored():
+        machines.apply(machine)
+        batches = eval_batches(
+            frames,
+            np.arange(len(frames)),
+            preprocessing=classifier.network.preprocessing,
+            batch_size=EVAL_BATCH,
+            device=machine.device,
+            workers=machine.feeders,
+        )
+        if novelty is None:
+            return forward(model, batches), None
+        rows = forward(model, batches, output=lambda images: with_head_inputs(model, images))
+    outputs = classifier.network.task.outputs
+    return np.ascontiguousarray(rows[:, :outputs]), novelty.p_values(rows[:, outputs:])
 
 
 def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
