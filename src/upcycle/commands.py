@@ -4,7 +4,7 @@ import json
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,9 @@ from upcycle.arguments import (
 )
 from upcycle.errors import ConfigError, DataError, shown
 from upcycle.rundir import RunDir, read_json
+
+if TYPE_CHECKING:
+    from upcycle.jobs.files import Outcome
 
 
 def _evaluated(run: Path) -> dict[str, object]:
@@ -236,7 +239,19 @@ def evaluate(
     with telling() as show:
         made = run_evaluate(run, data, split, threads=threads, device=device, show=show)
         show.table(evaluation_table(made))
-    return lambda: {"run": str(run), **made.to_dict()}
+    return lambda: {"run": str(run), "split": split, **made.to_dict()}
+
+
+def _line(outcome: "Outcome", *, as_json: bool) -> str:
+    made, path = outcome.prediction, str(outcome.path)
+    if as_json:
+        if made is None:
+            return json.dumps({"path": path, "error": outcome.error})
+        return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
+    if made is None:
+        return f"{shown(path)}: {outcome.error}"
+    shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
+    return "\t".join([shown(path), shown(made.label), *shares])
 
 
 def predict(
@@ -269,31 +284,21 @@ def predict(
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     """
     with importing():
-        from upcycle.jobs.files import Outcome, asked, check_words, files_of, number_of, predict_files
+        from upcycle.jobs.files import asked, check_words, files_of, number_of, predict_files
         from upcycle.jobs.predict import load
         from upcycle.jobs.prediction_files import check_out, write_predictions
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
-    def line(outcome: Outcome) -> str:
-        made, path = outcome.prediction, str(outcome.path)
-        if json_lines:
-            if made is None:
-                return json.dumps({"path": path, "error": outcome.error})
-            return json.dumps({"path": path, "label": made.label, "probabilities": made.probabilities})
-        if made is None:
-            return f"{shown(path)}: {outcome.error}"
-        shares = (f"{shown(name)} {share:.4f}" for name, share in made.probabilities.items())
-        return "\t".join([shown(path), shown(made.label), *shares])
-
     check_words(paths, ("--list", "--out", "--json", "--device", "--threads"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
+    if out is not None:
+        check_out(out)
     files = files_of(asked(paths, listed))
     aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     start = partial(load, run, threads=threads, device=device, show=aside)
     count = failed = 0
     if out is not None:
-        check_out(out)
         words = ["upcycle", "predict", str(run), *map(str, paths), *(["--list", str(listed)] if listed else [])]
         words += ["--out", str(out), *(["--device", device] if device != "auto" else [])]
         command = shlex.join([*words, *(["--threads", str(threads)] if threads else [])])
@@ -305,9 +310,9 @@ def predict(
         count += 1
         failed += outcome.prediction is None
         if outcome.prediction is None and not json_lines:
-            errors.write(f"{line(outcome)}\n")
+            errors.write(f"{_line(outcome, as_json=json_lines)}\n")
         else:
-            print(line(outcome))
+            print(_line(outcome, as_json=json_lines))
     if not count:
         named = [*paths, *([listed] if listed is not None else [])]
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
