@@ -1,15 +1,15 @@
 """`upcycle predict RUN --list FILE --out TABLE` over many small files: peak memory, speed, and a kill in the middle.
 
-    python lab/predict_many.py [--files 10000 100000] [--kill 100000] [--folder /tmp/predict-many] [--plain]
+    python lab/predict_many.py [--files 10000 100000] [--kill 100000] [--folder /tmp/predict-many]
 
 Trains timm's test_resnet for an epoch at 32 pixels on drawn images, from weights drawn at random, and writes JPEGs of
 64 pixels. For each number of files: seconds, images/s and the highest memory of the process (VmHWM) and of those that
 decode. For `--kill`: the command is killed by SIGKILL halfway, run again, and its table compared with that of the
-uninterrupted one. `--plain` times a loop in one process as well: Pillow, numpy, onnxruntime where it is installed, by
-batches of 32. Prints one JSON line per reading; the folder is removed at the end.
+uninterrupted one, so that number is one of `--files`. Prints one JSON line per reading and removes the folder.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -97,10 +97,8 @@ def predict(run: Path, files: Path, out: Path, kill_at: int = 0) -> dict[str, ob
     decoding = 0
     while process.poll() is None:
         highest = max(highest, peak(process.pid))
-        try:
+        with contextlib.suppress(OSError):
             decoding = max([decoding, *(peak(int(child)) for child in children.read_text().split())])
-        except OSError:
-            pass
         parts = len(list(out.with_name(f"{out.name}.partial").glob("0*")))
         if kill_at and parts >= kill_at:
             process.kill()
