@@ -133,8 +133,8 @@ def read_novelty(path: Path) -> Novelty | None:
 
 
 def _unit(features: Features) -> Features:
-    """The rows at length 1; one of zeros stays one."""
-    features = np.asarray(features, np.float32)
+    """The rows at length 1; one of zeros stays one, and what is no number is a zero."""
+    features = np.nan_to_num(np.asarray(features, np.float32), posinf=0, neginf=0)
     lengths = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
     return np.asarray(features / np.maximum(lengths, 1e-30)[:, None], np.float32)
 
