@@ -123,6 +123,12 @@ class Classifier:
                 found += self.judge(frames)
         return found
 
+    def export(self, data: str | PathLike[str] | None = None, **options: Any) -> Path:
+        """Write the model for use elsewhere, proved on the run's test images; `upcycle.export` has the options."""
+        from upcycle.jobs.export import export
+
+        return export(self.run.root, data, **options)  # type: ignore[arg-type]
+
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
         logits, p_values = measured(self, frames)
