@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from upcycle import device
+from upcycle.bundle.graph import network_graph
+from upcycle.bundle.int8 import quantized
+from upcycle.bundle.runtime import open_session
 from upcycle.data import decode
 from upcycle.data.augment import center_crop, normalize
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.evaluation.forward import forward
-from upcycle.export.graph import network_graph
-from upcycle.export.int8 import quantized
-from upcycle.export.runtime import open_session
 from upcycle.model.network import create, load_body, spec_of
 from upcycle.model.weights import read
 

@@ -6,9 +6,9 @@ In the format of the Hugging Face Hub: a metadata block in YAML, then Markdown (
 import json
 from collections.abc import Iterable
 
+from upcycle.bundle.description import INT8, MODEL, Description, Origin
 from upcycle.errors import counted, shown
 from upcycle.evaluation.results import Evaluation, Metric, RunEvaluation
-from upcycle.export.bundle import INT8, MODEL, Description, Origin
 from upcycle.reporting.text import calibration_text, share_text
 
 METRICS = ("accuracy", "f1_macro", "precision_macro", "recall_macro", "log_loss")
