@@ -23,8 +23,8 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY, draw, no_browser, without_pages
-from upcycle.export.bundle import MODEL
-from upcycle.export.runtime import open_session, probabilities
+from upcycle.bundle.description import MODEL
+from upcycle.bundle.runtime import open_session, probabilities
 from upcycle.jobs.export import export
 from upcycle.reporting.progress import Silent
 
