@@ -145,6 +145,11 @@ def test_every_name_of_upcycle_in_an_example_is_public(page: Path, code: str) ->
     assert named <= set(upcycle.__all__)
 
 
+def test_the_lines_that_predict_elsewhere_are_those_that_are_tested() -> None:
+    lines = (ROOT / "docs" / "examples" / "predict.py").read_text(encoding="utf-8")
+    assert f"```python\n{lines}```" in text_of(ROOT / "docs" / "shipping.md")
+
+
 def test_every_exit_code_is_in_the_reference() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpcycleError)]
     codes = {0, HUNG_UP, INTERRUPTED, TERMINATED, *(kind.exit_code for kind in kinds)}

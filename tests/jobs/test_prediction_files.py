@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import upcycle
 from tests.conftest import TINY, without_pages
 from upcycle.cli import main
 from upcycle.errors import ConfigError, RunError
+from upcycle.evaluation.novelty import Novelty
 from upcycle.jobs import prediction_files as job
 from upcycle.jobs.files import Outcome
 from upcycle.jobs.prediction import Frame, Prediction
@@ -31,6 +33,7 @@ class Bright:
 
     threads = 1
     classes = ("bright", "path")
+    novelty: Novelty | None = None
 
     def __init__(self, name: str = "one") -> None:
         self.name = name
@@ -55,10 +58,14 @@ class Listening(Display):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
         self.reports: list[tuple[int, int | None]] = []
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def progress(self, what: str) -> "Listening":  # type: ignore[override]
         return self
@@ -98,14 +105,14 @@ def interrupted(files: list[Path], out: Path, after: int, show: Display | None =
         write([*files[:after], out.parent / "stop", *files[after + 1 :]], out, show=show)
 
 
-HEADER = "path,label,probability,probability:bright,probability:path,error"
+HEADER = "path,label,probability,probability:bright,probability:path,p_value,error"
 
 
 def test_a_table_has_a_row_for_every_file_in_order(files: list[Path], tmp_path: Path) -> None:
     assert (10, 1) == write(files, tmp_path / "a.csv")
     lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert [HEADER, f"{files[0]},bright,0.0,0.0,1.0,"] == lines[:2]
-    assert f"{files[2]},,,,,does not exist" == lines[3]
+    assert [HEADER, f"{files[0]},bright,0.0,0.0,1.0,,"] == lines[:2]
+    assert f"{files[2]},,,,,,does not exist" == lines[3]
     assert list(map(str, files)) == [row["path"] for row in csv.DictReader(lines)]
 
 
@@ -115,10 +122,32 @@ def test_the_kinds_of_table_hold_the_same(files: list[Path], tmp_path: Path) -> 
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     table = parquet.read_table(tmp_path / "a.parquet")
     assert table.to_pylist() == rows
-    assert ["string", "string", "double", "double", "double", "string"] == [str(one.type) for one in table.schema]
-    missing = dict.fromkeys(("label", "probability", "probability:bright", "probability:path"))
+    assert ["string", "string", "double", "double", "double", "double", "string"] == [
+        str(one.type) for one in table.schema
+    ]
+    missing = dict.fromkeys(("label", "probability", "probability:bright", "probability:path", "p_value"))
     assert {"path": str(files[2]), **missing, "error": "does not exist"} == rows[2]
     assert HEADER.split(",") == list(rows[0])
+
+
+class Strange(Bright):
+    """All that it judges is unlike its training photos."""
+
+    novelty = Novelty.fitted(
+        np.eye(40, 30, dtype=np.float32) + 1, np.eye(200, 30, dtype=np.float32) + np.float32(1.5), units=200
+    )
+
+    def judge(self, frames: list[Frame]) -> list[Prediction]:
+        return [replace(one, p_value=0.001) for one in super().judge(frames)]
+
+
+def test_images_unlike_the_training_photos_are_counted_over_all_parts(files: list[Path], tmp_path: Path) -> None:
+    show = Listening()
+    write(files, tmp_path / "a.csv", Strange(), show)
+    (warning,) = show.warnings
+    assert warning.startswith("9 of 9 images are unlike the training photos (less than 1 expected)")
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [row["p_value"] for row in rows] == ["0.001"] * 2 + [""] + ["0.001"] * 7
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
