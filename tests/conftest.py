@@ -2,9 +2,11 @@
 
 import contextlib
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ settings.load_profile("steady")
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 TINY = "test_resnet"
 """timm's own small test network: 0.5 million parameters, with BatchNorm."""
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 def pytest_collection_finish() -> None:
@@ -141,3 +144,24 @@ def without_pages() -> Iterator[None]:
 def no_page() -> Iterator[None]:
     with without_pages():
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, headless; skipped without it, unless $UPCYCLE_BROWSER says that it is required."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        no_browser("playwright is not installed")
+    if not CHROMIUM.exists():
+        no_browser(f"{CHROMIUM} is not installed")
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def no_browser(reason: str) -> NoReturn:
+    if os.environ.get("UPCYCLE_BROWSER") == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)

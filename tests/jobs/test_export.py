@@ -14,9 +14,9 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY, without_pages
+from upcycle.bundle.description import FILES, read_bundle
 from upcycle.cli import main
 from upcycle.errors import DataError, ExportError, RunError
-from upcycle.export.bundle import FILES, read_bundle
 from upcycle.jobs.bundle import open_bundle
 from upcycle.jobs.export import export
 from upcycle.jobs.verify import verify
@@ -66,6 +66,13 @@ def test_an_export_predicts_as_its_run_does(run: upcycle.Run, bundle: Path, phot
     for one, other in zip(made, own, strict=True):
         assert one.probabilities["down"] == pytest.approx(other.probabilities["down"], abs=1e-3)
         assert (one.p_value is None) == (other.p_value is None)
+
+
+def test_python_predicts_with_an_export(run: upcycle.Run, bundle: Path, photos: Path) -> None:
+    file = next(photos.glob("test/down/*.png"))
+    model = upcycle.open_bundle(bundle, threads=1)
+    assert model.predict(file).label == model.predict(Image.open(file)).label == "down"
+    assert [one.label for one in model.predict([file, file])] == ["down", "down"]
 
 
 def test_a_whole_photo_and_its_decoded_frame_are_one(bundle: Path, tmp_path: Path) -> None:
@@ -135,7 +142,7 @@ def test_a_verified_export_is_whole(bundle: Path) -> None:
 
 
 def test_a_changed_number_in_a_card_is_found(copy: Path) -> None:
-    from upcycle.export.bundle import sha256_of
+    from upcycle.bundle.description import sha256_of
 
     card = copy / "README.md"
     card.write_text(card.read_text().replace("| accuracy | ", "| accuracy | 9"))
@@ -146,7 +153,7 @@ def test_a_changed_number_in_a_card_is_found(copy: Path) -> None:
 
 
 def test_a_changed_score_is_found(copy: Path) -> None:
-    from upcycle.export.bundle import sha256_of
+    from upcycle.bundle.description import sha256_of
 
     scores = read_json(copy / "evaluation.json")
     scores["test"]["accuracy"]["value"] = 0.123

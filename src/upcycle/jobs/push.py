@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from upcycle.bundle import description as bundle
 from upcycle.config import expanded
 from upcycle.errors import ConfigError, StorageError
-from upcycle.export import bundle
 from upcycle.reporting.progress import Display, default_show
 
 

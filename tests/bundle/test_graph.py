@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from tests.conftest import TINY, draw
+from upcycle.bundle.graph import OPSET, Answering, described, network_graph, photo_graph
+from upcycle.bundle.runtime import open_session, probabilities_and_features
 from upcycle.data import decode
 from upcycle.data.augment import center_crop, normalize
 from upcycle.data.preprocessing import Interpolation, Preprocessing
 from upcycle.errors import ExportError
-from upcycle.export.graph import OPSET, Answering, described, network_graph, photo_graph
-from upcycle.export.runtime import open_session, probabilities_and_features
 from upcycle.model.network import Network
 from upcycle.task import Task
 

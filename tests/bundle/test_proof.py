@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from upcycle.bundle.proof import judge_int8, prove
 from upcycle.errors import ExportError
 from upcycle.evaluation.results import Predictions
-from upcycle.export.proof import judge_int8, prove
 
 CLASSES = ("cat", "dog")
 

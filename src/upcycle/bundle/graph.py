@@ -130,8 +130,8 @@ def _preprocessing_graph(preprocessing: Preprocessing, ir_version: int) -> onnx.
     """
     if preprocessing.interpolation not in RESIZES:
         raise ExportError(
-            f"ONNX has no {preprocessing.interpolation} resize as Pillow has it: export with --batch and resize before, "
-            "or train with bilinear or bicubic in --input"
+            f"ONNX has no {preprocessing.interpolation} resize as Pillow has it: export with --batch and resize "
+            "before, or train with bilinear or bicubic in --input"
         )
     make = _Nodes()
     side, size = make.whole(preprocessing.resize_to), preprocessing.size
