@@ -58,10 +58,10 @@ def predict(
     check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
-    files = files_of(asked(paths, listed))
-    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     if out is not None:
         check_out(out)
+    files = files_of(asked(paths, listed))
+    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     model = _predictor(run, int8=int8, threads=threads, device=device, show=aside)
     count = failed = 0
     p_values: list[float] = []
