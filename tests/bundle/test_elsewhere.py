@@ -128,7 +128,6 @@ def test_a_browser_gives_the_probabilities_of_python(page: Any, model: Path, uns
     for name, pixels in (("unsure", unsure), ("wide", np.asarray(draw(1, 3))[:20]), ("noise", other)):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         seen, expected = answer(page, tmp_path / f"{name}.png"), probabilities(session, pixels)
-        print(name, seen, expected)
         assert expected == pytest.approx(seen, abs=0.005), name
         assert expected.argmax() == np.argmax(seen)
     assert 0.2 < probabilities(session, unsure)[1] < 0.8
@@ -140,7 +139,6 @@ def test_a_browser_sees_a_photo_upright(page: Any, model: Path, unsure: Pixels, 
     Image.fromarray(np.rot90(unsure)).save(tmp_path / "turned.jpg", quality=100, subsampling=0, exif=exif)
     upright = np.rot90(np.asarray(Image.open(tmp_path / "turned.jpg")), -1)
     seen, expected = answer(page, tmp_path / "turned.jpg"), probabilities(session, upright)
-    print(seen, expected, probabilities(session, np.rot90(upright)))
     assert expected == pytest.approx(seen, abs=0.05)  # decoders of JPEG differ by a gray level
     assert probabilities(session, np.rot90(upright)) != pytest.approx(seen, abs=0.2)
 
@@ -152,7 +150,6 @@ def test_a_browser_sees_transparent_parts_as_white(page: Any, model: Path, unsur
     white = unsure.copy()
     white[:, 50:] = 255
     expected = probabilities(open_session(model, 1), white)
-    print(expected)
     assert expected == pytest.approx(answer(page, tmp_path / "cut.png"), abs=0.005)
 
 
