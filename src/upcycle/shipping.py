@@ -218,7 +218,7 @@ def push(folder: Path, repository: str, /, *, public: Annotated[bool, Parameter(
     Parameters
     ----------
     folder
-        What upcycle export wrote.
+        What upcycle export wrote, or the run that holds it.
     repository
         OWNER/NAME; made if it is not there.
     public

@@ -11,6 +11,7 @@ import timm
 import torch
 from onnx import TensorProto, helper
 from PIL import Image
+from torch import nn
 
 from tests.conftest import TINY, draw
 from upcycle.bundle.graph import OPSET, Answering, described, network_graph, photo_graph
@@ -126,3 +127,34 @@ def test_a_description_leaves_no_names_of_files(exported: tuple[Network, Task, o
     made = described(exported[2], {"task": "classify"})
     assert {one.key: one.value for one in made.metadata_props} == {"task": "classify"}
     assert str(Path(__file__).parents[2]).encode() not in made.SerializeToString()
+
+
+class Unexportable(nn.Module):
+    """A network with an operator that ONNX does not have."""
+
+    pretrained_cfg = {"classifier": "fc"}  # noqa: RUF012  timm's
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 1)
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        means = images.mean(dim=(2, 3))
+        return torch.linalg.eigvalsh(means[:, :, None] * means[:, None, :])
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        return maps if pre_logits else self.fc(maps)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_what_works_instead() -> None:
+    network = Network(Unexportable()).eval()
+    with pytest.raises(
+        ExportError, match=r"no operator for aten\._linalg_eigh of this network: export with --format timm"
+    ):
+        network_graph(network, Task.of(("a", "b")), 32, batch=False)

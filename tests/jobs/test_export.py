@@ -95,6 +95,7 @@ def test_the_file_says_what_other_readers_expect(bundle: Path) -> None:
     own = json.loads(known["upcycle"])
     assert own["model"]["arch"].startswith(TINY)
     assert own["origin"] == read_json(bundle / "bundle.json")["origin"]
+    assert "thresholds" not in own
     assert [one.name for one in session.get_inputs()] == ["image"]
 
 
@@ -243,6 +244,18 @@ def test_images_that_are_gone_are_told(run: upcycle.Run, tmp_path: Path) -> None
     write_sealed(RunDir(folder), folder / "config.json", config | {"data": str(tmp_path / "gone")})
     with pytest.raises(DataError, match="cannot be read .*: give the folder it is in now"):
         export(folder, out=tmp_path / "out", threads=1, show=Silent())
+
+
+def test_an_export_answers_by_the_thresholds_of_its_run(run: upcycle.Run, photos: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    upcycle.thresholds(folder, abstain="25%", show=Silent())
+    model = open_bundle(upcycle.load(folder).export(out=tmp_path / "out", threads=1, show=Silent()), threads=1)
+    files = sorted(photos.glob("test/*/*.png"))
+    found = model.predict(files)  # type: ignore[arg-type]
+    own = upcycle.load(folder).predict(files)  # type: ignore[arg-type]
+    assert [one.sure for one in found] == [one.sure for one in own]
+    assert {one.sure for one in found} == {True, False}
+    assert "## When it answers" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_batch_export_takes_images_that_are_ready(run: upcycle.Run, tmp_path: Path) -> None:

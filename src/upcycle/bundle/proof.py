@@ -41,10 +41,11 @@ class Proof:
 
     def describe(self) -> str:
         """One line."""
+        gap = f"{self.largest:.4f}" if self.largest >= 0.0001 else "below 0.0001"
         equal = "=" if f"{self.f1:.3f}" == f"{self.f1_torch:.3f}" else "against"
         return (
             f"{counted(self.images, f'{self.split} image')}: {self.same:,} same answers; largest difference of a "
-            f"probability {self.largest:.4f}; F1 {self.f1:.3f} {equal} {self.f1_torch:.3f}; "
+            f"probability {gap}; F1 {self.f1:.3f} {equal} {self.f1_torch:.3f}; "
             f"{self.milliseconds:.0f} ms/image on {counted(self.threads, 'thread')} "
             f"(torch: {self.torch_milliseconds:.0f})"
         )

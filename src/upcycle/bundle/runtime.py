@@ -33,7 +33,7 @@ def open_session(model: bytes | Path, threads: int) -> Any:
 def probabilities(session: Any, photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """The probability of each class [K] of an upright RGB photo [H, W, 3]."""
     (row,) = session.run(["probabilities"], {"image": np.ascontiguousarray(photo)})
-    return np.asarray(row[0], dtype=np.float64)
+    return _to_one(row[0])
 
 
 def probabilities_and_features(
@@ -41,4 +41,12 @@ def probabilities_and_features(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
     """The same, and what the head reads of the photo, [D]."""
     row, features = session.run(["probabilities", "features"], {"image": np.ascontiguousarray(photo)})
-    return np.asarray(row[0], dtype=np.float64), features[0]
+    return _to_one(row[0]), features[0]
+
+
+def _to_one(row: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Probabilities that add up to 1: near 1 fp32 has no digits left, and the others keep theirs."""
+    wide = row.astype(np.float64)
+    highest = int(wide.argmax())
+    wide[highest] += 1 - wide.sum()
+    return wide

@@ -257,6 +257,7 @@ def _metadata(made: bundle.Description) -> dict[str, str]:
     """What other readers expect in an ONNX file (`names`, `imgsz`, `task`, as Ultralytics writes them), and ours."""
     size = made.preprocessing.size
     own = {"model": made.model, "origin": asdict(made.origin)}
+    own |= {"thresholds": made.thresholds.to_dict()} if made.thresholds is not None else {}
     return {
         "names": str(dict(enumerate(made.task.classes))),
         "imgsz": str([size, size]),

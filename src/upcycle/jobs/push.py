@@ -6,20 +6,21 @@ from pathlib import Path
 
 from upcycle.bundle import description as bundle
 from upcycle.config import expanded
-from upcycle.errors import ConfigError, StorageError
+from upcycle.errors import ConfigError, ExportError, StorageError
 from upcycle.reporting.progress import Display, default_show
+from upcycle.rundir import RunDir
 
 
 def push(folder: Path | str, name: str, *, private: bool = True, show: Display | None = None) -> str:
-    """Upload an export, as `upcycle export` wrote it, to the repository OWNER/NAME; returns its address.
+    """Upload an export, or the one in a run's folder, to the repository OWNER/NAME; returns its address.
 
-    The token is huggingface_hub's own: HF_TOKEN, or what `hf auth login` stored. ExportError for a folder that is no
-    export, StorageError where the Hub refuses.
+    Of a run with both formats the one for timm, which the Hub loads. The token is huggingface_hub's own: HF_TOKEN, or
+    what `hf auth login` stored. ExportError for a folder that is no export, StorageError where the Hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
-    show, source = show or default_show(), expanded(folder)
+    show, source = show or default_show(), _export_of(expanded(folder))
     names = [*bundle.read_bundle(source).files, bundle.FILE]
     if len([part for part in name.split("/") if part]) != 2 or name.count("/") != 1:
         raise ConfigError(f"{name!r} names no repository: give OWNER/NAME")
@@ -35,6 +36,16 @@ def push(folder: Path | str, name: str, *, private: bool = True, show: Display |
         raise StorageError(f"the Hub did not take {name}: {_first_line(error)}{_advice(error)}") from None
     show.message(f"{source}: {', '.join(names)} are at {address}")
     return str(address)
+
+
+def _export_of(folder: Path) -> Path:
+    """The export itself, or that of a run; ExportError for a run without one."""
+    if not RunDir(folder).is_run():
+        return folder
+    found = [one for name in ("timm", "onnx") if bundle.is_bundle(one := folder / "export" / name)]
+    if not found:
+        raise ExportError(f"{folder} has no export yet: upcycle export {folder} --format timm, or onnx")
+    return found[0]
 
 
 @contextlib.contextmanager
