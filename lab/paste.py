@@ -101,7 +101,10 @@ PARTS = (
     *("Config", "Dataset", "Evaluation", "History", "Metric", "Network", "Rate", "Row", "Schedule", "State", "Task"),
 )
 """Public names that their docstrings explain."""
-INNER = ("directory", "frame", "isolated", "logits", "judge", "to_dict", "from_dict", "save")
+INNER = (
+    *("directory", "frame", "isolated", "logits", "logits_and_p_values", "threads", "fingerprint", "judge"),
+    *("to_dict", "from_dict", "save"),
+)
 """Members that serve the package itself."""
 GENERATED: dict[str, Callable[[], str]] = {"options": options_table, "api": api_list}
 

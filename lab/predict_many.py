@@ -1,15 +1,15 @@
 """`upcycle predict RUN --list FILE --out TABLE` over many small files: peak memory, speed, and a kill in the middle.
 
-    python lab/predict_many.py [--files 10000 100000] [--kill 100000] [--folder /tmp/predict-many] [--plain]
+    python lab/predict_many.py [--files 10000 100000] [--kill 100000] [--folder /tmp/predict-many]
 
 Trains timm's test_resnet for an epoch at 32 pixels on drawn images, from weights drawn at random, and writes JPEGs of
 64 pixels. For each number of files: seconds, images/s and the highest memory of the process (VmHWM) and of those that
 decode. For `--kill`: the command is killed by SIGKILL halfway, run again, and its table compared with that of the
-uninterrupted one. `--plain` times a loop in one process as well: Pillow, numpy, onnxruntime where it is installed, by
-batches of 32. Prints one JSON line per reading; the folder is removed at the end.
+uninterrupted one, so that number is one of `--files`. Prints one JSON line per reading and removes the folder.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -47,7 +47,15 @@ def train(folder: Path) -> Path:
             path = folder / "photos" / split / ("across", "down")[at % 2] / f"{at}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             draw(at + 1000 * len(split)).save(path)
-    options = {"arch": ARCH, "weights": "none", "probe": False, "image_size": 32, "epochs": 1, "threads": 1, "device": "cpu"}
+    options = {
+        "arch": ARCH,
+        "weights": "none",
+        "probe": False,
+        "image_size": 32,
+        "epochs": 1,
+        "threads": 1,
+        "device": "cpu",
+    }
     run = upcycle.train(folder / "photos", out=folder / "run", show=Silent(), **options)
     return run.path
 
@@ -89,16 +97,19 @@ def predict(run: Path, files: Path, out: Path, kill_at: int = 0) -> dict[str, ob
     decoding = 0
     while process.poll() is None:
         highest = max(highest, peak(process.pid))
-        try:
+        with contextlib.suppress(OSError):
             decoding = max([decoding, *(peak(int(child)) for child in children.read_text().split())])
-        except OSError:
-            pass
         parts = len(list(out.with_name(f"{out.name}.partial").glob("0*")))
         if kill_at and parts >= kill_at:
             process.kill()
         time.sleep(0.05)
     seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 1), "code": process.returncode, "peak_mb": highest // 1024, "decoder_mb": decoding // 1024}
+    return {
+        "seconds": round(seconds, 1),
+        "code": process.returncode,
+        "peak_mb": highest // 1024,
+        "decoder_mb": decoding // 1024,
+    }
 
 
 def digest(path: Path) -> str:
@@ -117,7 +128,12 @@ def main() -> None:
     folder.mkdir(parents=True)
     try:
         versions = {name: version(name) for name in ("torch", "timm", "pyarrow", "Pillow")}
-        about = {"python": platform.python_version(), **versions, "machine": platform.machine(), "cores": os.cpu_count()}
+        about = {
+            "python": platform.python_version(),
+            **versions,
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        }
         print(json.dumps(about), flush=True)
         run = train(folder)
         write(folder, max([*options.files, options.kill]))

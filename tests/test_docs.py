@@ -45,9 +45,13 @@ OTHERS = (
     "calibration-fraction",
     "confidence",
     "clear",
+    "format",
+    "int8",
+    "batch",
+    "public",
 )
 """Options of the other commands."""
-JOB_OPTIONS = ("out", "resume", "config")
+JOB_OPTIONS = ("out", "resume", "dry-run", "config")
 """Options of `upcycle train` that are no part of a configuration."""
 LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 14_000
 
@@ -89,8 +93,8 @@ COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
 EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
-def test_there_are_eleven_commands() -> None:
-    expected = "choose compare demo doctor evaluate plan predict report scan thresholds train"
+def test_there_are_fourteen_commands() -> None:
+    expected = "choose compare demo doctor evaluate export plan predict push report scan thresholds train verify"
     assert expected.split() == COMMANDS
 
 
@@ -124,7 +128,8 @@ def test_every_command_line_of_the_manual_can_be_given(line: str) -> None:
 
 def needed_by(words: list[str]) -> list[str]:
     """Arguments that a command named by its name alone lacks."""
-    needed = {"predict": ["RUN", "FILE"], "scan": ["DATA"], "choose": ["DATA"], "evaluate": ["RUN"], "report": ["RUN"]}
+    of_a_run = {name: ["RUN"] for name in ("evaluate", "report", "thresholds", "export", "verify")}
+    needed = {"predict": ["RUN", "FILE"], "push": ["EXPORT", "NAME"], "scan": ["DATA"], "choose": ["DATA"], **of_a_run}
     return needed.get(words[0], []) if len(words) == 1 else []
 
 
@@ -143,6 +148,11 @@ def test_every_name_of_upcycle_in_an_example_is_public(page: Path, code: str) ->
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "upcycle"
     }
     assert named <= set(upcycle.__all__)
+
+
+def test_the_lines_that_predict_elsewhere_are_those_that_are_tested() -> None:
+    lines = (ROOT / "docs" / "examples" / "predict.py").read_text(encoding="utf-8")
+    assert f"```python\n{lines}```" in text_of(ROOT / "docs" / "shipping.md")
 
 
 def test_every_exit_code_is_in_the_reference() -> None:

@@ -68,12 +68,6 @@ def test_predicting(folder: Path) -> None:
     assert names["model"].predict("a.jpg").label in ("cats", "dogs")
 
 
-def test_using_the_weights_elsewhere(folder: Path) -> None:
-    upcycle.train("photos/", out="runs/first", recipe="probe", probe_layers="last")
-    names = run_example(folder, example("docs/shipping.md", 1), "example_elsewhere")
-    assert names["known"]["classes"] == ["cats", "dogs"]
-
-
 def test_results(folder: Path) -> None:
     upcycle.train("photos/", out="runs/first", recipe="probe")
     metric = run_example(folder, example("docs/results.md"), "example_results")["run"].test.f1_macro

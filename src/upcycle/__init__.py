@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from upcycle.errors import DataError as DataError
     from upcycle.errors import DecodeError as DecodeError
     from upcycle.errors import DivergenceError as DivergenceError
+    from upcycle.errors import ExportError as ExportError
     from upcycle.errors import NoRoomError as NoRoomError
     from upcycle.errors import RunError as RunError
     from upcycle.errors import StorageError as StorageError
@@ -29,19 +30,24 @@ if TYPE_CHECKING:
     from upcycle.history import History as History
     from upcycle.history import Row as Row
     from upcycle.jobs.api import train as train
+    from upcycle.jobs.bundle import Bundle as Bundle
+    from upcycle.jobs.bundle import open_bundle as open_bundle
     from upcycle.jobs.choose import choose as choose
     from upcycle.jobs.compare import compare as compare
     from upcycle.jobs.evaluate import evaluate as evaluate
+    from upcycle.jobs.export import export as export
     from upcycle.jobs.plan import plan as plan
     from upcycle.jobs.predict import Classifier as Classifier
     from upcycle.jobs.predict import load as load
     from upcycle.jobs.prediction import Prediction as Prediction
+    from upcycle.jobs.push import push as push
     from upcycle.jobs.run import Observer as Observer
     from upcycle.jobs.run import Run as Run
     from upcycle.jobs.run import report as report
     from upcycle.jobs.scan import Scan as Scan
     from upcycle.jobs.scan import scan as scan
     from upcycle.jobs.thresholds import thresholds as thresholds
+    from upcycle.jobs.verify import verify as verify
     from upcycle.model.network import Network as Network
     from upcycle.schedules import Constant as Constant
     from upcycle.schedules import OneCycle as OneCycle
@@ -59,7 +65,8 @@ _PUBLIC = {
     "upcycle.config": "Config",
     "upcycle.data.dataset": "Dataset",
     "upcycle.errors": (
-        "UpcycleError ConfigError DataError DecodeError WeightsError RunError DivergenceError StorageError NoRoomError"
+        "UpcycleError ConfigError DataError DecodeError WeightsError RunError DivergenceError StorageError NoRoomError "
+        "ExportError"
     ),
     "upcycle.evaluation.results": "Evaluation Metric",
     "upcycle.evaluation.thresholds": "Thresholds",
@@ -67,13 +74,17 @@ _PUBLIC = {
     "upcycle.jobs.api": "train",
     "upcycle.jobs.choose": "choose",
     "upcycle.jobs.compare": "compare",
+    "upcycle.jobs.bundle": "Bundle open_bundle",
     "upcycle.jobs.evaluate": "evaluate",
+    "upcycle.jobs.export": "export",
     "upcycle.jobs.plan": "plan",
     "upcycle.jobs.predict": "load Classifier",
     "upcycle.jobs.prediction": "Prediction",
+    "upcycle.jobs.push": "push",
     "upcycle.jobs.run": "report Run Observer",
     "upcycle.jobs.scan": "scan Scan",
     "upcycle.jobs.thresholds": "thresholds",
+    "upcycle.jobs.verify": "verify",
     "upcycle.model.network": "Network",
     "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay Constant",
     "upcycle.task": "Task",

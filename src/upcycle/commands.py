@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,9 @@ from upcycle.arguments import (
 )
 from upcycle.errors import ConfigError
 from upcycle.rundir import RunDir, read_json
+
+if TYPE_CHECKING:
+    pass
 
 
 def _evaluated(run: Path) -> dict[str, object]:
@@ -234,7 +237,7 @@ def evaluate(
     with telling() as show:
         made = run_evaluate(run, data, split, threads=threads, device=device, show=show)
         show.table(evaluation_table(made))
-    return lambda: {"run": str(run), **made.to_dict()}
+    return lambda: {"run": str(run), "split": split, **made.to_dict()}
 
 
 @with_json

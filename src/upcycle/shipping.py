@@ -58,10 +58,10 @@ def predict(
     check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
-    files = files_of(asked(paths, listed))
-    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     if out is not None:
         check_out(out)
+    files = files_of(asked(paths, listed))
+    aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
     model = _predictor(run, int8=int8, threads=threads, device=device, show=aside)
     count = failed = 0
     p_values: list[float] = []
@@ -93,7 +93,7 @@ def predict(
 
 def _predictor(run: Path, *, int8: bool, threads: int, device: str, show: "Terminal") -> "Bundle | Classifier":
     """The model of an export, without torch, or the best one of a run."""
-    from upcycle.export.bundle import is_bundle
+    from upcycle.bundle.description import is_bundle
 
     if is_bundle(expanded(run)):
         from upcycle.jobs.bundle import open_bundle
@@ -203,7 +203,7 @@ def export(
         Processor threads that the speed is measured with; 0 for all cores.
     """
     with importing():
-        from upcycle.export.bundle import read_bundle
+        from upcycle.bundle.description import read_bundle
         from upcycle.jobs.export import export as run_export
 
     with telling() as show:

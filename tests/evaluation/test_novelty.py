@@ -200,3 +200,13 @@ def test_training_photos_that_are_all_alike_leave_no_directions(rows: np.ndarray
     made = Novelty.fitted(rows, np.eye(16, dtype=np.float32)[:3], units=3)
     assert (0, 16) == made.directions.shape
     np.testing.assert_array_equal([1.0], made.p_values(np.ones((1, 16), np.float32)))
+
+
+def test_a_training_photo_whose_features_are_no_numbers_spoils_no_table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(10)
+    train, val = features(rng, 60), features(rng, 99)
+    train[0], val[0] = np.nan, np.inf
+    Novelty.fitted(train, val, units=99).save(tmp_path / "novelty.safetensors")
+    made = read_novelty(tmp_path / "novelty.safetensors")
+    assert made is not None
+    np.testing.assert_array_equal([0.01] * 5, made.p_values(features(rng, 5, turned=True)))

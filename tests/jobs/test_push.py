@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from upcycle.bundle.description import FILE, Description, Origin, sha256_of
 from upcycle.cli import main
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.export.bundle import FILE, Description, Origin, sha256_of
 from upcycle.rundir import write_json
 from upcycle.task import Task
 

@@ -203,7 +203,7 @@ def test_a_prediction_below_the_threshold_is_not_sure_and_keeps_its_class(
     assert shown == [one.label if one.sure else "not sure" for one in found]
     assert 0 == main(["predict", str(trained.path), "--json", *map(str, files)])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[0].keys() == {"path", "label", "sure", "probabilities"}
+    assert rows[0].keys() == {"path", "label", "sure", "probabilities", "p_value"}
     assert [(one.label if one.sure else None, one.sure) for one in found] == [(r["label"], r["sure"]) for r in rows]
     clear(trained, Silent())
     assert plain == trained.predict(files)  # type: ignore[arg-type]

@@ -88,18 +88,21 @@ class Novelty:
         return np.asarray((1 + farther) / (1 + len(self.distances)))
 
     def warning(self, p_values: Sequence[float]) -> str:
-        """That more of these images are unlike the training photos than chance explains, in one line; else "".
+        """`warning_of` images with these p-values."""
+        return self.warning_of(sum(value <= self.level for value in p_values), len(p_values))
+
+    def warning_of(self, found: int, images: int) -> str:
+        """That `found` of these images, with p-values of `level` or less, are more than chance explains; else "".
 
         Chance brings such a line for at most 1 % of sets of images; that the validation images are a sample counts.
         """
-        found, level = sum(value <= self.level for value in p_values), self.level
-        weight = self.units + 1
-        if not found or _chance(found, len(p_values), level * weight, (1 - level) * weight) > _SURE + _ROUNDING:
+        level, weight = self.level, self.units + 1
+        if not found or _chance(found, images, level * weight, (1 - level) * weight) > _SURE + _ROUNDING:
             return ""
-        expected = level * len(p_values)
+        expected = level * images
         usual = f"{expected:.0f}" if expected >= 1 else "less than 1"
         return (
-            f"{found:,} of {counted(len(p_values), 'image')} {'is' if found == 1 else 'are'} unlike the training "
+            f"{found:,} of {counted(images, 'image')} {'is' if found == 1 else 'are'} unlike the training "
             f"photos ({usual} expected): the report's F1 does not hold for {'it' if found == 1 else 'them'}"
         )
 
@@ -130,8 +133,8 @@ def read_novelty(path: Path) -> Novelty | None:
 
 
 def _unit(features: Features) -> Features:
-    """The rows at length 1; one of zeros stays one."""
-    features = np.asarray(features, np.float32)
+    """The rows at length 1; one of zeros stays one, and what is no number is a zero."""
+    features = np.nan_to_num(np.asarray(features, np.float32), posinf=0, neginf=0)
     lengths = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
     return np.asarray(features / np.maximum(lengths, 1e-30)[:, None], np.float32)
 

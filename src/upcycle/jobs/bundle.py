@@ -1,20 +1,22 @@
 """A bundle put to use: classes and probabilities of images, without torch."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
+from upcycle.bundle.description import FILE, INT8, MODEL, NOVELTY, Description, read_bundle, sha256_of
+from upcycle.bundle.runtime import open_session, probabilities, probabilities_and_features
 from upcycle.config import expanded
-from upcycle.data import isolation
+from upcycle.data import decode, isolation
 from upcycle.errors import ConfigError, ExportError
 from upcycle.evaluation.novelty import Novelty, read_novelty
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.export.bundle import FILE, INT8, MODEL, NOVELTY, Description, read_bundle, sha256_of
-from upcycle.export.runtime import open_session, probabilities, probabilities_and_features
 from upcycle.hardware import usable_cores
+from upcycle.jobs.images import Image, predicted
 from upcycle.jobs.prediction import Frame, Prediction, predictions_of
 
 
@@ -45,8 +47,20 @@ class Bundle:
         """A checksum of the model and of its description."""
         return sha256_of(self.path / FILE)
 
+    @overload
+    def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, image: Iterable[Image]) -> list[Prediction]: ...
+    def predict(self, image: Image | Iterable[Image]) -> Prediction | list[Prediction]:
+        """What an image shows, or each of several, given as to a run's `Classifier.predict`."""
+        return predicted(self, image)
+
+    def frame(self, source: decode.ImageSource, /) -> Frame:
+        """A decoded image, its short side as the model needs it; DecodeError for one that cannot be read."""
+        return decode.load_image(source, self.description.preprocessing.decoding)
+
     def isolated(self, source: Path | bytes, /) -> Frame:
-        """A decoded file, its short side as the model needs it; DecodeError or OSError for one that cannot be read."""
+        """The same of a file, decoded in another process; DecodeError or OSError for one that cannot be read."""
         return isolation.DECODERS.load(source, self.description.preprocessing.decoding)
 
     def judge(self, frames: list[Frame], /) -> list[Prediction]:

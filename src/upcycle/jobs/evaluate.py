@@ -17,7 +17,7 @@ from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, Predictions
-from upcycle.jobs.predict import Classifier, load
+from upcycle.jobs.predict import Classifier, load, measured
 from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, chunks
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run
@@ -208,7 +208,7 @@ def _predictions(
                 else:
                     show.warn(f"not evaluated: {shown(row.path)}: {frame}")
             if frames:
-                found, usual = classifier.logits_and_p_values(frames)
+                found, usual = measured(classifier, frames)
                 logits.append(found)
                 p_values += usual.tolist() if usual is not None else []
     if not used:

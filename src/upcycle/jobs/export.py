@@ -13,6 +13,10 @@ import numpy.typing as npt
 import torch
 
 from upcycle import device as machines
+from upcycle.bundle import description as bundle
+from upcycle.bundle.card import card
+from upcycle.bundle.proof import judge_int8, prove
+from upcycle.bundle.runtime import EXTRA, open_session, probabilities
 from upcycle.config import path_or_none
 from upcycle.data import decode
 from upcycle.data.augment import center_crop, normalize
@@ -20,10 +24,6 @@ from upcycle.data.splits import Recorded, read_splits
 from upcycle.errors import ConfigError, DataError, ExportError, RunError, shown
 from upcycle.evaluation.results import Predictions, RunEvaluation, read_predictions
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.export import bundle
-from upcycle.export.card import card
-from upcycle.export.proof import judge_int8, prove
-from upcycle.export.runtime import EXTRA, open_session, probabilities
 from upcycle.hardware import usable_cores
 from upcycle.jobs.evaluate import content_of, own_images
 from upcycle.jobs.run import Run, run_of
@@ -143,7 +143,7 @@ class _Source:
 
 
 def _export_timm(source: _Source, folder: Path, show: Display) -> Path:
-    from upcycle.export.timm_folder import timm_files
+    from upcycle.bundle.timm_folder import timm_files
 
     files = timm_files(source.network, source.spec)
     if source.spec.views != "none":
@@ -154,8 +154,8 @@ def _export_timm(source: _Source, folder: Path, show: Display) -> Path:
 def _export_onnx(source: _Source, folder: Path, *, int8: bool, batch: bool, threads: int, show: Display) -> Path:
     """Make the graphs, prove them, and only then write them."""
     try:
-        from upcycle.export import graph
-        from upcycle.export.int8 import CALIBRATION, quantized
+        from upcycle.bundle import graph
+        from upcycle.bundle.int8 import CALIBRATION, quantized
     except ImportError as error:
         raise ExportError(f"onnx cannot be imported ({error}): {EXTRA}") from None
     spec, size = source.spec, source.spec.preprocessing.size

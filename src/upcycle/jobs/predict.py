@@ -3,13 +3,12 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +18,20 @@ from upcycle import device as machines
 from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
-from upcycle.errors import ConfigError, DecodeError, RunError, shown
+from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.forward import EVAL_BATCH, forward
 from upcycle.evaluation.novelty import Novelty
 from upcycle.evaluation.thresholds import Thresholds
 from upcycle.hardware import usable_cores
+from upcycle.jobs.images import Image, predicted
 from upcycle.jobs.novelty import novelty_of, with_head_inputs
-from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks, predictions_of
+from upcycle.jobs.prediction import Frame, Prediction, predictions_of
 from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, read_json
 
-Image = decode.ImageSource | str | PathLike[str] | BinaryIO
 _COMPUTING = threading.Lock()
 """Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
 MOST_THREADS = 1024
@@ -93,27 +92,7 @@ class Classifier:
 
     def logits(self, frames: list[Frame]) -> npt.NDArray[np.float32]:
         """Logits [n, outputs] of decoded images, from whatever thread: one at a time computes."""
-        return self.logits_and_p_values(frames)[0]
-
-    def logits_and_p_values(
-        self, frames: list[Frame]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
-        """The same, and beside them the p-value [n] of each image, from one pass; None in runs without a table."""
-        with _COMPUTING, machines.restored():
-            machines.apply(self.machine)
-            batches = eval_batches(
-                frames,
-                np.arange(len(frames)),
-                preprocessing=self.network.preprocessing,
-                batch_size=EVAL_BATCH,
-                device=self.machine.device,
-                workers=self.machine.feeders,
-            )
-            if self.novelty is None:
-                return forward(self.model, batches), None
-            rows = forward(self.model, batches, output=lambda images: with_head_inputs(self.model, images))
-        outputs = self.network.task.outputs
-        return np.ascontiguousarray(rows[:, :outputs]), self.novelty.p_values(rows[:, outputs:])
+        return measured(self, frames)[0]
 
     @overload
     def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -131,50 +110,41 @@ class Classifier:
         batch of 32 does, as all are computed in one shape: many are quicker. Raises DecodeError for an image that
         cannot be read.
         """
-        if not _are_many(image):
-            return self.judge([self.frame(_source(image))])[0]  # type: ignore[arg-type]
-        found: list[Prediction] = []
-        with ThreadPoolExecutor(self.machine.threads) as pool:
-            for some in chunks(image, FILES_AT_ONCE):
-                files = {at: _source(one) for at, one in enumerate(some) if isinstance(one, str | PathLike | bytes)}
-                read = dict(zip(files, pool.map(self.frame, files.values()), strict=True))
-                # what is open already may be one picture twice, and no picture can be read by two at once
-                frames = [read[at] if at in read else self.frame(_source(one)) for at, one in enumerate(some)]
-                found += self.judge(frames)
-        return found
+        return predicted(self, image)
+
+    def export(self, data: str | PathLike[str] | None = None, **options: Any) -> Path:
+        """Write the model for use elsewhere, proved on the run's test images; `upcycle.export` has the options."""
+        from upcycle.jobs.export import export
+
+        return export(self.run.root, data, **options)  # type: ignore[arg-type]
 
     def judge(self, frames: list[Frame]) -> list[Prediction]:
         """A prediction for each decoded image."""
-        logits, p_values = self.logits_and_p_values(frames)
+        logits, p_values = measured(self, frames)
         rows = self.network.task.probabilities(logits)
         return predictions_of(rows, self.network.classes, self.thresholds, p_values)
 
 
-def _are_many(image: Image | Iterable[Image]) -> TypeGuard[Iterable[Image]]:
-    """Whether this holds images rather than being one; an open file is an iterator too, of lines."""
-    return isinstance(image, list | tuple) or (isinstance(image, Iterator) and not hasattr(image, "read"))
-
-
-def _source(image: Image) -> decode.ImageSource:
-    """What is decoded: a path, the content of an open file from its beginning, or what was given."""
-    if isinstance(image, str | PathLike):
-        return Path(image)
-    return _content(image) if hasattr(image, "read") else image  # type: ignore[arg-type]
-
-
-def _content(file: BinaryIO) -> bytes:
-    """What an open file holds; DecodeError for one that gives no bytes, or more than are decoded."""
-    try:
-        if file.seekable():
-            file.seek(0)
-        content = file.read(decode.MAX_FILE_BYTES + 1)
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise DecodeError(f"an open file cannot be read ({shown(error)})") from error
-    if not isinstance(content, bytes):
-        raise DecodeError(f"an open file gives {type(content).__name__}, not bytes: open it with mode 'rb'")
-    if len(content) > decode.MAX_FILE_BYTES:
-        raise DecodeError(f"an open file holds more than {decode.MAX_FILE_BYTES // 2**30} GiB")
-    return content
+def measured(
+    classifier: Classifier, frames: list[Frame]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64] | None]:
+    """Logits [n, outputs] and p-values [n] of decoded images, from one pass; no p-values in runs without a table."""
+    model, machine, novelty = classifier.model, classifier.machine, classifier.novelty
+    with _COMPUTING, machines.restored():
+        machines.apply(machine)
+        batches = eval_batches(
+            frames,
+            np.arange(len(frames)),
+            preprocessing=classifier.network.preprocessing,
+            batch_size=EVAL_BATCH,
+            device=machine.device,
+            workers=machine.feeders,
+        )
+        if novelty is None:
+            return forward(model, batches), None
+        rows = forward(model, batches, output=lambda images: with_head_inputs(model, images))
+    outputs = classifier.network.task.outputs
+    return np.ascontiguousarray(rows[:, :outputs]), novelty.p_values(rows[:, outputs:])
 
 
 def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Display | None = None) -> Classifier:

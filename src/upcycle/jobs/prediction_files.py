@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from upcycle.errors import ConfigError, RunError, counted, shown
+from upcycle.evaluation.novelty import Novelty
 from upcycle.jobs.files import Outcome, Predictor, Unlisted, predict_files
 from upcycle.jobs.prediction import FILES_AT_ONCE, chunks
 from upcycle.reporting.progress import Display, Report
@@ -40,14 +41,22 @@ class Model(Predictor, Protocol):
     def fingerprint(self) -> str:
         """Another text for another model: a checksum of its weights and of what describes it."""
 
+    @property
+    def novelty(self) -> Novelty | None:
+        """What tells images that are unlike the training photos; None where it has no such table."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """So many files, of which `failed` could not be read; `paths` is the sha256 of all paths up to its end."""
+    """So many files, of which `failed` could not be read; `paths` is the sha256 of all paths up to its end.
+
+    `unlike` of them are unlike the training photos.
+    """
 
     files: int
     failed: int
     paths: str
+    unlike: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def row_of(outcome: Outcome, classes: Sequence[str]) -> _Row:
         "label": made.label if made and made.sure else None,
         "probability": made.probability if made else None,
         **{f"probability:{name}": made.probabilities[name] if made else None for name in classes},
+        "p_value": made.p_value if made else None,
         "error": outcome.error,
     }
 
@@ -106,7 +116,7 @@ def write_predictions(
     with locked(folder):
         remove_abandoned(folder)
         state = _resumed(folder, _State(model.fingerprint(), model.classes))
-        rest = iter(paths)
+        rest, level = iter(paths), model.novelty.level if model.novelty else 0.0
         digest = _skip(rest, state.parts, folder)
         try:
             with show.progress("predicting") as progress:
@@ -115,21 +125,26 @@ def write_predictions(
                     digest.update(b"".join(_line(outcome.path) for outcome in some))
                     with replacing(_place(folder, len(state.parts), out)) as temporary:
                         kind.write([row_of(outcome, model.classes) for outcome in some], temporary)
-                    part = Part(len(some), sum(outcome.prediction is None for outcome in some), digest.hexdigest())
+                    made = [outcome.prediction for outcome in some if outcome.prediction is not None]
+                    unlike = sum(one.p_value is not None and one.p_value <= level for one in made)
+                    part = Part(len(some), len(some) - len(made), digest.hexdigest(), unlike)
                     state = replace(state, parts=(*state.parts, part))
                     write_json(folder / _STATE, asdict(state))
         except KeyboardInterrupt:
             show.message(f"{counted(state.count('files'), 'file')} done; to resume: {command}")
             raise
         if state.parts:
-            made = [_place(folder, number, out) for number in range(len(state.parts))]
+            written = [_place(folder, number, out) for number in range(len(state.parts))]
             names = list(row_of(Outcome(out, None, None), model.classes))
             with replacing(folder / out.name) as temporary:  # where what a kill leaves behind is removed
-                kind.merge(made, names, temporary)
+                kind.merge(written, names, temporary)
             (folder / out.name).replace(out)
     shutil.rmtree(folder, ignore_errors=True)
     if state.parts:
         show.message(f"{counted(state.count('files'), 'file')}: {out}")
+    read = state.count("files") - state.count("failed")
+    if model.novelty and (warning := model.novelty.warning_of(state.count("unlike"), read)):
+        show.warn(warning)
     return state.count("files"), state.count("failed")
 
 

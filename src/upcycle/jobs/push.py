@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from upcycle.bundle import description as bundle
 from upcycle.config import expanded
 from upcycle.errors import ConfigError, StorageError
-from upcycle.export import bundle
 from upcycle.reporting.progress import Display, default_show
 
 

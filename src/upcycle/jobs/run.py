@@ -18,7 +18,8 @@ from upcycle.reporting.progress import Display, Several, Silent
 from upcycle.rundir import RunDir, read_json, read_lines
 
 if TYPE_CHECKING:
-    from upcycle.jobs.predict import Classifier, Image
+    from upcycle.jobs.images import Image
+    from upcycle.jobs.predict import Classifier
     from upcycle.jobs.prediction import Prediction
     from upcycle.reporting.style import Drawing
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from upcycle.bundle.card import card
+from upcycle.bundle.description import CARD, EVALUATION, PREDICTIONS, is_bundle, read_bundle
 from upcycle.config import expanded, read_config
 from upcycle.data.splits import read_splits
 from upcycle.errors import ExportError, RunError, UpcycleError, counted
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, RunEvaluation, read_predictions
-from upcycle.export.bundle import CARD, EVALUATION, PREDICTIONS, is_bundle, read_bundle
-from upcycle.export.card import card
 from upcycle.manifest import check
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, plain_json, read_json, read_lines

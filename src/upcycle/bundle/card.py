@@ -6,9 +6,10 @@ In the format of the Hugging Face Hub: a metadata block in YAML, then Markdown (
 import json
 from collections.abc import Iterable
 
+from upcycle.bundle.description import INT8, MODEL, Description, Origin
 from upcycle.errors import counted, shown
 from upcycle.evaluation.results import Evaluation, Metric, RunEvaluation
-from upcycle.export.bundle import INT8, MODEL, Description, Origin
+from upcycle.reporting.text import calibration_text, share_text
 
 METRICS = ("accuracy", "f1_macro", "precision_macro", "recall_macro", "log_loss")
 """Of an evaluation, those that the card has."""
@@ -30,6 +31,8 @@ def card(made: Description, evaluation: RunEvaluation) -> str:
         _use(made),
         "## How good it is",
         *_scores(scores, made.split),
+        *_calibration(evaluation, made.split),
+        *_thresholds(made),
         "## Where it errs",
         *_mistakes(scores),
         "## Data",
@@ -115,6 +118,25 @@ def _scores(found: Evaluation, split: str) -> list[str]:
         ),
         found.resolution,
     ]
+
+
+def _calibration(evaluation: RunEvaluation, split: str) -> list[str]:
+    known = evaluation.calibration
+    text = calibration_text(known, split) if known is not None and split in known.after else ""
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
+
+
+def _thresholds(made: Description) -> list[str]:
+    """When the model answers, what is promised of that, and what it does on test images."""
+    known = made.thresholds
+    if known is None:
+        return []
+    promise = f", promised with {100 * known.confidence:g} % confidence" if known.confidence is not None else ""
+    lines = [f"Chosen on {known.chosen_on} for {known.asked}{promise}: a probability of {known.rule.threshold:.4f}."]
+    if known.test is not None:
+        shares = [f"{name} {share_text(one)}" for name, one in known.test.items() if name != "cost"]
+        lines.append(f"On {counted(known.test_images, 'test image')}: {', '.join(shares)}.")
+    return ["## When it answers", " ".join(lines)]
 
 
 def _mistakes(found: Evaluation) -> list[str]:

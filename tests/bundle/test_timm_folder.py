@@ -13,10 +13,10 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY, draw, without_pages, write_classes
+from upcycle.bundle.timm_folder import timm_files
 from upcycle.cli import main
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ExportError
-from upcycle.export.timm_folder import timm_files
 from upcycle.model.network import Network, spec_of
 from upcycle.reporting.progress import Silent
 

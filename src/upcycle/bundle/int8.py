@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from upcycle.bundle.runtime import EXTRA
 from upcycle.errors import ExportError
-from upcycle.export.runtime import EXTRA
 
 CALIBRATION = 128
 """Training photos whose activations give the ranges."""

@@ -23,8 +23,8 @@ from PIL import Image
 
 import upcycle
 from tests.conftest import TINY, draw, no_browser, without_pages
-from upcycle.export.bundle import MODEL
-from upcycle.export.runtime import open_session, probabilities
+from upcycle.bundle.description import MODEL
+from upcycle.bundle.runtime import open_session, probabilities
 from upcycle.jobs.export import export
 from upcycle.reporting.progress import Silent
 
@@ -175,3 +175,8 @@ def test_three_packages_give_the_probabilities_of_the_run(
     expected = [list(one.probabilities.values()) for one in run.predict(files)]
     assert [str(file) for file in files] == [line.split()[0] for line in told]
     assert np.array(expected) == pytest.approx(np.array(given), abs=0.005)
+
+
+def test_the_manual_shows_the_python_that_is_run() -> None:
+    shown = (EXAMPLES.parent / "shipping.md").read_text(encoding="utf-8")
+    assert f"```python\n{(EXAMPLES / 'predict.py').read_text(encoding='utf-8')}```" in shown

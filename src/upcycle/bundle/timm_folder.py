@@ -10,8 +10,8 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from upcycle.bundle.description import TIMM
 from upcycle.errors import ExportError
-from upcycle.export.bundle import TIMM
 from upcycle.model.network import ModelSpec, Network
 from upcycle.model.sources import SIMPLE_CNN, has_fixed_size
 

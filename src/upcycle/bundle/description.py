@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from upcycle.bundle.proof import Proof, Quantized
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, ExportError, RunError
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.export.proof import Proof, Quantized
 from upcycle.rundir import read_json, read_value
 from upcycle.task import Task
 

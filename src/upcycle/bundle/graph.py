@@ -29,7 +29,6 @@ OPSET = 18
 """The first with an antialiased resize."""
 OUTPUTS = ("probabilities", "features", "feature_map")
 RESIZES: Mapping[str, Mapping[str, Any]] = {
-    "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
     "bilinear": {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     "bicubic": {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
 }
@@ -131,8 +130,8 @@ def _preprocessing_graph(preprocessing: Preprocessing, ir_version: int) -> onnx.
     """
     if preprocessing.interpolation not in RESIZES:
         raise ExportError(
-            f"ONNX has no {preprocessing.interpolation} resize: export with --batch and resize before, or train with "
-            "--input and bilinear or bicubic in it"
+            f"ONNX has no {preprocessing.interpolation} resize as Pillow has it: export with --batch and resize "
+            "before, or train with bilinear or bicubic in --input"
         )
     make = _Nodes()
     side, size = make.whole(preprocessing.resize_to), preprocessing.size
@@ -152,7 +151,10 @@ def _preprocessing_graph(preprocessing: Preprocessing, ir_version: int) -> onnx.
     sizes = make("Concat", make.wholes(1, 3), targets, axis=0)
     half = {"coordinate_transformation_mode": "half_pixel", **RESIZES[preprocessing.interpolation]}
     resized = make("Resize", planes, "", "", sizes, **half)
-    start = make("Div", make("Sub", targets, make.whole(size)), two)
+    spare = make("Sub", targets, make.whole(size))
+    half_of_it = make("Div", spare, two)
+    # half of an odd number goes to the even neighbor, as in evaluation's crop
+    start = make("Add", half_of_it, make("Mul", make("Mod", spare, two), make("Mod", half_of_it, two)))
     stop = make("Add", start, make.whole(size))
     middle = make("Cast", make("Slice", resized, start, stop, make.wholes(2, 3)), to=TensorProto.FLOAT)
     scaled = make("Div", middle, make.constant(np.array(255, np.float32)))
