@@ -144,13 +144,14 @@ def test_a_browser_sees_a_photo_upright(page: Any, model: Path, unsure: Pixels, 
 
 
 def test_a_browser_sees_transparent_parts_as_white(page: Any, model: Path, unsure: Pixels, tmp_path: Path) -> None:
+    session = open_session(model, 1)
     layered = np.dstack([unsure, np.full(unsure.shape[:2], 255, np.uint8)])
-    layered[:, 50:, 3] = 0
+    layered[60:70, 40:50, 3] = 0
     Image.fromarray(layered).save(tmp_path / "cut.png")
-    white = unsure.copy()
-    white[:, 50:] = 255
-    expected = probabilities(open_session(model, 1), white)
-    assert expected == pytest.approx(answer(page, tmp_path / "cut.png"), abs=0.005)
+    white, black = (np.where(layered[..., 3:] == 0, np.uint8(level), unsure) for level in (255, 0))
+    seen = answer(page, tmp_path / "cut.png")
+    assert probabilities(session, white) == pytest.approx(seen, abs=0.005)
+    assert probabilities(session, black) != pytest.approx(seen, abs=0.05)
 
 
 @pytest.mark.slow
@@ -175,3 +176,8 @@ def test_three_packages_give_the_probabilities_of_the_run(
     expected = [list(one.probabilities.values()) for one in run.predict(files)]
     assert [str(file) for file in files] == [line.split()[0] for line in told]
     assert np.array(expected) == pytest.approx(np.array(given), abs=0.005)
+
+
+def test_the_manual_shows_the_python_that_is_run() -> None:
+    shown = (EXAMPLES.parent / "shipping.md").read_text(encoding="utf-8")
+    assert f"```python\n{(EXAMPLES / 'predict.py').read_text(encoding='utf-8')}```" in shown
