@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,16 @@ from PIL import Image
 import upcycle
 from tests.conftest import TINY, without_pages
 from upcycle.bundle.description import FILES, read_bundle
+from upcycle.bundle.runtime import probabilities
 from upcycle.cli import main
 from upcycle.errors import DataError, ExportError, RunError
+from upcycle.evaluation.thresholds import Rule, Thresholds
 from upcycle.jobs.bundle import open_bundle
 from upcycle.jobs.export import export
 from upcycle.jobs.verify import verify
+from upcycle.manifest import write_sealed
 from upcycle.reporting.progress import Silent
-from upcycle.rundir import read_json, read_lines, write_json
+from upcycle.rundir import RunDir, read_json, read_lines, write_json
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra export")
 
@@ -238,9 +242,6 @@ def test_images_that_are_gone_are_told(run: upcycle.Run, tmp_path: Path) -> None
     folder = tmp_path / "run"
     shutil.copytree(run.path, folder)
     config = read_json(folder / "config.json")
-    from upcycle.manifest import write_sealed
-    from upcycle.rundir import RunDir
-
     write_sealed(RunDir(folder), folder / "config.json", config | {"data": str(tmp_path / "gone")})
     with pytest.raises(DataError, match="cannot be read .*: give the folder it is in now"):
         export(folder, out=tmp_path / "out", threads=1, show=Silent())
@@ -248,14 +249,27 @@ def test_images_that_are_gone_are_told(run: upcycle.Run, tmp_path: Path) -> None
 
 def test_an_export_answers_by_the_thresholds_of_its_run(run: upcycle.Run, photos: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run.path, tmp_path / "run"))
-    upcycle.thresholds(folder, abstain="25%", show=Silent())
-    model = open_bundle(upcycle.load(folder).export(out=tmp_path / "out", threads=1, show=Silent()), threads=1)
     files = sorted(photos.glob("test/*/*.png"))
-    found = model.predict(files)  # type: ignore[arg-type]
-    own = upcycle.load(folder).predict(files)  # type: ignore[arg-type]
-    assert [one.sure for one in found] == [one.sure for one in own]
-    assert {one.sure for one in found} == {True, False}
+    ranked = sorted(one.probability for one in run.predict(files))
+    low, high = max(pairwise(ranked), key=lambda pair: pair[1] - pair[0])
+    write_sealed(
+        RunDir(folder), RunDir(folder).thresholds, Thresholds("halfway", Rule((low + high) / 2), "some").to_dict()
+    )
+    model = open_bundle(upcycle.load(folder).export(out=tmp_path / "out", threads=1, show=Silent()), threads=1)
+    found = [one.sure for one in model.predict(files)]
+    assert found == [one.sure for one in upcycle.load(folder).predict(files)]
+    assert set(found) == {True, False}
     assert "## When it answers" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_probabilities_keep_their_digits_near_one() -> None:
+    class Session:
+        def run(self, *_: object) -> list[np.ndarray]:
+            return [np.array([[1.0, 1.5e-9]], np.float32)]
+
+    row = probabilities(Session(), np.zeros((1, 1, 3), np.uint8))
+    assert row[0] == pytest.approx(1 - 1.5e-9, abs=1e-12)
+    assert row.sum() == 1
 
 
 def test_a_batch_export_takes_images_that_are_ready(run: upcycle.Run, tmp_path: Path) -> None:
