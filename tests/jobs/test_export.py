@@ -268,8 +268,8 @@ def test_probabilities_keep_their_digits_near_one() -> None:
             return [np.array([[1.0, 1.5e-9]], np.float32)]
 
     row = probabilities(Session(), np.zeros((1, 1, 3), np.uint8))
-    assert row[0] == pytest.approx(1 - 1.5e-9, abs=1e-12)
-    assert row.sum() == 1
+    assert row[0] == pytest.approx(1 - 1.5e-9, abs=1e-14)
+    assert row.sum() == pytest.approx(1, abs=1e-15)
 
 
 def test_a_batch_export_takes_images_that_are_ready(run: upcycle.Run, tmp_path: Path) -> None:
