@@ -53,7 +53,7 @@ def _metadata(made: Description, evaluation: Evaluation) -> str:
         "pipeline_tag: image-classification",
         "tags: [image-classification, upcycle]",
         *([f"license: {made.origin.license.lower()}"] if made.origin.license else []),
-        f"base_model: {json.dumps(shown(made.model['arch']))}",
+        *([f"base_model: {json.dumps('timm/' + shown(made.model['arch']))}"] if made.origin.license else []),
         "model-index:",
         f"- name: {json.dumps(shown(made.model['arch']))}",
         "  results:",
