@@ -66,6 +66,12 @@ def unseal(run: RunDir) -> None:
         write_json(run.manifest, _begun(run))
 
 
+def unsealed(run: RunDir) -> list[str]:
+    """Names of results without a checksum, sorted: all of them where a run has no manifest."""
+    names = {_name(run, path) for pattern in RESULTS for path in run.root.glob(pattern)}
+    return sorted(names - _read(run).keys())
+
+
 def check(run: RunDir) -> None:
     """RunError for a file that is not as it was written, or a link; one without a checksum is not judged."""
     refuse_links(run.root)

