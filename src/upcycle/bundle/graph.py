@@ -53,11 +53,11 @@ class Answering(nn.Module):
         network = self.network
         if not network.has_linear_head:
             return (self._probabilities(network(images)),)
-        first, *others = VIEWS[network.views](images)
-        features, last = pooling.pooled_with_map(network.body, first, network.stages)
-        rest = [network.features(view) for view in others]
-        logits = torch.stack([network.head(one.float()) for one in (features, *rest)]).mean(dim=0)
-        return self._probabilities(logits / network.temperature), features, last
+        views = list(VIEWS[network.views](images))
+        # one pass for all views: the graph holds the network once
+        features, last = pooling.pooled_with_map(network.body, torch.cat(views), network.stages)
+        logits = torch.stack(network.head(features.float()).chunk(len(views))).mean(dim=0)
+        return self._probabilities(logits / network.temperature), features[: len(images)], last[: len(images)]
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         if self.binary:
