@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from upcycle.hardware import free_memory, processor_facts, usable_cores, usable_memory
+from upcycle.errors import ConfigError
+from upcycle.hardware import MOST_THREADS, checked_threads, free_memory, processor_facts, usable_cores, usable_memory
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's system files")
 
@@ -129,3 +130,14 @@ def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, files, free):
 
 def test_free_memory_is_unknown_where_the_system_does_not_say(tmp_path):
     assert math.isnan(free_memory(tmp_path))
+
+
+def test_a_number_of_threads_that_no_machine_has_is_refused():
+    for number in (0, 1, MOST_THREADS):
+        checked_threads(number)
+    for number in (-1, MOST_THREADS + 1):
+        with pytest.raises(ConfigError, match=f"threads {number} is out of range: use 1 to {MOST_THREADS}, or 0"):
+            checked_threads(number)
+    for number in ("2", 2.0, True):
+        with pytest.raises(ConfigError, match="is not a whole number"):
+            checked_threads(number)

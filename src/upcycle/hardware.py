@@ -8,9 +8,21 @@ import os
 import platform
 from pathlib import Path
 
+from upcycle.errors import ConfigError
+
 FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx2", "bf16", "asimd")
 """The processor's features that matter here."""
 GIB = 2**30
+MOST_THREADS = 1024
+"""More than this nothing computes with."""
+
+
+def checked_threads(asked: int) -> None:
+    """ConfigError for a number of threads that no machine has; 0 stands for as many as are usual."""
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        raise ConfigError(f"threads = {asked!r} is not a whole number")
+    if not 0 <= asked <= MOST_THREADS:
+        raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for the usual number")
 
 
 def processor_facts(root: Path) -> tuple[str, tuple[str, ...]]:

@@ -71,8 +71,6 @@ def predict(
         command = shlex.join([*words, *(["--threads", str(threads)] if threads else [])])
         total = number_of(paths, listed)
         count, failed = write_predictions(model, files, out, show=aside, total=total, command=command)
-        if json_lines:
-            print(json.dumps({"out": str(out), "files": count, "failed": failed}))
     for outcome in predict_files(model, files) if out is None else ():
         count += 1
         failed += outcome.prediction is None
@@ -85,6 +83,8 @@ def predict(
     if not count:
         named = [*paths, *([listed] if listed is not None else [])]
         raise DataError(f"no images in {', '.join(shown(path) for path in named)}")
+    if out is not None and json_lines:
+        print(json.dumps({"out": str(out), "files": count, "failed": failed}))
     if model.novelty and (unlike := model.novelty.warning(p_values)):
         errors.write(f"{unlike}\n")
     if failed:

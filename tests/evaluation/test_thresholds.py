@@ -40,6 +40,8 @@ def drawn(n: int, rng: np.random.Generator) -> Predictions:
         ({"want": "recall≥0.9:cats"}, Want("recall", 0.9, "cats")),
         ({"cost": "fn=10,fp=1"}, Want("cost", label="dogs", costs=(10.0, 1.0))),
         ({"cost": "fp=2, fn=0.5"}, Want("cost", label="dogs", costs=(0.5, 2.0))),
+        ({"cost": "fn=1e3,fp=1"}, Want("cost", label="dogs", costs=(1000.0, 1.0))),
+        ({"cost": {"fp": 1e-5, "fn": 2}}, Want("cost", label="dogs", costs=(2.0, 1e-5))),
         ({"abstain": "5%"}, Want("abstain", 0.05)),
         ({"abstain": 0.05}, Want("abstain", 0.05)),
     ],
@@ -61,6 +63,25 @@ def test_what_is_asked_in_words(words, expected) -> None:
         ({"abstain": "all"}, "abstain = 'all': give a share"),
         ({"cost": "fn=10"}, "cost = 'fn=10': give what a missed and a false positive cost, as in fn=10,fp=1"),
         ({"cost": "fn=0,fp=1"}, "cost = 'fn=0,fp=1': give"),
+        *(
+            ({"cost": cost}, "give what a missed and a false positive cost, as in fn=10,fp=1")
+            for cost in (
+                "fn=10x,fp=1",
+                "fn=1.2.3,fp=1",
+                "fn=10,fp=1,fn=2",
+                "fn=10,fp=1,tp=0",
+                "fn=10;fp=1",
+                "fn=nan,fp=1",
+                "fn=inf,fp=1",
+                "fn=-1,fp=2",
+                "",
+                {"fn": 10},
+                {"fn": 10, "fp": 1, "tp": 0},
+                {"fn": "10,fp=5", "fp": 1},
+                {"fn": None, "fp": 1},
+                {"fn": 10**400, "fp": 1},
+            )
+        ),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line(words, message) -> None:

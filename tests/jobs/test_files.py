@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import upcycle
 from tests.conftest import TINY, draw, without_pages
 from upcycle.cli import main
 from upcycle.evaluation.forward import EVAL_BATCH
-from upcycle.jobs.files import Outcome, Unlisted, asked, files_of, predict_files
+from upcycle.jobs.files import Outcome, Unlisted, asked, files_of, number_of, predict_files
 from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction
 from upcycle.reporting.progress import Silent
 
@@ -195,6 +196,18 @@ def test_a_list_is_read_as_far_as_it_is_needed(tmp_path: Path) -> None:
     paths = files_of(asked([], tmp_path / "list"))
     assert Path("some/path/of/an/image.png") == next(paths)
     paths.close()  # type: ignore[attr-defined]
+
+
+def test_the_paths_of_a_regular_list_are_counted_and_a_pipe_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"a.png\nb.png\n")
+    assert 3 == number_of([Path("first.png")], tmp_path / "list")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[b"a.png\nb.png\n"], daemon=True)
+    writer.start()
+    listed = asked([], tmp_path / "pipe")
+    assert number_of([], tmp_path / "pipe") is None
+    assert [Path("a.png"), Path("b.png")] == list(listed)
+    writer.join(10)
 
 
 def test_a_dash_opens_the_paths_to_no_unknown_option(

@@ -19,9 +19,10 @@ import upcycle
 from tests.conftest import TINY, without_pages
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DecodeError
+from upcycle.evaluation.thresholds import Rule, Thresholds
 from upcycle.jobs import predict as job
 from upcycle.jobs.predict import Classifier
-from upcycle.manifest import write_sealed
+from upcycle.manifest import remove_sealed, write_sealed
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import read_json
 
@@ -73,7 +74,7 @@ def test_a_list_is_decoded_and_judged_in_parts(
         return plain(self, frames)
 
     monkeypatch.setattr(Classifier, "judge", counting)
-    monkeypatch.setattr(job, "FILES_AT_ONCE", 3)
+    monkeypatch.setattr("upcycle.jobs.images.FILES_AT_ONCE", 3)
     files = sorted(photos.glob("test/*/*.png"))[:7]
     assert 7 == len(classifier.predict(files))  # type: ignore[arg-type]
     assert [3, 3, 1] == sizes
@@ -178,7 +179,7 @@ def test_a_file_that_gives_no_bytes_is_refused_in_a_line(classifier: Classifier,
 def test_an_iterator_of_images_gives_a_list_and_is_read_in_parts(
     classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr("upcycle.jobs.images.FILES_AT_ONCE", 2)
     files = sorted(photos.glob("test/*/*.png"))[:3]
     taken: list[Path] = []
     plain = Classifier.judge
@@ -272,6 +273,24 @@ def test_a_run_of_a_gpu_is_predicted_here_as_asked(trained: upcycle.Run, tmp_pat
     found = upcycle.load(run.path, threads=2, show=show).machine
     assert ("cpu", 2, False) == (found.device, found.threads, found.fold_bn)
     assert show.said[-1].endswith("predicting at this machine's best instead")
+
+
+def test_another_fingerprint_is_that_of_whatever_predicts_otherwise(trained: upcycle.Run, tmp_path: Path) -> None:
+    run = upcycle.Run(Path(shutil.copytree(trained.path, tmp_path / "run"))).directory
+    first = upcycle.load(run.root, show=Silent())
+    assert first.fingerprint() == upcycle.load(trained.path, show=Silent()).fingerprint()
+    others = [
+        replace(first, machine=replace(first.machine, **one)).fingerprint()
+        for one in ({"threads": 2}, {"precision": "bf16"}, {"device": "cuda"})
+    ]
+    seen = [first.fingerprint(), *others]
+    write_sealed(run, run.thresholds, Thresholds("halfway", Rule(0.5), "some").to_dict())
+    seen.append(upcycle.load(run.root, show=Silent()).fingerprint())
+    remove_sealed(run, run.novelty)
+    seen.append(upcycle.load(run.root, show=Silent()).fingerprint())
+    remove_sealed(run, run.thresholds)
+    seen.append(upcycle.load(run.root, show=Silent()).fingerprint())
+    assert 7 == len(set(seen))
 
 
 def test_a_picture_twice_in_a_list_is_read_once_at_a_time(classifier: Classifier, photos: Path) -> None:

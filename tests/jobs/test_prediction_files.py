@@ -1,5 +1,6 @@
 """A table of many files: its columns, its parts, and what a killed process leaves to the next one."""
 
+import contextlib
 import csv
 import json
 import os
@@ -218,6 +219,61 @@ def test_two_processes_do_not_write_one_table(files: list[Path], tmp_path: Path)
         write(files, tmp_path / "a.csv")
 
 
+def test_a_table_that_was_written_since_the_start_is_not_replaced(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+
+    class Slow(Bright):
+        def judge(self, frames: list[Frame]) -> list[Prediction]:
+            out.write_text("of another")
+            return super().judge(frames)
+
+    with pytest.raises(RunError, match=r"a\.csv already exists"):
+        write(files, out, Slow())
+    assert "of another" == out.read_text()
+    out.unlink()
+    model = Bright()
+    assert (10, 1) == write(files, out, model)
+    assert [] == model.read
+
+
+def test_a_table_that_was_written_before_the_lock_is_refused_at_once(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "a.csv", Bright()
+
+    @contextlib.contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        out.write_text("of another")
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(job, "locked", late)
+    with pytest.raises(RunError, match=r"a\.csv already exists"):
+        write(files, out, model)
+    assert ("of another", []) == (out.read_text(), model.read)
+    assert ["a.csv", "files"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no open file is removed there")
+def test_the_folder_of_the_parts_is_removed_while_it_is_locked(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[bool] = []
+
+    @contextlib.contextmanager
+    def watched(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            yield
+            left.append(folder.exists())
+        folder.mkdir()  # the next process's
+        (folder / "000000.csv").touch()
+
+    monkeypatch.setattr(job, "locked", watched)
+    write(files, tmp_path / "a.csv")
+    assert [False] == left
+    assert (tmp_path / "a.csv.partial" / "000000.csv").exists()
+
+
 def test_any_name_of_a_file_or_a_class_has_its_place(tmp_path: Path) -> None:
     name, model = os.fsdecode(b'a,"\n\xff'), Bright()
     model.classes = ("bright", "path")
@@ -257,6 +313,30 @@ def test_the_table_equals_what_was_evaluated_to_the_bit(
     places = {str(photos / path): at for at, path in enumerate(recorded.paths)}
     expected = recorded.probabilities()[[places[path] for path in table["path"].to_pylist()]]
     assert np.array_equal(expected, np.stack(columns, axis=1))
+
+
+def test_without_files_the_command_says_nothing_of_a_table(
+    trained: upcycle.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "e.csv"
+    assert 3 == main(["predict", str(trained.path), str(tmp_path / "empty"), "--out", str(out), "--json"])
+    said = capsys.readouterr()
+    assert ("", f"upcycle: no images in {tmp_path / 'empty'}\n") == (said.out, said.err)
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs names of open pipes")
+def test_a_list_may_be_a_pipe(
+    trained: upcycle.Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "w") as file:
+        file.write(f"{next(photos.glob('test/*/*.png'))}\n")
+        file.close()
+        words = ["predict", str(trained.path), "--list", f"/dev/fd/{reading}", "--out", str(tmp_path / "a.csv")]
+        assert 0 == main(words)
+    assert f"1 file: {tmp_path / 'a.csv'}" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_read_are_counted_and_end_in_code_3(

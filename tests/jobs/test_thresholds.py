@@ -106,6 +106,18 @@ def test_costs_are_told_beside_those_at_one_half_and_the_best(
     assert made == upcycle.thresholds(run, cost={"fn": 10, "fp": 1}, show=Silent())
 
 
+def test_costs_without_a_wrong_test_image_have_no_interval(
+    run: upcycle.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = run.predictions("test")
+    right = replace(test, labels=(test.probabilities()[:, 1] >= 1 / 11).astype(int))
+    right.save(run.directory.predictions("test"))
+    seal(run.directory)
+    told = words(run, capsys, "--cost", "fn=10,fp=1")
+    assert told[-1].endswith("costs 0 per image")
+    assert "nan" not in " ".join(told)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

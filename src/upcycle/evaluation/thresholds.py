@@ -27,7 +27,6 @@ STEPS = 100
 SAFE = 20
 """The first threshold that is tested is the first whose expected p-value is so many times below the level."""
 _WANT = re.compile(r"(precision|recall)\s*(?:>=|=|≥)\s*([\d.]+\s*%?)(?::(.+))?", re.DOTALL)
-_COST = re.compile(r"(fn|fp)\s*=\s*([\d.]+)")
 
 
 # ---------------------------------------------------------------- what is asked
@@ -54,24 +53,27 @@ class Want:
         return f"{self.kind}{of} of at least {100 * self.value:g} %"
 
 
-def asked(classes: Sequence[str], *, want: str | None, cost: str | None, abstain: str | float | None) -> Want:
+def asked(
+    classes: Sequence[str],
+    *,
+    want: str | None,
+    cost: str | Mapping[str, float] | None,
+    abstain: str | float | None,
+) -> Want:
     """The one thing that is asked in words, of a model with these classes; ConfigError for anything else.
 
-    `precision>=0.95`, `precision>=95%:CLASS`, `recall>=0.9:CLASS`; `fn=10,fp=1`; `5%`. Of two classes the second is
-    the positive one, which a recall without a class and costs are about.
+    `precision>=0.95`, `precision>=95%:CLASS`, `recall>=0.9:CLASS`; `fn=10,fp=1`, or these by name; `5%`. Of two
+    classes the second is the positive one, which a recall without a class and costs are about.
     """
     if sum(one is not None for one in (want, cost, abstain)) != 1:
         raise ConfigError("say one thing: --want 'precision>=0.95', --cost fn=10,fp=1 or --abstain 5%")
     if abstain is not None:
         return Want("abstain", _share(str(abstain), "abstain"))
     if cost is not None:
-        parts = dict(_COST.findall(cost))
-        prices = [float(parts.get(name, 0)) for name in ("fn", "fp")]
-        if parts.keys() != {"fn", "fp"} or not min(prices) > 0 or not math.isfinite(sum(prices)):
-            raise ConfigError(f"cost = {cost!r}: give what a missed and a false positive cost, as in fn=10,fp=1")
+        costs = _costs(cost)
         if len(classes) != 2:
             raise ConfigError(f"costs are of two classes, and the model knows {len(classes)}: give --want or --abstain")
-        return Want("cost", label=classes[1], costs=(prices[0], prices[1]))
+        return Want("cost", label=classes[1], costs=costs)
     found = _WANT.fullmatch(str(want).strip())
     if found is None:
         raise ConfigError(f"want = {want!r}: write it as 'precision>=0.95' or 'recall>=0.9:CLASS', in quotes")
@@ -83,6 +85,27 @@ def asked(classes: Sequence[str], *, want: str | None, cost: str | None, abstain
     if label is not None and label not in classes:
         raise ConfigError(f"the model has no class {label!r}: it knows {', '.join(shown(name) for name in classes)}")
     return Want(kind, _share(found[2], "want"), label)  # type: ignore[arg-type]
+
+
+def _costs(cost: str | Mapping[str, float]) -> tuple[float, float]:
+    """What a missed and a false positive cost, each named once, in words or by name."""
+    if isinstance(cost, Mapping):
+        pairs = list(cost.items())
+    else:
+        words = [part.partition("=") for part in str(cost).split(",")]
+        pairs = [(name.strip(), price) for name, _, price in words]  # type: ignore[misc]
+    try:
+        prices = {name: float(price) for name, price in pairs}
+    except (OverflowError, TypeError, ValueError):
+        prices = {}
+    if (
+        len(pairs) != 2
+        or prices.keys() != {"fn", "fp"}
+        or not min(prices.values()) > 0
+        or not math.isfinite(sum(prices.values()))
+    ):
+        raise ConfigError(f"cost = {cost!r}: give what a missed and a false positive cost, as in fn=10,fp=1")
+    return prices["fn"], prices["fp"]
 
 
 def _share(text: str, name: str) -> float:

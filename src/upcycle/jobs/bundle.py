@@ -1,5 +1,6 @@
 """A bundle put to use: classes and probabilities of images, without torch."""
 
+import hashlib
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from upcycle.bundle.description import FILE, INT8, MODEL, NOVELTY, Description, 
 from upcycle.bundle.runtime import open_session, probabilities, probabilities_and_features
 from upcycle.config import expanded
 from upcycle.data import decode, isolation
-from upcycle.errors import ConfigError, ExportError
+from upcycle.errors import ExportError, shown
 from upcycle.evaluation.novelty import Novelty, read_novelty
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.hardware import usable_cores
+from upcycle.hardware import checked_threads, usable_cores
 from upcycle.jobs.images import Image, predicted
 from upcycle.jobs.prediction import Frame, Prediction, predictions_of
 
@@ -30,7 +31,9 @@ class Bundle:
     threads: int
     """How many threads compute, and how many files are decoded at a time."""
     novelty: Novelty | None = None
-    """What tells images that are unlike the training photos."""
+    """What tells images that are unlike the training photos; None in 8 bits, whose features it was not made of."""
+    file: str = MODEL
+    """The name of the model that computes."""
     _computing: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -44,8 +47,9 @@ class Bundle:
         return self.description.thresholds
 
     def fingerprint(self) -> str:
-        """A checksum of the model and of its description."""
-        return sha256_of(self.path / FILE)
+        """A checksum of the bundle, of which of its models computes, and with how many threads."""
+        parts = f"{sha256_of(self.path / FILE)} {self.file} {self.threads}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     @overload
     def predict(self, image: Image) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -77,10 +81,10 @@ class Bundle:
 def open_bundle(path: str | Path, *, threads: int = 0, int8: bool = False) -> Bundle:
     """The model of a bundle; with `threads` 0 it computes on all cores, with `int8` in 8 bits.
 
+    In 8 bits its predictions have no p-value: the table of usual distances is of fp32 features.
     ExportError for a damaged bundle, without onnxruntime, or where it has no such model.
     """
-    if threads < 0:
-        raise ConfigError(f"threads {threads} is out of range: use 1 or more, or 0 for all cores")
+    checked_threads(threads)
     folder = expanded(path)
     description = read_bundle(folder)
     if description.format != "onnx" or description.batch:
@@ -91,5 +95,29 @@ def open_bundle(path: str | Path, *, threads: int = 0, int8: bool = False) -> Bu
     if name not in description.files:
         raise ExportError(f"{folder} has no {name}: export the run with --int8")
     count = threads or usable_cores(Path("/"))
-    novelty = read_novelty(folder / NOVELTY) if NOVELTY in description.files else None
-    return Bundle(folder, description, open_session(folder / name, count), count, novelty)
+    novelty = read_novelty(folder / NOVELTY) if NOVELTY in description.files and not int8 else None
+    made = Bundle(folder, description, open_session(folder / name, count), count, novelty, name)
+    if reason := _misfit(made):
+        raise ExportError(
+            f"{folder / name} does not fit the other files of its bundle ({reason}): export the run again"
+        )
+    return made
+
+
+def _misfit(bundle: Bundle) -> str:
+    """What the model does not give that the other files say; "" where all fits."""
+    label = bundle.thresholds.rule.label if bundle.thresholds else None
+    if label not in (None, *bundle.classes):
+        return f"its thresholds are about {shown(str(label))}, which is no class"
+    expected = {"probabilities": len(bundle.classes)}
+    if bundle.novelty is not None:
+        expected["features"] = len(bundle.novelty.mean)
+    given = {one.name: one.shape for one in bundle.session.get_outputs()}
+    for name, width in expected.items():
+        if name not in given:
+            return f"it gives no {name}"
+        if len(given[name]) != 2 or given[name][1] != width:
+            return f"{name} of shape {given[name]} instead of [1, {width}]"
+    if [one.name for one in bundle.session.get_inputs()] != ["image"]:
+        return "it takes no photos"
+    return ""

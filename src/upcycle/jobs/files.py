@@ -136,8 +136,11 @@ def asked(paths: Iterable[Path], listed: Path | None) -> Iterator[Path]:
 
 
 def number_of(paths: Sequence[Path], listed: Path | None) -> int | None:
-    """How many paths `asked` gives, by the lines of the list; None where standard input or a folder lists some."""
-    if STDIN in (*paths, listed) or any(map(os.path.isdir, paths)):
+    """How many paths `asked` gives, by the lines of the list; None where standard input or a folder lists some.
+
+    So for a list that is no regular file: what is read of a pipe is gone.
+    """
+    if STDIN in (*paths, listed) or any(map(os.path.isdir, paths)) or (listed is not None and not listed.is_file()):
         return None
     return len(paths) + (sum(1 for _ in _lines_of(listed)) if listed is not None else 0)
 

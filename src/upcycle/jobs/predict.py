@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from upcycle import device as machines
+from upcycle.bundle.description import sha256_of
 from upcycle.config import expanded
 from upcycle.data import decode, isolation
 from upcycle.data.dataset import eval_batches
@@ -22,7 +23,7 @@ from upcycle.errors import ConfigError, RunError
 from upcycle.evaluation.forward import EVAL_BATCH, forward
 from upcycle.evaluation.novelty import Novelty
 from upcycle.evaluation.thresholds import Thresholds
-from upcycle.hardware import usable_cores
+from upcycle.hardware import MOST_THREADS, checked_threads, usable_cores
 from upcycle.jobs.images import Image, predicted
 from upcycle.jobs.novelty import novelty_of, with_head_inputs
 from upcycle.jobs.prediction import Frame, Prediction, predictions_of
@@ -34,8 +35,6 @@ from upcycle.rundir import RunDir, read_json
 
 _COMPUTING = threading.Lock()
 """Held for a pass: what it sets is the process's, and while BatchNorm is folded a model is nobody else's."""
-MOST_THREADS = 1024
-"""More than this no run was trained with."""
 
 
 def _forked() -> None:
@@ -72,11 +71,11 @@ class Classifier:
         return self.network.classes
 
     def fingerprint(self) -> str:
-        """A checksum of the run's model.json and weights."""
-        digest = hashlib.sha256()
-        for path in (self.run.model, self.run.best):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        """A checksum of what decides the predictions: the run's files, and how this machine computes."""
+        machine = self.machine
+        digest = hashlib.sha256(f"{machine.device} {machine.precision} {machine.threads}".encode())
+        for path in (self.run.model, self.run.best, self.run.thresholds, self.run.novelty):
+            digest.update(f"\n{path.name} {sha256_of(path) if path.exists() else None}".encode())
         return digest.hexdigest()
 
     def frame(self, source: decode.ImageSource) -> Frame:
@@ -219,10 +218,7 @@ def _machine(recorded: _Setting, asked: int, device: str, show: Display) -> mach
 
     `asked` threads; with 0 as many as in training, unless that was done on more cores than there are here.
     """
-    if not isinstance(asked, int) or isinstance(asked, bool):
-        raise ConfigError(f"threads = {asked!r} is not a whole number")
-    if not 0 <= asked <= MOST_THREADS:
-        raise ConfigError(f"threads {asked} is out of range: use 1 to {MOST_THREADS}, or 0 for those of the training")
+    checked_threads(asked)
     cores, threads = usable_cores(Path("/")), asked or recorded.threads
     if not asked and recorded.cores > cores and recorded.threads > cores:
         show.warn(f"the run was trained with {recorded.threads} threads, and there are {cores}: last digits may differ")

@@ -4,6 +4,7 @@ Rows go into FILE.partial/, a part at a time. Once every file has a row the part
 removed. The same call resumes after the last whole part.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -20,7 +21,7 @@ from upcycle.evaluation.novelty import Novelty
 from upcycle.jobs.files import Outcome, Predictor, Unlisted, predict_files
 from upcycle.jobs.prediction import FILES_AT_ONCE, chunks
 from upcycle.reporting.progress import Display, Report
-from upcycle.rundir import locked, read_json, read_value, remove_abandoned, replacing, write_json
+from upcycle.rundir import LOCK, locked, read_json, read_value, remove_abandoned, replacing, write_json
 
 PART = 16 * FILES_AT_ONCE
 """Files of a part: what a killed process has predicted in vain, at most."""
@@ -113,7 +114,8 @@ def write_predictions(
     """
     check_out(out)
     folder, kind = out.with_name(f"{out.name}.partial"), _KINDS[out.suffix]
-    with locked(folder):
+    with _held(folder):
+        check_out(out)  # another process may have written it since
         remove_abandoned(folder)
         state = _resumed(folder, _State(model.fingerprint(), model.classes))
         rest, level = iter(paths), model.novelty.level if model.novelty else 0.0
@@ -138,14 +140,48 @@ def write_predictions(
             names = list(row_of(Outcome(out, None, None), model.classes))
             with replacing(folder / out.name) as temporary:  # where what a kill leaves behind is removed
                 kind.merge(written, names, temporary)
+            check_out(out)
             (folder / out.name).replace(out)
-    shutil.rmtree(folder, ignore_errors=True)
+        _remove_content(folder)
     if state.parts:
         show.message(f"{counted(state.count('files'), 'file')}: {out}")
     read = state.count("files") - state.count("failed")
     if model.novelty and (warning := model.novelty.warning_of(state.count("unlike"), read)):
         show.warn(warning)
     return state.count("files"), state.count("failed")
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder`, which is removed at the end where it then holds nothing.
+
+    As long as it is locked: after that it may be the next process's.
+    """
+    with locked(folder):
+        try:
+            yield
+        finally:
+            _remove_empty(folder)
+    if os.name == "nt":  # where no open file can be removed: ours not before now, and nobody else's
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        if all(path.name == LOCK for path in folder.iterdir()):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _remove_content(folder: Path) -> None:
+    """Remove all but the lock, and first the list of the parts: what a kill leaves then is no table."""
+    with contextlib.suppress(OSError):
+        (folder / _STATE).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
 
 def _resumed(folder: Path, now: _State) -> _State:

@@ -1,6 +1,7 @@
 """The thresholds of a run: chosen on its recorded predictions, tested once, and read by its predictions. No torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ import numpy as np
 from upcycle.config import read_config
 from upcycle.errors import ConfigError, DataError, RunError, counted, shown
 from upcycle.evaluation.intervals import clusters
-from upcycle.evaluation.results import Predictions, read_predictions
+from upcycle.evaluation.results import Metric, Predictions, read_predictions
 from upcycle.evaluation.thresholds import Thresholds, Want, asked, cost_of, measured, operating_point, promised
 from upcycle.jobs.run import Run, run_of
 from upcycle.manifest import check, remove_sealed, write_sealed
 from upcycle.reporting.progress import Display, default_show
-from upcycle.reporting.text import percent, percent_range, share_text
+from upcycle.reporting.text import interval, percent, percent_range
 from upcycle.rundir import RunDir, locked
 
 
@@ -42,8 +43,7 @@ def thresholds(
         raise ConfigError(f"calibration_fraction = {calibration_fraction!r}: give a part of the test images, below 1")
     with locked(_finished(directory).root):
         val, seed = read_predictions(directory.predictions("val")), read_config(directory.config).seed
-        prices = ",".join(f"{name}={price}" for name, price in cost.items()) if isinstance(cost, Mapping) else cost
-        wish = asked(val.classes, want=want, cost=prices, abstain=abstain)
+        wish = asked(val.classes, want=want, cost=cost, abstain=abstain)
         file = directory.predictions("test")
         test = read_predictions(file) if file.exists() else None
         images, promise = counted(len(val), "validation image"), None
@@ -149,12 +149,18 @@ def _tested(made: Thresholds, label: str) -> str:
     parts = []
     if "answers" in made.test:
         answers, right = made.test["answers"], made.test["right"]
-        parts.append(f"answers {percent(answers.value)} of images ({percent_range(answers)})")
-        parts.append(f"right on {percent(right.value)} of those ({percent_range(right)})")
+        parts.append(f"answers {percent(answers.value)} of images{_range(answers, percent_range)}")
+        parts.append(f"right on {percent(right.value)} of those{_range(right, percent_range)}")
     if "precision" in made.test:
-        parts.append(f"precision of {label} {share_text(made.test['precision'])}")
-        parts.append(f"recall {share_text(made.test['recall'])}")
+        for name, title in (("precision", f"precision of {label}"), ("recall", "recall")):
+            share = made.test[name]
+            parts.append(f"{title} {percent(share.value)}{_range(share, percent_range)}")
     if "cost" in made.test:
         cost = made.test["cost"]
-        parts.append(f"costs {cost.value:.3g} per image ({cost.low:.3g} to {cost.high:.3g})")
+        parts.append(f"costs {cost.value:.3g} per image{_range(cost, lambda one: interval(one, '{:.3g}'.format))}")
     return f"on {counted(made.test_images, 'test image')}: {', '.join(parts)}"
+
+
+def _range(metric: Metric, write: Callable[[Metric], str]) -> str:
+    """The interval in brackets; nothing for one that is not known, as where no image is wrong."""
+    return f" ({write(metric)})" if math.isfinite(metric.low) and math.isfinite(metric.high) else ""
