@@ -129,6 +129,22 @@ def test_a_description_leaves_no_names_of_files(exported: tuple[Network, Task, o
     assert str(Path(__file__).parents[2]).encode() not in made.SerializeToString()
 
 
+def test_a_batch_with_all_eight_views_is_that_of_torch_and_holds_the_network_once() -> None:
+    task = Task.of(("a", "b", "c"))
+    torch.manual_seed(0)
+    network = Network(timm.create_model(TINY, num_classes=3)).eval()
+    plain = len(network_graph(network, task, 64, batch=False).SerializeToString())
+    network.views = "square"
+    proto = network_graph(network, task, 64, batch=True)
+    assert len(proto.SerializeToString()) < 1.2 * plain
+    images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    names = ["probabilities", "features"]
+    rows, features = open_session(proto.SerializeToString(), 1).run(names, {"images": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(rows, task.probabilities(network(images).numpy()), atol=1e-5)
+        np.testing.assert_allclose(features, network.features(images).numpy(), atol=1e-5)
+
+
 class Unexportable(nn.Module):
     """A network with an operator that ONNX does not have."""
 

@@ -56,8 +56,9 @@ class Answering(nn.Module):
         views = list(VIEWS[network.views](images))
         # one pass for all views: the graph holds the network once
         features, last = pooling.pooled_with_map(network.body, torch.cat(views), network.stages)
-        logits = torch.stack(network.head(features.float()).chunk(len(views))).mean(dim=0)
-        return self._probabilities(logits / network.temperature), features[: len(images)], last[: len(images)]
+        logits = network.head(features.float()).unflatten(0, (len(views), -1)).mean(dim=0)
+        count = images.shape[0]
+        return self._probabilities(logits / network.temperature), features[:count], last[:count]
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         if self.binary:
