@@ -38,7 +38,8 @@ def bundle(tmp_path: Path) -> Path:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     task = Task.of(["cats", "dogs"])
-    model = {**task.to_dict(), "arch": "resnet18", "preprocessing": Preprocessing().to_dict()}
+    weights = {"source": "none: random", "sha256": ""}
+    model = {**task.to_dict(), "arch": "resnet18", "preprocessing": Preprocessing().to_dict(), "weights": weights}
     origin = Origin("probe", 0, "1" * 64, "2" * 64, "3" * 64, {"cats": {"test": 2}, "dogs": {"test": 3}}, "", {})
     files = {name: sha256_of(folder / name) for name in contents}
     write_json(folder / FILE, Description("onnx", model, origin, "test", files=files).to_dict())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from upcycle.bundle.proof import Proof, Quantized
 from upcycle.data.preprocessing import Preprocessing
-from upcycle.errors import ConfigError, ExportError, RunError
+from upcycle.errors import ConfigError, ExportError, RunError, shown
 from upcycle.evaluation.thresholds import Thresholds
 from upcycle.rundir import read_json, read_value
 from upcycle.task import Task
@@ -86,7 +86,7 @@ class Description:
         _ = self.preprocessing, str(self.model["arch"]), str(weights["source"]), str(weights["sha256"])
         rule = self.thresholds.rule if self.thresholds is not None else None
         if rule is not None and rule.label not in (None, *task.classes):
-            raise ValueError(f"its thresholds are about {rule.label!r}, which is no class")
+            raise ValueError(f"its thresholds are about {shown(rule.label)}, which is no class")
         lacking = {*_NEEDED, *((MODEL,) if self.format == "onnx" else TIMM)} - self.files.keys()
         if lacking:
             raise ValueError(f"it does not name {min(lacking)}")
