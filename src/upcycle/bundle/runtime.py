@@ -12,8 +12,11 @@ from upcycle.errors import ExportError
 EXTRA = 'pip install "upcycle[export]"'
 
 
-def open_session(model: bytes | Path, threads: int) -> Any:
-    """A session on the CPU with so many threads; ExportError without onnxruntime, or for a file it cannot read."""
+def open_session(model: bytes | Path, threads: int, *, shared: bool = False) -> Any:
+    """A session on the CPU with so many threads; ExportError without onnxruntime, or for a file it cannot read.
+
+    With `shared`, threads that wait leave the cores to others, as where torch computes in turn; it costs a quarter.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -21,7 +24,7 @@ def open_session(model: bytes | Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the cores alone
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if shared else "1")
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -232,7 +232,7 @@ class _Measured:
 
 def _measure(source: _Source, models: dict[str, bytes], *, batch: bool, threads: int, show: Display) -> _Measured:
     """Every image by every model in turn; seconds of torch are those of the first ones."""
-    sessions = {name: open_session(content, threads) for name, content in models.items()}
+    sessions = {name: open_session(content, threads, shared=True) for name, content in models.items()}
     found = _Measured()
 
     def answer(session: Any, photo: Photo) -> _Rows:
