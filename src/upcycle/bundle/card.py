@@ -174,7 +174,7 @@ def _proved(made: Description) -> list[str]:
     if made.proof is not None:
         lines = [f"{made.proof.describe()}.", f"{made.proof.of_the_run()}.".replace("the run's", "The run's", 1)]
     if made.int8 is not None:
-        lines.append(f"`{INT8}`: {made.int8.describe()}.")
+        lines.append(f"`{INT8}`: {made.int8.describe().removeprefix('int8: ')}.")
     names = ", ".join(f"{name} {version}" for name, version in made.origin.versions.items() if version)
     lines.append(f"Weights of the run: sha256 `{made.origin.weights}`. Made with {names}.")
     lines.append("`upcycle verify FOLDER` computes these numbers again from the predictions in `predictions.csv`.")
