@@ -762,7 +762,7 @@ def test_a_folder_without_the_asked_split_is_refused(trained: upcycle.Run, photo
 
 def test_a_cross_validation_names_the_models_it_holds(tmp_path: Path) -> None:
     (tmp_path / "fold-1").mkdir()
-    with pytest.raises(RunError, match="holds one model a fold: name one of them, .*fold-1 for example"):
+    with pytest.raises(RunError, match="holds one model per fold: name one of them, .*fold-1 for example"):
         upcycle.load(tmp_path)
 
 

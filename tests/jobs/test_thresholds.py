@@ -144,7 +144,7 @@ def test_an_unfinished_run_and_a_cross_validation_are_refused(run: upcycle.Run) 
     with pytest.raises(RunError, match="is not finished: resume it with upcycle train --out"):
         upcycle.thresholds(run, abstain="5%", show=Silent())
     (run.path / "fold-1").mkdir()
-    with pytest.raises(RunError, match="holds one model a fold: name one of them"):
+    with pytest.raises(RunError, match="holds one model per fold: name one of them"):
         upcycle.thresholds(run, abstain="5%", show=Silent())
 
 

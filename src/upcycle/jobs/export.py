@@ -30,7 +30,7 @@ from upcycle.evaluation.thresholds import Thresholds
 from upcycle.hardware import usable_cores
 from upcycle.jobs.evaluate import content_of, own_images
 from upcycle.jobs.predict import load
-from upcycle.jobs.run import Run, run_of
+from upcycle.jobs.run import Run, check_finished, run_of
 from upcycle.model import checkpoint
 from upcycle.model.catalog import BACKBONES
 from upcycle.model.network import ModelSpec, Network
@@ -96,10 +96,7 @@ class _Source:
     @classmethod
     def of(cls, run: RunDir, data: Path | None, threads: int) -> "_Source":
         """RunError where the run is not finished; what else `load` refuses."""
-        if any(run.root.glob("fold-*")):
-            raise RunError(f"{run.root} holds one model per fold: name one of them, {run.root / 'fold-1'} for example")
-        if run.status()["state"] != "finished":
-            raise RunError(f"{run.root} is not finished: resume it with upcycle train --resume --out {run.root}")
+        check_finished(run)
         model = load(run.root, threads=threads, device="cpu", show=Silent())
         split = "test" if any(row.split == "test" for row in read_splits(run.splits)) else "val"
         rows, root = own_images(run, split, data)

@@ -166,7 +166,7 @@ def load(run: str | Path, *, threads: int = 0, device: str = "auto", show: Displ
 def _load(run: Path, threads: int, device: str, show: Display) -> Classifier:
     directory = RunDir(run)
     if any(directory.root.glob("fold-*")):
-        raise RunError(f"{run} holds one model a fold: name one of them, {run / 'fold-1'} for example")
+        raise RunError(f"{run} holds one model per fold: name one of them, {run / 'fold-1'} for example")
     if not directory.model.exists():
         raise RunError(f"{run} holds no trained run: give the folder that upcycle train wrote")
     check(directory)

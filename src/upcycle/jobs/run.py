@@ -121,6 +121,14 @@ def report(run: Run | Path | str) -> Path:
     return write_report(run_of(run).directory)
 
 
+def check_finished(run: RunDir) -> None:
+    """RunError unless this is a finished run with a model of its own."""
+    if any(run.root.glob("fold-*")):
+        raise RunError(f"{run.root} holds one model per fold: name one of them, {run.root / 'fold-1'} for example")
+    if run.status()["state"] != "finished":
+        raise RunError(f"{run.root} is not finished: resume it with upcycle train --out {run.root} --resume")
+
+
 def run_of(run: Run | Path | str) -> Run:
     """A run by its value or its directory; ConfigError for what is neither."""
     return run if isinstance(run, Run) else Run(run)

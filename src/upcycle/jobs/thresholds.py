@@ -11,7 +11,7 @@ from upcycle.errors import ConfigError, DataError, RunError, counted, shown
 from upcycle.evaluation.intervals import clusters
 from upcycle.evaluation.results import Metric, Predictions, read_predictions
 from upcycle.evaluation.thresholds import Thresholds, Want, asked, cost_of, measured, operating_point, promised
-from upcycle.jobs.run import Run, run_of
+from upcycle.jobs.run import Run, check_finished, run_of
 from upcycle.manifest import check, remove_sealed, write_sealed
 from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.text import interval, percent, percent_range
@@ -89,10 +89,7 @@ def _forget_model(run: object) -> None:
 
 def _finished(run: RunDir) -> RunDir:
     """A whole run with a model of its own; RunError for anything else."""
-    if any(run.root.glob("fold-*")):
-        raise RunError(f"{run.root} holds one model a fold: name one of them, {run.root / 'fold-1'} for example")
-    if run.status()["state"] != "finished":
-        raise RunError(f"{run.root} is not finished: resume it with upcycle train --out {run.root} --resume")
+    check_finished(run)
     check(run)
     return run
 

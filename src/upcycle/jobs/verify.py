@@ -16,6 +16,7 @@ from upcycle.errors import ExportError, RunError, UpcycleError, counted
 from upcycle.evaluation.calibration import calibration_error
 from upcycle.evaluation.metrics import measure
 from upcycle.evaluation.results import Evaluation, Metric, Predictions, RunEvaluation, read_predictions
+from upcycle.jobs.run import check_finished
 from upcycle.manifest import check, unsealed
 from upcycle.model.checkpoint import load_tensors
 from upcycle.reporting.progress import Display, default_show
@@ -53,10 +54,7 @@ def verify(path: Path | str, *, show: Display | None = None) -> Verified:
 
 
 def _verified_run(run: RunDir) -> Verified:
-    if any(run.root.glob("fold-*")):
-        raise RunError(f"{run.root} holds one model per fold: name one of them, {run.root / 'fold-1'} for example")
-    if run.status()["state"] != "finished":
-        raise RunError(f"{run.root} is not finished: there is nothing to verify yet")
+    check_finished(run)
     check(run)
     if missing := unsealed(run):
         raise RunError(f"{run.manifest} has no checksum of {missing[0]}: what the run wrote is not known")
