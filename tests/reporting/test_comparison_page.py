@@ -15,7 +15,7 @@ from tests.reporting.comparisons import changed, renamed, without_results, write
 from tests.reporting.pages import Page, words
 from upcycle.comparison.results import Comparison, Cost
 from upcycle.comparison.runs import FailedSeed
-from upcycle.comparison.statistics import Estimate
+from upcycle.evaluation.intervals import Estimate
 from upcycle.history import Row
 from upcycle.reporting.comparison_page import (
     CurvesByVariant,

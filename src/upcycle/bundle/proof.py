@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from upcycle.comparison.statistics import Arm, Estimate, difference, scored
 from upcycle.errors import ExportError, counted
-from upcycle.evaluation.intervals import clusters
+from upcycle.evaluation.intervals import Estimate, clusters
 from upcycle.evaluation.metrics import averages
 from upcycle.evaluation.results import Predictions
 
@@ -124,6 +123,8 @@ def judge_int8(
     fp32: _Rows, int8: _Rows, recorded: Predictions, seconds: Mapping[str, Sequence[float]], sizes: tuple[int, int]
 ) -> Quantized:
     """What the quantized model loses, paired over the images of `recorded`; `sizes`: bytes in int8 and in fp32."""
+    from upcycle.comparison.statistics import Arm, difference, scored  # loads scipy.stats: predicting does without
+
     units = clusters(recorded.groups, recorded.hashes)
     first, second = (
         scored(Arm(recorded.labels, rows.argmax(axis=1)[None], units, len(recorded.classes))) for rows in (fp32, int8)

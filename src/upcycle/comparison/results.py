@@ -12,8 +12,8 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from upcycle.comparison.runs import FailedSeed
-from upcycle.comparison.statistics import Estimate
 from upcycle.errors import RunError, shown
+from upcycle.evaluation.intervals import Estimate
 from upcycle.rundir import read_json, read_value, write_json
 
 _VERSION = 2

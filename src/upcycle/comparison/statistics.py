@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from upcycle.evaluation.intervals import LEVEL, Interval, bootstrap, from_replicates, proportion
+from upcycle.evaluation.intervals import LEVEL, Estimate, Interval, bootstrap, from_replicates, proportion
 from upcycle.evaluation.metrics import averages, macro_f1
 from upcycle.task import Integers, Reals
 
@@ -101,20 +101,6 @@ def scored(arm: Arm, *, n_boot: int = N_BOOT, seed: int = 0) -> Scored:
 
     draws = bootstrap(statistic, arm.units, n_boot=n_boot, seed=seed)
     return Scored(arm, shaped(statistic(np.ones((1, len(arm.labels)))))[0], shaped(draws))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score, or a difference, second minus first, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def half_width(self) -> float:
-        """The distance from the value to the farther end."""
-        return max(self.high - self.value, self.value - self.low)
 
 
 def difference(first: Scored, second: Scored, score: Score) -> Estimate:

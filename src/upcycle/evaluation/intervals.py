@@ -36,6 +36,20 @@ class Interval:
     method: str
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or a difference, second minus first, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """The distance from the value to the farther end."""
+        return max(self.high - self.value, self.value - self.low)
+
+
 def wilson(successes: float, n: float, *, level: float = LEVEL) -> Interval:
     """Wilson's score interval for a proportion (Wilson 1927, JASA 22).
 
