@@ -17,6 +17,7 @@ from PIL import Image
 import upcycle
 from tests.conftest import TINY, without_pages
 from upcycle.bundle.description import FILES, read_bundle
+from upcycle.bundle.proof import Proof
 from upcycle.bundle.runtime import probabilities
 from upcycle.cli import main
 from upcycle.data.preprocessing import Preprocessing
@@ -24,7 +25,7 @@ from upcycle.errors import DataError, ExportError, RunError
 from upcycle.evaluation.results import Predictions
 from upcycle.evaluation.thresholds import Rule, Thresholds
 from upcycle.jobs.bundle import open_bundle
-from upcycle.jobs.export import _recorded, export, license_of
+from upcycle.jobs.export import _recorded, _warn, export, license_of
 from upcycle.jobs.verify import verify
 from upcycle.manifest import write_sealed
 from upcycle.model.network import ModelSpec
@@ -138,6 +139,7 @@ def test_the_card_is_one_that_the_hub_reads(bundle: Path) -> None:
     assert found["metrics"][0]["value"] == pytest.approx(evaluation["accuracy"]["value"], abs=1e-6)
     assert f"| accuracy | {evaluation['accuracy']['value']:.4f} |" in text
     assert 'onnxruntime.InferenceSession("model.onnx")' in text
+    assert "expected calibration error of test images" in text
 
 
 def test_names_of_files_and_groups_stay_at_home(bundle: Path, photos: Path) -> None:
@@ -197,6 +199,45 @@ def test_a_forged_proof_is_found(copy: Path, change: dict[str, dict[str, object]
     write_json(copy / "bundle.json", described)
     with pytest.raises(ExportError, match=message):
         verify(copy, show=Silent())
+
+
+def test_a_forged_calibration_is_found(copy: Path) -> None:
+    from upcycle.bundle.description import sha256_of
+
+    scores = read_json(copy / "evaluation.json")
+    scores["calibration"]["after"]["test"]["value"] += 0.01
+    write_json(copy / "evaluation.json", scores)
+    described = read_json(copy / "bundle.json")
+    digests = described["files"] | {"evaluation.json": sha256_of(copy / "evaluation.json")}
+    write_json(copy / "bundle.json", described | {"files": digests})
+    with pytest.raises(ExportError, match="calibration, does not follow from the predictions"):
+        verify(copy, show=Silent())
+
+
+def test_a_comparison_counts_as_reading_the_test_images(run: upcycle.Run, tmp_path: Path) -> None:
+    paths = [Path(shutil.copytree(run.path, tmp_path / name)) for name in ("a", "b")]
+    config = read_json(paths[1] / "config.json")
+    write_sealed(RunDir(paths[1]), paths[1] / "config.json", config | {"label_smoothing": 0.1})
+    before = verify(paths[0], show=Silent()).test_reads or {}
+    upcycle.compare(*paths, out=tmp_path / "both", show=Silent())
+    assert (verify(paths[0], show=Silent()).test_reads or {}) == {**before, "compare": before.get("compare", 0) + 1}
+
+
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_scores_of_images_that_chose_the_model_and_other_answers_are_warned_of(run: upcycle.Run) -> None:
+    show = Warned()
+    proof = Proof("val", 100, 100, 0.0, 1.0, 1.0, 97, 0.97, 1.0, 1.0, 1)
+    _warn(SimpleNamespace(run=run.directory), proof, show)  # type: ignore[arg-type]
+    flattered, other = show.lines
+    assert flattered.startswith("there is no test set: the validation images chose the model")
+    assert other.startswith("the run recorded other answers for 3 images")
 
 
 @pytest.mark.parametrize("name", ["arch", "weights"])

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -252,3 +253,20 @@ def test_a_folder_that_is_no_export_is_not_pushed(hub: Hub, tmp_path: Path, caps
     assert 8 == main(["push", str(tmp_path), "ann/cats"])
     assert refused(capsys) == f"upcycle: {tmp_path} is no bundle: give the folder that upcycle export wrote"
     assert {} == hub.visibility
+
+
+def test_a_run_gives_the_export_that_it_holds(hub: Hub, bundle: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "export").mkdir(parents=True)
+    write_json(run / "status.json", {"state": "finished"})
+    assert 8 == main(["push", str(run), "ann/cats"])
+    assert {} == hub.files
+    shutil.copytree(bundle, run / "export" / "onnx")
+    assert 0 == main(["push", str(run), "ann/cats"])
+    assert files_of(bundle) == hub.files["ann/cats"]
+
+
+def test_a_run_without_an_export_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "status.json", {"state": "finished"})
+    assert 8 == main(["push", str(tmp_path), "ann/cats"])
+    assert f"has no export yet: upcycle export {tmp_path} --format timm, or onnx" in capsys.readouterr().err

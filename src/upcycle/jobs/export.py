@@ -296,12 +296,10 @@ def _metadata(made: bundle.Description) -> dict[str, str]:
 
 def license_of(spec: ModelSpec) -> str:
     """The license of the weights that training started from, "" where it is not known: a file may be anybody's."""
+    if not spec.weights_source.startswith(("timm's cache, ", "downloaded from ", "package ")):
+        return ""
     known = {one.name: one.license for one in BACKBONES}
-    from_their_authors = spec.weights_source.startswith(("timm's cache, ", "downloaded from ", "package "))
-    return (
-        next((known[name] for name in (spec.arch, spec.arch.partition(".")[0]) if name in known), "")
-        * from_their_authors
-    )
+    return known.get(spec.arch) or known.get(spec.arch.partition(".")[0], "")
 
 
 def without_folders(source: str) -> str:
