@@ -20,8 +20,6 @@ def finish(folder: Path | str) -> str:
         raise RunError(f"{run.root} is finished already: see {run.report}")
     if not is_locked(run.root):
         again = f"upcycle train --out {run.root} --resume"
-        raise RunError(
-            f"{run.root} is not being trained (its state is {state}): resume it with `{again}`, then finish it"
-        )
+        raise RunError(f"{run.root} is not being trained (it is {state}): resume it with `{again}`, then finish it")
     write_text(run.request, "")
     return f"{run.root} was asked to finish: it lowers its rate to the end in a few updates, then tests and reports"

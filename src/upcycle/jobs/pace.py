@@ -104,6 +104,6 @@ class Pace:
         test = self._end * self.forward
         slack = self.deadline.left() - training - test - REPORT
         return (
-            f"{clock(training)} training ({steps / per_epoch:.1f} epochs, {counted(steps, 'update')}), {clock(test)} test, "
-            f"{clock(REPORT)} report, {clock(max(0.0, slack))} slack"
+            f"{clock(training)} training ({steps / per_epoch:.1f} epochs, {counted(steps, 'update')}), "
+            f"{clock(test)} test, {clock(REPORT)} report, {clock(max(0.0, slack))} slack"
         )

@@ -81,7 +81,7 @@ def before_decoding(network: ModelSpec, config: Config, machine: Hardware) -> tu
                 at,
                 preprocessing=network.preprocessing,
                 machine=machine,
-                workers=0,  # type: ignore[arg-type]
+                workers=0,
             )
         )
         for _ in range(2)

@@ -29,7 +29,8 @@ class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
     `fresh`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
-    recorded; `changes`: those of a plan that is repeated; `warnings`: a line for each option without effect, and for each part that keeps it from being resumed.
+    recorded; `changes`: those of a plan that is repeated; `warnings`: a line for each option without effect, and for
+    each part that keeps it from being resumed.
     """
 
     data: Path
@@ -98,7 +99,7 @@ def begin(
 
 
 def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None) -> Start:
-    """`start` with the deadline that was given, or the changes of a plan to repeat; ConfigError where that cannot be."""
+    """`start` with the deadline or the plan to repeat that was given; ConfigError where that cannot be."""
     words: list[str] = []
     if plan is not None:
         if deadline is not None:
