@@ -19,10 +19,10 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split_by
 from upcycle.errors import ConfigError
 from upcycle.evaluation.novelty import LEAN_SAMPLE, MOST_FITTED
-from upcycle.jobs.pace import FEWEST, REPORT, SLACK, Pace
+from upcycle.jobs.pace import FEWEST, REPORT, SLACK, End, Pace
 from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.session import Session
-from upcycle.jobs.speed import before_decoding, seconds_per_image, seconds_per_update
+from upcycle.jobs.speed import before_decoding, seconds_per_image, seconds_per_update, seconds_to_write
 from upcycle.model.network import ModelSpec, Network
 from upcycle.planning import Phase, steps_per_epoch
 from upcycle.reporting.text import clock
@@ -166,7 +166,10 @@ def _pace(session: Session, data: Dataset, model: Network, phase: Phase, freeze:
     assert session.deadline is not None
     config, splits = session.config, data.splits
     counts = Counts(len(splits.train), len(splits.val), len(splits.test))
-    update = seconds_per_update(config, data, model, session.machine, phase, freeze)
+    update = seconds_per_update(config, data, model, session.machine, phase, freeze, updates=1)
     forward = seconds_per_image(data, model, session.machine)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    writing = seconds_to_write(session.run.root, size)
     lean = session.plan.budget is not None and session.plan.budget.lean
-    return Pace(session.deadline, update, forward, counts.val, counts.end(config, lean=lean), phase.steps)
+    end = End(counts.end(config, lean=lean), REPORT + 2 * writing)
+    return Pace(session.deadline, update, forward, counts.val * forward + writing, end, phase.steps)

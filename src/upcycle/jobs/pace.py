@@ -1,6 +1,7 @@
 """How fast training is, and how many updates a deadline leaves room for. Nothing here decides without a clock."""
 
 import time
+from typing import NamedTuple
 
 from upcycle.errors import counted
 from upcycle.jobs.clock import Deadline
@@ -15,41 +16,44 @@ FEWEST = 5
 """Updates of fine-tuning that are worth making."""
 RECENT = 0.2
 """The weight of the last update in the mean of the pace."""
-ROOM = 0.9
+ROOM = 0.95
 """More updates are planned where those that are left need less than this part of the time."""
 EVERY = 1.0
 """Seconds between looks at the pace."""
 
 
+class End(NamedTuple):
+    """What comes after training: forward passes of `images`, and `fixed` seconds of writing and the report."""
+
+    images: int
+    fixed: float
+
+
 class Pace:
     """How fast training is now, and how many updates the deadline leaves room for.
 
-    `update`: seconds of one, `forward`: of one image; `val`: validation images; `end`: forward passes after training;
-    `most`: updates that the recipe makes.
+    `update`: seconds of one; `forward`: of one image; `closing`: of an epoch's end, which predicts validation images and
+    writes weights; `most`: updates that the recipe makes.
     """
 
-    def __init__(self, deadline: Deadline, update: float, forward: float, val: int, end: int, most: int) -> None:
-        self.deadline, self.update, self.forward = deadline, update, forward
-        self._val, self._end, self._most = val, end, most
-        self.closing = val * forward
-        """Seconds that the end of an epoch takes."""
+    def __init__(self, deadline: Deadline, update: float, forward: float, closing: float, end: End, most: int) -> None:
+        self.deadline, self.update, self.forward, self.closing = deadline, update, forward, closing
+        self._end, self._most = end, most
         self._last = time.monotonic()
         self._next_look = 0.0
 
     @property
     def reserve(self) -> float:
         """Seconds that are left for the end."""
-        return SLACK * (self._end * self.forward + REPORT)
+        return SLACK * (self._end.images * self.forward + self._end.fixed)
 
     def updated(self) -> None:
         """An update was made just now."""
         self.update += RECENT * (self._since() - self.update)
 
     def closed(self) -> None:
-        """An epoch has ended just now: its images are predicted and its state is written."""
-        seconds = self._since()
-        self.closing += 0.5 * (seconds - self.closing)
-        self.forward += 0.5 * (seconds / max(1, self._val) - self.forward)
+        """An epoch has ended just now: its images are predicted and its weights are written."""
+        self.closing += 0.5 * (self._since() - self.closing)
 
     def _since(self) -> float:
         """Seconds since the last of these, which is now."""
@@ -101,9 +105,9 @@ class Pace:
             return f"fine-tuning is skipped: {self.describe()}, which is too little for {counted(FEWEST, 'update')}"
         epochs = -(-steps // per_epoch)
         training = steps * self.update + epochs * self.closing
-        test = self._end * self.forward
-        slack = self.deadline.left() - training - test - REPORT
+        test, rest = self._end.images * self.forward, self._end.fixed
+        slack = self.deadline.left() - training - test - rest
         return (
             f"{clock(training)} training ({steps / per_epoch:.1f} epochs, {counted(steps, 'update')}), "
-            f"{clock(test)} test, {clock(REPORT)} report, {clock(max(0.0, slack))} slack"
+            f"{clock(test)} test, {clock(rest)} report, {clock(max(0.0, slack))} slack"
         )

@@ -189,7 +189,8 @@ class Session:
         append_line(self.run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(self.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
-        self._save(state, history)
+        if self.pace is None or state.step < self.plan.last.first_step + self.plan.last.steps:
+            self._save(state, history)  # else there is no time, and the one before leads to the same result
         self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
         return history
 

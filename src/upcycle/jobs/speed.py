@@ -1,6 +1,9 @@
 """What updates and forward passes take on this machine, measured on a few batches."""
 
+import os
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +22,8 @@ from upcycle.training.optim import clip_gradients, freeze_parameters, frozen_in,
 
 UPDATES = 4
 """Updates that are timed, after one that is not."""
+WRITTEN = 2**24
+"""Bytes that are written to see how long that takes."""
 
 
 def seconds_per_image(data: Dataset, model: Network, machine: Hardware) -> float:
@@ -32,9 +37,16 @@ def seconds_per_image(data: Dataset, model: Network, machine: Hardware) -> float
 
 
 def seconds_per_update(
-    config: Config, data: Dataset, model: Network, machine: Hardware, phase: Phase, freeze: str
+    config: Config,
+    data: Dataset,
+    model: Network,
+    machine: Hardware,
+    phase: Phase,
+    freeze: str,
+    *,
+    updates: int = UPDATES,
 ) -> float:
-    """The mean of a few updates with these layers frozen; the weights of `model` are put back."""
+    """The mean of so many updates with these layers frozen, after one; the weights of `model` are put back."""
     before = checkpoint.clone_weights(model)
     freeze_parameters(model.body, frozen_names(model.body, freeze))
     images, _ = micro_batch(config, model, machine, data.preprocessing.size)
@@ -51,17 +63,27 @@ def seconds_per_update(
     state = start(model, config)
     set_training_mode(model.body, frozen=setting.frozen, bn=config.bn)
     seconds: list[float] = []
-    while len(seconds) <= UPDATES:
+    while len(seconds) <= updates:
         started = time.perf_counter()
         for batch in setting.batches.epoch(0, 0):
             state.step = phase.first_step  # there may be fewer in all
             train_step(state, batch, setting)[0].item()  # waits for an accelerator
             seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
-            if len(seconds) > UPDATES:
+            if len(seconds) > updates:
                 break
     checkpoint.load_clone(model, before)
-    return sum(seconds[1:]) / UPDATES
+    return sum(seconds[1:]) / updates
+
+
+def seconds_to_write(folder: Path, size: int) -> float:
+    """Of a file of so many bytes in `folder`, by one of WRITTEN bytes that is removed again."""
+    started = time.perf_counter()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(os.urandom(WRITTEN))
+        file.flush()
+        os.fsync(file.fileno())
+    return (time.perf_counter() - started) * size / WRITTEN
 
 
 def before_decoding(network: ModelSpec, config: Config, machine: Hardware) -> tuple[float, float]:

@@ -153,11 +153,11 @@ def _decided(
     )
     session.show.message(decision.reason)
     decided = () if decision.skip else (_adapted(session, phase, decision, probed.probe, data),)
+    augment = _augment(session, data, model, probed) if decided and config.augment == "auto" else ""
     if decided:
         there_is_time, freeze = allow(session, data, model, decided[0], decision.freeze)
         decision = replace(decision, freeze=freeze, skip=not there_is_time)
         decided = decided if there_is_time else ()
-    augment = _augment(session, data, model, probed) if decided and config.augment == "auto" else ""
     _same_decision(session.run, probed.network, decision, augment)
     session.follow(replace(session.plan, phases=decided, augment=augment))
     _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)
