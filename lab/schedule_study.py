@@ -1,6 +1,7 @@
 """Whether the shape of the schedule matters: seven shapes at equal budget, each at its own best peak, compared.
 
-    python lab/schedule_study.py FOLDER --weights FILE --sets NAME=DATA[:PHOTOS[:SIZE]] ... [--seeds 5] [--epochs 6]
+    python lab/schedule_study.py FOLDER --sets NAME=DATA[:PHOTOS[:SIZE]] ... [--seeds 5] [--epochs 4]
+        [--arch ARCH]
 
 Each shape fine-tunes the upper half of the network from a new head, with everything else as the default recipe has it.
 Its peak is the one of RATES with the lowest validation loss over --tuning seeds that the comparison does not use. Then
@@ -25,7 +26,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "cosine-with-warmup": {"schedule": "cosine", "warmup": 0.1},
     "one-cycle-cosine": {"schedule": "one-cycle"},
     "one-cycle-linear": {"schedule": "one-cycle", "anneal": "linear"},
-    "article": {"schedule": "ramp-sustain-decay", "rampup": 2, "decay": 0.8},
+    "article": {"schedule": "ramp-sustain-decay", "rampup": 1, "decay": 0.8},
     "trapezoid": {"schedule": "warmup-stable-decay", "warmup": 0.05, "cooldown": 0.2},
 }
 TUNED_FROM = 100
@@ -62,11 +63,11 @@ def tuned(data: Path, shape: str, common: dict[str, object], folder: Path, seeds
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--arch", default="tf_efficientnet_lite0")
     parser.add_argument("--sets", nargs="+", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tuning", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     for one in asked.sets:
@@ -76,7 +77,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         data = sampled(Path(place), int(photos), folder) if photos else Path(place)
         common: dict[str, object] = {
-            "weights": str(asked.weights),
+            "arch": asked.arch,
             "probe": False,
             "views": "none",
             "epochs": asked.epochs,

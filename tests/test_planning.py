@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
+from upcycle.changes import MicroBatch, Retry, changes_from_dicts, changes_to_dicts
 from upcycle.errors import RunError
-from upcycle.planning import (
-    Decision,
-    MicroBatch,
-    Plan,
-    Retry,
-    adapted_rate,
-    changes_from_dicts,
-    changes_to_dicts,
-    decide,
-    orientation,
-    phases,
-)
+from upcycle.planning import Decision, Plan, adapted_rate, decide, orientation, phases
 from upcycle.recipes import resolve
 
 CHANGES = (Retry(410, 0.5, "exploded"), MicroBatch(405, 4, "memory"), Retry(420, 0.5, "exploded"))

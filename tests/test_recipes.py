@@ -2,6 +2,7 @@
 
 import pytest
 
+from upcycle.changes import Retry
 from upcycle.errors import ConfigError
 from upcycle.planning import adapted_rate, phases, schedule, steps_per_epoch
 from upcycle.recipes import effective, resolve, without_effect
@@ -86,7 +87,7 @@ def test_the_peak_is_lower_where_the_frozen_network_already_fits(probe_loss: flo
 
 def test_a_slowed_phase_counts_its_steps_from_the_runs_first() -> None:
     (tuned,) = phases(resolve({"epochs": 3}), 320)
-    slowed = tuned.slowed(tuned.first_step + 10, 0.5)
+    slowed = tuned.changed(Retry(tuned.first_step + 10, 0.5, ""))
     rates = [slowed.rate(tuned.first_step + at).lr / tuned.rate(tuned.first_step + at).lr for at in (9, 10, 29)]
     assert [1.0, 0.5, 0.5] == rates
 

@@ -22,7 +22,6 @@ from upcycle.data.splits import read_splits, split
 from upcycle.errors import ConfigError, RunError, WeightsError
 from upcycle.evaluation import forward
 from upcycle.jobs import entrants
-from upcycle.jobs.choose import parse_budget
 from upcycle.jobs.entrants import at_hand, parse_candidates
 from upcycle.jobs.race import Course, round_sizes
 from upcycle.model.catalog import Backbone
@@ -191,18 +190,6 @@ def test_what_is_wrong_with_the_request_is_one_line(data: Path, tmp_path: Path) 
     ):
         with pytest.raises(error, match=match):
             upcycle.choose(data, show=Silent(), **call)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "text", ["5", "m", "0s", "-5m", "5 m", "5M", "1e3s", "5m30s", "", "infs", "99999999s", "٥s", 5]
-)
-def test_a_duration_is_read_strictly(text: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^within = .* is no duration: give a number with s, m or h"):
-        parse_budget(text)
-
-
-def test_durations_are_seconds() -> None:
-    assert [90.0, 300.0, 3600.0, 5400.0] == [parse_budget(text) for text in ("90s", "5m", "1h", "1.5h")]
 
 
 def test_candidates_are_architectures_with_or_without_a_file(tmp_path: Path) -> None:

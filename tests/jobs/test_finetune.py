@@ -1,6 +1,4 @@
-"""When fine-tuning stops, and how much memory it takes."""
-
-from typing import Any
+"""How much memory fine-tuning takes."""
 
 import numpy as np
 import pytest
@@ -9,21 +7,11 @@ from torch import Tensor, nn
 
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, autocast
-from upcycle.jobs import finetune
 from upcycle.jobs.finetune import MARGIN, activations, fixed, largest_micro_batch
 from upcycle.model.network import ModelSpec, create
-from upcycle.recipes import resolve
 from upcycle.task import Task
 
 NETWORK = ModelSpec("test_resnet", Task.of(("a", "b")), Preprocessing(size=64), "test", "")
-
-
-@pytest.mark.parametrize(
-    ("options", "armed"),
-    [({"recipe": "classic"}, 0), ({"recipe": "default"}, 3), ({"recipe": "default", "start_from_epoch": 5}, 5)],
-)
-def test_patience_counts_from_the_peak_of_one_cycle(options: dict[str, Any], armed: int) -> None:
-    assert armed == finetune.armed_from(resolve({**options, "patience": 5}), 10)
 
 
 # ---------------------------------------------------------------- memory

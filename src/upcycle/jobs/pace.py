@@ -32,8 +32,8 @@ class End(NamedTuple):
 class Pace:
     """How fast training is now, and how many updates the deadline leaves room for.
 
-    `update`: seconds of one; `forward`: of one image; `closing`: of an epoch's end, which predicts validation images and
-    writes weights; `most`: updates that the recipe makes.
+    `update`: seconds of one; `forward`: of one image; `closing`: of an epoch's end, with its validation and
+    weights; `most`: updates that the recipe makes.
     """
 
     def __init__(self, deadline: Deadline, update: float, forward: float, closing: float, end: End, most: int) -> None:
