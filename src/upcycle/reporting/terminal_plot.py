@@ -16,7 +16,7 @@ from upcycle.reporting.text import printable
 WIDEST = 100
 """Columns that a plot takes at most."""
 NARROWEST = 30
-_MARKERS, _ASCII_MARKERS = "•×+○▲◆#%", "*x+o#%@="
+_MARKERS, _ASCII_MARKERS = "•×+○▲◆#%@=$~", "*x+o^v#%@=$~"
 _COLORS = ("blue+", "red+", "green", "magenta", "cyan", "orange")
 _BOX = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 
