@@ -37,13 +37,13 @@ def layers_of(config: Config) -> tuple[Layers, ...]:
 
 def group_names(groups: list[list[str]]) -> list[str]:
     """The module that each group of parameters is, or the first and the last of several: layer4, conv1 … bn1."""
-    shared = [_shared(group) for group in groups]
-    return [
-        module
-        if module and shared.count(module) == 1
-        else " … ".join(dict.fromkeys(map(_module, (group[0], group[-1]))))
-        for module, group in zip(shared, groups, strict=True)
-    ]
+    found = []
+    for at, group in enumerate(groups):
+        module = _shared(group)
+        others = (name for other in (*groups[:at], *groups[at + 1 :]) for name in other)
+        alone = module and not any(name.startswith(f"{module}.") for name in others)
+        found.append(module if alone else " … ".join(dict.fromkeys(map(_module, (group[0], group[-1])))))
+    return found
 
 
 def _shared(names: list[str]) -> str:

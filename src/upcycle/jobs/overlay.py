@@ -5,6 +5,7 @@ torch is loaded for layers and for a time measured on DATA, and for nothing else
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class Planned:
         """The phase that has the schedule."""
         return self.phases[-1]
 
-    @property
+    @cached_property
     def marks(self) -> tuple[int, int, int]:
         """The first step, that of the highest rate, and the last, counted from the phase's first update."""
         steps = range(self.phase.steps)
@@ -199,22 +200,30 @@ def _show(plans: Sequence[Planned], show: Display) -> None:
         show.table(titled("On this machine", _times_table(plans)))
     for alike in _by_layers(plans):
         show.table(titled("Highest rate by layers, from the head down", _layers_table(alike)))
-    if any(layer.frozen == "near" for plan in plans for layer in plan.layers):
-        show.message("* trained on tasks far from the pretrained features, frozen near them: the probe decides")
-    for plan in plans:
-        decided = decided_epochs(plan.config, plan.phase.steps_per_epoch)
-        if decided:
-            show.message(f"{plan.name}: {decided}" if len(plans) > 1 else decided)
+    notes = _notes(plans)
+    if notes:
+        show.message("\n".join([*notes, ""]))
     peaks = [plan.rates[1].lr for plan in plans]
     log = max(peaks) >= FAR_APART * min(peaks) > 0
     rates = {plan.name: plan.curve(lambda rate: rate.lr) for plan in plans}
     momenta = {plan.name: plan.curve(lambda rate: rate.momentum) for plan in plans}
     title = "Learning rate" + (", logarithmic axis" if log else "")
-    for text in (
+    drawn = (
         terminal_plot(rates, title=title, x_label="update", log_y=log),
         terminal_plot(momenta, title="Momentum", x_label="update", height=12),
-    ):
-        show.table(Text.from_ansi(f"\n{text}", no_wrap=True, overflow="ignore"))
+    )
+    show.table(Text.from_ansi("\n\n".join(drawn), no_wrap=True, overflow="ignore"))
+
+
+def _notes(plans: Sequence[Planned]) -> list[str]:
+    """What the probe decides of layers and epochs."""
+    near = any(layer.frozen == "near" for plan in plans for layer in plan.layers)
+    notes = ["* trained on tasks far from the pretrained features, frozen near them: the probe decides"] if near else []
+    for plan in plans:
+        decided = decided_epochs(plan.config, plan.phase.steps_per_epoch)
+        if decided:
+            notes.append(f"{plan.name}: {decided}" if len(plans) > 1 else decided)
+    return notes
 
 
 def _rates_table(plans: Sequence[Planned]) -> Table:
