@@ -170,7 +170,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["plan", "--moms", "0.9", "nan", "0.9"], 2, "'nan': input should be a finite number"),
         (["plan", "--steps-per-epoch", "0"], 2, "steps_per_epoch = 0 is out of range"),
         (["plan", "--variants", "default", "--steps-per-epoch", "0"], 2, "default: steps_per_epoch = 0 is out of"),
-        (["plan", "--variants", "default,clasic"], 2, "unknown variant 'clasic': did you mean classic?"),
+        (["plan", "--variants", "default,clasic"], 2, "TOML file of options. Did you mean classic?"),
         (["plan", "--variants", "default,default"], 2, "two variants are called 'default'"),
         (["plan", "--variants", ","], 2, "no variant is named: choose from"),
         (["plan", "--variants", "default,probe"], 2, "probe: epochs = 0 trains the probe alone"),

@@ -130,8 +130,10 @@ def _variant(name: str) -> Variant:
         return VARIANTS[name]
     if not name.endswith(".toml"):
         near = difflib.get_close_matches(name, VARIANTS, n=1)
-        meant = f"did you mean {near[0]}? There are" if near else "choose from"
-        raise ConfigError(f"unknown variant {name!r}: {meant} {', '.join(VARIANTS)}, or name a TOML file of options")
+        meant = f". Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}, or name a TOML file of options{meant}"
+        )
     path = Path(name)
     options = absolute(read_toml(path))
     shared = next((option for option in _SHARED if option in options), None)
