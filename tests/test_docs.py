@@ -33,6 +33,7 @@ OTHERS = (
     "list",
     "data",
     "variants",
+    "layers",
     "seeds",
     "smallest-difference",
     "html",

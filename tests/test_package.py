@@ -41,6 +41,15 @@ def test_what_shows_options_alone_starts_without_heavy_libraries(words: list[str
     assert "[]" == done.stdout.splitlines()[-1], done.stderr
 
 
+@pytest.mark.parametrize("words", [["--csv"], []])
+def test_plans_over_each_other_start_without_tensors_and_figures(words: list[str]) -> None:
+    given = ["plan", "--variants", "default,classic", *words]
+    loaded = "[one for one in ('torch', 'timm', 'matplotlib', 'pyarrow') if one in sys.modules]"
+    code = f"import sys; from upcycle.cli import main; main({given}); print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "[]" == done.stdout.splitlines()[-1], done.stderr
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         upcycle.trian  # noqa: B018

@@ -93,14 +93,14 @@ def importing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator["Terminal"]:
+def telling(name: Literal["stdout", "stderr"] = "stdout") -> Iterator["Terminal"]:
     """Where a job tells what it does; StorageError once it is done, where some of that could not be written.
 
     A reader that has gone, `head` for example, is no failure, nor the job's end.
     """
-    from upcycle.reporting.progress import Terminal
+    from upcycle.reporting.progress import Terminal, console_of
 
-    show = Terminal()
+    show = Terminal(console_of(name))
     yield show
     if show.lost is not None:
         raise StorageError(f"standard output cannot be written: {show.lost.strerror}")

@@ -125,7 +125,7 @@ def _one_line(error: CycloptsError) -> str:
     if (
         isinstance(error, UnusedCliTokensError)
         and error.command_chain
-        and error.command_chain[0] in ("train", "scan", "choose")
+        and error.command_chain[0] in ("train", "scan", "choose", "plan")
     ):
         more = (error.unused_tokens or [""])[0]
         return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"

@@ -29,6 +29,11 @@ def _evaluated(run: Path) -> dict[str, object]:
     return {"run": str(run), **read_json(RunDir(run).evaluation)}
 
 
+def _names(words: str) -> list[str]:
+    """The names in a list with commas between."""
+    return [name.strip() for name in words.split(",") if name.strip()]
+
+
 @with_json
 def scan(
     data: Path,
@@ -175,7 +180,7 @@ def compare(
     with telling() as show:
         made = run_compare(
             *paths,
-            variants=[name.strip() for name in variants.split(",") if name.strip()] if variants is not None else None,
+            variants=None if variants is None else _names(variants),
             seeds=seeds,
             smallest_difference=smallest_difference,
             out=out,
@@ -188,8 +193,12 @@ def compare(
 
 @with_json
 def plan(
+    data: Path | None = None,
+    /,
     *,
-    steps_per_epoch: Whole = 1,
+    variants: str | None = None,
+    steps_per_epoch: Whole | None = None,
+    layers: Annotated[bool, Parameter(negative="")] = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
     plot: Path | None = None,
     config: Path | None = None,
@@ -199,18 +208,39 @@ def plan(
 
     Parameters
     ----------
+    data
+        The images: their split gives the updates an epoch, and a few batches the time on this machine.
+    variants
+        Plans to lay over each other: those of compare, or TOML files of options; the other options are for all.
     steps_per_epoch
-        Updates an epoch (training images / batch size).
+        Updates an epoch (training images / batch size); left out, 1, or what DATA has.
+    layers
+        Print the highest rate of each group of layers; with DATA always.
     csv
-        Print every step as CSV: phase, step, epoch, lr, momentum.
+        Print every step as CSV: phase, step, epoch, lr, momentum, and first the variant where there are several.
     plot
         Draw it into FILE.svg or FILE.png.
     config
         TOML file of options; those on the command line win.
     """
-    from upcycle.jobs.plan import print_plan
+    if data is None and variants is None and not layers:
+        from upcycle.jobs.plan import print_plan
 
-    return print_plan(given(options, config), steps_per_epoch=steps_per_epoch, csv=csv, plot=plot).to_dict
+        steps = 1 if steps_per_epoch is None else steps_per_epoch
+        return print_plan(given(options, config), steps_per_epoch=steps, csv=csv, plot=plot).to_dict
+    from upcycle.jobs.overlay import print_plans
+
+    with telling("stderr" if csv else "stdout") as show:
+        return print_plans(
+            given(options, config),
+            None if variants is None else _names(variants),
+            data=data,
+            steps_per_epoch=steps_per_epoch,
+            layers=layers,
+            csv=csv,
+            plot=plot,
+            show=show,
+        )
 
 
 @with_json

@@ -318,7 +318,7 @@ def _check(config: Config) -> Config:
     if config.schedule == "ramp-sustain-decay" and ramp > config.epochs > 0:
         raise ConfigError(
             f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
-            f"{config.epochs}: give more --epochs or a shorter --rampup"
+            f"{config.epochs}: give {ramp} or more --epochs, or at most {_longest_ramp(config)}"
         )
     if config.schedule == "warmup-stable-decay" and config.warmup + config.cooldown > 1:
         raise ConfigError(
@@ -331,11 +331,18 @@ def _check(config: Config) -> Config:
             "or less"
         )
     if config.schedule == "ramp-sustain-decay" and max(config.lr_start, config.lr_min) > config.lr:
+        least = max(config.lr_start, config.lr_min)
         raise ConfigError(
             f"lr = {config.lr:g} is to be the highest rate, but lr_start is {config.lr_start:g} and lr_min "
-            f"{config.lr_min:g}: lower those as well"
+            f"{config.lr_min:g}: give --lr {least:g} or more, or lower those to {config.lr:g}"
         )
     return config
+
+
+def _longest_ramp(config: Config) -> str:
+    """The nearest ramp-up, then plateau, that the run of ramp-sustain-decay has room for."""
+    sustain = min(config.sustain, config.epochs)
+    return f"--rampup {config.epochs - sustain}" + (f" --sustain {sustain}" if sustain < config.sustain else "")
 
 
 def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:

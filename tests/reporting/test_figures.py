@@ -14,6 +14,7 @@ from upcycle.reporting.figures import (
     confusion_figure,
     curves_figure,
     metrics_figure,
+    overlaid_figure,
     phase_name,
     planned,
     reliability_figure,
@@ -45,6 +46,24 @@ def test_a_constant_rate_is_named_first_and_peak_at_once() -> None:
 def test_momentum_has_a_panel_where_it_varies() -> None:
     still = phase("train", [1e-4, 2e-4], [0.9, 0.9])
     assert [1, 2] == [len(schedule_figure(plan).axes) for plan in (still, one_cycle())]
+
+
+def test_several_plans_share_their_axes_and_differ_in_stroke_and_marker() -> None:
+    figure = overlaid_figure({"a $x_1$": one_cycle(), "b": phase("train", [2e-4] * 3, [0.9] * 3), "c": one_cycle()})
+    rates, momenta = figure.axes
+    assert [3, 3] == [len(rates.lines), len(momenta.lines)]
+    assert 3 == len({str(line._dash_pattern) for line in rates.lines})
+    assert 3 == len({line.get_marker() for line in rates.lines})
+    assert [0, 1, 2] == list(rates.lines[0].get_xdata())
+    assert ("linear", "learning rate") == (rates.get_yscale(), rates.get_title(loc="left"))
+    assert {"a $x_1$", "b", "c"} <= {text.get_text() for text in figure.legends[0].get_texts()}
+    assert png(figure)
+
+
+def test_rates_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
+    figure = overlaid_figure({"a": phase("train", [1e-2, 1e-3], [0.9, 0.9]), "b": classic()})
+    assert "log" == figure.axes[0].get_yscale()
+    assert "steps-post" == figure.axes[0].lines[1].get_drawstyle()
 
 
 def test_the_phase_of_a_plan_that_has_rates_is_drawn() -> None:

@@ -1,5 +1,6 @@
 """What a comparison trains: variants, which are named configurations, and their grid with seeds as it is saved."""
 
+import difflib
 import json
 import os
 import shlex
@@ -51,6 +52,11 @@ class Variant:
         own = {"lr": lr, "split_seed": split_seed}
         own = {name: value for name, value in own.items() if value is not None}
         return {"recipe": "default", **shared, **self.options, **own, "seed": seed}
+
+    def under(self, given: Options) -> dict[str, object]:
+        """Its options with `given` ones over them, rate and schedule too."""
+        shared = {name: value for name, value in given.items() if name not in self.ignores}
+        return {"recipe": "default", **self.options, **shared}
 
 
 _CONSTANT = {"recipe": "classic", "schedule": "constant"}
@@ -104,8 +110,8 @@ VARIANTS = {
 """The built-in variants, from the simplest to upcycle's default."""
 
 
-def variants_of(names: Sequence[str]) -> tuple[Variant, ...]:
-    """The variants that `names` mean: built-in ones, or TOML files of options, named by the file.
+def variants_of(names: Sequence[str], *, least: int = 2) -> tuple[Variant, ...]:
+    """The variants that `names` mean, at least so many: built-in ones, or TOML files of options, named by the file.
 
     ConfigError for an unknown name, a name used twice, or a file that sets what the comparison sets.
     """
@@ -113,8 +119,9 @@ def variants_of(names: Sequence[str]) -> tuple[Variant, ...]:
     doubled = {one.name for one in found if sum(one.name == other.name for other in found) > 1}
     if doubled:
         raise ConfigError(f"two variants are called {min(doubled)!r}. Give each its own name")
-    if len(found) < 2:
-        raise ConfigError(f"a comparison needs 2 or more variants: choose from {', '.join(VARIANTS)} and TOML files")
+    if len(found) < least:
+        wanted = "a comparison needs 2 or more variants" if least > 1 else "no variant is named"
+        raise ConfigError(f"{wanted}: choose from {', '.join(VARIANTS)} and TOML files")
     return found
 
 
@@ -122,8 +129,10 @@ def _variant(name: str) -> Variant:
     if name in VARIANTS:
         return VARIANTS[name]
     if not name.endswith(".toml"):
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        meant = f". Did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}, or name a TOML file of options"
+            f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}, or name a TOML file of options{meant}"
         )
     path = Path(name)
     options = absolute(read_toml(path))

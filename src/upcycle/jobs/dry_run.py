@@ -63,6 +63,16 @@ class DryRun:
     decides: str
     seconds: tuple[float, float]
 
+    @property
+    def time(self) -> str:
+        """The least and the most time, in words."""
+        return " to ".join(dict.fromkeys(map(clock, self.seconds)))
+
+    @property
+    def training_images(self) -> int:
+        """Images of the training split, of one fold."""
+        return sum(counts["train"] for counts in self.images.values())
+
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
@@ -81,21 +91,25 @@ class DryRun:
         return Group(titled(title, images), titled("Stages of one fold" if self.folds else "Stages", stages))
 
 
-@machines.restored()
 def dry_run(data: Path | None, options: Mapping[str, Any], *, out: Path | None, show: Display) -> DryRun:
+    """What `train` would do with these options, shown; the errors are those of `train`."""
+    found = measure(data, options, out=out, show=show)
+    show.table(found.table())
+    if found.decides:
+        show.message(found.decides)
+    show.message(f"estimated time: {found.time}, by a few batches measured here; the decoded images are cached")
+    return found
+
+
+@machines.restored()
+def measure(data: Path | None, options: Mapping[str, Any], *, out: Path | None = None, show: Display) -> DryRun:
     """What `train` would do with these options; the errors are those of `train`."""
     begun = begin(data, options, out=out or free("dry-run"), resume=False)
     for line in begun.warnings:
         show.warn(line)
     if begun.config.arch == AUTO:
         raise ConfigError("--arch auto trains probes to choose: run `upcycle choose`, then name the architecture here")
-    found = _measured(begun, show)
-    show.table(found.table())
-    if found.decides:
-        show.message(found.decides)
-    times = " to ".join(dict.fromkeys(map(clock, found.seconds)))
-    show.message(f"estimated time: {times}, by a few batches measured here; the decoded images are cached")
-    return found
+    return _measured(begun, show)
 
 
 def _measured(begun: Start, show: Display) -> DryRun:

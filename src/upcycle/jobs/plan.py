@@ -31,10 +31,12 @@ def plan(
     file = path_or_none(config, "one TOML file")
     given = {**(read_toml(file) if file else {}), **canonical(options)}
     given, callables = taken(given, schedule=schedule)
-    return Plan(_phases(given, steps_per_epoch, callables))
+    return Plan(planned_phases(given, steps_per_epoch, callables))
 
 
-def _phases(options: Mapping[str, Any], steps_per_epoch: int, callables: Callables) -> tuple[Phase, ...]:
+def planned_phases(
+    options: Mapping[str, Any], steps_per_epoch: int, callables: Callables = NO_CALLABLES
+) -> tuple[Phase, ...]:
     """The phases; ConfigError where there are none."""
     if not 1 <= steps_per_epoch <= 10_000_000:
         raise ConfigError(f"steps_per_epoch = {steps_per_epoch} is out of range: use 1 or more")
@@ -54,11 +56,12 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
 
     Without `steps_per_epoch` (1) a step is an epoch.
     """
-    planned = _phases(options, steps_per_epoch, NO_CALLABLES)
+    planned = planned_phases(options, steps_per_epoch)
+    name = resolve(options).recipe
     if plot is not None:
-        _draw(planned, plot)
+        draw({name: planned}, plot)
     if csv:
-        _write_csv(planned)
+        write_csv({name: planned})
         return Plan(planned)
     for phase in planned:
         first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
@@ -69,32 +72,40 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
             f"first rate {first.lr:.10g}, highest {phase.schedule(peak).lr:.10g} at step {phase.first_step + peak}, "
             f"last {last.lr:.10g}"
         )
-    _print_epochs(resolve(options), steps_per_epoch)
+    decided = decided_epochs(resolve(options), steps_per_epoch)
+    if decided:
+        print(decided)
     return Plan(planned)
 
 
-def _print_epochs(config: Config, steps_per_epoch: int) -> None:
-    """Say which epochs the probe decides on, where it may raise those of the plan and the batches are known."""
+def decided_epochs(config: Config, steps_per_epoch: int) -> str:
+    """Which epochs the probe decides on, where it may raise those of the plan and the batches are known; else ""."""
     near, far = (epochs_for(config, steps_per_epoch, far=far) for far in (False, True))
-    if steps_per_epoch > 1 and far > config.epochs:
-        print(f"the probe decides: {counted(near, 'epoch')} near the pretrained features, {far} far from them")
+    if steps_per_epoch == 1 or far <= config.epochs:
+        return ""
+    return f"the probe decides: {counted(near, 'epoch')} near the pretrained features, {far} far from them"
 
 
-def _write_csv(planned: tuple[Phase, ...]) -> None:
+def write_csv(plans: Mapping[str, tuple[Phase, ...]]) -> None:
+    """Every step of each plan, one row each; the first column names the plan where there are several."""
     rows = csv_files.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["phase", "step", "epoch", "lr", "momentum"])
-    for phase in planned:
-        for step in range(phase.steps):
-            rate = phase.schedule(step)
-            rows.writerow([phase.name, phase.first_step + step, step // phase.steps_per_epoch, rate.lr, rate.momentum])
+    several = len(plans) > 1
+    rows.writerow([*(["variant"] if several else []), "phase", "step", "epoch", "lr", "momentum"])
+    for name, planned in plans.items():
+        for phase in planned:
+            for step in range(phase.steps):
+                place = (phase.name, phase.first_step + step, step // phase.steps_per_epoch)
+                rows.writerow([*([name] if several else []), *place, *phase.schedule(step)])
 
 
-def _draw(planned: tuple[Phase, ...], path: Path) -> None:
+def draw(plans: Mapping[str, tuple[Phase, ...]], path: Path) -> None:
+    """Draw the last phase of each plan, of several on the same axes, into an SVG or PNG file."""
     from upcycle.reporting import style
-    from upcycle.reporting.figures import PlannedPhase, schedule_figure
+    from upcycle.reporting.figures import PlannedPhase, overlaid_figure, schedule_figure
 
     if path.suffix not in (".svg", ".png"):
         raise ConfigError(f"cannot draw into {path}: give a name that ends in .svg or .png")
-    figure = schedule_figure(PlannedPhase.from_dict(planned[-1].to_dict()))
+    phases = {name: PlannedPhase.from_dict(planned[-1].to_dict()) for name, planned in plans.items()}
+    figure = overlaid_figure(phases) if len(phases) > 1 else schedule_figure(*phases.values())
     write_bytes(path, style.svg(figure).encode() if path.suffix == ".svg" else style.png(figure))
     print(f"drawn: {path}", file=sys.stderr)

@@ -278,19 +278,32 @@ def create(spec: ModelSpec, machine: Hardware | None = None, *, seed: int = 0) -
     It computes in the precision of `machine`, and folds BatchNorm where that says so; without one in fp32, unfolded.
     """
     torch.manual_seed(seed)
-    if spec.arch == SIMPLE_CNN:
-        body: nn.Module = SimpleCnn(spec.task.outputs)
-    else:
-        size = spec.preprocessing.size if has_fixed_size(spec.arch) else None  # None is left out by timm
-        body = timm.create_model(spec.arch, pretrained=False, num_classes=spec.task.outputs, img_size=size)
-        if not hasattr(body, "get_classifier"):
-            raise WeightsError(f"{spec.arch} has no classifier to train: give another --arch")
+    body = _body(spec.arch, spec.task.outputs, spec.preprocessing.size)
     network = Network(body.to(memory_format=torch.channels_last), machine)
     if machine is not None and machine.fold_bn:
         fold(body)
     network.read(spec.stages)
     network.views, network.temperature = spec.views, spec.temperature
     return network
+
+
+def _body(arch: str, outputs: int, size: int | None) -> nn.Module:
+    if arch == SIMPLE_CNN:
+        return SimpleCnn(outputs)
+    fixed = size if has_fixed_size(arch) else None  # None is left out by timm
+    body: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, img_size=fixed)
+    if not hasattr(body, "get_classifier"):
+        raise WeightsError(f"{arch} has no classifier to train: give another --arch")
+    return body
+
+
+def without_weights(arch: str) -> nn.Module:
+    """The body of an architecture with one output: its parameters have names and shapes, and no numbers to rely on."""
+    try:
+        with torch.device("meta"):
+            return _body(arch, 1, None)
+    except (RuntimeError, NotImplementedError):  # a network that looks at its own numbers cannot be made without them
+        return _body(arch, 1, None)
 
 
 def load_body(network: Network, weights: Weights, arch: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from upcycle.errors import counted
 from upcycle.evaluation.calibration import Bin
 from upcycle.evaluation.results import Evaluation, Metric
 from upcycle.history import History
-from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text
+from upcycle.reporting.style import PALETTE, STYLE, WIDE, Drawing, as_text, stroke
 from upcycle.reporting.text import interval, rate_text, share_text, short
 from upcycle.rundir import Number, read_value
 
@@ -101,6 +101,46 @@ def schedule_figure(phase: PlannedPhase) -> Drawing:
         panels[1].grid(axis="y")
     panels[-1].set_xlabel("epochs done")
     panels[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def overlaid_figure(phases: Mapping[str, PlannedPhase]) -> Drawing:
+    """Learning rate and momentum of several plans by update, on the same axes; lines differ in dash and marker too.
+
+    Rates whose peaks are far apart are on a logarithmic axis.
+    """
+    peaks = [max(point.lr for point in phase.rates) for phase in phases.values()]
+    told = "; ".join(f"{short(name)}: {counted(phase.epochs, 'epoch')}" for name, phase in phases.items())
+    figure = Drawing(WIDE, 4.5 + 0.2 * ((len(phases) + 1) // 2), f"Learning rate and momentum by update. {told}.")
+    rates, momenta = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1.0])
+    for place, (name, phase) in enumerate(phases.items()):
+        done = [point.step - phase.rates[0].step for point in phase.rates]
+        line = stroke(place)
+        looks: dict[str, Any] = {
+            **{"color": line.color, "linestyle": line.linestyle, "marker": line.marker, "markersize": 4.5},
+            "markevery": (0.01 + 0.013 * place, 0.09),  # where lines coincide, the markers of both are seen
+            "drawstyle": "steps-post" if phase.per == "epoch" else "default",
+        }
+        rates.plot(done, [point.lr for point in phase.rates], label=short(name), **looks)
+        momenta.plot(done, [point.momentum for point in phase.rates], **looks)
+    if max(peaks) >= LEAP * min(peaks) > 0:
+        rates.set_yscale("log")
+        rates.set_title("learning rate, logarithmic axis")
+    else:
+        rates.set_ylim(bottom=0)
+        rates.set_title("learning rate")
+    rates.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_text(rate)))
+    momenta.set_title("momentum")
+    momenta.margins(y=0.15)
+    momenta.set_xlabel("update")
+    for axes in (rates, momenta):
+        axes.grid(axis="y")
+    legend = figure.legend(
+        *rates.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, handlelength=4
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

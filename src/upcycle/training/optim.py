@@ -110,6 +110,11 @@ def learns_statistics(model: nn.Module, *, frozen: frozenset[str], bn: str) -> b
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
+def scaled_groups(groups: list[list[str]], layer_decay: float) -> list[tuple[list[str], float]]:
+    """The groups from the head down, each with its factor on the schedule's rate: 1, `layer_decay`, its square, ..."""
+    return [(group, layer_decay**depth) for depth, group in enumerate(reversed(groups))]
+
+
 def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups of the trainable parameters: `params`, `names`, `scale` and `weight_decay`.
 
@@ -124,9 +129,8 @@ def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: floa
         for leaf, _ in module.named_parameters(recurse=False)
     }
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]  # timm's: positions, tokens, tables
-    stages = depth_groups(model)
     groups: list[dict[str, Any]] = []
-    for depth, stage in enumerate(reversed(stages)):
+    for stage, scale in scaled_groups(depth_groups(model), layer_decay):
         trained = [name for name in stage if parameters[name].requires_grad]
         plain = {
             name
@@ -138,7 +142,7 @@ def parameter_groups(model: nn.Module, *, layer_decay: float, weight_decay: floa
         for names, decay in (([n for n in trained if n not in plain], weight_decay), (sorted(plain), 0.0)):
             if names:
                 tensors = [parameters[name] for name in names]
-                groups.append({"params": tensors, "names": names, "scale": layer_decay**depth, "weight_decay": decay})
+                groups.append({"params": tensors, "names": names, "scale": scale, "weight_decay": decay})
     return groups
 
 
