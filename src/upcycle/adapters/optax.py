@@ -1,7 +1,7 @@
 """upcycle's schedules as optax schedules: functions of the update's number that can be compiled.
 
-    optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate(schedule), b1=momentum(schedule))
-    optax.MultiSteps(...)  around it accumulates gradients, and counts updates alone
+optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate(schedule), b1=momentum(schedule))
+optax.MultiSteps(...)  around it accumulates gradients, and counts updates alone
 """
 
 from collections.abc import Callable
