@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from upcycle.schedules import RampSustainDecay as RampSustainDecay
     from upcycle.schedules import Rate as Rate
     from upcycle.schedules import Schedule as Schedule
+    from upcycle.schedules import Step as Step
+    from upcycle.schedules import WarmupStableDecay as WarmupStableDecay
     from upcycle.task import Task as Task
     from upcycle.training.loop import State as State
     from upcycle.training.loop import fit as fit
@@ -86,7 +88,7 @@ _PUBLIC = {
     "upcycle.jobs.thresholds": "thresholds",
     "upcycle.jobs.verify": "verify",
     "upcycle.model.network": "Network",
-    "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay Constant",
+    "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay WarmupStableDecay Step Constant",
     "upcycle.task": "Task",
     "upcycle.training.loop": "fit State",
 }

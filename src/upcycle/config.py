@@ -25,8 +25,20 @@ ALIASES = {
     "div_factor": "div",
     "pretrained": "weights",
     "num_workers": "workers",
+    "anneal_strategy": "anneal",
+    "peak_value": "lr",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "schedule",
 }
 """Names that other tools' users know, where the meaning is the same."""
+OF_SCHEDULES_ELSEWHERE = {
+    **dict.fromkeys(("onecycle", "onecyclelr", "1cycle", "fit-one-cycle", "cosine-onecycle-schedule"), "one-cycle"),
+    **dict.fromkeys(("wsd", "trapezoid", "get-wsd-schedule"), "warmup-stable-decay"),
+    **dict.fromkeys(("cosine-with-warmup", "get-cosine-schedule-with-warmup"), "cosine"),
+    **dict.fromkeys(("linear-with-warmup", "get-linear-schedule-with-warmup"), "linear"),
+    **dict.fromkeys(("steplr", "step-lr"), "step"),
+}
+"""Names that torch, fastai, optax and transformers have for a schedule of the same meaning."""
 IMAGES = "one folder or a manifest"
 """What DATA is."""
 READING = (
@@ -43,7 +55,8 @@ CUSTOM = "custom"
 """What an option is where a value or a function of the caller's stands for it."""
 OF_SCHEDULES = (
     *("lr", "lr_adapt", "lr_start", "lr_min", "rampup", "sustain", "decay"),
-    *("pct_start", "div", "div_final", "anneal", "moms", "momentum"),
+    *("pct_start", "div", "div_final", "anneal", "moms", "three_phase", "momentum"),
+    *("warmup", "cooldown", "cooldown_shape", "step_size", "gamma"),
 )
 """Options that a schedule's value replaces."""
 PATHS = ("weights", "input", "cache", "quarantine", "image_root")
@@ -71,7 +84,7 @@ GROUPS = {
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
 BEFORE = {"fine_tune": "always", "min_updates": 0, "clip_grad": 0.0, "ema_decay": 0.0}
-BEFORE |= {"probe_layers": "last", "views": "none", "refit": False}
+BEFORE |= {"probe_layers": "last", "views": "none", "refit": False, "cooldown": 0.0}
 """What runs did that are older than these options."""
 FACTS = ("data", "weights_sha256", "updates")
 """What a run records beside its options."""
@@ -140,9 +153,9 @@ class Config(BaseModel):
         "auto", description="auto: if the validation images can show a gain (always when --epochs is given)."
     )
 
-    schedule: Literal["one-cycle", "ramp-sustain-decay", "constant", "custom"] = Field(
-        "one-cycle", description="Shape of the learning rate; custom: a value passed from Python."
-    )
+    schedule: Literal[
+        "one-cycle", "ramp-sustain-decay", "warmup-stable-decay", "cosine", "linear", "step", "constant", "custom"
+    ] = Field("one-cycle", description="Shape of the learning rate; custom: a value passed from Python.")
     lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
     lr_adapt: bool = Field(True, description="Lower the peak on near tasks (off when --lr is given).")
     min_updates: int = Field(
@@ -154,10 +167,22 @@ class Config(BaseModel):
     sustain: int = Field(0, ge=0, description="Epochs at the highest rate of ramp-sustain-decay.")
     decay: float = Field(0.8, ge=0, le=1, description="Factor an epoch of ramp-sustain-decay.")
     pct_start: float = Field(0.25, ge=0, le=1, description="Fraction of a one-cycle run that the rate rises.")
-    div: float = Field(25.0, ge=1, description="One-cycle starts at lr / div.")
-    div_final: float = Field(1e4, ge=1, description="One-cycle ends at lr / div_final.")
+    div: float = Field(25.0, ge=1, description="One-cycle and warm-ups start at lr / div.")
+    div_final: float = Field(1e4, ge=1, description="One-cycle and decays end at lr / div_final.")
     anneal: Literal["cos", "linear"] = Field("cos", description="Shape of one-cycle's flanks.")
     moms: tuple[float, float, float] = Field((0.95, 0.85, 0.95), description="One-cycle's momentum: start, peak, end.")
+    three_phase: bool = Field(False, description="One-cycle falls as fast as it rose, then to its end.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Fraction of the run that warm-up takes.")
+    cooldown: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Fraction of updates that the rate falls at the end of warmup-stable-decay, and of "
+        "a run that patience or upcycle finish ends (0: at once).",
+    )
+    cooldown_shape: Literal["linear", "cos", "1-sqrt"] = Field("1-sqrt", description="How the rate falls there.")
+    step_size: int = Field(1, ge=1, le=10_000, description="Epochs between steps of the step schedule.")
+    gamma: float = Field(0.1, ge=0, le=1, description="Factor of the step schedule.")
 
     optimizer: str = Field("adamw", description=f"Update rule: {', '.join(OPTIMIZERS)}.")
     weight_decay: float = Field(0.01, ge=0, le=10, description="Decoupled weight decay; none on norms, biases, tokens.")
@@ -217,6 +242,11 @@ class Config(BaseModel):
         if not of_switch and any(isinstance(item, bool) for item in items):
             raise ValueError("true and false are no value of this option")
         return given
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _by_any_name(cls, given: object) -> object:
+        return OF_SCHEDULES_ELSEWHERE.get(given.lower().replace("_", "-"), given) if isinstance(given, str) else given
 
     @field_validator("monitor")
     @classmethod
@@ -290,6 +320,16 @@ def _check(config: Config) -> Config:
             f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
             f"{config.epochs}: give more --epochs or a shorter --rampup"
         )
+    if config.schedule == "warmup-stable-decay" and config.warmup + config.cooldown > 1:
+        raise ConfigError(
+            f"warmup = {config.warmup:g} and cooldown = {config.cooldown:g} are longer than the run: give --cooldown "
+            f"{1 - config.warmup:g} or less"
+        )
+    if config.schedule == "one-cycle" and config.three_phase and config.pct_start > 0.5:
+        raise ConfigError(
+            f"three_phase rises and falls for pct_start = {config.pct_start:g} of the run each: give --pct-start 0.5 "
+            "or less"
+        )
     if config.schedule == "ramp-sustain-decay" and max(config.lr_start, config.lr_min) > config.lr:
         raise ConfigError(
             f"lr = {config.lr:g} is to be the highest rate, but lr_start is {config.lr_start:g} and lr_min "
@@ -305,6 +345,10 @@ def canonical(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         key = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
         if key == "head_epochs":
             raise ConfigError(f"{name!r}{where} is gone: give --probe or --no-probe (in Python and TOML: probe)")
+        if key == "final_div_factor":
+            raise ConfigError(
+                f"{name!r}{where} divides the first rate, in torch: give div_final = div * final_div_factor"
+            )
         if key not in Config.model_fields:
             near = difflib.get_close_matches(key, [*Config.model_fields, *ALIASES], n=1)
             hint = f": did you mean {near[0]}?" if near else ": see upcycle train --help"

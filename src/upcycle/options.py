@@ -54,6 +54,12 @@ class TrainOptions(TypedDict, total=False):
     div_final: float
     anneal: Literal["cos", "linear"]
     moms: Sequence[float]
+    three_phase: bool
+    warmup: float
+    cooldown: float
+    cooldown_shape: Literal["linear", "cos", "1-sqrt"]
+    step_size: int
+    gamma: float
     optimizer: str
     weight_decay: float
     momentum: float

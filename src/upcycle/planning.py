@@ -5,19 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+from upcycle.changed_schedules import Scaled, by_epoch, over_run, to_dict
 from upcycle.config import Config
 from upcycle.errors import RunError, counted
-from upcycle.schedules import (
-    Constant,
-    OneCycle,
-    RampSustainDecay,
-    Rate,
-    Scaled,
-    Schedule,
-    by_epoch,
-    over_run,
-    to_dict,
-)
+from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Schedule, Shape, Step, WarmupStableDecay
 
 
 def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = None) -> Schedule:
@@ -37,6 +28,20 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
             steps_per_epoch=steps_per_epoch,
             momentum=config.momentum,
         )
+    if config.schedule == "step":
+        return Step(config.lr, config.step_size, config.gamma, steps_per_epoch, config.momentum)
+    if config.schedule in WARM:
+        trapezoid = config.schedule == "warmup-stable-decay"
+        return WarmupStableDecay(
+            config.lr,
+            config.epochs * steps_per_epoch,
+            warmup=config.warmup,
+            cooldown=config.cooldown if trapezoid else None,
+            shape=config.cooldown_shape if trapezoid else WARM[config.schedule],
+            start=1 / config.div,
+            end=1 / config.div_final,
+            momentum=config.momentum,
+        )
     return OneCycle(
         config.lr,
         config.epochs * steps_per_epoch,
@@ -45,7 +50,12 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
         div_final=config.div_final,
         anneal=config.anneal,
         moms=config.moms,
+        three_phase=config.three_phase,
     )
+
+
+WARM: dict[str, Shape] = {"warmup-stable-decay": "1-sqrt", "cosine": "cos", "linear": "linear"}
+"""Schedules with a warm-up and a decay, with the shape of it."""
 
 
 def flat(value: Schedule) -> dict[str, Any]:
@@ -53,10 +63,12 @@ def flat(value: Schedule) -> dict[str, Any]:
     if isinstance(value, Constant):
         return {"schedule": value.kind, "lr": value.lr, "momentum": value.momentum}
     if isinstance(value, OneCycle) and value.total_steps is None:
-        names: tuple[str, ...] = ("pct_start", "div", "div_final", "anneal", "moms")
+        names: tuple[str, ...] = ("pct_start", "div", "div_final", "anneal", "moms", "three_phase")
     elif isinstance(value, RampSustainDecay) and value.steps_per_epoch is None:
         names = ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum")
-    else:
+    elif isinstance(value, Step) and value.steps_per_epoch is None:
+        names = ("step_size", "gamma", "momentum")
+    else:  # a trapezoid too: its first and last rates are fractions, which the options say by their inverses
         return {}
     return {"schedule": value.kind, "lr": value.lr_max, **{name: getattr(value, name) for name in names}}
 

@@ -12,9 +12,15 @@ _ELSEWHERE = ("recipe", "seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one variant."""
 _SHAPES = {
     "ramp-sustain-decay": ("lr_start", "lr_min", "rampup", "sustain", "decay", "momentum"),
-    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms"),
+    "one-cycle": ("pct_start", "div", "div_final", "anneal", "moms", "three_phase"),
+    "warmup-stable-decay": ("warmup", "cooldown", "cooldown_shape", "div", "div_final", "momentum"),
+    "cosine": ("warmup", "div", "div_final", "momentum"),
+    "linear": ("warmup", "div", "div_final", "momentum"),
+    "step": ("step_size", "gamma", "momentum"),
     "constant": ("momentum",),
 }
+_STOPPING = ("cooldown", "cooldown_shape")
+"""Those that a run which is stopped uses too."""
 _ALWAYS = (
     *READING,
     *("folds", "quarantine", "val_fraction", "test_fraction"),
@@ -55,6 +61,7 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
         "augment": "none",
         "monitor": "val_loss",
         "patience": 5,
+        "cooldown": 0.0,
     },
     # A linear classifier on the frozen network's features, and nothing else.
     "probe": {"epochs": 0},
@@ -118,7 +125,7 @@ def effective(config: Config, resolved: Mapping[str, object] | None = None) -> d
     """The options that had an effect on a run; `resolved` has the values of those that were left out."""
     options = {name: value for name, value in config.to_dict().items() if name not in _ELSEWHERE}
     shaped = {name for names in _SHAPES.values() for name in names}
-    unused = shaped - set(_SHAPES.get(config.schedule, ()))
+    unused = shaped - set(_SHAPES.get(config.schedule, ())) - set(_STOPPING if config.patience else ())
     if not config.tunes:  # the probe alone
         unused = set(options) - set(_ALWAYS)
         options["epochs"] = 0
@@ -136,7 +143,7 @@ def without_effect(given: Mapping[str, object], config: Config) -> list[str]:
     return [f"{name} has no effect: it is for runs with a probe" for name in of_probes] + [
         f"{name} has no effect: it is for the schedule {' and '.join(kinds)}, and this one is {config.schedule}"
         for name, kinds in schedules.items()
-        if kinds and config.schedule not in kinds
+        if kinds and config.schedule not in kinds and name not in _STOPPING
     ]
 
 

@@ -3,13 +3,14 @@
 Steps are optimizer updates counted from 0; the caller says which step it is, so there is nothing to
 save and nothing to resume. A step past the end keeps the last rate. Standard library only.
 
-The one-cycle policy is Leslie Smith's (arXiv 1506.01186, 1708.07120, 1803.09820).
+The one-cycle policy is Leslie Smith's (arXiv 1506.01186, 1708.07120, 1803.09820); warm-up, sustain and a short decay
+are of Zhai et al. (arXiv 2106.04560) and Haegele et al. (arXiv 2405.18392, which has the 1-sqrt shape).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from upcycle.errors import ConfigError
 
@@ -29,6 +30,11 @@ class Schedule(Protocol):
     def __call__(self, step: int) -> Rate:
         """The rate of update `step`, counted from 0."""
         ...
+
+
+ScheduleName = Literal["one-cycle", "ramp-sustain-decay", "warmup-stable-decay", "cosine", "linear", "step", "constant"]
+Shape = Literal["linear", "cos", "1-sqrt"]
+"""How a rate falls: evenly, as half a cosine, or fast at first."""
 
 
 def _require(ok: bool, message: str) -> None:
@@ -66,7 +72,32 @@ def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
 
 
+def _one_minus_sqrt(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 - math.sqrt(fraction))
+
+
 _ANNEAL = {"cos": _cosine, "linear": _linear}
+FALL = {**_ANNEAL, "1-sqrt": _one_minus_sqrt}
+"""(start, end, fraction) to the value between, by shape."""
+
+
+def _check_shape(shape: str) -> None:
+    _require(shape in FALL, f"shape {shape!r} is none of {', '.join(FALL)}")
+
+
+def _fraction(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{name} = {value} is out of range: use 0 to 1")
+
+
+def _length(total_steps: int | None) -> int:
+    if total_steps is None:
+        raise ConfigError("total_steps is left out: give the number of updates, or pass the schedule to train")
+    return total_steps
+
+
+def _part(total: int, fraction: float) -> int:
+    """The updates that are a fraction of all, rounded up as transformers does it, but for what floats lose."""
+    return math.ceil(round(total * fraction, 6))
 
 
 @dataclass(frozen=True)
@@ -112,11 +143,11 @@ class RampSustainDecay:
         _steps("rampup", self.rampup, 0)
         _steps("sustain", self.sustain, 0)
         _steps("steps_per_epoch", self._steps_per_epoch, 1)
-        _require(0 <= self.decay <= 1, f"decay = {self.decay} is out of range: use 0 to 1")
+        _fraction("decay", self.decay)
 
     def __call__(self, step: int) -> Rate:
         """The rate of the epoch that `step` belongs to."""
-        return Rate(self._lr(_step(step) // self._steps_per_epoch), self.momentum)
+        return Rate(self._lr(int(_step(step)) // self._steps_per_epoch), self.momentum)
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -135,7 +166,8 @@ class OneCycle:
     """Up from `lr_max / div` to `lr_max` and down to `lr_max / div_final`, the momentum mirrored.
 
     The rise takes `pct_start` of `total_steps` (left out: the whole run); `anneal` is "cos" or "linear"; `moms` are the
-    momentum at the start, the peak and the end. Names and meanings are fastai's; where torch's OneCycleLR is
+    momentum at the start, the peak and the end. With `three_phase` the rate falls to where it began in as many updates
+    as it rose, and then to its end at the last momentum. Names and meanings are fastai's; where torch's OneCycleLR is
     defined the values agree with it (its `final_div_factor` divides the first rate, ours the peak).
     A run too short to rise starts at its peak.
     """
@@ -148,59 +180,116 @@ class OneCycle:
     div_final: float = 1e4
     anneal: Literal["cos", "linear"] = "cos"
     moms: tuple[float, float, float] = (0.95, 0.85, 0.95)
+    three_phase: bool = False
 
     def __post_init__(self) -> None:
         _rates(lr_max=self.lr_max)
         if self.total_steps is not None:
             _steps("total_steps", self.total_steps, 1)
-        _require(0 <= self.pct_start <= 1, f"pct_start = {self.pct_start} is out of range: use 0 to 1")
+        _fraction("pct_start", self.pct_start)
         for name in ("div", "div_final"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 1, f"{name} = {value} is out of range: use 1 or more")
         _require(self.anneal in _ANNEAL, f"anneal {self.anneal!r} is neither cos nor linear")
         _require(len(self.moms) == 3, f"moms = {self.moms} must name three: start, peak and end")
+        _require(
+            not self.three_phase or self.pct_start <= 0.5,
+            f"three_phase rises and falls for pct_start = {self.pct_start} of the run each: use 0.5 or less",
+        )
         _momenta(self.moms)
 
     @property
     def peak(self) -> float:
         """The step of the highest rate; a fraction when the peak falls between two steps."""
-        return max(0.0, self.pct_start * self._length - 1)
-
-    @property
-    def _length(self) -> int:
-        if self.total_steps is None:
-            raise ConfigError("total_steps is left out: give the number of updates, or pass the schedule to train")
-        return self.total_steps
+        return max(0.0, self.pct_start * _length(self.total_steps) - 1)
 
     def __call__(self, step: int) -> Rate:
         """The rate on the way up, on the way down, or past the end the last one."""
-        anneal, last, peak = _ANNEAL[self.anneal], self._length - 1, self.peak
+        anneal, last, peak = _ANNEAL[self.anneal], _length(self.total_steps) - 1, self.peak
+        low, end = self.lr_max / self.div, self.lr_max / self.div_final
         first, middle, final = self.moms
         at = min(_step(step), last)
         if at <= peak:
             up = at / peak if peak > 0 else 1.0
-            return Rate(anneal(self.lr_max / self.div, self.lr_max, up), anneal(first, middle, up))
-        down = (at - peak) / (last - peak)
-        return Rate(anneal(self.lr_max, self.lr_max / self.div_final, down), anneal(middle, final, down))
+            return Rate(anneal(low, self.lr_max, up), anneal(first, middle, up))
+        if not self.three_phase:
+            down = (at - peak) / (last - peak)
+            return Rate(anneal(self.lr_max, end, down), anneal(middle, final, down))
+        back = 2 * self.pct_start * (last + 1) - 2
+        if at <= back:
+            down = (at - peak) / (back - peak)
+            return Rate(anneal(self.lr_max, low, down), anneal(middle, final, down))
+        back = max(back, peak)
+        return Rate(anneal(low if back > peak else self.lr_max, end, (at - back) / (last - back)), final)
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Another schedule, its learning rate times `factor` from step `begin` on."""
+class WarmupStableDecay:
+    """Linear warm-up to `lr_max`, as long as possible there, then a decay: a trapezoid.
 
-    kind: ClassVar[str] = "scaled"
-    schedule: "Schedule"
-    begin: int
-    factor: float
+    The warm-up takes `warmup` of `total_steps` (left out: the whole run), from `start` times `lr_max`. The decay takes
+    the last `cooldown` of them, or with None all after the warm-up, down to `end` times `lr_max`, by `shape`. With
+    cooldown = None this is the cosine, or linear, decay with warm-up. Names and steps are those of transformers'
+    `get_wsd_schedule`: update 0 has the first rate, and the end is reached one step past the last update.
+    """
+
+    kind: ClassVar[str] = "warmup-stable-decay"
+    lr_max: float
+    total_steps: int | None = None
+    warmup: float = 0.05
+    cooldown: float | None = 0.2
+    shape: Shape = "1-sqrt"
+    start: float = 0.0
+    end: float = 0.0
+    momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        _steps("begin", self.begin, 0)
-        _rates(factor=self.factor)
+        _rates(lr_max=self.lr_max)
+        if self.total_steps is not None:
+            _steps("total_steps", self.total_steps, 1)
+        for name in ("warmup", "cooldown", "start", "end"):
+            _fraction(name, getattr(self, name) or 0.0)
+        parts = self.warmup + (self.cooldown or 0.0)
+        _require(parts <= 1 + 1e-9, f"warmup and cooldown are {parts:g} of the run together: use 1 or less")
+        _check_shape(self.shape)
+        _momenta([self.momentum])
 
     def __call__(self, step: int) -> Rate:
-        """The other schedule's rate, or that times the factor."""
-        rate = self.schedule(step)
-        return rate if step < self.begin else Rate(rate.lr * self.factor, rate.momentum)
+        """The rate on the way up, at the top, on the way down, or past the end the last one."""
+        total = _length(self.total_steps)
+        up = min(total, _part(total, self.warmup))
+        down = total - up if self.cooldown is None else min(total - up, _part(total, self.cooldown))
+        at = min(_step(step), total)
+        if at < up:
+            return Rate(self.lr_max * _linear(self.start, 1.0, at / up), self.momentum)
+        if at <= total - down:
+            return Rate(self.lr_max, self.momentum)
+        return Rate(self.lr_max * FALL[self.shape](1.0, self.end, (at - total + down) / down), self.momentum)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rate times `gamma` every `step_size` epochs, of `steps_per_epoch` steps each: torch's StepLR."""
+
+    kind: ClassVar[str] = "step"
+    lr_max: float
+    step_size: int = 1
+    gamma: float = 0.1
+    steps_per_epoch: int | None = None
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        _rates(lr_max=self.lr_max)
+        _steps("step_size", self.step_size, 1)
+        _fraction("gamma", self.gamma)
+        if self.steps_per_epoch is not None:
+            _steps("steps_per_epoch", self.steps_per_epoch, 1)
+        _momenta([self.momentum])
+
+    def __call__(self, step: int) -> Rate:
+        """The rate of the epoch that `step` belongs to."""
+        epoch = int(_step(step)) // (self.steps_per_epoch or 1)
+        return Rate(self.lr_max * self.gamma ** (epoch // self.step_size), self.momentum)
 
 
 @dataclass(frozen=True)
@@ -221,51 +310,3 @@ class CustomSchedule:
         _rates(lr=rate.lr)
         _momenta([rate.momentum])
         return rate
-
-
-KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Constant, RampSustainDecay, OneCycle, Scaled)}
-
-
-def by_epoch(schedule: Schedule) -> bool:
-    """Whether its rate changes between epochs alone."""
-    return isinstance(schedule, RampSustainDecay) or (isinstance(schedule, Scaled) and by_epoch(schedule.schedule))
-
-
-def over_run(schedule: Schedule, *, steps: int, steps_per_epoch: int) -> Schedule:
-    """`schedule` with the lengths that it leaves out as those of a run."""
-    if isinstance(schedule, OneCycle) and schedule.total_steps is None:
-        return replace(schedule, total_steps=steps)
-    if isinstance(schedule, RampSustainDecay) and schedule.steps_per_epoch is None:
-        return replace(schedule, steps_per_epoch=steps_per_epoch)
-    return schedule
-
-
-def qualified_name(function: object) -> str:
-    """The qualified name of a function, or of the class of a value."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def to_dict(schedule: Schedule) -> dict[str, Any]:
-    """Plain values from which `from_dict` makes an equal schedule; the name alone of a custom one."""
-    if isinstance(schedule, CustomSchedule):
-        return {"kind": schedule.kind, "name": qualified_name(schedule.function)}
-    if isinstance(schedule, Scaled):
-        scaled = {"begin": schedule.begin, "factor": schedule.factor}
-        return {"kind": schedule.kind, "schedule": to_dict(schedule.schedule), **scaled}
-    return {"kind": schedule.kind, **asdict(schedule)}  # type: ignore[call-overload]
-
-
-def from_dict(values: Mapping[str, Any]) -> Schedule:
-    """The schedule that `to_dict` wrote; ConfigError for an unknown kind or key."""
-    plain = dict(values)
-    kind = plain.pop("kind", None)
-    _require(kind in KINDS, f"unknown schedule {kind!r}: choose one of {', '.join(KINDS)}")
-    known = {field.name for field in fields(KINDS[kind])}
-    _require(set(plain) <= known, f"unknown key of schedule {kind}: {sorted(set(plain) - known)}")
-    if "moms" in plain:
-        plain["moms"] = tuple(plain["moms"])
-    if "schedule" in plain:
-        plain["schedule"] = from_dict(plain["schedule"])
-    schedule: Schedule = KINDS[kind](**plain)
-    return schedule

@@ -19,7 +19,7 @@ from upcycle.model.sources import AUTO
 from upcycle.options import TrainOptions
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked, remove_abandoned
-from upcycle.schedules import Rate
+from upcycle.schedules import Rate, ScheduleName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     config: Path | str | None = None,
-    schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
+    schedule: Callable[[int], Rate] | ScheduleName | None = None,
     loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
     augment: 'Augment | Literal["auto", "light", "square", "none"] | None' = None,
     observers: Sequence[Observer | str] = (),

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from upcycle.changed_schedules import KINDS, from_dict, qualified_name, to_dict
 from upcycle.config import CUSTOM, OF_SCHEDULES, Config, canonical
 from upcycle.errors import ConfigError, RunError
 from upcycle.planning import flat
-from upcycle.schedules import KINDS, CustomSchedule, Rate, Schedule, from_dict, qualified_name, to_dict
+from upcycle.schedules import CustomSchedule, Rate, Schedule
 
 Function = Callable[..., Any]
 """Of tensors, which are not known here."""

@@ -19,7 +19,7 @@ from upcycle.history import History, is_best, should_stop
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
-from upcycle.planning import MicroBatch, Retry
+from upcycle.planning import WARM, MicroBatch, Retry
 from upcycle.training.loop import Setting, decay_of, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.optim import frozen_in, learns_statistics
@@ -118,8 +118,9 @@ def reason_to_stop(config: Config, rows: History, epochs: int) -> str:
 
 
 def armed_from(config: Config, epochs: int) -> int:
-    """The epoch of so many from which patience counts: with one-cycle never before the rate's peak."""
-    rising = math.ceil(config.pct_start * epochs) if config.schedule == "one-cycle" else 0
+    """The epoch of so many from which patience counts: never before the peak of one-cycle, or the end of a warm-up."""
+    part = {"one-cycle": config.pct_start, **dict.fromkeys(WARM, config.warmup)}.get(config.schedule, 0.0)
+    rising = math.ceil(part * epochs)
     return max(config.start_from_epoch, rising)
 
 

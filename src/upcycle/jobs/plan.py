@@ -4,7 +4,7 @@ import csv as csv_files
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from upcycle.config import Config, canonical, path_or_none, read_toml
 from upcycle.errors import ConfigError, counted
@@ -13,14 +13,14 @@ from upcycle.options import TrainOptions
 from upcycle.planning import Phase, Plan, epochs_for, phases
 from upcycle.recipes import resolve
 from upcycle.rundir import write_bytes
-from upcycle.schedules import Rate
+from upcycle.schedules import Rate, ScheduleName
 
 
 def plan(
     *,
     steps_per_epoch: int = 1,
     config: Path | str | None = None,
-    schedule: Callable[[int], Rate] | Literal["one-cycle", "ramp-sustain-decay", "constant"] | None = None,
+    schedule: Callable[[int], Rate] | ScheduleName | None = None,
     **options: Unpack[TrainOptions],
 ) -> Plan:
     """What `train` would do with these options: `plan(epochs=5).rates` has learning rate and momentum of every update.
