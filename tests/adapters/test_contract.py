@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from tests.adapters.loops import LOOPS, Run
-from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Scaled, Schedule
+from upcycle.changed_schedules import Scaled
+from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Schedule, Step, WarmupStableDecay
 
 SCHEDULES = {
     "one-cycle": OneCycle(0.1, 7),
-    "linear": OneCycle(0.1, 7, pct_start=0.4, anneal="linear", moms=(0.9, 0.8, 0.95)),
+    "three phases": OneCycle(0.1, 7, pct_start=0.4, anneal="linear", moms=(0.9, 0.8, 0.95), three_phase=True),
+    "warmup-stable-decay": WarmupStableDecay(0.1, 7, warmup=0.3, cooldown=0.5, start=0.1),
     "ramp-sustain-decay": RampSustainDecay(0.01, 0.1, 0.01, rampup=1, sustain=1, steps_per_epoch=2),
+    "step": Step(0.1, 2, steps_per_epoch=2),
     "scaled": Scaled(OneCycle(0.1, 7), 4, 0.5),
     "constant": Constant(0.1, 0.8),
 }
@@ -18,7 +21,7 @@ UPDATES = 8
 """Of a schedule over 7."""
 
 
-# Lightning and fastai's packages warn of their own old calls
+# what Lightning and Keras warn of are their own old calls
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("resume_after", [0, 3], ids=["through", "resumed"])
 @pytest.mark.parametrize("micro", [1, 3], ids=["whole", "accumulated"])

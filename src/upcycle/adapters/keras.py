@@ -10,8 +10,9 @@ import keras
 from keras import ops
 
 from upcycle.adapters.table import table
+from upcycle.changed_schedules import from_dict, to_dict
 from upcycle.errors import ConfigError
-from upcycle.schedules import RampSustainDecay, Schedule, from_dict, to_dict
+from upcycle.schedules import RampSustainDecay, Schedule, Step
 
 
 @keras.saving.register_keras_serializable("upcycle")
@@ -54,10 +55,10 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):  # type: ig
 class LearningRateByEpoch(keras.callbacks.LearningRateScheduler):  # type: ignore[misc]  # Keras is not installed
     """A callback that sets the rate of each epoch: `schedule(epoch)`, epochs counted from 0.
 
-    With the defaults of `RampSustainDecay` these are the rates of the article "Fine-tuning pre-trained ResNet-50 with
+    Those of `RampSustainDecay` are the rates of the article "Fine-tuning pre-trained ResNet-50 with
     one-cycle". Any other schedule is asked with epochs for steps.
     """
 
     def __init__(self, schedule: Schedule, verbose: int = 0) -> None:
-        by_epoch = replace(schedule, steps_per_epoch=1) if isinstance(schedule, RampSustainDecay) else schedule
-        super().__init__(lambda epoch, _: by_epoch(epoch).lr, verbose)
+        counted = replace(schedule, steps_per_epoch=1) if isinstance(schedule, RampSustainDecay | Step) else schedule
+        super().__init__(lambda epoch, _: counted(epoch).lr, verbose)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from upcycle.changed_schedules import to_dict
 from upcycle.errors import ConfigError
-from upcycle.schedules import Schedule, to_dict
+from upcycle.schedules import Schedule
 
 
 class Scheduler(LRScheduler):
