@@ -48,6 +48,7 @@ for _name, _help in {
     "export": "Write a run's model for use elsewhere, proved on the run's own test images.",
     "push": "Upload an export to the Hugging Face Hub.",
     "verify": "Compute the recorded numbers of a run or an export again from its files.",
+    "finish": "Ask a run that is being trained to end early, its rate lowered to the end.",
     "report": "Write report.html and figures/ again from a run's files.",
     "demo": "The main job on real images and weights that packages carry.",
     "doctor": "What this machine has, and what upcycle would use.",

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -22,9 +22,6 @@ from upcycle.arguments import (
 )
 from upcycle.errors import ConfigError
 from upcycle.rundir import RunDir, read_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def _evaluated(run: Path) -> dict[str, object]:
@@ -70,6 +67,8 @@ def train(
     out: Annotated[Path | None, MAIN] = None,
     resume: Annotated[bool, MAIN, Parameter(negative="")] = False,
     dry_run: Annotated[bool, MAIN, Parameter(negative="")] = False,
+    deadline: Annotated[str | None, MAIN] = None,
+    plan: Annotated[Path | None, MAIN] = None,
     config: Annotated[Path | None, MAIN] = None,
     options: RunOptions = NO_OPTIONS,
 ) -> Result:
@@ -85,20 +84,29 @@ def train(
         Resume the unfinished run in --out; DATA may then be left out.
     dry_run
         Print images, split, plan and an estimate of the time; train nothing, write nothing but the cache.
+    deadline
+        End by then, from the start of this command to the report: 90s, 10m, 2h, or slurm for the end of the Slurm job.
+    plan
+        Repeat what changed the plan of a run under way, from its plan.jsonl.
     config
         TOML file of options; those on the command line win.
     """
     with importing():
         from upcycle.jobs.api import train as run_train
+        from upcycle.jobs.clock import process_began
     if dry_run:
         from upcycle.jobs.dry_run import dry_run as plan_only
 
         if resume:
             raise ConfigError("--dry-run tells what a new run would do: leave --resume out")
+        if deadline or plan:
+            raise ConfigError("--dry-run tells how long the recipe takes: leave --deadline and --plan out")
         with telling() as show:
             return plan_only(data, given(options, config), out=out, show=show).to_dict
     with telling() as show:
-        made = run_train(data, out=out, resume=resume, show=show, **given(options, config))
+        began = process_began()
+        timing: dict[str, Any] = {"deadline": deadline, "plan": plan, "began": began}
+        made = run_train(data, out=out, resume=resume, show=show, **timing, **given(options, config))
     return lambda: _evaluated(made.path)
 
 
@@ -238,6 +246,22 @@ def evaluate(
         made = run_evaluate(run, data, split, threads=threads, device=device, show=show)
         show.table(evaluation_table(made))
     return lambda: {"run": str(run), "split": split, **made.to_dict()}
+
+
+@with_json
+def finish(run: Path, /) -> Result:
+    """Ask a run that is being trained to end early: a few updates of falling rate, the test, the report.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    """
+    from upcycle.jobs.finish import finish as ask
+
+    told = ask(run)
+    print(told)
+    return lambda: {"run": str(run), "asked": True}
 
 
 @with_json

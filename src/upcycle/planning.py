@@ -1,13 +1,13 @@
 """What a run does: its phases with the schedules that its configuration asks for, and what changed them under way."""
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
-from upcycle.changed_schedules import Scaled, by_epoch, over_run, to_dict
+from upcycle.changed_schedules import Cooldown, Replanned, Scaled, by_epoch, over_run, to_dict
+from upcycle.changes import Budget, Change, Ending, MicroBatch, Replan, Retry
 from upcycle.config import Config
-from upcycle.errors import RunError, counted
+from upcycle.errors import counted
 from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Schedule, Shape, Step, WarmupStableDecay
 
 
@@ -82,11 +82,13 @@ class Phase:
     steps_per_epoch: int
     schedule: Schedule
     first_step: int = 0
+    updates: int | None = None
+    """Updates of the whole phase, where its last epoch is not a whole one."""
 
     @property
     def steps(self) -> int:
         """Updates of the whole phase."""
-        return self.epochs * self.steps_per_epoch
+        return self.epochs * self.steps_per_epoch if self.updates is None else self.updates
 
     @property
     def peak(self) -> float:
@@ -97,9 +99,31 @@ class Phase:
         """The rate of the run's update `step`, counted from 0 over all phases."""
         return self.schedule(step - self.first_step)
 
-    def slowed(self, step: int, factor: float) -> "Phase":
-        """The same with its learning rate times `factor` from the run's update `step` on."""
-        return replace(self, schedule=Scaled(self.schedule, step - self.first_step, factor))
+    def changed(self, change: Change) -> "Phase":
+        """The same after a change: another rate from one of the run's updates on, more or fewer updates."""
+        begin = getattr(change, "step", 0) - self.first_step
+        match change:
+            case Retry():
+                return replace(self, schedule=Scaled(self.schedule, begin, change.factor))
+            case Budget() if change.steps:
+                return self._replanned(0, change.steps)
+            case Replan():
+                return self._replanned(begin, change.steps)
+            case Ending():
+                down = change.steps - begin
+                schedule = Cooldown(self.schedule, begin, down, change.shape) if down else self.schedule
+                return self._of(change.steps, schedule)
+            case _:
+                return self
+
+    def _replanned(self, begin: int, steps: int) -> "Phase":
+        if steps == self.steps:
+            return self
+        whole = steps > begin  # else training ends where it is
+        return self._of(steps, Replanned(self.schedule, begin, self.steps, steps) if whole else self.schedule)
+
+    def _of(self, steps: int, schedule: Schedule) -> "Phase":
+        return replace(self, epochs=-(-steps // self.steps_per_epoch), updates=steps, schedule=schedule)
 
     def to_dict(self, points: int = 500) -> dict[str, object]:
         """Plain values, with at most `points` rates to draw."""
@@ -111,6 +135,7 @@ class Phase:
             "epochs": self.epochs,
             "steps_per_epoch": self.steps_per_epoch,
             "first_step": self.first_step,
+            "updates": self.steps,
             "per": "epoch" if per_epoch else "step",
             "schedule": to_dict(self.schedule),
             "rates": [{"step": self.first_step + step, **self.schedule(step)._asdict()} for step in at],
@@ -246,29 +271,6 @@ def phases(config: Config, images: int, custom: Schedule | None = None) -> tuple
 
 
 @dataclass(frozen=True)
-class Retry:
-    """The loss exploded: from the run's update `step` on the learning rate is multiplied by `factor`."""
-
-    event: ClassVar[str] = "retry"
-    step: int
-    factor: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Memory was short: from the run's update `step` on at most `images` go through the network at a time."""
-
-    event: ClassVar[str] = "micro-batch"
-    step: int
-    images: int
-    reason: str
-
-
-Change = Retry | MicroBatch
-
-
-@dataclass(frozen=True)
 class Plan:
     """The phases of a run as they were planned, and the changes of its last phase, in order."""
 
@@ -295,11 +297,21 @@ class Plan:
 
     @property
     def last(self) -> Phase:
-        """The last phase, with the rates that the retries have left of it."""
+        """The last phase, as the changes have left it."""
         phase = self.phases[-1]
-        for change in self.retries:
-            phase = phase.slowed(change.step, change.factor)
+        for change in self.changes:
+            phase = phase.changed(change)
         return phase
+
+    @property
+    def budget(self) -> Budget | None:
+        """What a deadline allowed, where there was one."""
+        return next((change for change in self.changes if isinstance(change, Budget)), None)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why training ends before its time, where it does."""
+        return next((change for change in self.changes if isinstance(change, Ending)), None)
 
     def holds(self, *, retries: int, step: int) -> bool:
         """Whether a state made after so many retries at update `step` belongs to this plan.
@@ -312,24 +324,3 @@ class Plan:
         """The phases as plain values for JSON, the changes applied."""
         phases = [phase.to_dict() for phase in (*self.phases[:-1], *([self.last] if self.phases else []))]
         return {"phases": phases, **({"augment": self.augment} if self.augment else {})}
-
-
-def changes_to_dicts(changes: Iterable[Change]) -> list[dict[str, object]]:
-    """Changes as plain values, one per line of a file."""
-    return [{"event": change.event, **asdict(change)} for change in changes]
-
-
-def changes_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
-    """The inverse of `changes_to_dicts`; RunError for anything else."""
-    try:
-        return tuple(_change(row) for row in rows)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RunError(f"a change of the plan cannot be read ({type(error).__name__}: {error})") from None
-
-
-def _change(row: Mapping[str, Any]) -> Change:
-    if row["event"] == Retry.event:
-        return Retry(int(row["step"]), float(row["factor"]), str(row["reason"]))
-    if row["event"] == MicroBatch.event:
-        return MicroBatch(int(row["step"]), int(row["images"]), str(row["reason"]))
-    raise ValueError(f"unknown event {row['event']!r}")

@@ -135,6 +135,19 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process writes in `folder`, which is there."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete what killed writes left half-written below a folder that no other process writes: they hold room."""
     for path in folder.rglob(".*"):
@@ -252,6 +265,8 @@ class RunDir:
     """How the probe came out (JSON)."""
     events = _Place("plan.jsonl")
     """What changed the plan under way, each written before it took effect (JSON lines)."""
+    request = _Place("finish")
+    """There while someone asks the run to finish early."""
     audit = _Place("audit.json")
     """What is wrong with the data: quarantined files, duplicates, conflicts, warnings (JSON)."""
     splits = _Place("splits.csv")

@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from upcycle.changes import MicroBatch, Retry
 from upcycle.config import Config
 from upcycle.errors import HungUp, Terminated
 from upcycle.evaluation import forward
 from upcycle.jobs import session
 from upcycle.jobs.session import SIGNALS, Session, stopping
-from upcycle.planning import MicroBatch, Retry, phases
+from upcycle.planning import phases
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_json, read_lines
 

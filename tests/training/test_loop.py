@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from upcycle.changes import MicroBatch
 from upcycle.config import OPTIMIZERS, Config
 from upcycle.data.augment import Augmentation
 from upcycle.data.dataset import Batch, Batches
@@ -15,7 +16,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware, detect
 from upcycle.errors import DivergenceError
 from upcycle.model.network import ModelSpec, create
-from upcycle.planning import MicroBatch, phases
+from upcycle.planning import phases
 from upcycle.recipes import resolve
 from upcycle.schedules import Rate
 from upcycle.task import Task

@@ -175,6 +175,11 @@ def _file(index: Index, decoding: Decoding, root: Path) -> Path:
     return root / f"{key.hexdigest()}.images"
 
 
+def is_cached(index: Index, decoding: Decoding, root: Path) -> bool:
+    """Whether the images of `index` are decoded already, in a cache below `root`."""
+    return _file(index, decoding, root).exists()
+
+
 def _read_layout(file: BinaryIO) -> _Layout | None:
     """The layout of a whole file; None for one cut short, damaged or of another version."""
     size = file.seek(0, os.SEEK_END)

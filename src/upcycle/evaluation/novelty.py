@@ -23,6 +23,8 @@ from upcycle.rundir import write_bytes
 Features = npt.NDArray[np.float32]
 DIRECTIONS = 64
 """Directions that are kept, at most: more find no more (lab/2026-11-30-novelty)."""
+LEAN_SAMPLE = 200
+"""Images of each that are looked at where a deadline is near."""
 MOST_FITTED = 1_000
 """Training photos that the directions are made of, at most."""
 MOST_CALIBRATED = 1_000

@@ -4,6 +4,7 @@ What draws and what compares is imported when it is asked for: a run's first upd
 """
 
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -13,7 +14,7 @@ from upcycle.device import crowded
 from upcycle.jobs.callables import taken
 from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.run import Observer, Run, followed
-from upcycle.jobs.start import Start, begin, removed_unless_started
+from upcycle.jobs.start import Start, begin, removed_unless_started, timed
 from upcycle.jobs.train import cross_validate, run_training
 from upcycle.model.sources import AUTO
 from upcycle.options import TrainOptions
@@ -32,12 +33,15 @@ def train(
     *,
     out: Path | str | None = None,
     resume: bool = False,
+    deadline: str | None = None,
+    plan: Path | str | None = None,
     config: Path | str | None = None,
     schedule: Callable[[int], Rate] | ScheduleName | None = None,
     loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
     augment: 'Augment | Literal["auto", "light", "square", "none"] | None' = None,
     observers: Sequence[Observer | str] = (),
     show: Display | None = None,
+    began: float | None = None,
     **options: Unpack[TrainOptions],
 ) -> Run:
     """Do the whole job and return the run.
@@ -46,6 +50,9 @@ def train(
     recipe="classic")`, over those of the TOML file `config`. Raises an UpcycleError with one line that says what is
     wrong.
 
+    `deadline`: a duration such as "10m" from this call, or from the reading `began` of time.monotonic, to the report;
+    "slurm" is the end of the Slurm job. `plan`: the plan.jsonl of a run, whose changes under way are repeated.
+
     `schedule`: a value such as `OneCycle(1e-3)`, or any function from an update to its `Rate`, in place of the flat
     options of the schedule. `loss(logits, targets)`, both float [n, K] with one column per class, gives one loss per
     image, [n]; the probe and the validation loss stay the cross-entropy. `augment(images, generator)` gives
@@ -53,11 +60,13 @@ def train(
     and draw from the generator, which is on the CPU, alone. `observers` have some of the methods of `Observer`, or
     are the names of such that packages offer.
     """
+    began = time.monotonic() if began is None else began
     observing = followed(show or default_show(), observers)
     given, callables = taken(_with_file(options, config), schedule=schedule, loss=loss, augment=augment)
     start = begin(
         path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume, callables=callables
     )
+    start = timed(start, deadline=deadline, began=began, plan=path_or_none(plan, "the plan.jsonl of a run"))
     with removed_unless_started(start.run.root, reserved=out is None):
         return _train(start, observing)
 

@@ -1,6 +1,5 @@
 """The choosing job: which backbone suits these images, before a training; and `--arch auto` of train."""
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split_by
 from upcycle.errors import ConfigError, RunError, UpcycleError, counted, shown
 from upcycle.evaluation.metrics import measure
+from upcycle.jobs.clock import parse_duration
 from upcycle.jobs.entrants import Entrant, absent, at_hand, named
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.probe import features_of, learned_from
@@ -43,20 +43,6 @@ UNASKED = 300.0
 EPOCHS, BACKWARD = 3, 3
 """What a training is taken to cost: so many epochs, where an image takes so many times as long as forward alone."""
 _BASELINE = "resnet50"
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def parse_budget(text: str) -> float:
-    """The seconds that a duration like 90s, 5m or 1h stands for; ConfigError for anything else.
-
-    >>> parse_budget("90s"), parse_budget("1.5m"), parse_budget("1h")
-    (90.0, 90.0, 3600.0)
-    """
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", text) if isinstance(text, str) else None
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not seconds:
-        raise ConfigError(f"within = {text!r} is no duration: give a number with s, m or h, such as 90s, 5m or 1h")
-    return seconds
 
 
 def choose(
@@ -76,7 +62,7 @@ def choose(
     """
     started = time.monotonic()
     show, named_out, data = show or default_show(), path_or_none(out, "one folder"), expanded(data, IMAGES)
-    budget = None if within is None else parse_budget(within)
+    budget = None if within is None else parse_duration(within, "within")
     given = absolute(canonical(options))
     for name in ("arch", "weights", "folds"):
         if name in given:

@@ -3,7 +3,6 @@
 Nothing is written but the cache of decoded images. What updates and forward passes take is measured on a few batches.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,23 +15,18 @@ from upcycle import device as machines
 from upcycle.data.dataset import Dataset
 from upcycle.data.splits import NAMES, folds, split_by
 from upcycle.errors import ConfigError
-from upcycle.evaluation.forward import EVAL_BATCH
-from upcycle.jobs.finetune import class_loss, held_out_logits, micro_batch
 from upcycle.jobs.prepare import audit_dataset, decode, describe, fit_size, machine_of, read_index
 from upcycle.jobs.resume import check_place
+from upcycle.jobs.speed import seconds_per_image, seconds_per_update
 from upcycle.jobs.stages import without_probe
 from upcycle.jobs.start import Start, begin, free
 from upcycle.jobs.train import computable
 from upcycle.model.network import Network, create, load_body, spec_of
 from upcycle.model.sources import AUTO, get_weights, has_fixed_size, preprocessing_for, resolve_arch
-from upcycle.planning import MicroBatch, Phase, epochs_for, phases
+from upcycle.planning import epochs_for, phases
 from upcycle.reporting.progress import Display
 from upcycle.reporting.text import clock, columns, named, titled
-from upcycle.training.loop import Setting, start, train_step
-from upcycle.training.optim import freeze_parameters, frozen_in, frozen_names, set_training_mode
 
-UPDATES = 4
-"""Updates that are timed, after one that is not."""
 _NEAR, _FAR = "near the features", "far from the features"
 MOST_CLASSES = 20
 """Classes that a terminal shows."""
@@ -139,7 +133,7 @@ def _planned(
     if warning := without_probe(config, config.arch, model):
         show.warn(warning)
     probed = config.probe and model.has_linear_head
-    forward = _seconds_per_image(data, model, machine)
+    forward = seconds_per_image(data, model, machine)
     held_out = (counts["val"] + counts["test"]) * forward
     probe = Stage("probe", 0, 0, 1 / forward, sum(counts.values()) * forward)
     tuned = []
@@ -148,7 +142,7 @@ def _planned(
         ways = {_NEAR: config.freeze, _FAR: far_freeze} if probed else {"": config.freeze}
         for way, freeze in ways.items():
             epochs = epochs_for(config, phase.steps_per_epoch, far=way == _FAR) if probed else phase.epochs
-            update = _seconds_per_update(begun, data, model, machine, phase, freeze)
+            update = seconds_per_update(config, data, model, machine, phase, freeze)
             seconds = epochs * (phase.steps_per_epoch * update + counts["val"] * forward) + 2 * held_out
             name = f"{phase.name}, {way}" if way else phase.name
             speed = counts["train"] / (phase.steps_per_epoch * update)
@@ -175,45 +169,3 @@ def _planned(
         decides=f"the probe decides: {', '.join(what)}" if probed and what else "",
         seconds=(runs * min(possible), runs * max(possible)),
     )
-
-
-def _seconds_per_image(data: Dataset, model: Network, machine: machines.Hardware) -> float:
-    """Of the forward pass, by two batches after one that is not timed."""
-    batch = data.splits.val[:EVAL_BATCH]
-    at = np.resize(np.arange(len(batch)), 2 * EVAL_BATCH)
-    held_out_logits(data, model, machine, "val", at[:EVAL_BATCH])
-    started = time.perf_counter()
-    held_out_logits(data, model, machine, "val", at)
-    return (time.perf_counter() - started) / len(at)
-
-
-def _seconds_per_update(
-    begun: Start, data: Dataset, model: Network, machine: machines.Hardware, phase: Phase, freeze: str
-) -> float:
-    """The mean of a few updates, which change `model`, with these layers frozen."""
-    config = begun.config
-    freeze_parameters(model.body, frozen_names(model.body, freeze))
-    images, _ = micro_batch(config, model, machine, data.preprocessing.size)
-    setting = Setting(
-        config=config,
-        phase=phase,
-        batches=data.batches(config, machine),
-        task=data.task,
-        loss=class_loss(config, data, device=machine.device),
-        machine=machine,
-        frozen=frozen_in(model.body),
-        changes=(MicroBatch(0, images, ""),) if images < config.batch_size else (),
-    )
-    state = start(model, config)
-    set_training_mode(model.body, frozen=setting.frozen, bn=config.bn)
-    seconds: list[float] = []
-    while len(seconds) <= UPDATES:
-        started = time.perf_counter()
-        for batch in setting.batches.epoch(0, 0):
-            state.step = phase.first_step  # there may be fewer in all
-            train_step(state, batch, setting)[0].item()  # waits for an accelerator
-            seconds.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            if len(seconds) > UPDATES:
-                break
-    return sum(seconds[1:]) / UPDATES

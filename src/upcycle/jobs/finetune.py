@@ -1,6 +1,5 @@
 """Fine-tuning: epoch by epoch, in micro-batches where memory is short, at half the rate where the loss explodes."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from upcycle import hardware
+from upcycle.changes import MicroBatch, Retry
 from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError, counted
 from upcycle.evaluation.forward import Output, predict_logits
-from upcycle.history import History, is_best, should_stop
+from upcycle.history import is_best
+from upcycle.jobs.ending import change_plan, reason_to_stop, wants_change
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
-from upcycle.planning import WARM, MicroBatch, Retry
 from upcycle.training.loop import Setting, decay_of, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
 from upcycle.training.optim import frozen_in, learns_statistics
@@ -57,35 +57,40 @@ def fine_tune(
 def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[str, Tensor]]:
     """Train, with the best weights and a checkpoint written after every epoch; what `fine_tune` returns."""
     config, show, phase = session.config, session.show, session.plan.last
-    setting = _setting(session, data, model)
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
-    reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
-    if reason:
-        return reason, state.average
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
     def validate(model: Network) -> Scores:
         return score(torch.from_numpy(held_out_logits(data, model, session.machine, "val")), labels, data.task)
 
+    def due() -> bool:
+        if session.pace is not None:
+            session.pace.updated()
+        return wants_change(session, state) or session.due()
+
     with show.progress(phase.name) as told, session.stopping.held():
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, _: int) -> None:
             """One bar counts the updates of all epochs."""
-            told(state.epoch * total + done, phase.epochs * total)
+            told(state.epoch * phase.steps_per_epoch + done, session.plan.last.steps)
 
-        for ended in fit(state, setting, validate=validate, progress=progress, due=session.due):
-            if ended is None:
-                session.pause(state, history)
-                continue
-            row, totals = ended
-            row = replace(row, best=is_best(history.of(phase.name), row, config.monitor))
-            history = session.end_epoch(state, history.adding(row), totals)
-            show.row(history, phase.epochs, totals.images / totals.seconds)
-            reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
-            if reason:
-                break
+        while not (reason := reason_to_stop(session, state, history.of(phase.name))):
             session.stopping.obey()
+            setting = _setting(session, data, model)  # by the plan as it is now
+            for ended in fit(state, setting, validate=validate, progress=progress, due=due):
+                if ended is None:
+                    if change_plan(session, state):
+                        break
+                    session.pause(state, history)
+                    continue
+                row, totals = ended
+                row = replace(row, best=is_best(history.of(phase.name), row, config.monitor))
+                history = session.end_epoch(state, history.adding(row), totals)
+                show.row(history, session.plan.last.epochs, totals.images / totals.seconds)
+                if session.pace is not None:
+                    session.pace.closed()
+                break
     return reason, state.average
 
 
@@ -103,25 +108,6 @@ def _setting(session: Session, data: Dataset, model: Network) -> Setting:
         frozen=frozen_in(model.body),
         changes=session.plan.micro_batches,
     )
-
-
-def reason_to_stop(config: Config, rows: History, epochs: int) -> str:
-    """Why training is over after these rows of its phase, or "" while it is not."""
-    if len(rows) >= epochs:
-        return f"ran {'its one epoch' if epochs == 1 else f'all {epochs:,} epochs'}"
-    armed = armed_from(config, epochs)
-    if not should_stop(rows, patience=config.patience, monitor=config.monitor, start_from_epoch=armed):
-        return ""
-    return (
-        f"stopped early after epoch {len(rows)}: no better {config.monitor} in {counted(config.patience or 0, 'epoch')}"
-    )
-
-
-def armed_from(config: Config, epochs: int) -> int:
-    """The epoch of so many from which patience counts: never before the peak of one-cycle, or the end of a warm-up."""
-    part = {"one-cycle": config.pct_start, **dict.fromkeys(WARM, config.warmup)}.get(config.schedule, 0.0)
-    rising = math.ceil(part * epochs)
-    return max(config.start_from_epoch, rising)
 
 
 def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:

@@ -9,7 +9,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.data.splits import components
 from upcycle.errors import RunError
 from upcycle.evaluation.forward import predict_logits
-from upcycle.evaluation.novelty import MOST_CALIBRATED, MOST_FITTED, Features, Novelty, read_novelty
+from upcycle.evaluation.novelty import LEAN_SAMPLE, MOST_CALIBRATED, MOST_FITTED, Features, Novelty, read_novelty
 from upcycle.jobs.session import Session
 from upcycle.model.network import Network
 from upcycle.rundir import RunDir
@@ -26,8 +26,9 @@ def write_novelty(session: Session, data: Dataset, model: Network, features: Fea
     if not model.has_linear_head:
         return
     seed, labels = session.config.seed, data.index.labels
-    learn = drawn(data.splits.train, labels, MOST_FITTED, seed)
-    hold = drawn(data.splits.val, np.zeros_like(labels), MOST_CALIBRATED, seed)
+    lean = session.plan.budget is not None and session.plan.budget.lean and features is None
+    learn = drawn(data.splits.train, labels, LEAN_SAMPLE if lean else MOST_FITTED, seed)
+    hold = drawn(data.splits.val, np.zeros_like(labels), LEAN_SAMPLE if lean else MOST_CALIBRATED, seed)
 
     def of(positions: _Positions) -> Features:
         if features is not None:

@@ -9,27 +9,28 @@ import contextlib
 import math
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
+from upcycle.changes import Budget, Change, changes_from_dicts, changes_to_dicts
 from upcycle.config import Config
 from upcycle.device import Hardware, environment, out_of_memory
-from upcycle.errors import HungUp, RunError, StorageError, Terminated, UpcycleError
+from upcycle.errors import RunError, StorageError, UpcycleError
 from upcycle.history import History, ProbeResult, Row
 from upcycle.jobs.callables import NO_CALLABLES
+from upcycle.jobs.clock import Deadline
+from upcycle.jobs.pace import Pace
+from upcycle.jobs.signals import Stopping, stopping
 from upcycle.jobs.start import UPDATES, Start
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
-from upcycle.planning import Change, Phase, Plan, changes_from_dicts, changes_to_dicts
+from upcycle.planning import Phase, Plan
 from upcycle.reporting.progress import Display
 from upcycle.rundir import (
     RunDir,
@@ -49,83 +50,15 @@ MOST_OF_THE_TIME = 0.05
 """The part of a run's time that writing checkpoints within epochs may take."""
 
 
-# ---------------------------------------------------------------- signals
-
-MEANINGS: dict[int, type[KeyboardInterrupt]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-if hasattr(signal, "SIGHUP"):  # Windows has none
-    MEANINGS[signal.SIGHUP] = HungUp
-SIGNALS = tuple(MEANINGS)
-
-
-class Stopping:
-    """Whether someone asked the job to stop, and whether it may stop where it is."""
-
-    def __init__(self) -> None:
-        self._asked: int | None = None
-        self._held = False
-        self._hung_up = False
-
-    @property
-    def asked(self) -> bool:
-        """Whether a signal waits to be obeyed."""
-        return self._asked is not None
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, a first signal waits until `obey` or the end; a second one stops at once."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        self.obey()
-
-    def obey(self) -> None:
-        """Raise what was asked for: KeyboardInterrupt, Terminated or HungUp."""
-        if self._asked is not None:
-            asked, self._asked = self._asked, None
-            raise MEANINGS[asked]
-
-    def signalled(self, number: int, _frame: FrameType | None) -> None:
-        """What a signal does. A terminal that closes may send its own twice: the second one says nothing new."""
-        if MEANINGS[number] is HungUp:
-            if self._hung_up:
-                return
-            self._hung_up = True
-        at_once = not self._held or self._asked is not None
-        self._asked = number
-        if at_once:
-            self.obey()
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[Stopping]:
-    """Listen to the signals inside; in a thread other than the main one, where that cannot be, to none.
-
-    A signal that whoever started the process had it ignore stays ignored, as Ctrl-C does in a shell's background
-    and SIGHUP under nohup.
-    """
-    job = Stopping()
-    if threading.current_thread() is not threading.main_thread():
-        yield job
-        return
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, job.signalled) for number in heard}
-    try:
-        yield job
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-# ---------------------------------------------------------------- the session
-
-
 class Session:
     """The work on one run, from its start or its last checkpoint until it ends or is stopped."""
 
     callables = NO_CALLABLES
     """The custom parts of the run."""
+    deadline: Deadline | None = None
+    """When the run must be over."""
+    pace: Pace | None = None
+    """How fast it trains, where it has a deadline."""
 
     def __init__(self, run: RunDir, config: Config, machine: Hardware, show: Display, stopping: Stopping) -> None:
         self.run, self.config, self.machine, self.show, self.stopping = run, config, machine, show, stopping
@@ -139,6 +72,7 @@ class Session:
         self._planned: Plan | None = None
         self._network: ModelSpec | None = None
         self._next_checkpoint = math.inf
+        self._next_look = 0.0
 
     # ------------------------------------------------------------ the record
 
@@ -173,6 +107,23 @@ class Session:
     def change(self, change: Change) -> None:
         """Follow the plan with one change more."""
         self.follow(replace(self.plan, changes=(*self.plan.changes, change)))
+
+    def set_budget(self, budget: Budget) -> None:
+        """What the deadline allows, in place of what was known of that before: the first change."""
+        others = tuple(change for change in self.plan.changes if not isinstance(change, Budget))
+        self.repeat((budget, *others))
+
+    def repeat(self, changes: Sequence[Change]) -> None:
+        """Follow these changes, written down; the phases are planned as they ever are."""
+        write_sealed_lines(self.run, self.run.events, changes_to_dicts(changes))
+        self.plan = replace(self.plan, changes=tuple(changes))
+
+    def asked_to_finish(self) -> bool:
+        """Whether someone asked the run to end early; looks at most twice a second."""
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + 0.5
+        return self.run.request.exists()
 
     # ------------------------------------------------------------ weights
 
@@ -238,7 +189,8 @@ class Session:
         append_line(self.run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(self.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
-        self._save(state, history)
+        if self.pace is None or state.step < self.plan.last.first_step + self.plan.last.steps:
+            self._save(state, history)  # else there is no time, and the one before leads to the same result
         self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
         return history
 
@@ -315,6 +267,7 @@ class Session:
         from upcycle.reporting.run_page import write_report
 
         seal(self.run)
+        self.run.request.unlink(missing_ok=True)
         self.run.set_status("finished", seconds=self.seconds(), **self.details)
         self.show.message(f"finished in {self.seconds():.0f} s; report: {write_report(self.run)}")
         self.show.finished(self.run.root)
@@ -341,7 +294,9 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Dis
         remove_abandoned(run.root)
         _record_start(start, weights_sha256, machine, show)
         session = Session(run, start.config, machine, show, signals)
-        session.callables = start.callables
+        session.callables, session.deadline = start.callables, start.deadline
+        if start.changes:
+            session.repeat(start.changes)
         session.tick()
         show.started(run.root)
         try:
@@ -367,7 +322,8 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Di
     if start.fresh:
         if run.has_work():  # another process has started it since
             raise RunError(f"{run.root} is not empty: give another --out")
-        run.config.unlink(missing_ok=True)
+        for left in (run.config, run.events, run.request):  # of a run that failed before its training began
+            left.unlink(missing_ok=True)
     unseal(run)
     if run.config.exists():
         _warn_of_changes(read_json(run.environment), facts, run, show)

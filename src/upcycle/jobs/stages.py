@@ -9,6 +9,7 @@ from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
+from upcycle.jobs.deadline import allow
 from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
 from upcycle.jobs.novelty import write_novelty
 from upcycle.jobs.probe import probe_frozen, refit
@@ -52,7 +53,8 @@ def run_stages(session: Session, data: Dataset, network: ModelSpec, weights: Wei
     else:
         _announce(session, model, planned)
         network = replace(network, views=config.views if config.views != "auto" else "none")
-        _follow(session, network, model, planned, freeze=config.freeze)
+        freeze = allow(session, data, model, planned[0], config.freeze)[1]
+        _follow(session, network, model, planned, freeze=freeze)
     pretrained = checkpoint.clone_weights(model)
     stopped, average = fine_tune(session, data, model, pretrained=pretrained)
     checkpoint.load_clone(model, checkpoint.load_tensors(session.best_of_training))
@@ -152,6 +154,10 @@ def _decided(
     session.show.message(decision.reason)
     decided = () if decision.skip else (_adapted(session, phase, decision, probed.probe, data),)
     augment = _augment(session, data, model, probed) if decided and config.augment == "auto" else ""
+    if decided:
+        there_is_time, freeze = allow(session, data, model, decided[0], decision.freeze)
+        decision = replace(decision, freeze=freeze, skip=not there_is_time)
+        decided = decided if there_is_time else ()
     _same_decision(session.run, probed.network, decision, augment)
     session.follow(replace(session.plan, phases=decided, augment=augment))
     _follow(session, probed.network, model, decided, freeze=decision.freeze, decision=decision)

@@ -3,16 +3,18 @@
 import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from upcycle.changes import Change, changes_from_dicts
 from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
+from upcycle.jobs.clock import Deadline
 from upcycle.manifest import check
 from upcycle.recipes import FREE_TO_CHANGE, resolve, without_effect
-from upcycle.rundir import RunDir, read_json
+from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.task import class_weights_text
 
 RUNS = Path("runs")
@@ -27,7 +29,8 @@ class Start:
     """What is to be done: DATA, how, where, and the command that does it again.
 
     `fresh`: there is no run, or none that holds anything to lose; `moved`: DATA is another place than the run has
-    recorded; `warnings`: a line for each option without effect, and for each part that keeps it from being resumed.
+    recorded; `changes`: those of a plan that is repeated; `warnings`: a line for each option without effect, and for
+    each part that keeps it from being resumed.
     """
 
     data: Path
@@ -39,6 +42,8 @@ class Start:
     moved: bool = False
     callables: Callables = NO_CALLABLES
     warnings: tuple[str, ...] = ()
+    deadline: Deadline | None = None
+    changes: tuple[Change, ...] = ()
 
 
 def begin(
@@ -91,6 +96,26 @@ def begin(
     command = shlex.join(["upcycle", "train", str(place), *spelled(given), "--out", str(run.root)])
     warnings = (*without_effect(given, config), *callables.unresumable)
     return Start(place, config, run, command, fresh=True, callables=callables, warnings=warnings)
+
+
+def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None) -> Start:
+    """`start` with the deadline or the plan to repeat that was given; ConfigError where that cannot be."""
+    words: list[str] = []
+    if plan is not None:
+        if deadline is not None:
+            raise ConfigError("a plan is repeated as it is: leave --deadline out")
+        if not start.fresh:
+            raise ConfigError("a run that is resumed follows its own plan: leave --plan out")
+        if not plan.is_file():
+            raise ConfigError(f"--plan {plan} is no file: give the plan.jsonl of a run")
+        start = replace(start, changes=changes_from_dicts(read_lines(plan, whole=True)))
+        words = ["--plan", str(plan.resolve())]
+    elif deadline is not None:
+        start = replace(start, deadline=Deadline.of(deadline, began))
+        words = ["--deadline", deadline]
+    if words and start.config.folds:
+        raise ConfigError(f"{words[0]} is for one training, and folds = {start.config.folds}: leave one of them out")
+    return replace(start, command=f"{start.command} {shlex.join(words)}") if words and start.fresh else start
 
 
 def spelled(given: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from upcycle.data.dataset import Dataset
 from upcycle.data.index import Index
 from upcycle.data.splits import Splits, folds, write_splits
 from upcycle.errors import ConfigError
+from upcycle.jobs.deadline import fit_deadline
 from upcycle.jobs.prepare import audit_dataset, decodable, describe, fit_size, machine_of, prepare, read_index
 from upcycle.jobs.results import write_pooled
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
@@ -48,7 +49,11 @@ def run_training(start: Start, show: Display, *, index: Index | None = None, spl
         preprocessing = preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
-        preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
+        fixed = has_fixed_size(arch)
+        preprocessing = fit_size(preprocessing, index, config, fixed=fixed)
+        asked = spec_of(arch, index.classes, preprocessing, weights)
+        preprocessing = fit_deadline(session, asked, index, fresh=start.fresh, fixed=fixed)
+        config = session.config
         with session.timed("decoding_seconds"):
             dataset = prepare(index, preprocessing, config, machine, show, splits)
         network = spec_of(arch, dataset.index.classes, dataset.preprocessing, weights)

@@ -4,6 +4,7 @@ Nothing here remembers where it is except `State`; the rate is asked of the sche
 randomness is a function of (seed, phase, step). So a State kept between two updates continues to the same bits.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from upcycle.changes import MicroBatch
 from upcycle.config import Config
 from upcycle.data.dataset import Batch, Batches
 from upcycle.device import Hardware, seed_for
@@ -19,7 +21,7 @@ from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model.checkpoint import load_clone
 from upcycle.model.network import Network
-from upcycle.planning import MicroBatch, Phase
+from upcycle.planning import Phase
 from upcycle.task import Task
 from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 from upcycle.training.optim import (
@@ -194,8 +196,10 @@ def train_epoch(
     exact = torch.float32 if device == "mps" else torch.float64  # MPS has no float64
     loss_sum = torch.tensor(earlier.loss, dtype=exact, device=device)
     right = torch.tensor(earlier.right, dtype=torch.int64, device=device)
-    total = len(setting.batches)
-    for done, batch in enumerate(setting.batches.epoch(state.epoch, earlier.updates), earlier.updates + 1):
+    left = setting.phase.first_step + setting.phase.steps - state.step
+    total = min(len(setting.batches), earlier.updates + left)
+    batches = itertools.islice(setting.batches.epoch(state.epoch, earlier.updates), total - earlier.updates)
+    for done, batch in enumerate(batches, earlier.updates + 1):
         loss, correct = train_step(state, batch, setting)
         loss_sum += loss.to(exact) * len(batch.labels)
         right += correct
@@ -251,7 +255,8 @@ def fit(
     Yields None after an update where it is `due`, so that whoever drives this can keep the state.
     """
     phase = setting.phase
-    while state.epoch < phase.epochs:
+    end = phase.first_step + phase.steps
+    while state.step < end or state.sums.updates:  # an epoch may end before its last batch
         totals = yield from train_epoch(state, setting, progress, due)
         rate = phase.rate(state.step - 1)
         scores = validate(state.model)

@@ -1,0 +1,97 @@
+"""What changes a plan. Each is written to plan.jsonl before it takes effect, from which a run can be repeated."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from upcycle.errors import RunError
+from upcycle.schedules import Shape
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The loss exploded: from the run's update `step` on the learning rate is multiplied by `factor`."""
+
+    event: ClassVar[str] = "retry"
+    step: int
+    factor: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Memory was short: from the run's update `step` on at most `images` go through the network at a time."""
+
+    event: ClassVar[str] = "micro-batch"
+    step: int
+    images: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What fits into a deadline of so many `seconds`.
+
+    `image_size` in pixels; `lean`: one view, no averaged weights, fewer images for the table of unlike ones; `freeze`:
+    a value of the option, "" for what the probe decides; `steps`: updates of fine-tuning in all, 0 for the probe
+    alone, None until the probe is trained.
+    """
+
+    event: ClassVar[str] = "deadline"
+    seconds: float
+    image_size: int
+    lean: bool = False
+    freeze: str = ""
+    steps: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Replan:
+    """The machine was slower or faster than planned: from update `step` on the rest is laid on `steps` in all."""
+
+    event: ClassVar[str] = "replan"
+    step: int
+    steps: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Training ends before its time: from update `step` on the rate falls by `shape`, `steps` updates being all."""
+
+    event: ClassVar[str] = "ending"
+    step: int
+    steps: int
+    shape: Shape
+    reason: str
+
+
+Change = Retry | MicroBatch | Budget | Replan | Ending
+_KINDS: dict[str, TypeAdapter[Any]] = {
+    kind.event: TypeAdapter(kind) for kind in (Retry, MicroBatch, Budget, Replan, Ending)
+}
+
+
+def changes_to_dicts(changes: Iterable[Change]) -> list[dict[str, object]]:
+    """Changes as plain values, one per line of a file."""
+    return [{"event": change.event, **asdict(change)} for change in changes]
+
+
+def changes_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
+    """The inverse of `changes_to_dicts`; RunError for anything else."""
+    try:
+        return tuple(_change(row) for row in rows)
+    except (AttributeError, LookupError, TypeError, ValidationError, ValueError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(f"a change of the plan cannot be read ({type(error).__name__}: {told})") from None
+
+
+def _change(row: Mapping[str, Any]) -> Change:
+    kind = _KINDS.get(row["event"])
+    if kind is None:
+        raise ValueError(f"unknown event {row['event']!r}")
+    change: Change = kind.validate_python({name: value for name, value in row.items() if name != "event"})
+    return change
