@@ -8,7 +8,9 @@ PINNED := $(PIP) --require-hashes --only-binary :all:
 OWN := $(PIP) --no-deps --no-build-isolation -e .
 SOURCES := src tests lab
 
-.PHONY: demo test test-slow check format lock audit clean
+ADAPTERS := pytorch keras optax
+
+.PHONY: demo test test-slow test-adapters check format lock audit clean
 
 demo: $(VENV)/.demo ## the main job on real photos and weights, nothing downloaded but packages
 	$(BIN)/upcycle demo
@@ -19,6 +21,12 @@ test: $(VENV)/.test ## every fast test
 
 test-slow: $(VENV)/.test ## minutes-long proofs
 	$(BIN)/python -m pytest -m slow
+
+test-adapters: $(ADAPTERS:%=$(VENV)/adapters/%/.test) ## schedules in the loops of other frameworks
+	$(VENV)/adapters/pytorch/bin/python -m pytest tests/adapters
+	KERAS_BACKEND=jax $(VENV)/adapters/keras/bin/python -m pytest tests/adapters
+	KERAS_BACKEND=torch $(VENV)/adapters/keras/bin/python -m pytest tests/adapters
+	$(VENV)/adapters/optax/bin/python -m pytest tests/adapters
 
 check: $(VENV)/.check ## format, lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -53,9 +61,23 @@ $(VENV)/.check: $(VENV)/.test requirements/check.txt
 	$(PINNED) -r requirements/check.txt
 	@touch $@
 
+# An adapter's environment has its own packages, and behind them those of the main one: torch and pip are there once.
+SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+$(ADAPTERS:%=$(VENV)/adapters/%/.test): $(VENV)/adapters/%/.test: $(VENV)/.test requirements/adapters-%.txt
+	rm -rf $(@D)
+	$(BIN)/python -m venv --without-pip $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" >"$$($(@D)/bin/python $(SITE))/main.pth"
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --no-deps \
+		-r requirements/adapters-$*.txt
+	$(@D)/bin/python -m pip check
+	@touch $@
+
 # Each file holds what the ones before it do not; UPGRADE=--upgrade takes the newest versions that fit.
 LOCK = $(TOOLS)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --only-binary :all: \
 	--no-annotate --no-header --quiet $(UPGRADE)
+LOCK_ADAPTER = $(LOCK) --extra demo --extra test --extra export -c requirements/demo.txt -c requirements/test.txt \
+	$$($(WITHOUT) requirements/demo.txt requirements/test.txt)
 WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
 
 lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
@@ -65,10 +87,13 @@ lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 		$$($(WITHOUT) requirements/demo.txt)
 	$(LOCK) --extra demo --extra test --extra export --extra dev -c requirements/demo.txt -c requirements/test.txt \
 		-o requirements/check.txt $$($(WITHOUT) requirements/demo.txt requirements/test.txt)
+	$(LOCK_ADAPTER) --group adapters-pytorch -o requirements/adapters-pytorch.txt
+	$(LOCK_ADAPTER) --extra keras --group adapters-keras -o requirements/adapters-keras.txt
+	$(LOCK_ADAPTER) --extra optax -o requirements/adapters-optax.txt
 
 audit: $(TOOLS)/python ## the pinned versions against the advisories that PyPI knows
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	$(TOOLS)/pip-audit $(foreach file,demo test check,--requirement requirements/$(file).txt) --no-deps --disable-pip
+	$(TOOLS)/pip-audit $(foreach file,demo test check $(ADAPTERS:%=adapters-%),--requirement requirements/$(file).txt) --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
