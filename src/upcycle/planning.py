@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from upcycle.config import Config
 from upcycle.errors import RunError, counted
+from upcycle.recipes import peak_rate
 from upcycle.schedules import (
     Constant,
     OneCycle,
@@ -25,11 +26,11 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
     if custom is not None:
         return over_run(custom, steps=config.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     if config.schedule == "constant":
-        return Constant(config.lr, config.momentum)
+        return Constant(peak_rate(config), config.momentum)
     if config.schedule == "ramp-sustain-decay":
         return RampSustainDecay(
             lr_start=config.lr_start,
-            lr_max=config.lr,
+            lr_max=peak_rate(config),
             lr_min=config.lr_min,
             rampup=config.rampup,
             sustain=config.sustain,
@@ -38,7 +39,7 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
             momentum=config.momentum,
         )
     return OneCycle(
-        config.lr,
+        peak_rate(config),
         config.epochs * steps_per_epoch,
         pct_start=config.pct_start,
         div=config.div,
