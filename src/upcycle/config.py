@@ -301,8 +301,8 @@ def _check(config: Config) -> Config:
             f"a ramp-up of {config.rampup} and a plateau of {config.sustain} epochs are longer than the run of "
             f"{config.epochs}: give more --epochs or a shorter --rampup"
         )
-    floor = max(config.lr_start, config.lr_min)
-    if config.schedule == "ramp-sustain-decay" and config.lr != AUTO_RATE and floor > config.lr:
+    ramped = config.schedule == "ramp-sustain-decay" and not isinstance(config.lr, str)
+    if ramped and max(config.lr_start, config.lr_min) > float(config.lr):
         raise ConfigError(
             f"lr = {config.lr:g} is to be the highest rate, but lr_start is {config.lr_start:g} and lr_min "
             f"{config.lr_min:g}: lower those as well"

@@ -120,7 +120,7 @@ def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
 
 def peak_rate(config: Config) -> float:
     """The highest rate as a number: `lr`, or where a range test is to pick it, the recipe's own until it has."""
-    if config.lr != AUTO_RATE:
+    if not isinstance(config.lr, str):
         return config.lr
     own = RECIPES[config.recipe].get("lr", DEFAULT_RATE)
     assert isinstance(own, float)

@@ -57,7 +57,7 @@ def fine_tune(
 def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[str, Tensor]]:
     """Train, with the best weights and a checkpoint written after every epoch; what `fine_tune` returns."""
     config, show, phase = session.config, session.show, session.plan.last
-    setting = _setting(session, data, model)
+    setting = setting_of(session, data, model)
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
     reason = reason_to_stop(config, history.of(phase.name), phase.epochs)
@@ -89,7 +89,8 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
     return reason, state.average
 
 
-def _setting(session: Session, data: Dataset, model: Network) -> Setting:
+def setting_of(session: Session, data: Dataset, model: Network) -> Setting:
+    """What the updates of the plan's last phase need."""
     config, custom = session.config, session.callables
     return Setting(
         config=config,

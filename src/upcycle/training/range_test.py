@@ -5,8 +5,9 @@ Its updates are those of training, by `train_step`. Batches, augmentation and dr
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -81,30 +82,21 @@ def _repeat(
     state.average = {}  # nobody will read it
     losses: list[float] = []
     starts: list[float] = []
-    with _closing(_batches(setting.batches)) as batches:
+    with closing(_batches(setting.batches)) as batches:  # its threads end with it
         for batch in itertools.islice(batches, sweep.num_updates):
             starts.append(_loss(before, batch, setting, state.step))
             losses.append(train_step(state, batch, setting)[0].item())
             told(len(losses))
             if burst(losses, starts, width=sweep.width, guessing=guessing):
                 break
-    finite = len(losses) - (losses[-1:] != [] and not torch.isfinite(torch.tensor(losses[-1])).item())
+    finite = len(losses) - (not math.isfinite(losses[-1] + starts[-1]))
     return tuple(losses[:finite]), tuple(starts[:finite])
 
 
-def _batches(batches: Batches) -> Iterator[Batch]:
+def _batches(batches: Batches) -> Generator[Batch, None, None]:
     """Those of one epoch after another."""
     for epoch in itertools.count():
         yield from batches.epoch(epoch)
-
-
-@contextmanager
-def _closing(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
-    """The batches, whose threads end with the block."""
-    try:
-        yield batches
-    finally:
-        batches.close()  # type: ignore[attr-defined]  # a generator
 
 
 @torch.no_grad()

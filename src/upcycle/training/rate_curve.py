@@ -107,9 +107,9 @@ class LrFinding:
 
     `peak`: the rate to take; `suggestions`: of each rule, none where there is no usable valley; `fallback`: the rate
     that is taken then. `losses`: of each repeat, the mean training loss of every update made, in nats, and `starts`
-    that of the same batches by the weights that the test started from. `loss` is their smoothed curve over the first of `rates`, up
-    to where a repeat ended: the mean over repeats of the difference, from the mean of `starts`; `low` and `high` are
-    the lowest and the highest repeat.
+    that of the same batches by the weights that the test started from. `loss` is their smoothed curve over the first of
+    `rates`, up to where a repeat ended: the mean over repeats of the difference, from the mean of `starts`; `low` and
+    `high` are the lowest and the highest repeat.
     """
 
     peak: Peak
@@ -273,8 +273,8 @@ def _finding(
 ) -> LrFinding:
     drawn = [getattr(curves, name)(axis=0) for name in ("mean", "min", "max")] if len(curves) else [curves] * 3
     loss, low, high = (tuple(float(value) for value in one) for one in drawn)
-    every = (tuple(tuple(map(float, one)) for one in kind) for kind in (losses, starts))
-    return LrFinding(peak, suggestions, fallback, sweep, sweep.rates, loss, low, high, *every)
+    made, before = (tuple(tuple(map(float, one)) for one in kind) for kind in (losses, starts))
+    return LrFinding(peak, suggestions, fallback, sweep, sweep.rates, loss, low, high, made, before)
 
 
 def _picked(taken: Suggestion, loss: _Reals, sweep: Sweep) -> Peak:
