@@ -295,7 +295,10 @@ def _depth(apart: _Reals, curves: _Reals, level: float, width: float) -> tuple[f
     mean = curves.mean(axis=0)
     bottom = int(mean.argmin())
     weights = _weights(count, width)[bottom]
-    scatter = np.square(apart - (curves - level)).mean(axis=0)
-    of_updates = math.sqrt(float(weights @ scatter) * float(np.square(weights).sum()) / repeats)
+    squares = float(np.square(weights).sum())
+    # a curve through its own points is nearer to them than the truth is
+    seen = 1 - 2 * float(weights[bottom]) + squares
+    scatter = float(weights @ np.square(apart - (curves - level)).mean(axis=0)) / seen
+    of_updates = math.sqrt(scatter * squares / repeats)
     between = float(curves[:, bottom].std(ddof=1)) / math.sqrt(repeats) if repeats > 1 else 0.0
     return level - float(mean[bottom]), max(of_updates, between)
