@@ -146,7 +146,7 @@ class Config(BaseModel):
         "one-cycle", description="Shape of the learning rate; custom: a value passed from Python."
     )
     lr: float | Literal["auto"] = Field(
-        1e-3, description="Highest learning rate (fastai: lr_max); auto: by a range test, as upcycle find-lr."
+        1e-3, description="Highest learning rate (fastai: lr_max); auto: by a range test."
     )
     lr_adapt: bool = Field(True, description="Lower the peak on near tasks (off when --lr is given).")
     min_updates: int = Field(
@@ -377,8 +377,10 @@ def _validated(values: Mapping[str, Any], where: str = "") -> Config:
 
 def _explained(error: ValidationError) -> str:
     """The first problem of a validation in one line."""
-    first = error.errors()[0]
+    first, *others = error.errors()
     message = first["msg"].removeprefix("Value error, ")
+    words = [one["ctx"]["expected"] for one in others if one["loc"][:1] == first["loc"][:1] and "ctx" in one]
+    message += "".join(f", or {word}" for word in words if first["type"] == "float_parsing")
     where = first["loc"]  # of a union's kinds the names follow, of a tuple's entries their places
     name = ".".join(str(part) for part in where if part == where[0] or isinstance(part, int))
     if not name:

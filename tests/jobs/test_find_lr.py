@@ -94,8 +94,12 @@ def test_a_valley_gives_the_command_that_trains_with_its_rate(
 def test_without_a_valley_the_code_is_0_and_the_line_says_what_is_used(
     photos: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for name, value in {**FAST, **SHORT}.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    words += ["--weights", str(tiny_weights), "--out", str(tmp_path / "out"), "--end-lr", "1e-4", "--json"]
+    words = [
+        word
+        for name, value in {**FAST, **SHORT, "end_lr": 1e-4}.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    words += ["--weights", str(tiny_weights), "--out", str(tmp_path / "out"), "--json"]
     assert 0 == main(["find-lr", str(photos), *words])
     said = capsys.readouterr()
     made = json.loads(said.out)

@@ -110,11 +110,17 @@ def test_without_a_usable_valley_the_rate_is_the_present_rule_s(
     assert "" == read_json(auto.directory.model)["range_test"]["rule"]
 
 
-def test_a_rate_below_those_of_a_ramp_is_raised_to_them(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    options = {"recipe": "classic", "rampup": 1, "lr_start": 0.5, "lr_min": 1e-5}
+def test_a_rate_below_those_of_a_ramp_is_raised_to_them(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_curve, "NOISE", 1e9)
+    options = {"recipe": "classic", "rampup": 1, "lr_start": 1e-3}
     auto, said = trained(photos, tiny_weights, tmp_path / "auto", lr="auto", **options)
-    assert 0.5 == read_json(auto.directory.model)["range_test"]["lr"]
-    assert any("by a range test: 0.5, which its schedule starts or ends at; " in line for line in said)
+    assert 1e-3 == read_json(auto.directory.model)["range_test"]["lr"]
+    assert any(
+        "by a range test: 0.001, which its schedule starts or ends at; 0.0001, the recipe's own, as there is no" in line
+        for line in said
+    )
 
 
 def test_where_fine_tuning_is_skipped_nothing_is_tested(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def find_lr(
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> LrFinding:
-    """Train at rising rates on `data`, or on the images of a run as that starts, and say which rate to take.
+    """The learning rate by a range test on `data`, or on a run's images.
 
     The state is the one in which `train` with these options, or the run's, would begin fine-tuning. The rates are those
     of the head; other layers learn more slowly by the layer decay. Writes find_lr.json and a figure. Raises an

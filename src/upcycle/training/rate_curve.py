@@ -103,7 +103,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class LrFinding:
-    """All of `find_lr.json`: what a learning-rate range test found.
+    """What a learning-rate range test found.
 
     `peak`: the rate to take; `suggestions`: of each rule, none where there is no usable valley; `fallback`: the rate
     that is taken then. `losses`: of each repeat, the mean training loss of every update made, in nats, and `starts`
