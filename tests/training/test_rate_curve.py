@@ -80,6 +80,8 @@ def test_a_suggestion_is_a_geometric_mean_with_student_s_interval() -> None:
         made.low,
         made.high,
     )
+    alike = suggestion("valley", [1e-3] * 3, math.log(1.2))
+    assert alike.high == pytest.approx(1e-3 * math.exp(4.302653 * math.log(1.2) / 6))  # sqrt(12) sqrt(3) is 6
     alone = suggestion("valley", [1e-3])
     assert 1e-3 == pytest.approx(alone.lr)
     assert math.isnan(alone.low)

@@ -210,13 +210,20 @@ RULES: dict[str, Callable[[Sequence[float], _Reals], float]] = {
 }
 
 
-def suggestion(rule: str, picks: Sequence[float]) -> Suggestion:
-    """What a rule suggests by its pick of each repeat."""
+def suggestion(rule: str, picks: Sequence[float], step: float = 0.0) -> Suggestion:
+    """What a rule suggests by its pick of each repeat, of rates that are a `step` in the logarithm apart.
+
+    Picks that agree are known no better than that lets them be.
+    """
     logs = np.log(picks)
     mean, count = float(logs.mean()), len(logs)
     half = math.nan
     if count > 1:
-        half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * float(logs.std(ddof=1)) / math.sqrt(count)
+        half = (
+            float(stdtrit(count - 1, (1 + LEVEL) / 2))
+            * max(float(logs.std(ddof=1)), step / math.sqrt(12))
+            / math.sqrt(count)
+        )
     low, high = (math.exp(mean + sign * half) for sign in (-1, 1))
     return Suggestion(rule, math.exp(mean), low, high, tuple(float(pick) for pick in picks))
 
@@ -249,8 +256,10 @@ def found(
     least = max(FALL * level, NOISE * noise)
     suggestions: tuple[Suggestion, ...] = ()
     if depth > least:
-        rules = RULES.items()
-        suggestions = tuple(suggestion(name, [of(sweep.rates, curve) for curve in curves]) for name, of in rules)
+        step = math.log(sweep.rates[1] / sweep.rates[0])
+        suggestions = tuple(
+            suggestion(name, [rule_of(sweep.rates, curve) for curve in curves], step) for name, rule_of in RULES.items()
+        )
         peak = _picked(next(one for one in suggestions if one.rule == rule), together.mean(axis=0), sweep)
     else:
         why = f"the loss of {level:.3g} falls by {max(depth, 0.0):.2g}, and {least:.2g} or more would be plain"
