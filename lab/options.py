@@ -35,7 +35,7 @@ def written(annotation: object) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         values = ", ".join(f'"{value}"' for value in typing.get_args(annotation))
         return f"Literal[{values}]"
-    if isinstance(annotation, types.UnionType):
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " | ".join(written(part) for part in typing.get_args(annotation))
     return "None" if annotation is type(None) else annotation.__name__  # type: ignore[attr-defined]
 

@@ -72,7 +72,8 @@ def test_an_error_is_one_line_and_no_object(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "command", ["scan", "choose", "train", "compare", "plan", "evaluate", "predict", "report", "demo", "doctor"]
+    "command",
+    ["scan", "choose", "find-lr", "train", "compare", "plan", "evaluate", "predict", "report", "demo", "doctor"],
 )
 def test_every_command_has_the_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main([command, "--help"])

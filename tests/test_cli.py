@@ -152,6 +152,12 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["choose", "photos", "--candidates", "unknown_net"], 2, "no candidate is left: unknown_net is left out"),
         (["choose", "photos", "--candidates", "resnet50,"], 2, "candidates: '' is neither ARCH nor ARCH=FILE"),
         (["choose", "photos", "--arch", "resnet50"], 2, "unknown option: --arch"),
+        (["find-lr", "photos", "more"], 2, "'more' is one word too many: DATA is one folder or a manifest"),
+        (["find-lr", "photos", "--start-lr", "x"], 2, 'invalid value for --start-lr: unable to convert "x" into float'),
+        (["find-lr", "photos", "--num-updates", "2.5"], 2, "'2.5' is not a whole number"),
+        (["find-lr", "photos", "--repeats", "0"], 2, "repeats = 0 is out of range: use 1 to 100"),
+        (["find-lr", "photos", "--lr-max", "1"], 2, "unknown option: --lr-max: here it is --lr"),
+        (["find-lr", "/nowhere/photos"], 3, "/nowhere/photos does not exist"),
         (["train", "--resume"], 2, "--resume needs --out RUN"),
         (["train", "/nowhere/photos", "--weights", "none"], 3, "/nowhere/photos"),
         (["train", "/nowhere/photos"], 3, "/nowhere/photos does not exist"),
@@ -241,6 +247,13 @@ def test_the_plan_of_the_default_recipe_shows_fine_tuning(capsys: pytest.Capture
     assert "the probe decides: 8 epochs near the pretrained features, 10 far from them" == epochs
     assert 0 == main(["plan", "--steps-per-epoch", "10", "--epochs", "4"])
     assert 1 == len(capsys.readouterr().out.splitlines())
+
+
+def test_the_plan_without_a_rate_is_with_the_default_one_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["plan", "--lr", "auto"])
+    first, last = capsys.readouterr().out.splitlines()
+    assert "highest 0.001 at" in first
+    assert "lr = auto: a range test picks the highest rate as fine-tuning starts; this is with the recipe's own" == last
 
 
 def test_the_probe_has_no_schedule_to_plan(capsys: pytest.CaptureFixture[str]) -> None:

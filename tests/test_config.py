@@ -96,6 +96,9 @@ def test_an_option_given_under_two_names_is_an_error() -> None:
         ({"lr": float("nan")}, "lr = nan: input should be a finite number"),
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
         ({"lr": -1}, "lr = -1: input should be greater than 0"),
+        ({"lr": 101}, "lr = 101: input should be greater than 0 and at most 100, or auto"),
+        ({"lr": "fast"}, "lr = 'fast': input should be a valid number, .*, or 'auto'"),
+        ({"lr": True}, "lr = True: true and false are no value"),
         ({"monitor": "f2"}, "monitor = 'f2': choose one of val_loss"),
         ({"class_weights": "1,x"}, "class_weights = '1,x': class_weights '1,x' is neither none, balanced nor numbers"),
         ({"class_weights": "1,-2"}, "class_weights = '1,-2': class_weights '1,-2' must be positive"),
@@ -110,6 +113,15 @@ def test_a_value_out_of_range_is_one_line_that_names_it(options: dict[str, objec
     with pytest.raises(ConfigError, match=message) as caught:
         build(options)
     assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_rate_is_a_number_or_the_word_auto(tmp_path: Path) -> None:
+    assert ["auto", 0.01, 1.0] == [build({"lr": lr}).lr for lr in ("auto", "0.01", 1)]
+    path = tmp_path / "run.toml"
+    path.write_text('lr = "auto"\n')
+    config = build(read_toml(path))
+    assert config == build({"lr_max": "auto"}) == build(config.to_dict())
+    assert "auto" == build({"lr": "auto", "schedule": "ramp-sustain-decay", "lr_start": 1.0, "rampup": 1}).lr
 
 
 def test_a_configuration_cannot_be_changed() -> None:

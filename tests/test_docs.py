@@ -40,6 +40,10 @@ OTHERS = (
     "label-errors",
     "within",
     "candidates",
+    "start-lr",
+    "end-lr",
+    "num-updates",
+    "repeats",
     "want",
     "cost",
     "abstain",
@@ -94,8 +98,10 @@ COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
 EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
-def test_there_are_fourteen_commands() -> None:
-    expected = "choose compare demo doctor evaluate export plan predict push report scan thresholds train verify"
+def test_there_are_fifteen_commands() -> None:
+    expected = (
+        "choose compare demo doctor evaluate export find-lr plan predict push report scan thresholds train verify"
+    )
     assert expected.split() == COMMANDS
 
 
@@ -130,7 +136,14 @@ def test_every_command_line_of_the_manual_can_be_given(line: str) -> None:
 def needed_by(words: list[str]) -> list[str]:
     """Arguments that a command named by its name alone lacks."""
     of_a_run = {name: ["RUN"] for name in ("evaluate", "report", "thresholds", "export", "verify")}
-    needed = {"predict": ["RUN", "FILE"], "push": ["EXPORT", "NAME"], "scan": ["DATA"], "choose": ["DATA"], **of_a_run}
+    needed = {
+        "predict": ["RUN", "FILE"],
+        "push": ["EXPORT", "NAME"],
+        "scan": ["DATA"],
+        "choose": ["DATA"],
+        "find-lr": ["DATA"],
+        **of_a_run,
+    }
     return needed.get(words[0], []) if len(words) == 1 else []
 
 

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_public_names_are_these() -> None:
     expected = """
         Bundle Classifier Comparison Config ConfigError Constant DataError Dataset DecodeError DivergenceError
-        Evaluation ExportError History Metric Network NoRoomError Observer OneCycle Prediction RampSustainDecay Rate
-        Row Run RunError Scan Schedule State Step StorageError Task Thresholds UpcycleError
-        WarmupStableDecay WeightsError
-        __version__ choose compare evaluate export fit load open_bundle plan push report scan thresholds train verify
+        Evaluation ExportError History LrFinding Metric Network NoRoomError Observer OneCycle Prediction
+        RampSustainDecay Rate Row Run RunError Scan Schedule State Step StorageError Task Thresholds UpcycleError
+        WarmupStableDecay WeightsError __version__ choose compare evaluate export find_lr fit load open_bundle plan
+        push report scan thresholds train verify
     """
     assert expected.split() == dir(upcycle)
     assert all(getattr(upcycle, name) for name in upcycle.__all__)

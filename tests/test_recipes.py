@@ -5,7 +5,7 @@ import pytest
 from upcycle.changes import Retry
 from upcycle.errors import ConfigError
 from upcycle.planning import adapted_rate, phases, schedule, steps_per_epoch
-from upcycle.recipes import effective, resolve, without_effect
+from upcycle.recipes import effective, peak_rate, resolve, without_effect
 from upcycle.schedules import OneCycle, RampSustainDecay
 
 
@@ -97,6 +97,17 @@ def test_a_rate_that_is_named_is_the_rate() -> None:
     assert not resolve({"lr": 1e-3}).lr_adapt
     assert not resolve({"lr_max": 1e-3}).lr_adapt
     assert not resolve({"recipe": "classic"}).lr_adapt
+
+
+def test_until_a_range_test_has_picked_a_rate_it_is_the_recipe_s_own() -> None:
+    assert [1e-3, 1e-4, 1e-3] == [
+        peak_rate(resolve({"recipe": recipe, "lr": "auto"})) for recipe in ("default", "classic", "simple-cnn")
+    ]
+    assert 0.5 == peak_rate(resolve({"recipe": "classic", "lr": 0.5}))
+    assert resolve({"lr": "auto"}).lr_adapt  # the probe decides where there is no usable valley
+    assert not resolve({"lr": "auto", "lr_adapt": False}).lr_adapt
+    (phase,) = phases(resolve({"recipe": "classic", "lr": "auto"}), 320)
+    assert 1e-4 == phase.peak
 
 
 def test_without_pretrained_weights_nothing_is_frozen_and_no_probe_is_trained() -> None:

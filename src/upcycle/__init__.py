@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from upcycle.jobs.compare import compare as compare
     from upcycle.jobs.evaluate import evaluate as evaluate
     from upcycle.jobs.export import export as export
+    from upcycle.jobs.find_lr import find_lr as find_lr
     from upcycle.jobs.plan import plan as plan
     from upcycle.jobs.predict import Classifier as Classifier
     from upcycle.jobs.predict import load as load
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from upcycle.task import Task as Task
     from upcycle.training.loop import State as State
     from upcycle.training.loop import fit as fit
+    from upcycle.training.rate_curve import LrFinding as LrFinding
 
 __version__ = "0.1.0"
 
@@ -79,6 +81,7 @@ _PUBLIC = {
     "upcycle.jobs.bundle": "Bundle open_bundle",
     "upcycle.jobs.evaluate": "evaluate",
     "upcycle.jobs.export": "export",
+    "upcycle.jobs.find_lr": "find_lr",
     "upcycle.jobs.plan": "plan",
     "upcycle.jobs.predict": "load Classifier",
     "upcycle.jobs.prediction": "Prediction",
@@ -91,6 +94,7 @@ _PUBLIC = {
     "upcycle.schedules": "Schedule Rate OneCycle RampSustainDecay WarmupStableDecay Step Constant",
     "upcycle.task": "Task",
     "upcycle.training.loop": "fit State",
+    "upcycle.training.rate_curve": "LrFinding",
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = [*_HOMES, "__version__"]

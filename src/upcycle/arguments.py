@@ -31,7 +31,7 @@ def _option(name: str, *, show: bool, defaults: bool) -> Any:
     words = [str(field.description), *([f"[choices: {', '.join(choices)}]"] if choices else [])]
     if defaults and field.default not in (None, ""):
         words.append(f"[default: {field.default}]")
-    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    parts = [part for part in get_args(kind) or (kind,) if part is not type(None) and get_origin(part) is not Literal]
     metavar = "CHOICE" if choices else " ".join(part.__name__.upper() for part in parts)
     taken: Any = bool if kind is bool else tuple[(str,) * len(parts)] if get_origin(kind) is tuple else str  # type: ignore[misc]
     shown = Parameter(

@@ -39,6 +39,7 @@ app = App(
 for _name, _help in {
     "scan": "Look at the images first: what is wrong with them, and what it would do to the result.",
     "choose": "Race backbones on a part of the images, and say which to train.",
+    "find-lr": "Train at rising learning rates for a moment, and say which one to take.",
     "train": "Fine-tune a classifier on a folder of labelled images, test it and report.",
     "compare": "Train variants on one split and compare them, or compare runs that exist.",
     "plan": "Print and draw the learning-rate schedule; train nothing.",
@@ -54,7 +55,7 @@ for _name, _help in {
     "doctor": "What this machine has, and what upcycle would use.",
 }.items():
     _module = "shipping" if _name in SHIPPING else "commands"
-    app.command(f"upcycle.{_module}:{_name}", name=_name, help=_help)
+    app.command(f"upcycle.{_module}:{_name.replace('-', '_')}", name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,13 +126,13 @@ def _one_line(error: CycloptsError) -> str:
     if (
         isinstance(error, UnusedCliTokensError)
         and error.command_chain
-        and error.command_chain[0] in ("train", "scan", "choose", "plan")
+        and error.command_chain[0] in ("train", "scan", "choose", "plan", "find-lr")
     ):
         more = (error.unused_tokens or [""])[0]
         return f"{more!r} is one word too many: DATA is one folder or a manifest; quote a path that has spaces"
     text = " ".join(str(error).split())
     unknown = re.search(r"Unknown option: --([\w-]+)", text)
-    if unknown and error.command_chain and error.command_chain[0] in ("train", "plan"):
+    if unknown and error.command_chain and error.command_chain[0] in ("train", "plan", "find-lr"):
         from upcycle.config import ALIASES
 
         if unknown[1] == "head-epochs":  # of earlier versions

@@ -146,6 +146,55 @@ def choose(
 
 
 @with_json
+def find_lr(
+    data: Path,
+    /,
+    *,
+    start_lr: float = 1e-7,
+    end_lr: float = 1.0,
+    num_updates: Whole = 100,
+    repeats: Whole = 3,
+    out: Path | None = None,
+    config: Path | None = None,
+    options: RunOptions = NO_OPTIONS,
+) -> Result:
+    """Train at rising learning rates for a moment, and say which one to take.
+
+    Parameters
+    ----------
+    data
+        DATA as `upcycle train` takes it, or a run: its images and options, as it starts.
+    start_lr
+        The first rate, of the head.
+    end_lr
+        The last rate; a repeat ends before it where the loss explodes.
+    num_updates
+        Updates of a repeat.
+    repeats
+        How often, with other batches each time.
+    out
+        The folder of find_lr.json and find_lr.svg; left out, runs/NAME-find-lr-N.
+    config
+        TOML file of options; those on the command line win.
+    """
+    with importing():
+        from upcycle.jobs.find_lr import find_lr as run_find_lr
+
+    with telling() as show:
+        found = run_find_lr(
+            data,
+            start_lr=start_lr,
+            end_lr=end_lr,
+            num_updates=num_updates,
+            repeats=repeats,
+            out=out,
+            show=show,
+            **given(options, config),
+        )
+    return found.to_dict
+
+
+@with_json
 def compare(
     *paths: Path,
     variants: str | None = None,

@@ -51,6 +51,8 @@ OPTIMIZERS = (
     *("momentum", "nadam", "nadamw", "nesterov", "radam", "radamw", "rmsprop", "rmsproptf", "sgd", "sgdw"),
 )
 """Those of timm's optimizers that a resumed run continues with to the same bits, as a test holds."""
+AUTO_RATE = "auto"
+"""The word for a rate that a range test picks: `upcycle.recipes.peak_rate` has the number until then."""
 CUSTOM = "custom"
 """What an option is where a value or a function of the caller's stands for it."""
 OF_SCHEDULES = (
@@ -156,7 +158,9 @@ class Config(BaseModel):
     schedule: Literal[
         "one-cycle", "ramp-sustain-decay", "warmup-stable-decay", "cosine", "linear", "step", "constant", "custom"
     ] = Field("one-cycle", description="Shape of the learning rate; custom: a value passed from Python.")
-    lr: float = Field(1e-3, gt=0, le=100, description="Highest learning rate (fastai: lr_max).")
+    lr: float | Literal["auto"] = Field(
+        1e-3, description="Highest learning rate (fastai: lr_max); auto: by a range test."
+    )
     lr_adapt: bool = Field(True, description="Lower the peak on near tasks (off when --lr is given).")
     min_updates: int = Field(
         300, ge=0, le=1_000_000, description="Updates that epochs are added for (off when --epochs is given; 0: off)."
@@ -248,6 +252,13 @@ class Config(BaseModel):
     def _by_any_name(cls, given: object) -> object:
         return OF_SCHEDULES_ELSEWHERE.get(given.lower().replace("_", "-"), given) if isinstance(given, str) else given
 
+    @field_validator("lr")
+    @classmethod
+    def _is_rate(cls, lr: float | str) -> float | str:
+        if not isinstance(lr, str) and not 0 < lr <= 100:
+            raise ValueError("input should be greater than 0 and at most 100, or auto")
+        return lr
+
     @field_validator("monitor")
     @classmethod
     def _can_be_watched(cls, monitor: str) -> str:
@@ -330,7 +341,8 @@ def _check(config: Config) -> Config:
             f"three_phase rises and falls for pct_start = {config.pct_start:g} of the run each: give --pct-start 0.5 "
             "or less"
         )
-    if config.schedule == "ramp-sustain-decay" and max(config.lr_start, config.lr_min) > config.lr:
+    ramped = config.schedule == "ramp-sustain-decay" and not isinstance(config.lr, str)
+    if ramped and max(config.lr_start, config.lr_min) > float(config.lr):
         least = max(config.lr_start, config.lr_min)
         raise ConfigError(
             f"lr = {config.lr:g} is to be the highest rate, but lr_start is {config.lr_start:g} and lr_min "
@@ -416,9 +428,12 @@ def _validated(values: Mapping[str, Any], where: str = "") -> Config:
 
 def _explained(error: ValidationError) -> str:
     """The first problem of a validation in one line."""
-    first = error.errors()[0]
+    first, *others = error.errors()
     message = first["msg"].removeprefix("Value error, ")
-    name = ".".join(str(part) for part in first["loc"])
+    words = [one["ctx"]["expected"] for one in others if one["loc"][:1] == first["loc"][:1] and "ctx" in one]
+    message += "".join(f", or {word}" for word in words if first["type"] == "float_parsing")
+    where = first["loc"]  # of a union's kinds the names follow, of a tuple's entries their places
+    name = ".".join(str(part) for part in where if part == where[0] or isinstance(part, int))
     if not name:
         return message
     given = " ".join(repr(first["input"]).split())

@@ -41,7 +41,7 @@ class TrainOptions(TypedDict, total=False):
     refit: bool
     views: Literal["auto", "none", "flip", "square"]
     fine_tune: Literal["auto", "always", "never"]
-    lr: float
+    lr: float | Literal["auto"]
     lr_adapt: bool
     min_updates: int
     lr_start: float

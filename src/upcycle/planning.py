@@ -8,6 +8,7 @@ from upcycle.changed_schedules import Cooldown, Replanned, Scaled, by_epoch, ove
 from upcycle.changes import Budget, Change, Ending, MicroBatch, Replan, Retry
 from upcycle.config import Config
 from upcycle.errors import counted
+from upcycle.recipes import peak_rate
 from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Rate, Schedule, Shape, Step, WarmupStableDecay
 
 
@@ -16,11 +17,11 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
     if custom is not None:
         return over_run(custom, steps=config.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch)
     if config.schedule == "constant":
-        return Constant(config.lr, config.momentum)
+        return Constant(peak_rate(config), config.momentum)
     if config.schedule == "ramp-sustain-decay":
         return RampSustainDecay(
             lr_start=config.lr_start,
-            lr_max=config.lr,
+            lr_max=peak_rate(config),
             lr_min=config.lr_min,
             rampup=config.rampup,
             sustain=config.sustain,
@@ -29,11 +30,11 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
             momentum=config.momentum,
         )
     if config.schedule == "step":
-        return Step(config.lr, config.step_size, config.gamma, steps_per_epoch, config.momentum)
+        return Step(peak_rate(config), config.step_size, config.gamma, steps_per_epoch, config.momentum)
     if config.schedule in WARM:
         trapezoid = config.schedule == "warmup-stable-decay"
         return WarmupStableDecay(
-            config.lr,
+            peak_rate(config),
             config.epochs * steps_per_epoch,
             warmup=config.warmup,
             cooldown=config.cooldown if trapezoid else None,
@@ -43,7 +44,7 @@ def schedule(config: Config, steps_per_epoch: int, custom: Schedule | None = Non
             momentum=config.momentum,
         )
     return OneCycle(
-        config.lr,
+        peak_rate(config),
         config.epochs * steps_per_epoch,
         pct_start=config.pct_start,
         div=config.div,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from upcycle.config import CUSTOM, READING, Config, build, canonical
+from upcycle.config import AUTO_RATE, CUSTOM, READING, Config, build, canonical
 from upcycle.errors import ConfigError
 
 FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
@@ -89,6 +89,10 @@ RECIPES: Mapping[str, Mapping[str, object]] = {
 }
 
 
+DEFAULT_RATE = 1e-3
+"""The highest rate of a recipe that names none."""
+
+
 def resolve(options: Mapping[str, Any], recipe: str | None = None) -> Config:
     """The configuration of a recipe with `options` laid over it.
 
@@ -107,7 +111,7 @@ def _exact(chosen: Mapping[str, Any]) -> dict[str, object]:
     probed = chosen.get("probe", True) is not False
     fixed = "epochs" in chosen or not probed or chosen.get("schedule") == CUSTOM
     return {
-        **({"lr_adapt": False} if "lr" in chosen else {}),
+        **({"lr_adapt": False} if chosen.get("lr", AUTO_RATE) != AUTO_RATE else {}),
         **({"min_updates": 0} if fixed else {}),
         **({"fine_tune": "always"} if chosen.get("epochs") else {}),
         **({} if probed else {"ema_decay": 0.0}),
@@ -119,6 +123,15 @@ def _from_scratch(name: str, named: Mapping[str, Any]) -> dict[str, object]:
     if named.get("weights", RECIPES[name].get("weights")) != "none":
         return {}
     return {"probe": False, "freeze": "none", "bn": "train", "layer_decay": 1.0}
+
+
+def peak_rate(config: Config) -> float:
+    """The highest rate as a number: `lr`, or where a range test is to pick it, the recipe's own until it has."""
+    if not isinstance(config.lr, str):
+        return config.lr
+    own = RECIPES[config.recipe].get("lr", DEFAULT_RATE)
+    assert isinstance(own, float)
+    return own
 
 
 def effective(config: Config, resolved: Mapping[str, object] | None = None) -> dict[str, object]:

@@ -46,6 +46,11 @@ def test_it_counts_images_epochs_and_updates_and_leaves_nothing(
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_range_test_takes_time_as_well(photos: Path, options: dict[str, Any]) -> None:
+    plain, auto = (asked(photos, {**options, **more}, probe=False, epochs=1).seconds for more in ({}, {"lr": "auto"}))
+    assert auto[0] > 20 * plain[0]  # 300 updates beside one
+
+
 @pytest.mark.usefixtures("no_page")
 def test_images_and_updates_are_those_of_the_run(photos: Path, options: dict[str, Any], tmp_path: Path) -> None:
     manifest = tmp_path / "all.csv"

@@ -36,7 +36,7 @@ from upcycle.comparison.statistics import (
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE
 from upcycle.errors import ConfigError
 from upcycle.evaluation.intervals import LEVEL
-from upcycle.recipes import differing
+from upcycle.recipes import differing, peak_rate
 
 
 def summarize(
@@ -113,7 +113,7 @@ def _variant(group: VariantRuns, made: Scored | None, cached: Mapping[object, fl
         for run in group.runs
     ]
     losses = {run: [row.val_loss for row in run.rows if math.isfinite(row.val_loss)] for run in group.trials}
-    trials = [Trial(run.config.lr, min(values, default=None)) for run, values in losses.items()]
+    trials = [Trial(peak_rate(run.config), min(values, default=None)) for run, values in losses.items()]
     return VariantResult(
         name=group.name,
         title=group.title,
@@ -134,7 +134,7 @@ def _cost(group: VariantRuns, cached: Mapping[object, float]) -> Cost:
     return Cost(
         epochs=mean(len(run.history) for run in group.runs),
         seconds=None if None in seconds else mean(one for one in seconds if one is not None),
-        tuning_seconds=sum(_seconds(run, {}) or 0.0 for run in group.trials if run.config.lr != group.lr),
+        tuning_seconds=sum(_seconds(run, {}) or 0.0 for run in group.trials if peak_rate(run.config) != group.lr),
         parameters=first.parameters,
         trained_parameters=first.trained_parameters,
     )

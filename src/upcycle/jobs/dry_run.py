@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 
 from upcycle import device as machines
+from upcycle.config import AUTO_RATE, Config
 from upcycle.data.dataset import Dataset
 from upcycle.data.splits import NAMES, folds, split_by
 from upcycle.errors import ConfigError
@@ -26,6 +27,7 @@ from upcycle.model.sources import AUTO, get_weights, has_fixed_size, preprocessi
 from upcycle.planning import epochs_for, phases
 from upcycle.reporting.progress import Display
 from upcycle.reporting.text import clock, columns, named, titled
+from upcycle.training.rate_curve import Sweep
 
 _NEAR, _FAR = "near the features", "far from the features"
 MOST_CLASSES = 20
@@ -157,7 +159,8 @@ def _planned(
         for way, freeze in ways.items():
             epochs = epochs_for(config, phase.steps_per_epoch, far=way == _FAR) if probed else phase.epochs
             update = seconds_per_update(config, data, model, machine, phase, freeze)
-            seconds = epochs * (phase.steps_per_epoch * update + counts["val"] * forward) + 2 * held_out
+            tested = _tested_images(config) * (update / config.batch_size + forward)
+            seconds = tested + epochs * (phase.steps_per_epoch * update + counts["val"] * forward) + 2 * held_out
             name = f"{phase.name}, {way}" if way else phase.name
             speed = counts["train"] / (phase.steps_per_epoch * update)
             tuned.append(Stage(name, epochs, epochs * phase.steps_per_epoch, speed, seconds))
@@ -183,3 +186,9 @@ def _planned(
         decides=f"the probe decides: {', '.join(what)}" if probed and what else "",
         seconds=(runs * min(possible), runs * max(possible)),
     )
+
+
+def _tested_images(config: Config) -> int:
+    """Those that a range test trains on, where there is one, if the loss never explodes."""
+    sweep = Sweep()
+    return sweep.repeats * sweep.num_updates * config.batch_size if config.lr == AUTO_RATE else 0

@@ -77,7 +77,7 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
 
         while not (reason := reason_to_stop(session, state, history.of(phase.name))):
             session.stopping.obey()
-            setting = _setting(session, data, model)  # by the plan as it is now
+            setting = setting_of(session, data, model)  # by the plan as it is now
             for ended in fit(state, setting, validate=validate, progress=progress, due=due):
                 if ended is None:
                     if change_plan(session, state):
@@ -94,7 +94,8 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
     return reason, state.average
 
 
-def _setting(session: Session, data: Dataset, model: Network) -> Setting:
+def setting_of(session: Session, data: Dataset, model: Network) -> Setting:
+    """What the updates of the plan's last phase need."""
     config, custom = session.config, session.callables
     return Setting(
         config=config,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from upcycle.config import Config, canonical, path_or_none, read_toml
+from upcycle.config import AUTO_RATE, Config, canonical, path_or_none, read_toml
 from upcycle.errors import ConfigError, counted
 from upcycle.jobs.callables import NO_CALLABLES, Callables, taken
 from upcycle.options import TrainOptions
@@ -75,6 +75,8 @@ def print_plan(options: Mapping[str, Any], *, steps_per_epoch: int, csv: bool, p
     decided = decided_epochs(resolve(options), steps_per_epoch)
     if decided:
         print(decided)
+    if resolve(options).lr == AUTO_RATE:
+        print("lr = auto: a range test picks the highest rate as fine-tuning starts; this is with the recipe's own")
     return Plan(planned)
 
 

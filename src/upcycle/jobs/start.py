@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from upcycle.changes import Change, changes_from_dicts
-from upcycle.config import NUMBERS_OR_NONE, Config, absolute, canonical, read_config
+from upcycle.config import AUTO_RATE, NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.jobs.clock import Deadline
@@ -113,6 +113,8 @@ def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None
     elif deadline is not None:
         start = replace(start, deadline=Deadline.of(deadline, began))
         words = ["--deadline", deadline]
+    if deadline is not None and start.config.lr == AUTO_RATE:
+        raise ConfigError("a range test has no time in a deadline: give --lr RATE, or leave --lr out")
     if words and start.config.folds:
         raise ConfigError(f"{words[0]} is for one training, and folds = {start.config.folds}: leave one of them out")
     return replace(start, command=f"{start.command} {shlex.join(words)}") if words and start.fresh else start

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from upcycle.config import Config
 from upcycle.errors import ConfigError
+from upcycle.recipes import peak_rate
 from upcycle.schedules import Rate
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -164,7 +165,7 @@ def make_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         [{key: value for key, value in group.items() if key != "names"} for group in groups],
         opt=config.optimizer,
-        lr=config.lr,
+        lr=peak_rate(config),
         momentum=config.momentum,
         **options,
     )
