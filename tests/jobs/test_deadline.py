@@ -45,11 +45,11 @@ def budget_of(run: RunDir) -> Budget:
 def test_a_run_ends_on_time_and_can_be_repeated_without_a_clock(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "REPORT", 0.5)
+    monkeypatch.setattr(deadline, "REPORT", 2.0)
     options: dict[str, Any] = {**FAST, "weights": str(tiny_weights), "epochs": 10_000, "image_size": 32}
     began, show = time.monotonic(), Said()
     run = upcycle.train(photos, out=tmp_path / "run", deadline="20s", show=show, **options)
-    assert 10 < time.monotonic() - began < 20
+    assert time.monotonic() - began < 20
     budget = budget_of(run.directory)
     assert (20.0, 32) == (budget.seconds, budget.image_size)
     assert budget.reason in show.said
@@ -63,7 +63,7 @@ def test_a_run_ends_on_time_and_can_be_repeated_without_a_clock(
 def test_a_machine_that_slows_down_is_planned_for_and_resuming_says_that_it_has_no_deadline(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "REPORT", 0.5)
+    monkeypatch.setattr(deadline, "REPORT", 2.0)
     options: dict[str, Any] = {**FAST, "weights": str(tiny_weights), "epochs": 10_000, "image_size": 32}
     began, show = time.monotonic(), Said(pause=0.3)
     run = upcycle.train(photos, out=tmp_path / "run", deadline="15s", show=show, **options)
@@ -89,7 +89,7 @@ def test_a_machine_that_slows_down_is_planned_for_and_resuming_says_that_it_has_
 def test_a_run_that_is_resumed_may_have_a_deadline_of_its_own(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "REPORT", 0.5)
+    monkeypatch.setattr(deadline, "REPORT", 2.0)
 
     class Stopped(Said):
         def row(self, history: History, epochs: int, images_per_second: float) -> None:
@@ -109,7 +109,7 @@ def test_smaller_images_where_those_of_the_weights_are_too_slow(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deadline, "before_decoding", lambda *_: (0.08, 0.1))  # seconds at 224 px
-    monkeypatch.setattr(deadline, "REPORT", 0.5)
+    monkeypatch.setattr(deadline, "REPORT", 2.0)
     show = Said()
     run = upcycle.train(
         photos, out=tmp_path / "run", weights=str(tiny_weights), deadline="25s", show=show, recipe="probe", **FAST

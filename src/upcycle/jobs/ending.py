@@ -15,12 +15,13 @@ def wants_change(session: Session, state: State) -> bool:
     """Whether the plan should change after the update just made."""
     if session.plan.ending is None and session.asked_to_finish():
         return True
-    return session.pace is not None and session.pace.steps_for(session.plan, state.step) is not None
+    pace = session.pace
+    return pace is not None and pace.to_look() and pace.steps_for(session.plan, state.step) is not None
 
 
 def change_plan(session: Session, state: State) -> bool:
     """Change the plan where someone asked the run to finish or the pace is another than planned; whether it did."""
-    if session.plan.ending is None and session.asked_to_finish():
+    if session.plan.ending is None and session.run.request.exists():
         _end(session, state, "finished early on request")
         session.run.request.unlink(missing_ok=True)
         return True

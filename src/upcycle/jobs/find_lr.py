@@ -23,7 +23,8 @@ from upcycle.jobs.peak import tested
 from upcycle.jobs.prepare import decode, fit_size, machine_of, read_index
 from upcycle.jobs.resume import differences, same_network
 from upcycle.jobs.run import Run
-from upcycle.jobs.session import Session, Stopping
+from upcycle.jobs.session import Session
+from upcycle.jobs.signals import Stopping
 from upcycle.jobs.stages import Begun, begin_tuning
 from upcycle.jobs.start import free, name_of, removed_unless_started, reserve, spelled
 from upcycle.jobs.train import computable

@@ -14,10 +14,12 @@ SLACK = 1.8
 """What is left for the end is so many times its estimate: once training is over nothing can be left out."""
 FEWEST = 5
 """Updates of fine-tuning that are worth making."""
-RECENT = 0.2
-"""The weight of the last update in the mean of the pace."""
-ROOM = 0.95
+RECENT = 4.0
+"""Seconds of updates whose mean is the pace."""
+ROOM = 0.93
 """More updates are planned where those that are left need less than this part of the time."""
+LATE = 0.1
+"""Fewer updates are planned where the end would lose more than this part of what is left for it."""
 EVERY = 1.0
 """Seconds between looks at the pace."""
 
@@ -48,8 +50,9 @@ class Pace:
         return SLACK * (self._end.images * self.forward + self._end.fixed)
 
     def updated(self) -> None:
-        """An update was made just now."""
-        self.update += RECENT * (self._since() - self.update)
+        """An update was made just now. The mean forgets what is older than some seconds."""
+        seconds = self._since()
+        self.update += min(0.5, seconds / RECENT) * (seconds - self.update)
 
     def closed(self) -> None:
         """An epoch has ended just now: its images are predicted and its weights are written."""
@@ -78,21 +81,24 @@ class Pace:
                 high = middle - 1
         return low
 
+    def to_look(self) -> bool:
+        """Whether it is time to look at the plan again: once a second at most."""
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + EVERY
+        return True
+
     def steps_for(self, plan: Plan, step: int) -> int | None:
         """The updates in all to plan from the run's update `step` on; None while the plan is right."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return None
         phase = plan.last
         done, left = step - phase.first_step, self.deadline.left() - self.reserve
         if done >= phase.steps:
             return None
         needed = self.needed(phase.steps, phase, step)
         longer = needed < ROOM * left and phase.steps < self._most and plan.ending is None
-        if not longer and needed <= left:
+        if not longer and needed <= left + LATE * self.reserve:
             return None
         steps = self.fits(phase, step)
-        self._next_look = now + EVERY
         return steps if steps != phase.steps and (longer or steps < phase.steps) else None
 
     def describe(self) -> str:

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
+from upcycle.changes import MicroBatch
 from upcycle.data.dataset import Dataset
 from upcycle.device import out_of_memory
 from upcycle.errors import RunError
 from upcycle.jobs.finetune import micro_batch, setting_of
 from upcycle.jobs.session import Session
 from upcycle.model.network import Network
-from upcycle.planning import MicroBatch
 from upcycle.rundir import RunDir, read_json, read_value
 from upcycle.training.optim import frozen_in, learns_statistics
 from upcycle.training.range_test import Losses, range_test
