@@ -10,7 +10,7 @@ from upcycle.reporting.text import clock
 
 REPORT = 5.0
 """Seconds of the report, of files and of what else does not depend on the number of images."""
-SLACK = 1.8
+SLACK = 1.6
 """What is left for the end is so many times its estimate: once training is over nothing can be left out."""
 FEWEST = 5
 """Updates of fine-tuning that are worth making."""
