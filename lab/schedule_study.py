@@ -93,7 +93,7 @@ def main() -> None:
             file.write_text("".join(f"{key} = {value!r}\n".replace("'", '"') for key, value in options.items()))
             files.append(str(file))
         out = folder / "comparison"
-        upcycle.compare(data, variants=files, seeds=asked.seeds, out=out, resume=out.exists(), split_seed=0, **common)
+        upcycle.compare(data, variants=files, seeds=asked.seeds, out=out, resume=out.exists(), **common)
 
 
 if __name__ == "__main__":
