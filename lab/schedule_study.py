@@ -89,7 +89,7 @@ def main() -> None:
         files = []
         for shape in SHAPES:
             options = options_of(shape, tuned(data, shape, common, folder, asked.tuning))
-            file = folder / f"{shape}.toml"
+            file = folder / f"shape-{shape}.toml"
             file.write_text("".join(f"{key} = {value!r}\n".replace("'", '"') for key, value in options.items()))
             files.append(str(file))
         out = folder / "comparison"
