@@ -48,7 +48,7 @@ def lr_figure(finding: LrFinding) -> Drawing:
     axes = figure.subplots()
     rates, blue = finding.rates[: len(finding.loss)], PALETTE["blue"]
     axes.set_xscale("log")
-    axes.set_xlim(finding.sweep.start_lr, finding.sweep.end_lr)
+    axes.set_xlim(finding.sweep.start_lr, 1.5 * max(rates) if rates else finding.sweep.end_lr)
     axes.set_xlabel("learning rate")
     axes.set_title("training loss, smoothed; the band is from the lowest to the highest repeat")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_text(rate)))
