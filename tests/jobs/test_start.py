@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from upcycle.cli import app, main
 from upcycle.config import Config, from_words
 from upcycle.errors import ConfigError, RunError
-from upcycle.jobs.start import UPDATES, begin
+from upcycle.jobs.start import UPDATES, begin, timed
 from upcycle.recipes import resolve
 from upcycle.rundir import RunDir, read_json, write_json, write_text
 
@@ -37,6 +38,23 @@ def test_the_command_that_is_recorded_repeats_the_run(tmp_path: Path) -> None:
         f"upcycle train '{tmp_path}/my photos' --recipe classic --epochs 7 --moms 0.9 0.8 0.9 --out {tmp_path}/out"
     )
     assert expected == start.command
+
+
+def test_a_slurm_job_is_told_of_its_deadline_and_commands_record_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = begin(tmp_path / "photos", {}, out=tmp_path / "out", resume=False)
+    assert () == timed(start, deadline=None, began=0.0, plan=None).warnings
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3630))
+    (hint,) = timed(start, deadline=None, began=0.0, plan=None).warnings
+    assert hint == "this Slurm job ends in 60 min: with --deadline slurm the run ends before it"
+    asked = timed(start, deadline="10m", began=time.monotonic(), plan=None)
+    assert asked.command == f"{start.command} --deadline 10m"
+    assert asked.deadline is not None
+    assert asked.deadline.seconds == 600.0
+    auto = begin(tmp_path / "photos", {"lr": "auto"}, out=tmp_path / "auto", resume=False)
+    with pytest.raises(ConfigError, match="a range test has no time in a deadline"):
+        timed(auto, deadline="10m", began=0.0, plan=None)
 
 
 def test_a_switch_is_recorded_as_the_command_line_spells_it(tmp_path: Path) -> None:

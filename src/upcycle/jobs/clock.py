@@ -41,10 +41,9 @@ class Deadline:
         """The one that `text` asks for: a duration, or "slurm" for the end of the Slurm job less half a minute."""
         if text != SLURM:
             return cls(parse_duration(text, "deadline"), began)
-        end = environment.get("SLURM_JOB_END_TIME", "")
-        if not end.isdigit():
+        left = slurm_left(environment)
+        if left is None:
             raise ConfigError("deadline = slurm needs SLURM_JOB_END_TIME, which Slurm sets in a job: give a duration")
-        left = int(end) - time.time() - SLURM_MARGIN
         if left <= 0:
             raise ConfigError("deadline = slurm: this Slurm job ends in less than half a minute")
         now = time.monotonic()
@@ -53,6 +52,12 @@ class Deadline:
     def left(self) -> float:
         """Seconds until then."""
         return self.began + self.seconds - time.monotonic()
+
+
+def slurm_left(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds until the end of the Slurm job that this is, less half a minute; None outside of one."""
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    return int(end) - time.time() - SLURM_MARGIN if end.isdigit() else None
 
 
 def process_began() -> float:

@@ -11,7 +11,7 @@ from upcycle.changes import Change, changes_from_dicts
 from upcycle.config import AUTO_RATE, NUMBERS_OR_NONE, Config, absolute, canonical, read_config
 from upcycle.errors import ConfigError, RunError
 from upcycle.jobs.callables import NO_CALLABLES, Callables
-from upcycle.jobs.clock import Deadline
+from upcycle.jobs.clock import Deadline, slurm_left
 from upcycle.manifest import check
 from upcycle.recipes import FREE_TO_CHANGE, resolve, without_effect
 from upcycle.rundir import RunDir, read_json, read_lines
@@ -113,6 +113,9 @@ def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None
     elif deadline is not None:
         start = replace(start, deadline=Deadline.of(deadline, began))
         words = ["--deadline", deadline]
+    elif (left := slurm_left()) is not None:
+        hint = f"this Slurm job ends in {left / 60:.0f} min: with --deadline slurm the run ends before it"
+        start = replace(start, warnings=(*start.warnings, hint))
     if deadline is not None and start.config.lr == AUTO_RATE:
         raise ConfigError("a range test has no time in a deadline: give --lr RATE, or leave --lr out")
     if words and start.config.folds:
