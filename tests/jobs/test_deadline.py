@@ -108,7 +108,7 @@ def test_a_run_that_is_resumed_may_have_a_deadline_of_its_own(
 def test_smaller_images_where_those_of_the_weights_are_too_slow(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "before_decoding", lambda *_: (0.08, 0.1))  # seconds at 224 px
+    monkeypatch.setattr(deadline, "before_decoding", lambda *_: (0.12, 0.1))  # seconds at 128 px
     monkeypatch.setattr(deadline, "REPORT", 2.0)
     show = Said()
     run = upcycle.train(
