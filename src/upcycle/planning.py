@@ -296,7 +296,7 @@ class Plan:
         phases = (*self.phases[:-1], self.last) if self.phases else ()
         return tuple(phase.schedule(step) for phase in phases for step in range(phase.steps))
 
-    @property
+    @cached_property
     def last(self) -> Phase:
         """The last phase, as the changes have left it."""
         phase = self.phases[-1]
