@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from upcycle.changed_schedules import Cooldown, Replanned, Scaled, by_epoch, over_run, to_dict
