@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from upcycle.changed_schedules import KINDS, Cooldown, Replanned, Scaled, by_epoch, from_dict, to_dict
 from upcycle.errors import ConfigError
-from upcycle.schedules import Constant, OneCycle, RampSustainDecay, Step
+from upcycle.schedules import Constant, CustomSchedule, OneCycle, RampSustainDecay, Rate, Step
 
 
 def test_a_scaled_schedule_is_another_one_until_it_begins() -> None:
@@ -90,3 +90,9 @@ def test_a_value_out_of_range_is_named(make: object, message: str) -> None:
 def test_every_kind_has_its_own_name() -> None:
     own = ["constant", "cooldown", "one-cycle", "ramp-sustain-decay", "replanned", "scaled", "step"]
     assert [*own, "warmup-stable-decay"] == sorted(KINDS)
+
+
+def test_a_custom_schedule_is_asked_for_whole_steps_when_it_is_laid_on_others() -> None:
+    rates = [Rate(lr, 0.9) for lr in (1.0, 0.8, 0.6, 0.4, 0.2)]
+    longer = Replanned(CustomSchedule(lambda step: rates[step]), 1, 5, 8)
+    assert [longer(step).lr for step in range(9)] == pytest.approx([1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2])

@@ -29,6 +29,13 @@ def test_changes_survive_json() -> None:
         {"event": "replan", "step": 3, "steps": "many", "reason": ""},
         {"event": "ending", "step": 3, "steps": 4, "shape": "steep", "reason": ""},
         {"event": "deadline", "seconds": 90, "image_size": 2.5},
+        {"event": "deadline", "seconds": 90, "image_size": 32, "steps": -5},
+        {"event": "replan", "step": -4, "steps": 8, "reason": ""},
+        {"event": "replan", "step": 0, "steps": 0, "reason": ""},
+        {"event": "replan", "step": 4, "steps": 10**12, "reason": ""},
+        {"event": "ending", "step": 8, "steps": 4, "shape": "cos", "reason": ""},
+        {"event": "micro-batch", "step": 0, "images": -2, "reason": ""},
+        {"event": "retry", "step": 3, "factor": float("nan"), "reason": ""},
         7,
     ],
 )

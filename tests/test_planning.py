@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from upcycle.changes import MicroBatch, Retry, changes_from_dicts, changes_to_dicts
+from upcycle.changed_schedules import from_dict
+from upcycle.changes import MicroBatch, Replan, Retry, changes_from_dicts, changes_to_dicts
 from upcycle.errors import RunError
 from upcycle.planning import Decision, Plan, adapted_rate, decide, orientation, phases
 from upcycle.recipes import resolve
@@ -146,3 +147,12 @@ def test_orientation_means_nothing_where_turning_surely_costs_little(
     found, said = orientation(difference, error, 2)
     assert free == found
     assert said.startswith("orientation means nothing" if free else "orientation is taken to matter")
+
+
+def test_a_long_run_may_be_replanned_thousands_of_times() -> None:
+    changes = tuple(Replan(step, 6000 + step % 2, "the machine wavers") for step in range(3000))
+    plan = Plan(phases(resolve({"epochs": 600}), 320), changes)
+    (phase,) = json.loads(json.dumps(plan.to_dict()))["phases"]
+    assert [6001, 6001] == [phase["updates"], plan.last.steps]
+    assert from_dict(phase["schedule"]) is not None
+    assert plan.last.rate(6000).lr == pytest.approx(plan.phases[-1].rate(5999).lr)

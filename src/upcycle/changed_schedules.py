@@ -64,11 +64,15 @@ class Replanned:
 
     def __call__(self, step: int) -> Rate:
         """The other schedule's rate, of a place that may lie between two of its steps."""
-        if step < self.begin:
-            return self.schedule(step)
-        last = self.after - 1 - self.begin
-        done = min(1.0, (step - self.begin) / last) if last else 1.0
-        return self.schedule(self.begin + done * (self.before - 1 - self.begin))  # type: ignore[arg-type]
+        schedule: Schedule = self
+        at: float = step
+        while isinstance(schedule, Replanned):  # a long run is replanned more often than Python calls may be nested
+            if at >= schedule.begin:
+                last = schedule.after - 1 - schedule.begin
+                done = min(1.0, (at - schedule.begin) / last) if last else 1.0
+                at = schedule.begin + done * (schedule.before - 1 - schedule.begin)
+            schedule = schedule.schedule
+        return schedule(at)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,18 @@ def qualified_name(function: object) -> str:
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
-    """Plain values from which `from_dict` makes an equal schedule; the name alone of a custom one."""
+    """Plain values from which `from_dict` makes an equal schedule; the name alone of a custom one.
+
+    One that was replanned again and again is one value, with begin, before and after of each time in `laid`.
+    """
     if isinstance(schedule, CustomSchedule):
         return {"kind": schedule.kind, "name": qualified_name(schedule.function)}
+    if isinstance(schedule, Replanned):
+        laid = []
+        while isinstance(schedule, Replanned):
+            laid.append([schedule.begin, schedule.before, schedule.after])
+            schedule = schedule.schedule
+        return {"kind": Replanned.kind, "schedule": to_dict(schedule), "laid": laid[::-1]}
     plain = {field.name: getattr(schedule, field.name) for field in fields(schedule)}  # type: ignore[arg-type]
     if "schedule" in plain:
         plain["schedule"] = to_dict(plain["schedule"])
@@ -141,12 +154,18 @@ def from_dict(values: Mapping[str, Any]) -> Schedule:
     kind = plain.pop("kind", None)
     if kind not in KINDS:
         raise ConfigError(f"unknown schedule {kind!r}: choose one of {', '.join(KINDS)}")
-    unknown = set(plain) - {field.name for field in fields(KINDS[kind])}
+    known = {"schedule", "laid"} if kind == Replanned.kind else {field.name for field in fields(KINDS[kind])}
+    unknown = set(plain) - known
     if unknown:
         raise ConfigError(f"unknown key of schedule {kind}: {sorted(unknown)}")
+    if kind == Replanned.kind:
+        schedule = from_dict(plain["schedule"])
+        for begin, before, after in plain["laid"]:
+            schedule = Replanned(schedule, begin, before, after)
+        return schedule
     if "moms" in plain:
         plain["moms"] = tuple(plain["moms"])
     if "schedule" in plain:
         plain["schedule"] = from_dict(plain["schedule"])
-    schedule: Schedule = KINDS[kind](**plain)
-    return schedule
+    made: Schedule = KINDS[kind](**plain)
+    return made

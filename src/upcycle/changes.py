@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from upcycle.errors import RunError
 from upcycle.schedules import Shape
+
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class Retry:
     """The loss exploded: from the run's update `step` on the learning rate is multiplied by `factor`."""
 
     event: ClassVar[str] = "retry"
-    step: int
-    factor: float
+    step: Count
+    factor: Amount
     reason: str
 
 
@@ -25,8 +29,8 @@ class MicroBatch:
     """Memory was short: from the run's update `step` on at most `images` go through the network at a time."""
 
     event: ClassVar[str] = "micro-batch"
-    step: int
-    images: int
+    step: Count
+    images: Positive
     reason: str
 
 
@@ -40,11 +44,11 @@ class Budget:
     """
 
     event: ClassVar[str] = "deadline"
-    seconds: float
-    image_size: int
+    seconds: Amount
+    image_size: Positive
     lean: bool = False
     freeze: str = ""
-    steps: int | None = None
+    steps: Count | None = None
     reason: str = ""
 
 
@@ -53,8 +57,8 @@ class Replan:
     """The machine was slower or faster than planned: from update `step` on the rest is laid on `steps` in all."""
 
     event: ClassVar[str] = "replan"
-    step: int
-    steps: int
+    step: Count
+    steps: Positive
     reason: str
 
 
@@ -63,8 +67,8 @@ class Ending:
     """Training ends before its time: from update `step` on the rate falls by `shape`, `steps` updates being all."""
 
     event: ClassVar[str] = "ending"
-    step: int
-    steps: int
+    step: Count
+    steps: Positive
     shape: Shape
     reason: str
 
@@ -94,4 +98,6 @@ def _change(row: Mapping[str, Any]) -> Change:
     if kind is None:
         raise ValueError(f"unknown event {row['event']!r}")
     change: Change = kind.validate_python({name: value for name, value in row.items() if name != "event"})
+    if isinstance(change, Replan | Ending) and change.steps < change.step:
+        raise ValueError(f"{change.steps} updates in all are over before update {change.step}")
     return change

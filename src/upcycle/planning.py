@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from upcycle.changed_schedules import Cooldown, Replanned, Scaled, by_epoch, over_run, to_dict
@@ -296,7 +297,7 @@ class Plan:
         phases = (*self.phases[:-1], self.last) if self.phases else ()
         return tuple(phase.schedule(step) for phase in phases for step in range(phase.steps))
 
-    @property
+    @cached_property
     def last(self) -> Phase:
         """The last phase, as the changes have left it."""
         phase = self.phases[-1]

@@ -300,7 +300,18 @@ class CustomSchedule:
     function: Callable[[int], Rate]
 
     def __call__(self, step: int) -> Rate:
-        """Its rate; ConfigError for what is none."""
+        """Its rate; of a place between two steps, as a replanned run asks for, what lies between theirs.
+
+        ConfigError for what is none.
+        """
+        whole = int(step)
+        rate = self._of(whole)
+        if whole == step:
+            return rate
+        after = self._of(whole + 1)
+        return Rate(*(_linear(here, there, step - whole) for here, there in zip(rate, after, strict=True)))
+
+    def _of(self, step: int) -> Rate:
         given = self.function(step)
         _require(
             isinstance(given, tuple) and len(given) == 2 and all(isinstance(value, int | float) for value in given),

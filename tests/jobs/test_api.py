@@ -46,3 +46,12 @@ def test_the_path_of_a_result_outlives_the_working_directory(tmp_path: Path, mon
     made = [kind(Path("out")) for kind in (upcycle.Run, upcycle.Scan)]
     monkeypatch.chdir("/")
     assert [tmp_path / "out"] * 2 == [result.path for result in made]
+
+
+def test_a_deadline_that_is_none_leaves_no_folder(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="deadline = 'soon' is no duration"):
+        upcycle.train(photos, weights=str(tiny_weights), deadline="soon")
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from upcycle.errors import ConfigError
 from upcycle.history import History
 from upcycle.jobs import deadline
 from upcycle.jobs.deadline import Counts
+from upcycle.model import network
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, read_lines
 
@@ -134,3 +135,24 @@ def test_forward_passes_are_counted() -> None:
     assert 3000 + 1200 + 500 == counts.first(config, lean=True)
     assert 5 * 500 + 2 * 2 * 1200 + 1500 == counts.end(config, lean=False)
     assert 1200 + 400 == counts.end(config, lean=True)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_recipe_of_a_few_updates_is_done_where_there_is_time(
+    probe: bool, photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {**FAST, "weights": str(tiny_weights), "epochs": 2, "image_size": 32, "batch_size": 32}
+    run = upcycle.train(photos, out=tmp_path / "run", deadline="60s", probe=probe, **options)
+    assert 2 == budget_of(run.directory).steps
+    assert 2 == len(run.history)
+
+
+def test_a_network_without_a_probe_makes_a_few_updates_however_late_it_is(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "REPORT", 2.0)
+    monkeypatch.setattr(network, "_reads_features", lambda body: False)
+    monkeypatch.setattr(deadline, "seconds_per_update", lambda *_, **__: 100.0)
+    options: dict[str, Any] = {**FAST, "weights": str(tiny_weights), "epochs": 10, "image_size": 32}
+    run = upcycle.train(photos, out=tmp_path / "run", deadline="30s", **options)
+    assert 5 == budget_of(run.directory).steps

@@ -17,6 +17,7 @@ import pytest
 
 from tests.reporting.pages import Page, picture
 from upcycle.audit.findings import Finding, FlaggedImage
+from upcycle.changes import Budget, Ending, Replan, changes_to_dicts
 from upcycle.errors import RunError
 from upcycle.evaluation.calibration import calibration_of, scaled
 from upcycle.evaluation.metrics import measure, paired_log_loss
@@ -24,7 +25,7 @@ from upcycle.evaluation.results import Candidate, Choice, Predictions, RunEvalua
 from upcycle.history import ProbeResult
 from upcycle.reporting.run_page import rivals, write_report
 from upcycle.reporting.text import percent
-from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_text
+from upcycle.rundir import RunDir, append_line, read_json, write_bytes, write_json, write_lines, write_text
 
 PETS = ("cats", "dogs")
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
@@ -633,3 +634,23 @@ def test_the_page_has_the_temperature_and_what_it_changed(
 
 def test_the_page_of_a_run_without_a_temperature_has_no_section_of_it(pets: RunDir) -> None:
     assert "calibration" not in Page(pets.report).text.lower()
+
+
+def test_a_deadline_and_an_early_end_are_told(pets: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(pets.root, tmp_path / "run"))
+    assert "--plan" not in Page(write_report(run)).text
+    changes = (
+        Budget(600.0, 160, lean=True, freeze="auto", steps=40, reason="5 min training"),
+        Replan(12, 30, "slow"),
+        Replan(14, 28, "slower: 28 updates in all, not 30"),
+        Ending(20, 24, "1-sqrt", "finished early on request"),
+    )
+    write_lines(run.events, changes_to_dicts(changes))
+    text = Page(write_report(run)).text
+    for told in (
+        "A deadline of 10 min 0 s: images of 160 px, one view, no averaged weights; 5 min training.",
+        "Planned again for the pace 2 times, last at update 14: slower: 28 updates in all, not 30.",
+        "From update 20 on the rate falls, to end after 24 updates in all: finished early on request.",
+        "To repeat that too, add --plan with its plan.jsonl, and leave --deadline out.",
+    ):
+        assert told in text

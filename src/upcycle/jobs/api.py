@@ -66,8 +66,8 @@ def train(
     start = begin(
         path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume, callables=callables
     )
-    start = timed(start, deadline=deadline, began=began, plan=path_or_none(plan, "the plan.jsonl of a run"))
     with removed_unless_started(start.run.root, reserved=out is None):
+        start = timed(start, deadline=deadline, began=began, plan=path_or_none(plan, "the plan.jsonl of a run"))
         return _train(start, observing)
 
 

@@ -19,7 +19,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import split_by
 from upcycle.errors import ConfigError
 from upcycle.evaluation.novelty import LEAN_SAMPLE, MOST_FITTED
-from upcycle.jobs.pace import FEWEST, REPORT, SLACK, End, Pace
+from upcycle.jobs.pace import REPORT, SLACK, End, Pace
 from upcycle.jobs.prepare import cache_root
 from upcycle.jobs.session import Session
 from upcycle.jobs.speed import before_decoding, seconds_per_image, seconds_per_update, seconds_to_write
@@ -153,8 +153,8 @@ def allow(session: Session, data: Dataset, model: Network, phase: Phase, freeze:
     if freeze == "none" and session.config.freeze == "auto" and steps < min(phase.steps, phase.steps_per_epoch):
         freeze, pace = "auto", _pace(session, data, model, phase, "auto")
         steps = pace.fits(phase, phase.first_step)
-    if steps < FEWEST:
-        steps = 0 if session.config.probe else FEWEST
+    if steps < pace.fewest:
+        steps = 0 if session.config.probe and model.has_linear_head else pace.fewest
     told = pace.plan_text(steps, phase.steps_per_epoch)
     session.set_budget(replace(budget, freeze=freeze, steps=steps, reason=told))
     session.show.message(told)

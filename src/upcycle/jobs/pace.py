@@ -49,6 +49,11 @@ class Pace:
         """Seconds that are left for the end."""
         return SLACK * (self._end.images * self.forward + self._end.fixed)
 
+    @property
+    def fewest(self) -> int:
+        """Updates that are worth making: a recipe may have fewer in all."""
+        return min(FEWEST, self._most)
+
     def updated(self) -> None:
         """An update was made just now. The mean forgets what is older than some seconds."""
         seconds = self._since()
@@ -108,7 +113,7 @@ class Pace:
     def plan_text(self, steps: int, per_epoch: int) -> str:
         """What the time is for."""
         if not steps:
-            return f"fine-tuning is skipped: {self.describe()}, which is too little for {counted(FEWEST, 'update')}"
+            return f"fine-tuning is skipped: {self.describe()}, which is too little for {counted(self.fewest, 'update')}"
         epochs = -(-steps // per_epoch)
         training = steps * self.update + epochs * self.closing
         test, rest = self._end.images * self.forward, self._end.fixed
