@@ -99,8 +99,11 @@ EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
 def test_there_are_sixteen_commands() -> None:
-    expected = "choose compare demo doctor evaluate export find-lr finish plan predict push report scan thresholds train verify"
-    assert expected.split() == COMMANDS
+    first, second = (
+        "choose compare demo doctor evaluate export find-lr finish",
+        "plan predict push report scan thresholds train verify",
+    )
+    assert f"{first} {second}".split() == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
