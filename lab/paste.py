@@ -84,8 +84,11 @@ def api_list() -> str:
         lines.append(f"- `{name}`: {first_sentence(value)}")
         if name in ("Run", "Classifier", "Prediction", "Comparison", "Scan"):
             members = [member for member in vars(value) if not member.startswith("_") and member not in INNER]
-            named = [f"`.{member}`: {first_sentence(inspect.getattr_static(value, member))}" for member in members]
-            lines += [f"  - {line}" for line in named if not line.endswith(": ")]
+            told = {member: first_sentence(inspect.getattr_static(value, member)) for member in members}
+            if name == "Run":
+                lines += [f"  - `.{member}`: {sentence}" for member, sentence in told.items() if sentence]
+            elif any(told.values()):
+                lines[-1] += " Has " + ", ".join(f"`.{member}`" for member, sentence in told.items() if sentence) + "."
     return "\n".join([*lines, f"- Values and parts: {', '.join(f'`{name}`' for name in PARTS)}"])
 
 

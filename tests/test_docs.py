@@ -56,9 +56,9 @@ OTHERS = (
     "public",
 )
 """Options of the other commands."""
-JOB_OPTIONS = ("out", "resume", "dry-run", "config")
+JOB_OPTIONS = ("out", "resume", "dry-run", "config", "deadline", "plan")
 """Options of `upcycle train` that are no part of a configuration."""
-LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 14_400
+LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 15_300
 
 
 def text_of(page: Path) -> str:
@@ -98,11 +98,12 @@ COMMAND_LINES = sorted({line for page in MANUAL for line in commands_on(page)})
 EXAMPLES = [(page, code) for page in MANUAL for code in python_on(page)]
 
 
-def test_there_are_fifteen_commands() -> None:
-    expected = (
-        "choose compare demo doctor evaluate export find-lr plan predict push report scan thresholds train verify"
+def test_there_are_sixteen_commands() -> None:
+    first, second = (
+        "choose compare demo doctor evaluate export find-lr finish",
+        "plan predict push report scan thresholds train verify",
     )
-    assert expected.split() == COMMANDS
+    assert f"{first} {second}".split() == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,7 +136,7 @@ def test_every_command_line_of_the_manual_can_be_given(line: str) -> None:
 
 def needed_by(words: list[str]) -> list[str]:
     """Arguments that a command named by its name alone lacks."""
-    of_a_run = {name: ["RUN"] for name in ("evaluate", "report", "thresholds", "export", "verify")}
+    of_a_run = {name: ["RUN"] for name in ("evaluate", "finish", "report", "thresholds", "export", "verify")}
     needed = {
         "predict": ["RUN", "FILE"],
         "push": ["EXPORT", "NAME"],
@@ -167,6 +168,14 @@ def test_every_name_of_upcycle_in_an_example_is_public(page: Path, code: str) ->
 def test_the_lines_that_predict_elsewhere_are_those_that_are_tested() -> None:
     lines = (ROOT / "docs" / "examples" / "predict.py").read_text(encoding="utf-8")
     assert f"```python\n{lines}```" in text_of(ROOT / "docs" / "shipping.md")
+
+
+def test_the_lines_for_other_frameworks_are_of_examples_that_are_tested() -> None:
+    examples = [file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "examples").glob("one_cycle_*.py")]
+    tested = {line for example in examples for line in example.splitlines()}
+    snippets = python_on(ROOT / "docs" / "one-cycle.md")
+    assert len(snippets) == 3
+    assert set() == {line for snippet in snippets for line in snippet.splitlines()} - tested
 
 
 def test_every_exit_code_is_in_the_reference() -> None:

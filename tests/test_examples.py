@@ -9,6 +9,7 @@ import pytest
 
 import upcycle
 from tests.conftest import TINY, draw, write_classes
+from upcycle.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,3 +73,26 @@ def test_results(folder: Path) -> None:
     upcycle.train("photos/", out="runs/first", recipe="probe")
     metric = run_example(folder, example("docs/results.md"), "example_results")["run"].test.f1_macro
     assert metric.low <= metric.value <= metric.high
+
+
+SHAPES = ",".join(f"docs/examples/schedules/{name}.toml" for name in ("one-cycle", "trapezoid", "cosine", "step"))
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("article", "--recipe classic --epochs 50"),
+        ("one-cycle", "--variants classic,default --epochs 50 --lr 1e-4"),
+        ("schedules", f"--variants {SHAPES} --epochs 50"),
+    ],
+)
+def test_the_figures_of_schedules(figure: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert 0 == main(["plan", *words.split(), "--plot", str(tmp_path / "drawn.svg")])
+    there, drawn = (file.read_text() for file in (ROOT / "docs" / "images" / f"{figure}.svg", tmp_path / "drawn.svg"))
+    number = r"-?\d+\.\d+"
+    assert re.sub(number, "", drawn) == re.sub(number, "", there)
+    # the layout moves points by less than can be seen
+    assert list(map(float, re.findall(number, drawn))) == pytest.approx(
+        list(map(float, re.findall(number, there))), abs=0.5
+    )
