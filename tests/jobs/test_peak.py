@@ -49,7 +49,7 @@ def test_training_after_the_test_has_the_bits_of_training_at_that_rate(
 ) -> None:
     auto, said = trained(photos, tiny_weights, tmp_path / "auto", lr="auto", **options)
     found = read_json(auto.directory.model)["range_test"]
-    assert "valley" == found["rule"]
+    assert "minimum" == found["rule"]
     assert f"highest rate of fine-tuning, by a range test: {found['reason']}" in said
     (phase,) = read_json(auto.directory.plan)["phases"]
     assert found["lr"] == phase["schedule"]["lr_max"]

@@ -125,7 +125,7 @@ def test_a_valley_is_found_though_batches_differ_more_than_it_is_deep() -> None:
     assert 1e-3 < by["minimum"] < 1e-2
     assert 1e-4 < by["steepest"] < 2e-2
     assert (rate_curve.RECOMMENDED, by[rate_curve.RECOMMENDED]) == (made.peak.rule, made.lr)
-    assert f"{made.lr:.3g}, by the rule valley (95 % interval " in made.peak.reason
+    assert f"{made.lr:.3g}, by the rule minimum (95 % interval " in made.peak.reason
     assert 52 == len(made.loss) == len(made.low)  # up to where the first repeat ended
     assert [54, 53, 52] == [len(one) for one in made.losses]
     assert all(low <= mean <= high for low, mean, high in zip(made.low, made.loss, made.high, strict=True))

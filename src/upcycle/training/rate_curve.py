@@ -20,7 +20,7 @@ from upcycle.evaluation.intervals import LEVEL
 from upcycle.rundir import Number, read_value
 
 FILE = "find_lr.json"
-RECOMMENDED = "valley"
+RECOMMENDED = "minimum"
 """The rule whose rate is taken."""
 WIDTH = 0.02
 """The standard deviation of the smoothing, as a part of all updates. It looks both ways, so it moves no feature of the
