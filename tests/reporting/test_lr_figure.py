@@ -39,7 +39,7 @@ def test_the_picture_has_each_rule_with_its_interval_and_which_one_is_taken() ->
     assert "learning rate" in shown
     for one in finding.suggestions:
         assert sum(text.startswith(f"{one.rule} ") and interval_text(one) in text for text in shown) == 1
-    assert 1 == sum(text.startswith("valley ") and text.endswith(", taken") for text in shown)
+    assert 1 == sum(text.startswith("minimum ") and text.endswith(", taken") for text in shown)
     assert f"Range test of the learning rate: {finding.peak.reason}." in svg(lr_figure(finding))
 
 
