@@ -154,3 +154,17 @@ def test_only_a_run_that_is_being_trained_can_be_asked(photos: Path, tiny_weight
     upcycle.train(out=place, resume=True)
     with pytest.raises(RunError, match="is finished already: see .*report.html"):
         finish(place)
+
+
+def test_a_run_that_is_killed_as_it_starts_has_the_plan_that_it_repeats(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "plan.jsonl"
+    write_lines(file, changes_to_dicts([Ending(2, 3, "linear", "asked")]))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("upcycle.jobs.session.Session", killed)
+        trained(photos, tiny_weights, tmp_path / "run", epochs=2, plan=file)
+    assert [3] == [row.step for row in upcycle.train(out=tmp_path / "run", resume=True).history.rows]

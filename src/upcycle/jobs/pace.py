@@ -113,7 +113,9 @@ class Pace:
     def plan_text(self, steps: int, per_epoch: int) -> str:
         """What the time is for."""
         if not steps:
-            return f"fine-tuning is skipped: {self.describe()}, which is too little for {counted(self.fewest, 'update')}"
+            return (
+                f"fine-tuning is skipped: {self.describe()}, which is too little for {counted(self.fewest, 'update')}"
+            )
         epochs = -(-steps // per_epoch)
         training = steps * self.update + epochs * self.closing
         test, rest = self._end.images * self.forward, self._end.fixed

@@ -295,8 +295,6 @@ def open_session(start: Start, weights_sha256: str, machine: Hardware, show: Dis
         _record_start(start, weights_sha256, machine, show)
         session = Session(run, start.config, machine, show, signals)
         session.callables, session.deadline = start.callables, start.deadline
-        if start.changes:
-            session.repeat(start.changes)
         session.tick()
         show.started(run.root)
         try:
@@ -334,6 +332,8 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Di
     callables = start.callables.record()
     own = {"callables": callables} if callables else {}
     write_sealed(run, run.environment, {**facts, "command": start.command, "started": started, **own})
+    if start.changes:  # before the configuration: a run that is resumed has them
+        write_sealed_lines(run, run.events, changes_to_dicts(start.changes))
     recorded = {"data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
     write_sealed(run, run.config, {**start.config.to_dict(), **recorded})
 
