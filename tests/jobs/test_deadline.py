@@ -9,7 +9,7 @@ import pytest
 import upcycle
 from tests.conftest import TINY
 from tests.jobs.test_ending import same
-from upcycle.changes import Budget, changes_from_dicts
+from upcycle.changes import Budget, changes_from_dicts, changes_to_dicts
 from upcycle.config import Config
 from upcycle.errors import ConfigError
 from upcycle.history import History
@@ -17,7 +17,7 @@ from upcycle.jobs import deadline
 from upcycle.jobs.deadline import Counts
 from upcycle.model import network
 from upcycle.reporting.progress import Silent
-from upcycle.rundir import RunDir, read_lines
+from upcycle.rundir import RunDir, read_json, read_lines, write_lines
 
 FAST: dict[str, Any] = {"arch": TINY, "precision": "fp32", "threads": 1, "device": "cpu", "batch_size": 4}
 
@@ -117,6 +117,23 @@ def test_smaller_images_where_those_of_the_weights_are_too_slow(
     )
     assert budget_of(run.directory).image_size < 128
     assert any("to be done in time" in line for line in show.said)
+
+
+def test_find_lr_and_a_repeated_plan_know_the_size_of_a_run_with_a_deadline(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    file, options = tmp_path / "plan.jsonl", {**FAST, "weights": str(tiny_weights), "epochs": 2}
+    write_lines(file, changes_to_dicts([Budget(90.0, 64, steps=12)]))
+    with pytest.raises(ConfigError, match="the plan is one of 64 px, and image_size = 32: leave --image-size out"):
+        upcycle.train(photos, out=tmp_path / "other", plan=file, image_size=32, **options)
+    run = upcycle.train(photos, out=tmp_path / "run", plan=file, **options)
+    assert 64 == read_json(run.directory.model)["preprocessing"]["size"]
+    assert upcycle.find_lr(run.path, out=tmp_path / "lr", num_updates=12, repeats=1).rates
+
+
+def test_a_race_has_no_time_in_a_deadline(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a race has no time in a deadline: run `upcycle choose`"):
+        upcycle.train(photos, out=tmp_path / "run", arch="auto", deadline="90s")
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_with_one_that_can(

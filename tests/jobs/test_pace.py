@@ -1,6 +1,7 @@
 """How many updates fit into what is left, by a clock that the tests set."""
 
 import itertools
+import random
 
 import pytest
 
@@ -85,6 +86,25 @@ def test_without_time_training_ends_where_it_is(clock: Clock) -> None:
     going = of(RESERVE + 24.5)
     clock.now += 100
     assert going.steps_for(Plan((phase(),), (Budget(100, 224, steps=20),)), 7) == 7
+
+
+def test_a_noisy_machine_changes_a_long_plan_seldom(clock: Clock) -> None:
+    draw = random.Random(0)
+    (whole,) = phases(Config(epochs=1000), 3200)  # 100,000 updates
+    going = Pace(Deadline(8 * 3600, 1000.0), 1.0, 0.01, 5.0, END, whole.steps)
+    steps, changes, step = going.fits(whole, 0), 0, 0
+    while step < steps:
+        clock.now += max(0.1, draw.gauss(1.0, 0.2))
+        going.updated()
+        step += 1
+        if step % 100 == 0:
+            clock.now += 5.0
+            going.closed()
+        if going.to_look():
+            found = going.steps_for(Plan((whole,), (Budget(8 * 3600, 224, steps=steps),)), step)
+            changes, steps = (changes, steps) if found is None else (changes + 1, found)
+    assert changes <= 100  # most of them in the last minutes
+    assert 0.97 * 8 * 3600 < clock.now - 1000.0 < 8 * 3600
 
 
 def test_it_looks_again_after_a_second(clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ def slurm_left(environment: Mapping[str, str] = os.environ) -> float | None:
 
 
 def process_began() -> float:
-    """When this process was started, as a reading of time.monotonic; now, where the system does not say."""
+    """When this command was started, as a reading of time.monotonic; now, where it is no process of its own."""
     now = time.monotonic()
+    if Path(sys.argv[0]).stem not in ("upcycle", "__main__"):
+        return now
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         uptime = float(Path("/proc/uptime").read_text().split()[0])

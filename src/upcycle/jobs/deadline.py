@@ -35,6 +35,8 @@ PROBE_FIT, PROBE_IMAGE = 2.0, 0.004
 """Seconds that a probe's fit takes, and for each training image."""
 SMALLEST, STEP = 64, 32
 """Pixels: no smaller size is tried, and by how much the sizes that are differ."""
+STATES = 3
+"""What the end of an epoch writes, as a multiple of the weights: the best ones, and weights with their moments."""
 SAMPLE = 8
 """Images that are decoded to see how long that takes."""
 
@@ -76,6 +78,11 @@ def fit_deadline(session: Session, network: ModelSpec, index: Index, *, fresh: b
         return network.preprocessing
     if session.deadline is None and not fresh:
         session.show.message("resuming without a deadline: what is left takes as long as it takes")
+    asked = session.config.image_size
+    if asked is not None and asked != budget.image_size:
+        raise ConfigError(
+            f"the plan is one of {budget.image_size} px, and image_size = {asked}: leave --image-size out"
+        )
     if budget.lean:
         session.config = session.config.model_copy(update={"views": "none", "ema_decay": 0.0})
     return replace(network.preprocessing, size=budget.image_size)
@@ -172,4 +179,4 @@ def _pace(session: Session, data: Dataset, model: Network, phase: Phase, freeze:
     writing = seconds_to_write(session.run.root, size)
     lean = session.plan.budget is not None and session.plan.budget.lean
     end = End(counts.end(config, lean=lean), REPORT + 2 * writing)
-    return Pace(session.deadline, update, forward, counts.val * forward + writing, end, phase.steps)
+    return Pace(session.deadline, update, forward, counts.val * forward + STATES * writing, end, phase.steps)

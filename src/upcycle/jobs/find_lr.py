@@ -12,6 +12,7 @@ import numpy as np
 
 from upcycle import __version__
 from upcycle import device as machines
+from upcycle.changes import changes_from_dicts
 from upcycle.config import IMAGES, Config, absolute, canonical, expanded, path_or_none, read_config, read_toml
 from upcycle.data.dataset import Dataset
 from upcycle.data.index import Index, check_exists
@@ -32,13 +33,13 @@ from upcycle.manifest import check
 from upcycle.model.network import spec_of
 from upcycle.model.sources import AUTO, get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.options import TrainOptions
-from upcycle.planning import decide
+from upcycle.planning import Plan, decide
 from upcycle.recipes import peak_rate, resolve
 from upcycle.reporting.lr_figure import FIGURE, lr_figure, lr_table
 from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.style import svg
 from upcycle.reporting.text import rate_text
-from upcycle.rundir import RunDir, read_json, write_json, write_text
+from upcycle.rundir import RunDir, read_json, read_lines, write_json, write_text
 from upcycle.training.rate_curve import FILE, LrFinding, Sweep
 
 _OF_MACHINES = ("threads", "workers", "device", "precision", "cache")
@@ -155,7 +156,11 @@ def _found(images: Path, asked: Config, run: RunDir | None, sweep: Sweep, show: 
     preprocessing = preprocessing_for(
         arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
     )
-    data = decode(index, fit_size(preprocessing, index, config, fixed=has_fixed_size(arch)), config, machine, show)
+    preprocessing = fit_size(preprocessing, index, config, fixed=has_fixed_size(arch))
+    budget = Plan(changes=changes_from_dicts(read_lines(run.events))).budget if run else None
+    if budget is not None:  # a deadline may have chosen smaller images
+        preprocessing = replace(preprocessing, size=budget.image_size)
+    data = decode(index, preprocessing, config, machine, show)
     data = replace(data, splits=split_by(config, data.index) if run is None else _recorded_splits(run, data.index))
     network = spec_of(arch, data.index.classes, data.preprocessing, weights)
     if run is not None:

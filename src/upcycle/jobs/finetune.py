@@ -80,9 +80,11 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
             setting = setting_of(session, data, model)  # by the plan as it is now
             for ended in fit(state, setting, validate=validate, progress=progress, due=due):
                 if ended is None:
-                    if change_plan(session, state):
+                    changed = change_plan(session, state)
+                    if not changed or session.stopping.asked:
+                        session.pause(state, history)
+                    if changed:
                         break
-                    session.pause(state, history)
                     continue
                 row, totals = ended
                 row = replace(row, best=is_best(history.of(phase.name), row, config.monitor))

@@ -22,4 +22,4 @@ def finish(folder: Path | str) -> str:
         again = f"upcycle train --out {run.root} --resume"
         raise RunError(f"{run.root} is not being trained (it is {state}): resume it with `{again}`, then finish it")
     write_text(run.request, "")
-    return f"{run.root} was asked to finish: it lowers its rate to the end in a few updates, then tests and reports"
+    return f"{run.root} was asked to finish: a short fall of its rate, if it is fine-tuned, then test and report"

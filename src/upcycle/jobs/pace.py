@@ -14,14 +14,14 @@ SLACK = 1.6
 """What is left for the end is so many times its estimate: once training is over nothing can be left out."""
 FEWEST = 5
 """Updates of fine-tuning that are worth making."""
-RECENT = 4.0
-"""Seconds of updates whose mean is the pace."""
+RECENT, RECENT_PART = 4.0, 0.02
+"""Seconds of updates whose mean is the pace: so many, or this part of what is left."""
 ROOM = 0.93
 """More updates are planned where those that are left need less than this part of the time."""
-LATE = 0.1
-"""Fewer updates are planned where the end would lose more than this part of what is left for it."""
-EVERY = 1.0
-"""Seconds between looks at the pace."""
+LATE, LATE_PART = 0.1, 0.04
+"""Fewer updates are planned where the end would lose more than this part of its time and of the time until then."""
+EVERY, EVERY_PART = 1.0, 0.005
+"""Seconds between looks at the pace: so many, or this part of what is left."""
 
 
 class End(NamedTuple):
@@ -57,7 +57,8 @@ class Pace:
     def updated(self) -> None:
         """An update was made just now. The mean forgets what is older than some seconds."""
         seconds = self._since()
-        self.update += min(0.5, seconds / RECENT) * (seconds - self.update)
+        recent = max(RECENT, RECENT_PART * self.deadline.left())
+        self.update += min(0.5, seconds / recent) * (seconds - self.update)
 
     def closed(self) -> None:
         """An epoch has ended just now: its images are predicted and its weights are written."""
@@ -87,10 +88,10 @@ class Pace:
         return low
 
     def to_look(self) -> bool:
-        """Whether it is time to look at the plan again: once a second at most."""
+        """Whether it is time to look at the plan again: once a second at most, less often in a long run."""
         if time.monotonic() < self._next_look:
             return False
-        self._next_look = time.monotonic() + EVERY
+        self._next_look = time.monotonic() + max(EVERY, EVERY_PART * self.deadline.left())
         return True
 
     def steps_for(self, plan: Plan, step: int) -> int | None:
@@ -101,7 +102,7 @@ class Pace:
             return None
         needed = self.needed(phase.steps, phase, step)
         longer = needed < ROOM * left and phase.steps < self._most and plan.ending is None
-        if not longer and needed <= left + LATE * self.reserve:
+        if not longer and needed <= left + LATE * self.reserve + LATE_PART * max(0.0, left):
             return None
         steps = self.fits(phase, step)
         return steps if steps != phase.steps and (longer or steps < phase.steps) else None

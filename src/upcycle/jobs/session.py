@@ -189,8 +189,7 @@ class Session:
         append_line(self.run.history, row.to_dict())
         speed = {"seconds": totals.seconds, "images_per_second": totals.images / totals.seconds}
         append_line(self.run.timings, {"phase": row.phase, "epoch": row.epoch, **speed})
-        if self.pace is None or state.step < self.plan.last.first_step + self.plan.last.steps:
-            self._save(state, history)  # else there is no time, and the one before leads to the same result
+        self._save(state, history)
         self._next_checkpoint = time.monotonic() + self.config.checkpoint_every
         return history
 

@@ -116,8 +116,10 @@ def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None
     elif (left := slurm_left()) is not None:
         hint = f"this Slurm job ends in {left / 60:.0f} min: with --deadline slurm the run ends before it"
         start = replace(start, warnings=(*start.warnings, hint))
-    if deadline is not None and start.config.lr == AUTO_RATE:
+    if deadline is not None and start.fresh and start.config.lr == AUTO_RATE:
         raise ConfigError("a range test has no time in a deadline: give --lr RATE, or leave --lr out")
+    if deadline is not None and start.config.arch == "auto":
+        raise ConfigError("a race has no time in a deadline: run `upcycle choose`, then name the architecture here")
     if words and start.config.folds:
         raise ConfigError(f"{words[0]} is for one training, and folds = {start.config.folds}: leave one of them out")
     return replace(start, command=f"{start.command} {shlex.join(words)}") if words and start.fresh else start
