@@ -195,11 +195,13 @@ def _sizes(model: Network, planned: tuple[Phase, ...]) -> tuple[int, int]:
 def _announce(session: Session, model: Network, planned: tuple[Phase, ...]) -> None:
     """Show the phases, and how much of the network is trained."""
     for phase in planned:
-        first, last = phase.rate(phase.first_step), phase.rate(phase.first_step + phase.steps - 1)
+        allowed = session.plan.last if session.plan.phases == planned else phase  # by a deadline, or a plan repeated
+        first, last = allowed.rate(phase.first_step), allowed.rate(phase.first_step + allowed.steps - 1)
+        length = f"{counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}"
+        if allowed.updates is not None:
+            length = f"{counted(allowed.steps, 'update')}, not {length}"
         session.show.message(
-            f"{phase.name}: {counted(phase.epochs, 'epoch')} of {counted(phase.steps_per_epoch, 'update')}, "
-            f"{phase.schedule.kind}, "
-            f"first rate {first.lr:.4g}, last {last.lr:.4g}"
+            f"{phase.name}: {length}, {phase.schedule.kind}, first rate {first.lr:.4g}, last {last.lr:.4g}"
         )
     trained, whole = _sizes(model, planned)
     session.show.message(f"{trained:,} of {whole:,} parameters are {'fine-tuned' if planned else 'trained'}")
