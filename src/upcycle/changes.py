@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from upcycle.errors import RunError
+from upcycle.rundir import read_value
 from upcycle.schedules import Shape
 
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -74,9 +75,8 @@ class Ending:
 
 
 Change = Retry | MicroBatch | Budget | Replan | Ending
-_KINDS: dict[str, TypeAdapter[Any]] = {
-    kind.event: TypeAdapter(kind) for kind in (Retry, MicroBatch, Budget, Replan, Ending)
-}
+_KINDS: dict[str, type[Change]] = {kind.event: kind for kind in (Retry, MicroBatch, Budget, Replan, Ending)}
+_UNREADABLE = "a change of the plan cannot be read"
 
 
 def changes_to_dicts(changes: Iterable[Change]) -> list[dict[str, object]]:
@@ -88,16 +88,16 @@ def changes_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
     """The inverse of `changes_to_dicts`; RunError for anything else."""
     try:
         return tuple(_change(row) for row in rows)
-    except (AttributeError, LookupError, TypeError, ValidationError, ValueError) as error:
-        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RunError(f"a change of the plan cannot be read ({type(error).__name__}: {told})") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(f"{_UNREADABLE} ({type(error).__name__}: {error})") from None
 
 
 def _change(row: Mapping[str, Any]) -> Change:
     kind = _KINDS.get(row["event"])
     if kind is None:
         raise ValueError(f"unknown event {row['event']!r}")
-    change: Change = kind.validate_python({name: value for name, value in row.items() if name != "event"})
+    values = {name: value for name, value in row.items() if name != "event"}
+    change = read_value(kind, values, f"{_UNREADABLE}: {row['event']}")
     if isinstance(change, Replan | Ending) and change.steps < change.step:
         raise ValueError(f"{change.steps} updates in all are over before update {change.step}")
     return change

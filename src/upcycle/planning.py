@@ -311,6 +311,11 @@ class Plan:
         return next((change for change in self.changes if isinstance(change, Budget)), None)
 
     @property
+    def lean(self) -> bool:
+        """Whether a deadline leaves time for what matters most alone."""
+        return self.budget is not None and self.budget.lean
+
+    @property
     def ending(self) -> Ending | None:
         """Why training ends before its time, where it does."""
         return next((change for change in self.changes if isinstance(change, Ending)), None)

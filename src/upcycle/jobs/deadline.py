@@ -177,6 +177,5 @@ def _pace(session: Session, data: Dataset, model: Network, phase: Phase, freeze:
     forward = seconds_per_image(data, model, session.machine)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     writing = seconds_to_write(session.run.root, size)
-    lean = session.plan.budget is not None and session.plan.budget.lean
-    end = End(counts.end(config, lean=lean), REPORT + 2 * writing)
+    end = End(counts.end(config, lean=session.plan.lean), REPORT + 2 * writing)
     return Pace(session.deadline, update, forward, counts.val * forward + STATES * writing, end, phase.steps)

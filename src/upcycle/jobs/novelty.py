@@ -26,7 +26,7 @@ def write_novelty(session: Session, data: Dataset, model: Network, features: Fea
     if not model.has_linear_head:
         return
     seed, labels = session.config.seed, data.index.labels
-    lean = session.plan.budget is not None and session.plan.budget.lean and features is None
+    lean = session.plan.lean and features is None
     learn = drawn(data.splits.train, labels, LEAN_SAMPLE if lean else MOST_FITTED, seed)
     hold = drawn(data.splits.val, np.zeros_like(labels), LEAN_SAMPLE if lean else MOST_CALIBRATED, seed)
 

@@ -100,8 +100,7 @@ def choose(
         return Results({name: predicted(name) for name in data.splits.held_out})
     weights = _Rivals(pretrained, checkpoint.clone_weights(model), average)
     val: dict[ModelName, Predictions] = {"probe": probed.plain, "finetune": predicted("val")}
-    lean = session.plan.budget is not None and session.plan.budget.lean
-    for name in () if lean else weights.names:
+    for name in () if session.plan.lean else weights.names:
         checkpoint.load_clone(model, weights.of(name))
         logits = outputs("val")
         if np.isfinite(logits).all():  # a mean of two good networks need not be one
