@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 
 from upcycle.config import GROUPS, READING, Config, from_words, read_toml
 from upcycle.errors import StorageError
+from upcycle.rendezvous import follows
 from upcycle.rundir import plain_json
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def with_json(command: Callable[..., Result], place: Parameter | None = None) ->
     def run(*words: Any, json: bool = False, **options: Any) -> None:
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
             result = command(*words, **options)
-        if json:
+        if json and not follows():
             print(plain_json(result()), end="")
 
     told = Parameter(negative="", help="Print one JSON object; all other words go to standard error.")

@@ -19,6 +19,7 @@ from upcycle.errors import (
     TERMINATED,
     ConfigError,
     HungUp,
+    LostError,
     StorageError,
     Terminated,
     UpcycleError,
@@ -27,6 +28,9 @@ from upcycle.errors import (
 
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """By these OpenMP leaves the thread that loads it, and whatever that starts, one core."""
+
+_SEVERAL = frozenset({"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"})
+"""Variables by one of which whoever starts several processes tells them how many they are."""
 
 SHIPPING = ("predict", "thresholds", "export", "push", "verify")
 """Commands of a trained model."""
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        _refuse_several(words)
         code = command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
         return _fail(_one_line(error), ConfigError.exit_code)
@@ -89,6 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{shown(error.filename)}: {(error.strerror or str(error)).lower()}", UpcycleError.exit_code)
         return _fail("no space left for what is written here; what was finished is kept", StorageError.exit_code)
     return code if isinstance(code, int) else 0
+
+
+def _refuse_several(words: Sequence[str]) -> None:
+    """ConfigError where several processes were started for what one does."""
+    if not _SEVERAL & os.environ.keys():
+        return  # as nearly always: nothing to import
+    from upcycle.rendezvous import place_in
+
+    place, what = place_in(os.environ), (words or ["upcycle"])[0]
+    what = "--dry-run" if "--dry-run" in words else what
+    if place is not None and what != "train":
+        raise ConfigError(f"{place.size} processes were started, and {what} is for one: leave torchrun or srun out")
 
 
 def run() -> int:
@@ -143,7 +160,18 @@ def _one_line(error: CycloptsError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _follows() -> bool:
+    """Whether rank 0 of several processes says what is wrong, with the request or with another process."""
+    if not _SEVERAL & os.environ.keys():
+        return False
+    from upcycle.rendezvous import follows
+
+    return follows()
+
+
 def _fail(message: str, code: int) -> int:
+    if code in (ConfigError.exit_code, LostError.exit_code) and _follows():
+        return code if code == ConfigError.exit_code else 0
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"upcycle: {' '.join(message.splitlines())}", file=sys.stderr)

@@ -82,7 +82,9 @@ GROUPS = {
     "Optimizer": (*("optimizer", "weight_decay", "momentum", "beta2", "eps", "layer_decay", "clip_grad", "ema_decay"),),
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
     "Stopping": ("monitor", "patience", "start_from_epoch", "on_divergence"),
-    "Hardware and files": (*("device", "precision", "threads", "workers", "fold_bn", "checkpoint_every", "cache"),),
+    "Hardware and files": (
+        *("device", "precision", "threads", "workers", "fold_bn", "exact_shards", "checkpoint_every", "cache"),
+    ),
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
 BEFORE = {"fine_tune": "always", "min_updates": 0, "clip_grad": 0.0, "ema_decay": 0.0}
@@ -229,6 +231,12 @@ class Config(BaseModel):
     fold_bn: bool = Field(
         True, description="Compute BatchNorm with fixed statistics inside the convolution before it: faster."
     )
+    exact_shards: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Add gradients in so many parts of a batch, a power of two: equal bits from 1, 2, 4 ... processes.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or mps.")
     on_divergence: Literal["stop", "retry"] = Field(
         "stop", description="When the loss explodes: stop, or go on at half the rate, at most twice."
@@ -291,6 +299,13 @@ class Config(BaseModel):
         if any(not 0 <= value < 1 for value in moms):
             raise ValueError("use 0 or more and less than 1")
         return moms
+
+    @field_validator("exact_shards")
+    @classmethod
+    def _are_halves_of_halves(cls, shards: int) -> int:
+        if shards & (shards - 1):
+            raise ValueError("use 2, 4, 8 or another power of two, or 0 for no fixed order")
+        return shards
 
     @field_validator("folds")
     @classmethod

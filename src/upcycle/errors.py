@@ -9,7 +9,8 @@
     ├── DivergenceError    6   the loss stopped being finite
     ├── StorageError       7   a file may not be written
     │   └── NoRoomError    7   the disk is full
-    └── ExportError        8   a model that cannot be exported, or predicts otherwise once it is
+    ├── ExportError        8   a model that cannot be exported, or predicts otherwise once it is
+    └── LostError          9   another process of a training has gone; the run can be resumed
 
 Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells expect. A message is one line: what is
 wrong, where, and what to do about it; `shown` keeps names from elsewhere on it.
@@ -80,6 +81,12 @@ class ExportError(UpcycleError):
     """A model cannot be exported, or what was exported does not predict the same, or is not what was exported."""
 
     exit_code = 8
+
+
+class LostError(UpcycleError):
+    """Another process of this training does not answer; the run can be resumed."""
+
+    exit_code = 9
 
 
 HUNG_UP = 129

@@ -82,6 +82,7 @@ class TrainOptions(TypedDict, total=False):
     workers: int | None
     precision: Literal["auto", "fp32", "bf16"]
     fold_bn: bool
+    exact_shards: int
     device: str
     on_divergence: Literal["stop", "retry"]
     checkpoint_every: float

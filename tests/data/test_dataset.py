@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from upcycle.data.decode import load_image
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.errors import ConfigError, DecodeError
 from upcycle.task import Task
+from upcycle.world import Place, World
 
 SMALL = Preprocessing(size=8, crop_pct=1.0)
 LIGHT = Augmentation.of("light", mixup=0.3)
@@ -50,6 +52,24 @@ def test_an_epoch_has_every_position_once_and_no_batch_of_one(count, batch_size,
     assert list(range(count)) == sorted(positions.tolist())
     assert len(made) == len(sizes)
     assert batch_size == 1 or count == 1 or min(sizes) > 1
+
+
+@pytest.mark.parametrize("kind", ["none", "light", "square", "mixup", "custom"])
+@pytest.mark.parametrize(("size", "shards"), [(2, 0), (3, 0), (2, 2), (4, 4), (2, 8)])
+def test_the_parts_of_several_processes_are_the_batch_of_one(kind, size, shards):
+    custom = (
+        (lambda images, generator: images * torch.rand(len(images), 1, 1, 1, generator=generator))
+        if kind == "custom"
+        else None
+    )
+    augmentation = Augmentation.of("light" if kind in ("mixup", "custom") else kind, mixup=0.3 * (kind == "mixup"))
+    made = batches(21, batch_size=8, augmentation=augmentation, augment=custom, shards=shards)
+    worlds = [World(Place(rank, size, 0, 1)) for rank in range(size)]
+    parts = [list(replace(made, world=world).epoch(1)) for world in worlds]
+    for at, whole in enumerate(made.epoch(1)):
+        joined = [torch.cat(columns) for columns in zip(*(tensors(part[at]) for part in parts), strict=True)]
+        assert all(torch.equal(one, other) for one, other in zip(tensors(whole), joined, strict=True))
+        assert {whole.whole} == {part[at].whole for part in parts}
 
 
 @pytest.mark.parametrize(

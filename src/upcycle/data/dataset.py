@@ -35,6 +35,7 @@ from upcycle.data.splits import Splits
 from upcycle.device import Hardware, seed_for
 from upcycle.errors import ConfigError
 from upcycle.task import Task
+from upcycle.world import ALONE, Part, World
 
 _Item = TypeVar("_Item")
 _Positions = npt.NDArray[np.integer]
@@ -45,20 +46,29 @@ class Batch:
     """Images and what they show, on the device.
 
     `images`: float [B, 3, S, S], normalized, channels_last; `targets`: float32, as `Task.targets` has them;
-    `labels`, `positions`: int64 [B], before mixup.
+    `labels`, `positions`: int64 [B], before mixup. `part`: which images of the batch these are, None for all.
     """
 
     images: Tensor
     targets: Tensor
     labels: Tensor
     positions: Tensor
+    part: Part | None = None
+
+    @property
+    def whole(self) -> int:
+        """Images of the whole batch."""
+        return len(self.labels) if self.part is None else self.part.whole
+
+    def take(self, rows: slice) -> "Batch":
+        """Some of these images."""
+        return Batch(self.images[rows], self.targets[rows], self.labels[rows], self.positions[rows])
 
     def split(self, images: int) -> tuple["Batch", ...]:
         """The same in parts of so many images, the last one smaller."""
         if images >= len(self.labels):
             return (self,)
-        columns = (self.images, self.targets, self.labels, self.positions)
-        return tuple(Batch(*parts) for parts in zip(*(torch.split(column, images) for column in columns), strict=True))
+        return tuple(self.take(slice(start, start + images)) for start in range(0, len(self.labels), images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +78,7 @@ class Batches:
     `labels[i]` belongs to `cache[i]`; `positions` are those to use. A last batch of one image joins
     the one before, since BatchNorm cannot train on one. `workers` background threads make two
     batches each ahead, at most two more than there are threads; with 0 they are made on demand. That changes no bit of
-    any batch.
+    any batch. Of several processes each makes its own part of every batch, in `shards` where there are some.
     """
 
     cache: Frames
@@ -86,6 +96,8 @@ class Batches:
     workers: int = 0
     augment: Augment | None = None
     """A custom augmentation, of the center crops, before they are normalized, in place of the built-in augmentation."""
+    world: World = ALONE
+    shards: int = 0
 
     def __post_init__(self) -> None:
         _check(self.batch_size, self.workers)
@@ -116,17 +128,32 @@ class Batches:
         start = index * self.batch_size
         stop = len(order) if index == len(self) - 1 else start + self.batch_size
         chosen = order[start:stop]
+        part = self.world.part(len(chosen), shard=shard_of(self.batch_size, self.shards), shards=self.shards)
+        # what mixes images, or may, needs all of them
+        mixed = self.augment is not None or self.augmentation.mixup > 0
+        made = self._made(chosen, epoch, index, Part(0, len(chosen), len(chosen)) if mixed else part)
+        return replace(made.take(part.rows) if mixed else made, part=part)
+
+    def _made(self, chosen: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> Batch:
+        """The batch of the positions `chosen`, or a part of it."""
         generator = _generator(self.seed, "batch", epoch, index)
-        own = np.asarray(self.labels)[chosen].astype(np.int64)
+        some = chosen[part.rows]
+        own = np.asarray(self.labels)[some].astype(np.int64)
         labels = on_device(torch.from_numpy(own), self.device)
         targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
-        frames, size = [self.cache[position] for position in chosen.tolist()], self.preprocessing.size
+        positions = on_device(torch.from_numpy(some.copy()), self.device)
+        frames, size = [self.cache[position] for position in some.tolist()], self.preprocessing.size
         # as bytes to the device: a quarter of the transfer
-        if self.augment is None:
-            pixels = random_crop(frames, size, augmentation=self.augmentation, generator=generator)
+        if not frames:
+            images = torch.empty(0, 3, size, size, device=self.device)
+        elif self.augment is None:
+            shapes = None if len(part) == part.whole else shapes_of(self.cache, chosen)
+            kind, rows = self.augmentation, part.rows
+            pixels = random_crop(frames, size, augmentation=kind, generator=generator, shapes=shapes, rows=rows)
             pixels = on_device(pixels, self.device)
-            if self.augmentation.color > 0:
-                pixels = color(pixels.float(), strength=self.augmentation.color, generator=generator)
+            if kind.color > 0:
+                pixels = pixels.float()
+                pixels = color(pixels, strength=kind.color, generator=generator, whole=part.whole, rows=rows)
             images = normalize(pixels, self.preprocessing)
         else:
             pixels = on_device(center_crop(frames, size), self.device)
@@ -134,7 +161,19 @@ class Batches:
             images = augmented(pixels, self.augment, drawing, self.preprocessing)
         if self.augmentation.mixup > 0:
             images, targets = mixup(images, targets, alpha=self.augmentation.mixup, generator=generator)
-        return Batch(images.to(self.dtype), targets, labels, on_device(torch.from_numpy(chosen.copy()), self.device))
+        return Batch(images.to(self.dtype), targets, labels, positions)
+
+
+def shard_of(batch_size: int, shards: int) -> int:
+    """Images of each of so many shards of a batch."""
+    return math.ceil(batch_size / shards) if shards else 0
+
+
+def shapes_of(frames: Frames, positions: npt.NDArray[np.int64]) -> Tensor:
+    """Height and width, int64 [n, 2], of frames that need not be decoded for it, where they know that."""
+    if isinstance(frames, Cache | Stream):
+        return torch.tensor([frames.shape(position) for position in positions.tolist()])
+    return torch.tensor([frames[position].shape[:2] for position in positions.tolist()])
 
 
 def eval_batches(
@@ -196,6 +235,8 @@ class Dataset:
     frames: Cache | Stream
     preprocessing: Preprocessing
     splits: Splits = field(default_factory=Splits.empty)
+    world: World = ALONE
+    """The processes that hold the same value, and compute together."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -232,4 +273,5 @@ class Dataset:
             task=self.task,
             device=machine.device,
             workers=self.workers(machine),
+            shards=config.exact_shards,
         )

@@ -74,6 +74,11 @@ class Cache:
             self.seen[i] = True
         return pixels.reshape(height, width, 3)
 
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of image `i`."""
+        height, width = self.shapes[i].tolist()
+        return height, width
+
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         return (self[i] for i in range(len(self)))
 
@@ -306,6 +311,11 @@ class Stream:
             path = self.index.path(i)
             raise DataError(f"{path} could be decoded before and cannot be now ({frame.reason}): run again")
         return frame
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of image `i`, by its header."""
+        width, height = decode.target_size(int(self.index.widths[i]), int(self.index.heights[i]), self.decoding.side)
+        return height, width
 
     def without(self, positions: Iterable[int]) -> "Stream":
         """The same images without those at `positions`: keeps step with `Index.without`."""

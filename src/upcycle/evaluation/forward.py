@@ -30,6 +30,7 @@ from upcycle.model.folding import folded_once
 from upcycle.model.network import ModelSpec, Network
 from upcycle.rundir import replacing
 from upcycle.task import Logits
+from upcycle.world import ALONE, World
 
 EVAL_BATCH = 32
 """Images a forward pass; part of the promise that predicting and evaluating agree to the bit."""
@@ -43,6 +44,15 @@ PART = 32 * EVAL_BATCH
 
 _Positions = npt.NDArray[np.int64]
 Output = Callable[[Tensor], Tensor]
+OUTPUTS: dict[str, Callable[[Network, Tensor], Tensor]] = {
+    "logits": lambda model, images: model(images),
+    "features": lambda model, images: model.features(images),
+    "mirrored features": lambda model, images: model.features(images.flip(3)),
+    "turned by 1": lambda model, images: model(images.rot90(1, (2, 3))),
+    "turned by 2": lambda model, images: model(images.rot90(2, (2, 3))),
+    "turned by 3": lambda model, images: model(images.rot90(3, (2, 3))),
+}
+"""What a network gives for images, by names that processes tell each other."""
 
 
 def forward(
@@ -88,20 +98,40 @@ def predict_logits(
     preprocessing: Preprocessing,
     machine: Hardware,
     workers: int,
-    output: Output | None = None,
+    output: str | Output = "logits",
     progress: Callable[[int, int], None] | None = None,
+    world: World = ALONE,
 ) -> Logits:
-    """Logits [n, outputs] of the images at `positions`, or what `output` gives for them."""
+    """Logits [n, outputs] of the images at `positions`, or another of the `OUTPUTS`, or what a function gives.
+
+    In rank 0 of a `world` whose processes have the same frames, each computes its share, by the weights of rank 0; the
+    rows have the bits that one process gives.
+    """
+    shares, total = world.rows(len(positions), EVAL_BATCH), len(positions)
+    if not world.alone and not world.follows:
+        world.tell("outputs", output=output, positions=positions.tolist(), **told_of(model))
+    if not world.alone:
+        world.sync(list(model.state_dict().values()))
+    share = shares[world.place.rank]
     batches = eval_batches(
         frames,
-        positions,
+        positions[share],
         preprocessing=preprocessing,
         batch_size=EVAL_BATCH,
         device=machine.device,
         workers=workers,
     )
-    told = None if progress is None else lambda done: progress(done, len(positions))
-    return forward(model, batches, output=output, progress=told)
+    done = None if progress is None else lambda done: progress(min(world.size * done, total), total)
+    if share.stop == share.start and world.follows:
+        return np.empty((0, 0), np.float32)
+    computed = partial(OUTPUTS[output], model) if isinstance(output, str) else output
+    rows = forward(model, batches, output=computed, progress=done)
+    return rows if world.alone else world.gather(rows, shares)
+
+
+def told_of(model: Network) -> dict[str, object]:
+    """What other processes are told of a network beside its weights."""
+    return {"stages": model.stages, "views": model.views, "temperature": model.temperature}
 
 
 def predictions(index: Index, positions: _Positions, logits: Logits) -> Predictions:
@@ -132,6 +162,7 @@ def extract(
     known: _Positions | None = None,
     mirrored: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    world: World = ALONE,
 ) -> npt.NDArray[np.float32]:
     """Un-augmented features [n, D] of every image of `index`, or of those at `positions`, by the frozen `model`.
 
@@ -171,8 +202,9 @@ def extract(
             preprocessing=network.preprocessing,
             machine=machine,
             workers=workers,
-            output=(lambda images: model.features(images.flip(3))) if mirrored else model.features,
+            output="mirrored features" if mirrored else "features",
             progress=None if progress is None else lambda more, _: progress(done + more, total),
+            world=world,
         )
         if not np.isfinite(rows).all():
             raise WeightsError(f"weights from {network.weights_source} give features that are not finite: use others")

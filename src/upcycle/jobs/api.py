@@ -3,6 +3,7 @@
 What draws and what compares is imported when it is asked for: a run's first update must not wait for it.
 """
 
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from upcycle.config import IMAGES, canonical, path_or_none, read_config, read_toml
 from upcycle.device import crowded
+from upcycle.errors import ConfigError
 from upcycle.jobs.callables import taken
+from upcycle.jobs.follow import follow
 from upcycle.jobs.resume import find_moved, record_place
 from upcycle.jobs.run import Observer, Run, followed
 from upcycle.jobs.start import Start, begin, removed_unless_started, timed
 from upcycle.jobs.train import cross_validate, run_training
 from upcycle.model.sources import AUTO
 from upcycle.options import TrainOptions
+from upcycle.rendezvous import joined, may_restart, place_in, restarted
 from upcycle.reporting.progress import Display, default_show
 from upcycle.rundir import RunDir, locked, remove_abandoned
 from upcycle.schedules import Rate, ScheduleName
+from upcycle.world import ALONE, World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,19 +64,31 @@ def train(
     augmented images: float32 [n, 3, S, S] in 0..1, center crops not yet normalized; it must be a pure function of both,
     and draw from the generator, which is on the CPU, alone. `observers` have some of the methods of `Observer`, or
     are the names of such that packages offer.
+
+    In a script that torchrun starts several times, each process makes the same call; the one of rank 0 does the job.
     """
     began = time.monotonic() if began is None else began
     observing = followed(show or default_show(), observers)
     given, callables = taken(_with_file(options, config), schedule=schedule, loss=loss, augment=augment)
-    start = begin(
-        path_or_none(data, IMAGES), given, out=path_or_none(out, "one folder"), resume=resume, callables=callables
-    )
-    with removed_unless_started(start.run.root, reserved=out is None):
-        start = timed(start, deadline=deadline, began=began, plan=path_or_none(plan, "the plan.jsonl of a run"))
-        return _train(start, observing)
+    place, folder = place_in(os.environ), path_or_none(out, "one folder")
+    if place and folder is None and may_restart():
+        raise ConfigError("processes that torchrun restarts must find their run: give --out RUN")
+    with joined(place) as world:
+        if world.follows:
+            return Run(follow(world, callables))
+        again = restarted() and folder is not None and not world.alone
+        start = begin(path_or_none(data, IMAGES), given, out=folder, resume=resume or again, callables=callables)
+        with removed_unless_started(start.run.root, reserved=out is None):
+            if again:
+                began -= float(start.run.status().get("seconds") or 0.0)
+            start = timed(start, deadline=deadline, began=began, plan=path_or_none(plan, "the plan.jsonl of a run"))
+            run = _train(start, observing, world)
+        if not world.alone:
+            world.tell("end", run=str(run.path))
+        return run
 
 
-def _train(start: Start, show: Display) -> Run:
+def _train(start: Start, show: Display, world: World = ALONE) -> Run:
     """Start the run or resume it."""
     for line in start.warnings:
         show.warn(line)
@@ -96,7 +113,7 @@ def _train(start: Start, show: Display) -> Run:
 
         start, index = chosen(start, show)
     try:
-        (cross_validate if start.config.folds else run_training)(start, show, index=index)
+        (cross_validate if start.config.folds else run_training)(start, show, index=index, world=world)
     except KeyboardInterrupt:
         recorded = read_config(start.run.config) if start.run.config.exists() else None
         if recorded is not None and (recorded == start.config or not start.fresh):

@@ -1,11 +1,12 @@
 """Fine-tuning: epoch by epoch, in micro-batches where memory is short, at half the rate where the loss explodes."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from upcycle import hardware
@@ -14,15 +15,16 @@ from upcycle.config import Config
 from upcycle.data.dataset import Dataset
 from upcycle.device import Hardware, autocast, out_of_memory
 from upcycle.errors import ConfigError, DivergenceError, UpcycleError, counted
-from upcycle.evaluation.forward import Output, predict_logits
+from upcycle.evaluation.forward import predict_logits, told_of
 from upcycle.history import is_best
 from upcycle.jobs.ending import change_plan, reason_to_stop, wants_change
 from upcycle.jobs.session import Session
 from upcycle.model import checkpoint
 from upcycle.model.network import Network
-from upcycle.training.loop import Setting, decay_of, fit, start
+from upcycle.training.loop import Setting, State, decay_of, fit, start
 from upcycle.training.loss import CustomLoss, Loss, Scores, score, weighted_loss
-from upcycle.training.optim import frozen_in, learns_statistics
+from upcycle.training.optim import frozen_in, frozen_names, learns_statistics, state_tensors
+from upcycle.world import World
 
 MOST_RETRIES = 2
 """How often a run whose loss explodes continues at half the rate."""
@@ -41,14 +43,14 @@ def fine_tune(
     After a loss that explodes, or too little memory, training resumes from
     the last checkpoint, or without one from the weights `pretrained`.
     """
-    _fit_into_memory(session, model, data.preprocessing.size)
+    _fit_into_memory(session, model, data.preprocessing.size, data.world)
     while True:
         try:
             return _train(session, data, model)
         except DivergenceError as error:
             _retry(session, error)
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not out_of_memory(error) or not data.world.alone:  # the others are in the middle of the update
                 raise
             _halve(session, model, error)
         checkpoint.load_clone(model, pretrained)
@@ -59,6 +61,7 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
     config, show, phase = session.config, session.show, session.plan.last
     state = start(model, config, step=phase.first_step)
     history = session.resume(state, phase)
+    before: Setting | None = None
     labels = torch.from_numpy(data.index.labels[data.splits.val]).long()
 
     def validate(model: Network) -> Scores:
@@ -78,6 +81,7 @@ def _train(session: Session, data: Dataset, model: Network) -> tuple[str, dict[s
         while not (reason := reason_to_stop(session, state, history.of(phase.name))):
             session.stopping.obey()
             setting = setting_of(session, data, model)  # by the plan as it is now
+            before = setting = shared(state, setting, data.world, before)
             for ended in fit(state, setting, validate=validate, progress=progress, due=due):
                 if ended is None:
                     changed = change_plan(session, state)
@@ -113,6 +117,62 @@ def setting_of(session: Session, data: Dataset, model: Network) -> Setting:
     )
 
 
+def shared(state: State, setting: Setting, world: World, before: Setting | None = None) -> Setting:
+    """The setting with this process's part of each batch; the others are told of it and of the state.
+
+    Not where they were told the same `before`: since then they have made the same updates.
+    """
+    if world.alone:
+        return setting
+    batches = replace(setting.batches, world=world)
+    known = (before.changes, before.batches.augmentation) if before else None
+    if known != (setting.changes, batches.augmentation):
+        tensors = state_tensors(state.optimizer, state.names)
+        world.tell(
+            "train",
+            **told_of(state.model),
+            phase=setting.phase.name,
+            step=state.step,
+            first_step=setting.phase.first_step,
+            frozen=sorted(setting.frozen),
+            augmentation=asdict(batches.augmentation),
+            changes=[(change.step, change.images) for change in setting.changes],
+            moments=[(name, str(one.dtype).removeprefix("torch."), list(one.shape)) for name, one in tensors.items()],
+        )
+        world.sync([*state.model.state_dict().values(), *tensors.values()])
+    return replace(setting, batches=batches, world=world)
+
+
+def synchronize_statistics(model: Network, config: Config, world: World) -> None:
+    """Have BatchNorm in training mode estimate its statistics from the whole batch, whoever has the images."""
+    if config.bn == "train" and not world.alone:
+        model.body = convert_sync_batchnorm(model.body)  # type: ignore[no-untyped-call]
+
+
+def check_shared(config: Config, model: Network, world: World, machine: Hardware, *, images: int) -> None:
+    """ConfigError where these processes cannot train this network on so many images together."""
+    size, shards = world.size, config.exact_shards
+    if shards and (size > shards or size & (size - 1)):
+        raise ConfigError(
+            f"exact_shards = {shards} is for a power of two of processes up to {shards}, and there are {size}"
+        )
+    frozen = frozen_names(model.body, "none" if config.freeze == "auto" else config.freeze)
+    if not config.tunes or not learns_statistics(model.body, frozen=frozen, bn=config.bn):
+        return
+    if shards:
+        raise ConfigError("BatchNorm in training mode needs a whole batch, not shards: give --bn frozen")
+    if size > 1 and machine.device != "cuda":
+        raise ConfigError(
+            f"BatchNorm in training mode estimates its statistics from a whole batch, and each of {size} processes has "
+            "a part; only CUDA GPUs put them together (SyncBatchNorm): give --bn frozen"
+        )
+    if 1 < images % config.batch_size < size:
+        raise ConfigError(
+            f"the last batch of an epoch has {images % config.batch_size} images, and BatchNorm in training mode needs "
+            f"one for each of {size} processes: give another --batch-size"
+        )
+
+
 def class_loss(config: Config, data: Dataset, *, device: str) -> Loss:
     """The training loss, with the class weights that the training images ask for."""
     labels = data.index.labels[data.splits.train]
@@ -125,7 +185,7 @@ def held_out_logits(
     machine: Hardware,
     split: str,
     at: npt.NDArray[np.int64] | slice = slice(None),
-    output: Output | None = None,
+    output: str = "logits",
 ) -> npt.NDArray[np.float32]:
     """Logits [n, outputs] of a split's images, or of those `at` some places in it, or what `output` gives for them."""
     return predict_logits(
@@ -136,6 +196,7 @@ def held_out_logits(
         machine=machine,
         workers=data.workers(machine),
         output=output,
+        world=data.world,
     )
 
 
@@ -159,25 +220,42 @@ def _retry(session: Session, error: DivergenceError) -> None:
 # ---------------------------------------------------------------- when memory is short
 
 
-def _fit_into_memory(session: Session, model: Network, size: int) -> None:
-    """On a processor, where running out of memory is a kill without a word: take micro-batches that fit."""
-    batch = _images(session)
-    images, reason = micro_batch(session.config, model, session.machine, size, batch=batch)
+def _fit_into_memory(session: Session, model: Network, size: int, world: World) -> None:
+    """On a processor, where running out of memory is a kill without a word: take micro-batches that fit.
+
+    The processes of one node share its memory, and each has its part of the batch.
+    """
+    shards = session.config.exact_shards
+    whole = _images(session)
+    batch = min(whole, -(-session.config.batch_size // max(world.size, shards)))
+    images, reason = micro_batch(
+        session.config, model, session.machine, size, batch=batch, share=1 / world.place.local_size
+    )
+    if images != batch and shards:
+        raise ConfigError(f"{reason}: give --exact-shards {2 * shards}, or a smaller --image-size")
     if images != batch:
         _divide(session, session.plan.phases[-1].first_step, images, reason)
 
 
 def micro_batch(
-    config: Config, model: Network, machine: Hardware, size: int, *, batch: int | None = None
+    config: Config,
+    model: Network,
+    machine: Hardware,
+    size: int,
+    *,
+    batch: int | None = None,
+    share: float = 1.0,
 ) -> tuple[int, str]:
     """How many images of a batch go through the network at a time, all on an accelerator, and why not all.
+
+    `share`: the part of the free memory that may be taken.
 
     ConfigError where not one image fits, or BatchNorm's statistics need the whole batch.
     """
     batch = batch or config.batch_size
     if machine.device != "cpu":
         return batch, ""
-    free, averaged = hardware.free_memory(Path("/")), decay_of(config, model) > 0
+    free, averaged = share * hardware.free_memory(Path("/")), decay_of(config, model) > 0
     images, needed = largest_micro_batch(model, machine, batch=batch, size=size, free=free, averaged=averaged)
     if images == batch:
         return batch, ""

@@ -40,7 +40,8 @@ def write_novelty(session: Session, data: Dataset, model: Network, features: Fea
             preprocessing=data.preprocessing,
             machine=session.machine,
             workers=data.workers(session.machine),
-            output=model.features,
+            output="features",
+            world=data.world,
         )
 
     independent = len(np.unique(components(data.index)[hold]))

@@ -62,6 +62,7 @@ def features_of(
             known=known,
             mirrored=mirrored,
             progress=progress,
+            world=data.world,
         )
 
 

@@ -321,7 +321,7 @@ class Race:
                     preprocessing=racer.spec.preprocessing,
                     machine=self.machine,
                     workers=0,
-                    output=racer.model.features,
+                    output="features",
                 )
             racer.passes.append((len(some), time.perf_counter() - started))
             if not np.isfinite(rows).all():

@@ -17,6 +17,9 @@ SIGNALS = tuple(MEANINGS)
 class Stopping:
     """Whether someone asked the job to stop, and whether it may stop where it is."""
 
+    repeated = False
+    """Whether whoever started the process passes on what the terminal has sent it as well: torchrun sends SIGTERM."""
+
     def __init__(self) -> None:
         self._asked: int | None = None
         self._held = False
@@ -49,6 +52,8 @@ class Stopping:
             if self._hung_up:
                 return
             self._hung_up = True
+        if self.repeated and self._held and self._asked not in (None, number):
+            return
         at_once = not self._held or self._asked is not None
         self._asked = number
         if at_once:

@@ -3,14 +3,13 @@
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from upcycle.config import AUTO_RATE, Config
 from upcycle.data.dataset import Dataset
 from upcycle.errors import ConfigError, RunError, counted
 from upcycle.evaluation.metrics import paired_log_loss, standard_error
 from upcycle.jobs.deadline import allow
-from upcycle.jobs.finetune import class_loss, fine_tune, held_out_logits
+from upcycle.jobs.finetune import check_shared, class_loss, fine_tune, held_out_logits, synchronize_statistics
 from upcycle.jobs.novelty import write_novelty
 from upcycle.jobs.peak import recorded, tested
 from upcycle.jobs.probe import probe_frozen, refit
@@ -78,6 +77,8 @@ def begin_tuning(session: Session, data: Dataset, network: ModelSpec, weights: W
     config = session.config
     class_loss(config, data, device="cpu")  # says what is wrong with class weights before anything long
     model = create(network, session.machine, seed=config.seed)
+    check_shared(config, model, data.world, session.machine, images=len(data.splits.train))
+    synchronize_statistics(model, config, data.world)
     if weights is not None:
         for note in load_body(model, weights, network.arch):
             session.show.warn(note)
@@ -281,12 +282,8 @@ def _augment(session: Session, data: Dataset, model: Network, probed: Probed) ->
     upright = probed.plain.part(at)
     logits = np.empty_like(upright.logits)
     for quarter in (1, 2, 3):  # each image by one of them
-
-        def turned(images: Tensor, quarter: int = quarter) -> Tensor:
-            return model(images.rot90(quarter, (2, 3)))  # type: ignore[no-any-return]
-
         own = slice(quarter - 1, None, 3)
-        logits[own] = held_out_logits(data, model, session.machine, "val", at[own], output=turned)
+        logits[own] = held_out_logits(data, model, session.machine, "val", at[own], output=f"turned by {quarter}")
     paired = paired_log_loss(replace(upright, logits=logits), upright)
     free, reason = orientation(paired.mean_difference, paired.standard_error, len(data.index.classes))
     session.show.message(reason)

@@ -16,6 +16,7 @@ from upcycle.data.index import Index
 from upcycle.data.splits import Splits, folds, write_splits
 from upcycle.errors import ConfigError
 from upcycle.jobs.deadline import fit_deadline
+from upcycle.jobs.follow import share_data
 from upcycle.jobs.prepare import audit_dataset, decodable, describe, fit_size, machine_of, prepare, read_index
 from upcycle.jobs.results import write_pooled
 from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
@@ -26,11 +27,19 @@ from upcycle.model.network import ModelSpec, cannot_compute, spec_of
 from upcycle.model.sources import get_weights, has_fixed_size, preprocessing_for, resolve_arch
 from upcycle.reporting.progress import Display
 from upcycle.rundir import RunDir, write_json
+from upcycle.world import ALONE, World
 
 
 @machines.restored()
-def run_training(start: Start, show: Display, *, index: Index | None = None, splits: Splits | None = None) -> None:
-    """Do the whole job in `start.run`, from the start or from its last checkpoint.
+def run_training(
+    start: Start,
+    show: Display,
+    *,
+    index: Index | None = None,
+    splits: Splits | None = None,
+    world: World = ALONE,
+) -> None:
+    """Do the whole job in `start.run`, from the start or from its last checkpoint, as rank 0 of a `world`.
 
     What is wrong with the request is found out before the run directory is made. `index` and `splits`
     are for a caller that has scanned and split already, as cross-validation has.
@@ -46,6 +55,7 @@ def run_training(start: Start, show: Display, *, index: Index | None = None, spl
     if start.run.config.exists() and not start.fresh:
         same_weights(start.run, config, digest)
     with open_session(start, digest, machine, show) as session:
+        session.stopping.repeated = not world.alone
         preprocessing = preprocessing_for(
             arch, weights, input_file=config.input, image_size=config.image_size, crop_pct=config.crop_pct
         )
@@ -66,6 +76,9 @@ def run_training(start: Start, show: Display, *, index: Index | None = None, spl
         show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
+        if not world.alone:
+            show.message(f"{world.size} processes, each on its part of every batch")
+        dataset = share_data(world, dataset, index, network, config)
         with computable(network, config):
             session.details["stopped"] = run_stages(session, dataset, network, weights)
 
@@ -94,7 +107,7 @@ def _record_data(session: Session, dataset: Dataset) -> None:
     describe(dataset, audit, session.show)
 
 
-def cross_validate(start: Start, show: Display, *, index: Index | None = None) -> None:
+def cross_validate(start: Start, show: Display, *, index: Index | None = None, world: World = ALONE) -> None:
     """Train `config.folds` models, each tested on images the others trained on, in RUN/fold-1, fold-2, ...
 
     RUN itself gets the predictions of all images, each by the model that had not seen it, and their
@@ -131,6 +144,7 @@ def cross_validate(start: Start, show: Display, *, index: Index | None = None) -
             show.message(f"fold {number} of {config.folds}")
             if not (fold.is_run() and fold.status()["state"] == "finished"):
                 single = config.model_copy(update={"folds": 0})
-                run_training(replace(start, config=single, run=fold, fresh=False), show, index=index, splits=splits)
+                one = replace(start, config=single, run=fold, fresh=False)
+                run_training(one, show, index=index, splits=splits, world=world)
         session.details["folds"] = config.folds
         write_pooled(session, parts)

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from upcycle.changes import MicroBatch
 from upcycle.config import Config
-from upcycle.data.dataset import Batch, Batches
+from upcycle.data.dataset import Batch, Batches, shard_of
 from upcycle.device import Hardware, seed_for
 from upcycle.errors import DivergenceError
 from upcycle.history import Row
 from upcycle.model.checkpoint import load_clone
 from upcycle.model.network import Network
 from upcycle.planning import Phase
+from upcycle.schedules import Rate
 from upcycle.task import Task
+from upcycle.training.gradients import Tree, put, taken
 from upcycle.training.loss import LossFunction, Scores, guessing_loss, predicted_classes
 from upcycle.training.optim import (
     clip_gradients,
@@ -33,6 +35,7 @@ from upcycle.training.optim import (
     set_training_mode,
     state_tensors,
 )
+from upcycle.world import ALONE, World
 
 Progress = Callable[[int, int], None]
 """Told (done, total)."""
@@ -73,6 +76,11 @@ class State:
     sums: Sums = Sums()
     average: dict[str, Tensor] = field(default_factory=dict)
     """The exponential moving average of the trained weights, by the names of `model`; empty where there is none."""
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The parameters that are trained, in the optimizer's order."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All tensors that training changes, keyed `part|name`; parts are model, moments and ema."""
@@ -116,6 +124,20 @@ class Setting:
     frozen: frozenset[str]
     changes: tuple[MicroBatch, ...] = ()
     """From which update on how many images of a batch go through the network at a time, where not all do."""
+    world: World = ALONE
+    """The processes that make each update together, each on its part of the batch."""
+
+    @property
+    def shards(self) -> int:
+        """In how many parts a batch is computed whose gradients are added in a fixed order; 0 for no such order."""
+        return self.config.exact_shards
+
+    def own_shards(self, batch: Batch) -> tuple[Batch, ...]:
+        """This process's shards of the batch, some of the last ones empty where it has fewer images."""
+        each, count = shard_of(self.config.batch_size, self.shards), self.shards // self.world.size
+        last = self.world.place.rank == self.world.size - 1
+        ends = [*(at * each for at in range(1, count)), len(batch.labels) if last else count * each]
+        return tuple(batch.take(slice(start, end)) for start, end in zip([0, *ends], ends, strict=False))
 
     def micro_batches(self, batch: Batch, step: int) -> tuple[Batch, ...]:
         """The batch of update `step` in the parts that go through the network one after the other."""
@@ -158,23 +180,55 @@ def trained_tensors(model: Network, config: Config) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name in trained}
 
 
-def train_step(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
-    """One update; returns the batch's mean loss and its number of right answers, still on the device."""
-    set_rate(state.optimizer, setting.phase.rate(state.step))
+def train_step(state: State, batch: Batch, setting: Setting, rate: Rate | None = None) -> tuple[Tensor, Tensor]:
+    """One update; returns the batch's mean loss and its number of right answers, still on the device.
+
+    `rate` is that of the schedule where it is left out. Of several processes each calls this with its part of the
+    batch, and all make the same update.
+    """
+    set_rate(state.optimizer, rate or setting.phase.rate(state.step))
     state.optimizer.zero_grad(set_to_none=True)
-    losses, right = [], []
-    for number, part in enumerate(setting.micro_batches(batch, state.step)):
-        torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step, number))
-        logits = state.model(part.images)
-        loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / len(batch.labels))
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-        right.append((predicted_classes(setting.task, logits.detach()) == part.labels).sum())
+    loss, right = (_in_shards if setting.shards else _at_once)(state, batch, setting)
     clip_gradients(state.optimizer, setting.config.clip_grad)
     state.optimizer.step()
     state.update_average(setting.config.ema_decay, state.step - setting.phase.first_step)
     state.step += 1
-    return torch.stack(losses).sum(), torch.stack(right).sum()
+    return loss, right
+
+
+def _backward(state: State, part: Batch, setting: Setting, *, number: int, whole: int) -> tuple[Tensor, Tensor]:
+    """Add the gradients of some images to those there are: their share in the loss of `whole`, and right answers."""
+    torch.manual_seed(seed_for(setting.config.seed, setting.phase.name, "step", state.step, number))
+    logits = state.model(part.images)
+    loss = setting.loss(logits, part.targets).mean() * (len(part.labels) / whole)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), (predicted_classes(setting.task, logits.detach()) == part.labels).sum()
+
+
+def _at_once(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
+    """The gradients of the batch: of this process's part, in micro-batches where memory is short, and of the others."""
+    losses, right = [], []
+    parts = setting.micro_batches(batch, state.step) if len(batch.labels) else ()
+    first = batch.part.start if batch.part else 0  # what a process draws is its own
+    for number, part in enumerate(parts, first):
+        found = _backward(state, part, setting, number=number, whole=batch.whole)
+        losses.append(found[0])
+        right.append(found[1])
+    own = (torch.stack(losses).sum(), torch.stack(right).sum()) if losses else (0.0, 0.0)
+    if setting.world.alone:
+        return own  # type: ignore[return-value]
+    return put(state.trained, setting.world.add(taken(state.trained, *own), pairwise=False))
+
+
+def _in_shards(state: State, batch: Batch, setting: Setting) -> tuple[Tensor, Tensor]:
+    """The gradients of the batch shard by shard, added in one order whatever the number of processes."""
+    tree, first = Tree(), setting.world.place.rank * (setting.shards // setting.world.size)
+    for number, part in enumerate(setting.own_shards(batch), first):
+        found: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+        if len(part.labels):
+            found = _backward(state, part, setting, number=number, whole=batch.whole)
+        tree.add(taken(state.trained, *found))
+    return put(state.trained, setting.world.add(tree.total, pairwise=True))
 
 
 def train_epoch(
@@ -200,10 +254,13 @@ def train_epoch(
     total = min(len(setting.batches), earlier.updates + left)
     batches = itertools.islice(setting.batches.epoch(state.epoch, earlier.updates), total - earlier.updates)
     for done, batch in enumerate(batches, earlier.updates + 1):
+        if not setting.world.alone:
+            rate = setting.phase.rate(state.step)
+            setting.world.tell("update", epoch=state.epoch, index=done - 1, step=state.step, rate=rate)
         loss, correct = train_step(state, batch, setting)
-        loss_sum += loss.to(exact) * len(batch.labels)
+        loss_sum += loss.to(exact) * batch.whole
         right += correct
-        images += len(batch.labels)
+        images += batch.whole
         if done % check_every == 0 or done == total:
             so_far = loss_sum.item()
             if not math.isfinite(so_far):
