@@ -108,58 +108,6 @@ class Index:
             left.check_trainable()
         return left
 
-    def to_bytes(self) -> bytes:
-        import io
-        import json
-
-        t = pa.table(
-            {
-                "p": self.paths,
-                "g": self.groups,
-                "l": self.labels,
-                "d": pa.array(self.declared.tolist()),
-                "h": pa.array([h.decode() for h in self.hashes.tolist()]),
-                "w": self.widths,
-                "e": self.heights,
-                "f": pa.array([h.decode() for h in self.formats.tolist()]),
-            }
-        )
-        meta = {
-            "root": str(self.root),
-            "classes": self.classes,
-            "notes": self.notes,
-            "splits": sorted(self.splits),
-            "drop": self.drop_empty,
-        }
-        t = t.replace_schema_metadata({"m": json.dumps(meta)})
-        b = io.BytesIO()
-        with pa.ipc.new_stream(b, t.schema) as w:
-            w.write_table(t)
-        return b.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Index":
-        import json
-
-        t = pa.ipc.open_stream(data).read_all()
-        m = json.loads(t.schema.metadata[b"m"])
-        return cls(
-            Path(m["root"]),
-            tuple(m["classes"]),
-            t["p"].combine_chunks(),
-            t["l"].to_numpy(),
-            np.array(t["d"].to_pylist(), "U5"),
-            t["g"].combine_chunks(),
-            np.array(t["h"].to_pylist(), "S64"),
-            t["w"].to_numpy(),
-            t["e"].to_numpy(),
-            np.array(t["f"].to_pylist(), "S4"),
-            (),
-            frozenset(m["splits"]),
-            tuple(m["notes"]),
-            m["drop"],
-        )
-
     def without_empty_classes(self) -> "Index":
         """The same with the classes alone that have images, and a note of the others."""
         counts = self.class_counts()

@@ -29,6 +29,7 @@ from upcycle.data.augment import Augmentation
 from upcycle.data.dataset import Batch, Dataset
 from upcycle.data.frames import Stream
 from upcycle.data.index import Index, check_exists
+from upcycle.data.index_file import index_from_bytes, index_to_bytes
 from upcycle.data.preprocessing import Preprocessing
 from upcycle.data.splits import NAMES, Splits
 from upcycle.errors import ConfigError, DataError, UpcycleError, shown
@@ -65,7 +66,7 @@ def share_data(world: World, data: Dataset, whole: Index, network: ModelSpec, co
         streamed=streamed,
     )
     for index in (whole, data.index):
-        world.send(index.to_bytes())
+        world.send(index_to_bytes(index))
     machine = machine_of(config)
     _compare(world, _facts(machine))
     _compare(world, _facts(machine))
@@ -135,7 +136,7 @@ class _Follower:
 
     def _data(self, told: Mapping[str, Any], problem: str) -> Dataset:
         """Its images, unless there is a `problem`: the first process of a node decodes them, the others find them."""
-        whole, used = (Index.from_bytes(self.world.receive()) for _ in range(2))
+        whole, used = (index_from_bytes(self.world.receive()) for _ in range(2))
         preprocessing = Preprocessing.from_dict(told["preprocessing"])
         data = Dataset(used, Stream(used, preprocessing.decoding), preprocessing)
         for first in (True, False):
