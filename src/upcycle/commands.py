@@ -203,6 +203,7 @@ def compare(
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     config: Path | None = None,
+    on: str | None = None,
     options: CommonOptions = NO_OPTIONS,
 ) -> Result:
     """Train variants on one split and compare them, or compare runs that exist.
@@ -223,6 +224,8 @@ def compare(
         Resume the comparison in --out; finished runs are kept.
     config
         TOML file of options for all variants; those on the command line win.
+    on
+        ray: train on the nodes of a Ray cluster, several at once; ray://HOST:PORT: of that one.
     """
     from upcycle.jobs.compare import compare as run_compare
 
@@ -234,6 +237,7 @@ def compare(
             smallest_difference=smallest_difference,
             out=out,
             resume=resume,
+            on=on,
             show=show,
             **given(options, config),
         )

@@ -4,15 +4,16 @@ What of the grid is finished is read from the run directories. What trains is im
 comparing runs that exist starts without it.
 """
 
+import contextlib
 import json
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from upcycle.comparison.results import FILE, PAGE, About, Comparison
 from upcycle.comparison.runs import (
@@ -29,6 +30,7 @@ from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, requested
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError, counted
+from upcycle.jobs.on_ray import as_they_end, check_nodes, cluster, heard, train_there
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import effective, resolve
@@ -36,6 +38,9 @@ from upcycle.reporting.comparison_page import comparison_table, write_page
 from upcycle.reporting.progress import Display, default_show
 from upcycle.reporting.text import clock
 from upcycle.rundir import RunDir, locked
+
+if TYPE_CHECKING:
+    from upcycle.data.index import Index
 
 
 def compare(
@@ -47,6 +52,7 @@ def compare(
     resume: bool = False,
     config: Path | str | None = None,
     augment: Literal["auto", "light", "square", "none"] | None = None,
+    on: str | None = None,
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Comparison:
@@ -54,7 +60,8 @@ def compare(
 
     `upcycle.compare("photos/", variants=["probe", "default"], seeds=5, arch="resnet50")` trains;
     `upcycle.compare("runs/a", "runs/b")` does not. `smallest_difference` is in points of F1: what
-    would matter to you (1 if left out). Raises an UpcycleError with one line that says what is wrong.
+    would matter to you (1 if left out). `on`: "ray" trains on the nodes of a Ray cluster, see `upcycle.jobs.on_ray`.
+    Raises an UpcycleError with one line that says what is wrong.
     """
     goal = _share(smallest_difference)
     file = path_or_none(config, "one TOML file")
@@ -64,7 +71,7 @@ def compare(
     folder = path_or_none(out, "one folder")
     show = show or default_show()
     if len(places) > 1 or any(RunDir(path).is_run() for path in places):
-        others = {"variants": variants, "seeds": seeds, "resume": resume or None}
+        others = {"variants": variants, "seeds": seeds, "resume": resume or None, "on": on}
         unused = [*given, *(name for name, value in others.items() if value is not None)]
         if unused:
             raise ConfigError(f"{unused[0]} is for training, and runs that exist are not trained again. Leave it out")
@@ -75,7 +82,7 @@ def compare(
     place = folder or reserve(name_of(data or Path(), "compare"))
     with removed_unless_started(place, reserved=folder is None):
         grid = requested(data, variants, seeds=seeds, options=given, goal=goal, out=place, resume=resume)
-        return run_grid(grid if grid.command else replace(grid, command=_command(grid, variants)), show)
+        return run_grid(grid if grid.command else replace(grid, command=_command(grid, variants)), show, on)
 
 
 def _share(points: float | None) -> float | None:
@@ -212,6 +219,20 @@ class Sweep:
         """Whether its run is finished, or has failed."""
         return cell.path in self.failed or self.finished(cell)
 
+    def ready(self) -> list[Cell]:
+        """The cells that are not done and can be trained now: each run once, those that a rate is chosen from first."""
+        trials = [cell for variant in self.grid.variants for cell in self.trials(variant)]
+        cells = [cell for variant in self.grid.variants for cell in self.cells(variant)]
+        waiting = {
+            cell.path: cell for cell in (*trials, *sorted(cells, key=lambda cell: self.grid.seeds.index(cell.seed)))
+        }
+        return [cell for cell in waiting.values() if not self.done(cell)]
+
+    def fail(self, cell: Cell, reason: str, show: Display) -> None:
+        """Keep why a run failed, and say so."""
+        self.failed[cell.path] = reason
+        show.warn(f"{cell} failed: {reason}")
+
     def progress(self) -> tuple[int, int, float | None]:
         """Runs that are done, runs in all, and the seconds left; None while a variant to come is not timed yet."""
         done, total, left = 0, 0, 0.0
@@ -275,31 +296,31 @@ def _command(grid: Grid, names: Sequence[str] | None) -> str:
     return shlex.join([*words, *spelled(grid.common), "--out", str(grid.out)])
 
 
-def run_grid(grid: Grid, show: Display) -> Comparison:
-    """Train every run of the grid that is missing, a seed of all variants after the other, and compare after each.
+def run_grid(grid: Grid, show: Display, on: str | None = None) -> Comparison:
+    """Train every run of the grid that is missing, and compare.
 
-    A run that fails is reported beside the others; a disk that cannot be written stops everything.
+    On this machine a seed of all variants after the other, with a comparison after each; on a Ray cluster (`on`) all
+    runs that can be trained at once. A run that fails is reported beside the others; a disk that cannot be written stops
+    everything.
     """
     sweep = Sweep(grid)
-    train = _trainer(sweep, show)
-    sweep.progress()  # refuses finished runs of other images, split or weights
     comparison = None
     try:
-        with locked(grid.out):
+        with contextlib.ExitStack() as stack:
+            ray = stack.enter_context(cluster(on)) if on else None
+            index = _checked(sweep, show)
+            sweep.progress()  # refuses finished runs of other images, split or weights
+            stack.enter_context(locked(grid.out))
             grid.save()
-            for seed in grid.seeds:
-                for variant in grid.variants:
-                    for cell in sweep.trials(variant):
-                        train(cell)
-                    for cell in sweep.cells(variant):
-                        if cell.seed == seed:
-                            train(cell)
+            rounds = _trained_on(ray, sweep, index, show) if ray else _trained_here(sweep, index, show)
+            for _ in rounds:
                 groups = sweep.groups()
                 if sum(bool(group.runs) for group in groups) >= 2:
                     about = About(str(grid.data), grid.command)
                     comparison = _summarize(groups, grid.out, about, grid.smallest_difference, show)
     except KeyboardInterrupt:
-        show.message(f"to resume: {shlex.join(['upcycle', 'compare', '--out', str(grid.out), '--resume'])}")
+        again = ["upcycle", "compare", "--out", str(grid.out), "--resume", *(["--on", on] if on else [])]
+        show.message(f"to resume: {shlex.join(again)}")
         raise
     if comparison is None:
         place, reason = next(iter(sweep.failed.items()))
@@ -309,13 +330,9 @@ def run_grid(grid: Grid, show: Display) -> Comparison:
     return comparison
 
 
-def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
-    """What trains a cell on the scanned images; raises for what would make every run of a variant fail.
-
-    A cell that is done is not trained again. A failure is kept and reported.
-    """
+def _checked(sweep: Sweep, show: Display) -> "Index":
+    """The scanned images; raises for what would make every run of a variant fail."""
     from upcycle.jobs.prepare import machine_of, read_index
-    from upcycle.jobs.train import run_training
     from upcycle.model.sources import get_weights, resolve_arch
 
     grid = sweep.grid
@@ -325,6 +342,12 @@ def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
         raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
         get_weights(resolve_arch(arch), weights)
+    return index
+
+
+def _trained_here(sweep: Sweep, index: "Index", show: Display) -> Iterator[None]:
+    """Train the cells one by one, and pause after each seed. A cell that is done is not trained again."""
+    from upcycle.jobs.train import run_training
 
     def train(cell: Cell) -> None:
         if sweep.done(cell):
@@ -332,12 +355,48 @@ def _trainer(sweep: Sweep, show: Display) -> Callable[[Cell], None]:
         done, total, left = sweep.progress()
         show.message(f"run {done + 1} of {total}: {cell}{f', about {clock(left)} left' if left else ''}")
         try:
-            run_training(begin(grid.data, cell.options, out=cell.path, resume=True), show, index=index)
+            run_training(begin(sweep.grid.data, cell.options, out=cell.path, resume=True), show, index=index)
         except StorageError:
             raise
         except Exception as error:  # whatever stops one run is reported beside the others
-            reason = str(error) if isinstance(error, UpcycleError) else f"{type(error).__name__}: {error}"
-            sweep.failed[cell.path] = reason
-            show.warn(f"{cell} failed: {reason}")
+            sweep.fail(
+                cell, str(error) if isinstance(error, UpcycleError) else f"{type(error).__name__}: {error}", show
+            )
 
-    return train
+    for seed in sweep.grid.seeds:
+        for variant in sweep.grid.variants:
+            for cell in sweep.trials(variant):
+                train(cell)
+            for cell in sweep.cells(variant):
+                if cell.seed == seed:
+                    train(cell)
+        yield
+
+
+def _trained_on(ray: Any, sweep: Sweep, index: "Index", show: Display) -> Iterator[None]:
+    """Train the cells on the nodes of a Ray cluster, each in a process of its own, and pause once all are done."""
+    from upcycle.data.index_file import index_to_bytes
+    from upcycle.jobs.prepare import machine_of
+
+    grid = sweep.grid
+    nodes = check_nodes(ray, grid.data, grid.out)
+    images, gpus = ray.put(index_to_bytes(index)), ray.cluster_resources().get("GPU", 0)
+    threads = {cell.path: machine_of(cell.config).threads for cell in sweep.ready()}
+    show.message(f"{counted(nodes, 'node')} of a Ray cluster: {sweep.progress()[1]} runs")
+
+    def of(cell: Cell) -> int:
+        return threads.setdefault(cell.path, machine_of(cell.config).threads)
+
+    def resources(cell: Cell) -> dict[str, float]:
+        accelerated = cell.config.device == "cuda" or (cell.config.device == "auto" and gpus > 0)
+        return {"num_cpus": of(cell), "num_gpus": int(accelerated)}
+
+    def arguments(cell: Cell) -> tuple[Any, ...]:
+        return grid.data, dict(cell.options), cell.path, ray.get(images), of(cell)
+
+    for cell, found in as_they_end(ray, train_there, sweep.ready, arguments, resources, key=lambda cell: cell.path):
+        if reason := heard(found, cell, show):
+            sweep.fail(cell, reason, show)
+        done, total, _ = sweep.progress()
+        show.message(f"run {done} of {total} done: {cell}, on {found['node']}")
+    yield

@@ -1,0 +1,186 @@
+"""Work that Ray spreads over the nodes of a cluster: trainings of a comparison, parts of a large prediction.
+
+Ray starts processes, gives each its processors or a GPU, and starts what a dead node had again. What they read and write
+lies on storage that all nodes see; a training that is started again resumes from its last checkpoint.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from upcycle.device import versions
+from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, shown
+from upcycle.reporting.progress import Display, Silent
+
+RETRIES = 3
+"""How often what a dead node had is started again."""
+_MARKER = ".seen-by-all-nodes"
+_Item = TypeVar("_Item")
+
+
+@contextlib.contextmanager
+def cluster(on: str) -> Iterator[Any]:
+    """The `ray` module, connected: `ray` is the cluster of $RAY_ADDRESS, else one on this machine, for as long as this.
+
+    `ray://HOST:PORT` is the Ray client server of a cluster. ConfigError where there is none, or no Ray.
+    """
+    if on != "ray" and not on.startswith("ray://"):
+        raise ConfigError(f"on = {on!r} is no place to train: give ray, or ray://HOST:PORT")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError('ray is not installed: pip install "upcycle[scale]"') from None
+    if ray.is_initialized():  # by the caller, whose it stays
+        yield ray
+        return
+    address = on if on.startswith("ray://") else os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ConfigError(f"no Ray cluster answers at {address or 'this machine'} ({reason})") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def check_nodes(ray: Any, data: Path | None, folder: Path) -> int:
+    """How many nodes there are; an error for one with other versions, or that does not see `data` and `folder`.
+
+    `folder` is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / _MARKER
+    marker.touch()
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        asked = [
+            ray.remote(_facts)
+            .options(num_cpus=0, max_retries=0, scheduling_strategy=strategy(node["NodeID"], soft=False))
+            .remote(str(Path.cwd()), data, marker)
+            for node in nodes
+        ]
+        mine = versions()
+        for node, facts in zip(nodes, ray.get(asked), strict=True):
+            where = f"the Ray node {shown(node.get('NodeManagerHostname') or node['NodeID'])}"
+            other = next((name for name in mine if facts["versions"].get(name) != mine[name]), None)
+            if other:
+                there = facts["versions"].get(other)
+                raise ConfigError(f"{where} has {other} {there}, and here it is {mine[other]}: install the same")
+            if not facts["data"]:
+                raise DataError(f"{where} does not see {shown(data)}: give images on storage that all nodes share")
+            if not facts["folder"]:
+                raise RunError(f"{where} does not see {shown(folder)}: give --out on storage that all nodes share")
+    except ray.exceptions.RayError as error:
+        raise UpcycleError(f"a node of the Ray cluster does not answer ({_reason(error)}): run again") from error
+    finally:
+        marker.unlink(missing_ok=True)
+    return len(nodes)
+
+
+def _facts(cwd: str, data: Path | None, marker: Path) -> dict[str, Any]:
+    """What a node has."""
+    with contextlib.suppress(OSError):
+        os.chdir(cwd)
+    return {"versions": versions(), "data": data is None or data.exists(), "folder": marker.exists()}
+
+
+def as_they_end(
+    ray: Any,
+    function: Callable[..., Any],
+    ready: Callable[[], Sequence[_Item]],
+    arguments: Callable[[_Item], tuple[Any, ...]],
+    resources: Callable[[_Item], dict[str, float]],
+    key: Callable[[_Item], object],
+) -> Iterator[tuple[_Item, Any]]:
+    """Run `function` on all items that are `ready`, asked again each time one ends; yields them as they do.
+
+    Of those with the same `key` one is run.
+
+    What a dead node had is started again. Ctrl-C asks all of them to stop, and waits until they have.
+    """
+    running: dict[Any, _Item] = {}
+    remote = ray.remote(_quietly)
+    started: set[object] = set()
+    try:
+        while True:
+            for item in ready():
+                if key(item) not in started:
+                    started.add(key(item))
+                    options = {"max_retries": RETRIES, **resources(item)}
+                    running[remote.options(**options).remote(str(Path.cwd()), function, arguments(item))] = item
+            if not running:
+                return
+            (ended, *_), _ = ray.wait(list(running), num_returns=1)
+            item = running.pop(ended)
+            try:
+                yield item, ray.get(ended)
+            except ray.exceptions.RayError as error:
+                raise UpcycleError(f"Ray could not run it on any node ({_reason(error)}): run again") from error
+    finally:
+        for one in running:
+            ray.cancel(one)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=60)
+
+
+def _quietly(cwd: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What a function gives, in the folder of whoever asked, where this node has that."""
+    with contextlib.suppress(OSError):
+        os.chdir(cwd)
+    return function(*arguments)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shown((lines or [type(error).__name__])[0])[:200]
+
+
+# ---------------------------------------------------------------- a training
+
+
+class Noted(Silent):
+    """Keeps the warnings that are told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Keep it."""
+        self.warnings.append(text)
+
+
+def train_there(data: Path, options: dict[str, object], out: Path, index: bytes, threads: int) -> dict[str, Any]:
+    """Train or resume the run `out`: where that was, why it failed ("" if it did not), and its warnings."""
+    from upcycle.data.index_file import index_from_bytes
+    from upcycle.jobs.start import begin
+    from upcycle.jobs.train import run_training
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray says one for each processor it gave
+    noted, failed, kind = Noted(), "", ""
+    try:
+        run_training(begin(data, options, out=out, resume=True), noted, index=index_from_bytes(index))
+    except StorageError as error:
+        failed, kind = str(error), "storage"
+    except UpcycleError as error:
+        failed = str(error)
+    except Exception as error:  # whatever stops one run is reported beside the others
+        failed = f"{type(error).__name__}: {error}"
+    return {"node": socket.gethostname(), "failed": failed, "kind": kind, "warnings": noted.warnings}
+
+
+def heard(found: dict[str, Any], name: object, show: Display) -> str:
+    """Tell what a training has said, each warning once; why it failed. StorageError for what would stop all of them."""
+    for line in found["warnings"]:
+        show.warn(f"{name}: {line}")
+    if found["kind"] == "storage":
+        raise StorageError(found["failed"])
+    return str(found["failed"])
