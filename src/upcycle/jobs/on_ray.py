@@ -37,7 +37,6 @@ def cluster(on: str) -> Iterator[Any]:
         raise ConfigError(f"on = {on!r} is no place to train: give ray, or ray://HOST:PORT")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what concerns the user is told in our words
     try:
         import ray
     except ImportError:
@@ -215,10 +214,15 @@ def parts_on(on: str, run: Path, out: Path, *, int8: bool, device: str, threads:
             if not rows:
                 return
             check_nodes(ray, run, out.with_name(f"{out.name}.partial"), ("upcycle", "python", "numpy", "Pillow"))
+            here = str(Path.cwd())
+
+            class Parts(_Parts):  # whose arguments go where it goes, however often Ray starts it again
+                def __init__(self) -> None:
+                    super().__init__(here, run, int8=int8, device=device, threads=threads)
+
             most = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
             parts = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _Parts,
-                fn_constructor_args=(str(Path.cwd()), run, int8, device, threads),
+                Parts,
                 batch_size=1,
                 concurrency=(1, min(most, len(rows))),
                 num_cpus=threads,
@@ -244,7 +248,7 @@ def _row(work: Work) -> dict[str, Any]:
 class _Parts:
     """A process of Ray Data with the model."""
 
-    def __init__(self, cwd: str, run: Path, int8: bool, device: str, threads: int) -> None:
+    def __init__(self, cwd: str, run: Path, *, int8: bool, device: str, threads: int) -> None:
         with contextlib.suppress(OSError):
             os.chdir(cwd)
         self.model = predictor(run, int8=int8, threads=threads, device=device, show=Silent())
