@@ -96,6 +96,7 @@ from dataclasses import replace
 from tests.training.test_loop import begin, setting
 from upcycle.rendezvous import joined, place_in
 from upcycle.training.loop import train_step
+from upcycle.training.optim import set_training_mode
 options = {"batch_size": 8, "bn": "frozen", "mixup": 0.2, "augment": "light", "lr": 1e-3}
 own = setting({**options, **json.loads(sys.argv[1])}, images=40)
 with joined(place_in(os.environ)) as world:
