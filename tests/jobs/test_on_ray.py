@@ -19,6 +19,7 @@ from upcycle.errors import ConfigError, DataError
 from upcycle.jobs import on_ray
 from upcycle.reporting.progress import Silent
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
 CLOCKS = ("seconds", "tuning_seconds", "minutes", "created", "command", "path")
 """Values of comparison.json that tell of clocks, and of its own place."""
 

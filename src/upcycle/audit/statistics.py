@@ -32,6 +32,7 @@ from upcycle.data.listing import Layout, Unusable
 from upcycle.data.splits import connected
 from upcycle.data.worker import SMALL
 from upcycle.errors import StorageError
+from upcycle.remote import inside
 from upcycle.rundir import replacing
 
 _VERSION = 4
@@ -91,7 +92,7 @@ def inspect(
 
     def one(at: int) -> Unusable | None:
         """Why a file cannot be used; None where its statistics are there, remembered or new."""
-        file = listing.root / paths[at]
+        file = inside(listing.root, paths[at])
         stamp, place = _stamp(file), earlier.places.get(paths[at])
         if stamp is not None and place is not None and tuple(earlier.statistics[place].tolist()[:3]) == stamp:
             found[at] = earlier.statistics[place]

@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.decode import Header
+from upcycle.data.fetching import NOTHING, Kept, fetching
 from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
+from upcycle.remote import inside, place
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that are the system's and not a file's."""
@@ -65,7 +67,7 @@ class Index:
 
     def file(self, i: int) -> Path:
         """Path of image `i` to open."""
-        return self.root / self.path(i)
+        return inside(self.root, self.path(i))
 
     def label(self, i: int) -> str:
         """Class name of image `i`."""
@@ -205,10 +207,12 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Unusable:
-    """What `read` makes of an image file, or the reason it cannot be used."""
+def attempt(
+    file: Path, read: Callable[[Path | bytes], _Result], content: Callable[[], Path | bytes] | None = None
+) -> _Result | Unusable:
+    """What `read` makes of an image file, or of its `content`, or the reason it cannot be used."""
     try:
-        return read(file)
+        return read(content() if content else file)
     except DecodeError as error:
         return Unusable(str(error), error.kind)
     except FileNotFoundError:
@@ -296,7 +300,7 @@ def check_exists(data: Path) -> None:
 
 def listing_of(data: Path, layout: Layout = USUAL) -> Listing:
     """The files of a folder or manifest in order of their paths; DataError, one line, where it cannot be used."""
-    data = Path(data)
+    data = place(data)
     check_exists(data)
     if not data.is_dir():
         if layout.classes_at is not None:
@@ -318,19 +322,27 @@ def index_images(
     progress: ProgressFunction | None = None,
     threads: int = 2,
     trainable: bool = True,
+    kept: Kept = NOTHING,
 ) -> Index:
     """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
 
     `data` holds `train|val|test/CLASS/*` (val and test may be missing; valid, validation, training
     and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`; `layout`
     names what is otherwise. Files that cannot be read as images are quarantined; DataError, one line, when what is
-    left cannot be learned from, or with `trainable` False only when nothing is left.
+    left cannot be learned from, or with `trainable` False only when nothing is left. Photos at addresses are read
+    through `kept`.
     """
     listing = listing_of(data, layout)
-    read = in_order(
-        lambda row: attempt(listing.root / row.path, isolation.DECODERS.header),
-        listing.rows,
-        threads=threads,
-        progress=progress,
-    )
-    return index_of(listing, read, trainable=trainable)
+    rows = listing.rows
+
+    def file(at: int) -> Path:
+        return inside(listing.root, rows[at].path)
+
+    with fetching(file, range(len(rows)), kept=kept) as fetched:
+        read = in_order(
+            lambda at: attempt(file(at), isolation.DECODERS.header, lambda: fetched(at)),
+            range(len(rows)),
+            threads=threads,
+            progress=progress,
+        )
+        return index_of(listing, read, trainable=trainable)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined
 from upcycle.errors import DataError
+from upcycle.remote import place
 
 _FIXED = {"declared": "U5", "hashes": "S64", "formats": "S4"}
 """Columns of text of one width, with numpy's types."""
@@ -57,7 +57,7 @@ def index_from_bytes(data: bytes) -> Index:
                 np.frombuffer(held.buffers()[1], kind, len(table), start) if len(table) else np.empty(0, kind)
             )
         return Index(
-            root=Path(facts["root"]),
+            root=place(facts["root"]),
             classes=tuple(facts["classes"]),
             paths=_chunk(table, "paths"),
             groups=_chunk(table, "groups"),
