@@ -1,6 +1,7 @@
 """What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
 
 import errno
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from upcycle.data import isolation
+from upcycle.data.archives import expand, is_archive, list_archives
 from upcycle.data.decode import Header
 from upcycle.data.fetching import NOTHING, Kept, fetching
 from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
+from upcycle.data.packed import list_packed
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
 from upcycle.remote import inside, place
@@ -298,10 +301,20 @@ def check_exists(data: Path) -> None:
         raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
 
 
-def listing_of(data: Path, layout: Layout = USUAL) -> Listing:
-    """The files of a folder or manifest in order of their paths; DataError, one line, where it cannot be used."""
+def listing_of(data: Path, layout: Layout = USUAL, cache: Path | None = None) -> Listing:
+    """The files of DATA in order of their paths; DataError, one line, where it cannot be used.
+
+    DATA is a folder, a manifest, or tars or Parquet files of photos, whose headers are kept in `cache`.
+    """
     data = place(data)
+    cache = cache or Path(tempfile.gettempdir())
+    if is_archive(data):
+        files = expand(data)
+        listing = list_archives(data.parent, [file.name for file in files], layout, cache)
+        return replace(listing, rows=sorted(listing.rows))
     check_exists(data)
+    if data.is_dir() and (packed := list_packed(data, layout, cache)) is not None:
+        return replace(packed, rows=sorted(packed.rows))
     if not data.is_dir():
         if layout.classes_at is not None:
             raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
@@ -332,7 +345,7 @@ def index_images(
     left cannot be learned from, or with `trainable` False only when nothing is left. Photos at addresses are read
     through `kept`.
     """
-    listing = listing_of(data, layout)
+    listing = listing_of(data, layout, kept.folder.parent if kept is not NOTHING else None)
     rows = listing.rows
 
     def file(at: int) -> Path:

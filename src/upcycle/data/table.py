@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import math
 import os
 import posixpath
@@ -53,9 +54,12 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
     DataError for a bad row, for columns that may be meant as one of ours, and where most files are not found.
     """
     ending = manifest.suffix.lower()
-    if ending not in (*_ENDINGS, ".parquet"):
+    if ending not in (*_ENDINGS, ".parquet", ".jsonl"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    names, rows = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
+    if ending == ".jsonl":
+        names, rows = _json_lines(manifest)
+    else:
+        names, rows = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
     used = _columns(shown(manifest), names, layout)
     root = place(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
@@ -320,6 +324,16 @@ def _csv_rows(file: Path, text: str, delimiter: str, skip_blanks: bool) -> Itera
         if "field limit" in str(error):
             message = f"{shown(file)}, line {reader.line_num}: a field of more than 128 KiB: is a quote left open?"
         raise DataError(message) from error
+
+
+def _json_lines(manifest: Path) -> tuple[list[str], _RowsOf]:
+    """A file with a JSON object a line; DataError for a file that is none."""
+    try:
+        read = [json.loads(line) for line in manifest.read_bytes().decode().splitlines() if line.strip()]
+        names = list(dict.fromkeys(name for row in read for name in dict(row)))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{shown(manifest)} is not a readable file of JSON lines: {shown(error)}") from error
+    return names, lambda _: [[row.get(name) for name in names] for row in read]
 
 
 def _parquet(manifest: Path) -> tuple[list[str], _RowsOf]:
