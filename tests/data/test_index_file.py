@@ -39,6 +39,30 @@ def test_an_index_is_the_same_afterwards(photos: Path) -> None:
     assert same(nothing, index_from_bytes(index_to_bytes(nothing)))
 
 
+def test_names_that_are_not_utf8_are_the_same_afterwards(photos: Path) -> None:
+    index = index_images(photos)
+    bad = Quarantined("a/\udcff.png", "empty file", "\udcfe", "", "empty")
+    classes = ("\udcfe", *index.classes[1:])
+    index = replace(index, root=Path("/photos/\udcff"), classes=classes, quarantined=(bad,), notes=("\udcff",))
+    assert same(index, index_from_bytes(index_to_bytes(index)))
+
+
+@pytest.mark.parametrize("kind", ["U1", "U7"])
+def test_columns_are_as_wide_as_they_were(photos: Path, kind: str) -> None:
+    index = index_images(photos)
+    index = replace(index, declared=index.declared.astype(kind), formats=index.formats.astype("S9"))
+    assert same(index, index_from_bytes(index_to_bytes(index)))
+
+
+def test_a_part_is_one_line_wherever_it_was_cut(photos: Path) -> None:
+    whole = index_to_bytes(index_images(photos))
+    # the last 8 bytes are the end of the stream, and without them nothing is missing
+    for size in range(len(whole) - 8):
+        with pytest.raises(DataError, match=r"an index cannot be read \(") as caught:
+            index_from_bytes(whole[:size])
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("data", [b"", b"nonsense", bytes(1000)])
 def test_other_bytes_are_one_line(data: bytes) -> None:
     with pytest.raises(DataError, match=r"an index cannot be read \("):

@@ -5,15 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined
-from upcycle.errors import DataError
+from upcycle.errors import DataError, shown
 from upcycle.remote import place
 
-_FIXED = {"declared": "U5", "hashes": "S64", "formats": "S4"}
-"""Columns of text of one width, with numpy's types."""
+_FIXED = ("declared", "hashes", "formats")
+"""Columns of text of one width, whose numpy types are told beside them."""
 _PLAIN = ("labels", "widths", "heights")
 _META = b"upcycle index"
 
@@ -30,6 +31,8 @@ def index_to_bytes(index: Index) -> bytes:
         "splits": sorted(index.splits),
         "notes": index.notes,
         "drop_empty": index.drop_empty,
+        "images": len(index),
+        "types": {name: getattr(index, name).dtype.str for name in _FIXED},
     }
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(facts)})
     sink = pa.BufferOutputStream()
@@ -48,14 +51,12 @@ def index_from_bytes(data: bytes) -> Index:
     """The inverse of `index_to_bytes`; DataError for anything else."""
     try:
         table = pa.ipc.open_stream(data).read_all().combine_chunks()
-        facts = json.loads(table.schema.metadata[_META])
+        table.validate(full=True)
+        facts = json.loads((table.schema.metadata or {})[_META])
+        if len(table) != facts["images"]:
+            raise ValueError(f"{len(table)} of {facts['images']} images are there")
         columns = {name: _chunk(table, name).to_numpy() for name in _PLAIN}
-        for name, kind in _FIXED.items():
-            held = _chunk(table, name)
-            start = held.offset * np.dtype(kind).itemsize
-            columns[name] = (
-                np.frombuffer(held.buffers()[1], kind, len(table), start) if len(table) else np.empty(0, kind)
-            )
+        columns |= {name: _text(_chunk(table, name), np.dtype(facts["types"][name])) for name in _FIXED}
         return Index(
             root=place(facts["root"]),
             classes=tuple(facts["classes"]),
@@ -67,8 +68,18 @@ def index_from_bytes(data: bytes) -> Index:
             drop_empty=bool(facts["drop_empty"]),
             **columns,
         )
-    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"an index cannot be read ({type(error).__name__}: {error}): make it again") from error
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        problem = shown(f"{type(error).__name__}: {error}")
+        raise DataError(f"an index cannot be read ({problem}): make it again") from error
+
+
+def _text(held: Any, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """A column of text of one width as numpy has it, in the same memory; ValueError where the widths differ."""
+    if held.type != pa.binary(max(1, kind.itemsize)):
+        raise ValueError(f"{held.type} where {kind.str} is needed")
+    if not len(held):
+        return np.empty(0, kind)
+    return np.frombuffer(held.buffers()[1], kind, len(held), held.offset * kind.itemsize)
 
 
 def _chunk(table: pa.Table, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Folders whose photos are not laid out in classes: larger files that hold them, or lists of their own as the Hub has."""
+"""Folders whose photos are not laid out in classes: larger files hold them, or lists of their own as the Hub has."""
 
 import contextlib
 import os
