@@ -1,25 +1,24 @@
 """Statistics of every image, as columns, remembered between scans; and which images they show to be copies.
 
-They are stored in the cache folder: a file whose size and times are those that were noted is not read again.
+They are stored in the cache folder by the files' content: a file that has not changed is not read again.
 """
 
 import contextlib
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import PIL
+import pyarrow as pa
 
-from upcycle.data import decode, isolation
+from upcycle.data import isolation, stored
+from upcycle.data.found import Memory
 from upcycle.data.index import (
     USUAL,
-    HashedHeader,
     Index,
     ProgressFunction,
     attempt,
@@ -30,22 +29,14 @@ from upcycle.data.index import (
 )
 from upcycle.data.listing import Layout, Unusable
 from upcycle.data.splits import connected
-from upcycle.data.worker import SMALL
-from upcycle.errors import StorageError
+from upcycle.data.worker import SMALL, ImageStatistics
 from upcycle.remote import inside
-from upcycle.rundir import replacing
 
-_VERSION = 4
+_VERSION = 5
 
 RECORD = np.dtype(
     [
-        ("size", "<i8"),
-        ("modified", "<i8"),
-        ("changed", "<i8"),
         ("sha256", "S64"),
-        ("width", "<i4"),
-        ("height", "<i4"),
-        ("format", "S4"),
         ("pixels", "S32"),
         ("perceptual", "<u8"),
         ("contrast", "<f4"),
@@ -54,7 +45,7 @@ RECORD = np.dtype(
         ("peak", "<f4"),
     ]
 )
-"""One image: size in bytes and times in ns of the file, and the fields of `ImageStatistics`."""
+"""One image: sha256 of its file, and the fields of `ImageStatistics` but the header."""
 Statistics = npt.NDArray[np.void]
 """Records [n] of `RECORD`."""
 Groups = list[tuple[int, ...]]
@@ -87,91 +78,62 @@ def inspect(
     """
     listing = listing_of(data, layout)
     paths = [row.path for row in listing.rows]
-    memory = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.npz"
-    earlier, found = _recall(memory, scale), np.zeros(len(paths), RECORD)
+    known = Memory(folder.parent / "scans", data, listing.root, paths, threads=threads)
+    kept = folder / f"{hashlib.sha256(os.fsencode(Path(data).absolute())).hexdigest()[:32]}.statistics"
+    found, statistics = known.recall(), np.zeros(len(paths), RECORD)
+    recalled = _recall(kept, found.hashes, statistics, _version(scale))
+    new = np.flatnonzero(statistics["sha256"] == b"").tolist()
 
-    def one(at: int) -> Unusable | None:
-        """Why a file cannot be used; None where its statistics are there, remembered or new."""
-        file = inside(listing.root, paths[at])
-        stamp, place = _stamp(file), earlier.places.get(paths[at])
-        if stamp is not None and place is not None and tuple(earlier.statistics[place].tolist()[:3]) == stamp:
-            found[at] = earlier.statistics[place]
-            return None
-        read = attempt(file, lambda path: isolation.DECODERS.statistics(path, scale))
-        if isinstance(read, Unusable):
-            return read
-        sha256, image = read
-        width, height, kind = image.header
-        header = (sha256.encode(), width, height, kind.encode(), image.pixels.encode())
-        found[at] = (*(stamp or (-1, -1, -1)), *header, *image[2:])
-        return None
+    def one(at: int) -> tuple[str, ImageStatistics] | Unusable:
+        return attempt(inside(listing.root, paths[at]), lambda path: isolation.DECODERS.statistics(path, scale))
 
-    def results() -> Iterator[HashedHeader | Unusable]:
-        try:
-            reasons = in_order(one, range(len(paths)), threads=threads, progress=progress)
-            with contextlib.closing(reasons):
-                for at, reason in enumerate(reasons):
-                    yield reason or _header(found[at])
-        finally:
-            _remember(memory, paths, found, earlier, scale)
-
-    index = index_of(listing, results(), trainable=False)
-    return index, found[found["sha256"] != b""]
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """Size and times of a file: with the same ones it has not changed."""
+    read = in_order(one, new, threads=threads, progress=progress)
     try:
-        status = file.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _header(record: np.void) -> HashedHeader:
-    header = decode.Header(int(record["width"]), int(record["height"]), record["format"].decode())
-    return record["sha256"].decode(), header
+        with contextlib.closing(read):
+            for at, result in zip(new, read, strict=True):
+                if isinstance(result, Unusable):
+                    found.put(at, result)
+                    continue
+                sha256, image = result
+                found.put(at, (sha256, image.header))
+                statistics[at] = (sha256.encode(), image.pixels.encode(), *image[2:])
+    finally:
+        known.remember(found)
+        if recalled < np.count_nonzero(statistics["sha256"]):
+            _remember(kept, statistics, _version(scale))
+    index = index_of(listing, found, trainable=False)
+    used = found.hashes != b""
+    return index, statistics if used.all() else statistics[used]
 
 
 # ------------------------------------------------------------------------------------------ memory
 
 
-class _Earlier(NamedTuple):
-    """What an earlier scan noted: where each path's record is."""
-
-    places: dict[str, int]
-    statistics: Statistics
-
-
-def _key(scale: float | None) -> str:
-    """What the statistics depend on beside the files."""
+def _version(scale: float | None) -> str:
+    """What the statistics depend on beside the files' content."""
     return f"{_VERSION} {PIL.__version__} {np.__version__} white {scale!r}"
 
 
-def _recall(memory: Path, scale: float | None) -> _Earlier:
-    """The statistics in a file; none where it is missing, damaged or of other versions."""
-    unreadable = (OSError, EOFError, KeyError, ValueError, MemoryError, NotImplementedError, zipfile.BadZipFile)
-    # a zip archive, whose checksums are compared as it is read
-    with contextlib.suppress(*unreadable), memory.open("rb") as file, np.load(file) as stored:
-        if str(stored["key"]) == _key(scale):
-            paths = stored["paths"].tobytes().decode().split("\0")
-            return _Earlier({path: at for at, path in enumerate(paths)}, stored["records"].astype(RECORD))
-    return _Earlier({}, np.zeros(0, RECORD))
+def _recall(kept: Path, hashes: npt.NDArray[np.bytes_], statistics: Statistics, version: str) -> int:
+    """Fill in the statistics that are known of the files with these hashes; returns how many are known in all."""
+    columns = stored.recall(kept, {"record": pa.binary(RECORD.itemsize)}, version)
+    if not columns:
+        return 0
+    records = np.frombuffer(columns["record"].buffers()[1], RECORD, len(columns["record"]))
+    names = np.ascontiguousarray(records["sha256"])
+    order = np.argsort(names, kind="stable")
+    place = np.searchsorted(names, hashes, sorter=order)
+    rows = order[np.minimum(place, len(order) - 1)]
+    at = np.flatnonzero((names[rows] == hashes) & (hashes != b""))
+    statistics[at] = records[rows[at]]
+    return len(records) if len(at) >= len(records) else 0
 
 
-def _remember(memory: Path, paths: list[str], found: Statistics, earlier: _Earlier, scale: float | None) -> None:
-    """Store the statistics of every file that could be used, earlier ones of files that were not reached.
-
-    A folder that may not be written costs time alone.
-    """
-    found = found.copy()
-    for at in np.flatnonzero(found["sha256"] == b"").tolist():
-        if paths[at] in earlier.places:
-            found[at] = earlier.statistics[earlier.places[paths[at]]]
-    used = np.flatnonzero(found["sha256"] != b"")
-    named = np.frombuffer("\0".join(paths[at] for at in used).encode(), np.uint8)
-    with contextlib.suppress(StorageError), replacing(memory) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(_key(scale)), paths=named, records=found[used])
+def _remember(kept: Path, statistics: Statistics, version: str) -> None:
+    """Store the statistics of every file that could be used; a folder that may not be written costs time alone."""
+    used = statistics["sha256"] != b""
+    records = statistics if used.all() else statistics[used]
+    stored.store(kept, {"record": stored.fixed(records.view(np.uint8), RECORD.itemsize)}, version)
 
 
 # -------------------------------------------------------------------------------------- copies

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from upcycle.errors import DataError, shown
 from upcycle.remote import Address, below
@@ -29,7 +29,14 @@ def key(name: str) -> str:
 
 def is_text(path: str) -> bool:
     """Whether a file is no picture and means to be none, by its ending."""
-    return PurePosixPath(path).suffix.lower() in TEXTS
+    return suffix(path) in TEXTS
+
+
+def suffix(path: str) -> str:
+    """The ending of a file's name in lower case, as pathlib has it: "" of .hidden and of one that ends in a dot."""
+    name = path[path.rfind("/") + 1 :]
+    at = name.rfind(".")
+    return name[at:].lower() if 0 < at < len(name) - 1 else ""
 
 
 @dataclass
@@ -49,10 +56,10 @@ class Folder:
 class Tree:
     """Paths relative to the root, with "/"; what is hidden is left out.
 
-    `irregular`: the files that are broken links, pipes or devices.
+    `files`: their names by folder, "" for the root; `irregular`: those that are broken links, pipes or devices.
     """
 
-    files: list[str] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     irregular: set[str] = field(default_factory=set)
 
@@ -70,12 +77,13 @@ class Tree:
         for path in sorted(self.folders):
             *above, name = path.split("/")
             levels.setdefault(tuple(above), {})[name] = Folder()
-        for path in self.files:
-            parents = tuple(path.split("/")[:-1])
-            if parents and not is_text(path):
-                levels[parents[:-1]][parents[-1]].direct += 1
+        for folder, names in self.files.items():
+            images = sum(not is_text(name) for name in names)
+            if folder and images:
+                parents = tuple(folder.split("/"))
+                levels[parents[:-1]][parents[-1]].direct += images
                 for at in range(1, len(parents)):
-                    levels[parents[: at - 1]][parents[at - 1]].inside[parents[at]] += 1
+                    levels[parents[: at - 1]][parents[at - 1]].inside[parents[at]] += images
         return levels
 
 
@@ -100,14 +108,14 @@ def walk(root: Path) -> Tree:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name in SYSTEM:
                         continue
-                    path = f"{below}/{entry.name}" if below else entry.name
                     if _true(entry.is_dir):
+                        path = f"{below}/{entry.name}" if below else entry.name
                         tree.folders.append(path)
                         waiting.append((path, above | {here}))
                         continue
-                    tree.files.append(path)
+                    tree.files.setdefault(below, []).append(entry.name)
                     if not _true(entry.is_file):
-                        tree.irregular.add(path)
+                        tree.irregular.add(f"{below}/{entry.name}" if below else entry.name)
         except OSError as error:
             raise DataError(f"cannot list the folder {shown(place)}: {error.strerror or error}") from error
     return tree
@@ -119,7 +127,7 @@ def _walk_address(root: Address, tree: Tree) -> Tree:
     for path, _ in below(root):
         parts = path.split("/")
         if not any(part.startswith(".") or part in SYSTEM for part in parts):
-            tree.files.append(path)
+            tree.files.setdefault("/".join(parts[:-1]), []).append(parts[-1])
             folders |= {"/".join(parts[:at]) for at in range(1, len(parts))}
     tree.folders.extend(sorted(folders))
     return tree

@@ -1,12 +1,15 @@
 """What is on disk: every image with its label, size and content hash, and every file that cannot be used."""
 
+import contextlib
 import errno
+import gc
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +19,8 @@ import pyarrow as pa
 
 from upcycle.data import isolation
 from upcycle.data.archives import expand, is_archive, list_archives
-from upcycle.data.decode import Header
 from upcycle.data.fetching import NOTHING, Kept, fetching
+from upcycle.data.found import Found, Memory
 from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
 from upcycle.data.packed import list_packed
 from upcycle.data.table import list_manifest
@@ -29,8 +32,6 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 USUAL = Layout()
 ProgressFunction = Callable[[int, int], None]
 """Called with how many are done, and how many there are."""
-HashedHeader = tuple[str, Header]
-"""What reading a file gives: the sha256 of its bytes in hex, and its header."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -228,21 +229,15 @@ def attempt(
         return Unusable(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def index_of(listing: Listing, results: Iterable[HashedHeader | Unusable], *, trainable: bool = True) -> Index:
-    """Columns of the files that could be read, from what reading each gave; DataError as for `index_images`."""
+def index_of(listing: Listing, found: Found, *, trainable: bool = True) -> Index:
+    """Columns of the files that could be read, from what reading them gave; DataError as for `index_images`."""
     rows, classes = listing.rows, tuple(sorted(listing.classes))
     number = {name: i for i, name in enumerate(classes)}
-    hashes, sizes = np.zeros(len(rows), "S64"), np.zeros((len(rows), 2), np.int32)
-    formats = np.zeros(len(rows), "S4")
-    bad: list[Quarantined] = []
-    for i, result in enumerate(results):
-        if isinstance(result, Unusable):
-            bad.append(Quarantined(rows[i].path, result.reason, rows[i].label, rows[i].split, result.kind))
-        else:
-            sha256, header = result
-            hashes[i], sizes[i], formats[i] = sha256.encode(), header[:2], header.format.encode()
-    good = hashes != b""
-    used = [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
+    bad = [
+        Quarantined(rows[i].path, why.reason, rows[i].label, rows[i].split, why.kind) for i, why in found.bad.items()
+    ]
+    good = found.hashes != b""
+    used = rows if good.all() else [row for row, usable in zip(rows, good.tolist(), strict=True) if usable]
     index = Index(
         root=listing.root,
         classes=classes,
@@ -250,10 +245,10 @@ def index_of(listing: Listing, results: Iterable[HashedHeader | Unusable], *, tr
         labels=np.fromiter((number[row.label] for row in used), np.int32, len(used)),
         declared=np.fromiter((row.split for row in used), "U5", len(used)),
         groups=pa.array((row.group for row in used), pa.string(), size=len(used)),
-        hashes=hashes[good],
-        widths=sizes[good, 0],
-        heights=sizes[good, 1],
-        formats=formats[good],
+        hashes=found.hashes[good],
+        widths=found.widths[good],
+        heights=found.heights[good],
+        formats=found.formats[good],
         quarantined=tuple(sorted([*listing.excluded, *bad], key=lambda file: file.path)),
         splits=listing.splits,
         notes=listing.notes,
@@ -307,25 +302,39 @@ def listing_of(data: Path, layout: Layout = USUAL, cache: Path | None = None) ->
     DATA is a folder, a manifest, or tars or Parquet files of photos, whose headers are kept in `cache`.
     """
     data = place(data)
-    cache = cache or Path(tempfile.gettempdir())
+    with _collecting_later():
+        listing = _listed(data, layout, cache or Path(tempfile.gettempdir()))
+        listing.rows.sort(key=itemgetter(0))  # by path: no two are the same
+    return replace(listing, root=listing.root.absolute())
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """No garbage collection meanwhile: looking through a million rows, again and again, takes half of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _listed(data: Path, layout: Layout, cache: Path) -> Listing:
     if is_archive(data):
-        files = expand(data)
-        listing = list_archives(data.parent, [file.name for file in files], layout, cache)
-        return replace(listing, rows=sorted(listing.rows))
+        return list_archives(data.parent, [file.name for file in expand(data)], layout, cache)
     check_exists(data)
-    if data.is_dir() and (packed := list_packed(data, layout, cache)) is not None:
-        return replace(packed, rows=sorted(packed.rows))
     if not data.is_dir():
         if layout.classes_at is not None:
             raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
-        listing = list_manifest(data, layout)
-    else:
-        options = {f"{name}-column": value for name, value in layout.columns.items()}
-        for name, value in {**options, "image-root": layout.image_root, "image-suffix": layout.image_suffix}.items():
-            if value:
-                raise ConfigError(f"--{name} is for a manifest, and {shown(data)} is a folder: leave it out")
-        listing = list_folder(data, layout)
-    return replace(listing, root=listing.root.absolute(), rows=sorted(listing.rows))
+        return list_manifest(data, layout)
+    if (packed := list_packed(data, layout, cache)) is not None:
+        return packed
+    options = {f"{name}-column": value for name, value in layout.columns.items()}
+    for name, value in {**options, "image-root": layout.image_root, "image-suffix": layout.image_suffix}.items():
+        if value:
+            raise ConfigError(f"--{name} is for a manifest, and {shown(data)} is a folder: leave it out")
+    return list_folder(data, layout)
 
 
 def index_images(
@@ -336,6 +345,7 @@ def index_images(
     threads: int = 2,
     trainable: bool = True,
     kept: Kept = NOTHING,
+    memory: Path | None = None,
 ) -> Index:
     """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
 
@@ -344,18 +354,30 @@ def index_images(
     names what is otherwise. Files that cannot be read as images are quarantined; DataError, one line, when what is
     left cannot be learned from, or with `trainable` False only when nothing is left. Photos at addresses are read
     through `kept`.
+
+    What files hold is remembered in the folder `memory`, also of a scan that is interrupted: files that have not
+    changed since are not read again.
     """
-    listing = listing_of(data, layout, kept.folder.parent if kept is not NOTHING else None)
-    rows = listing.rows
+    listing = listing_of(data, layout, memory.parent if memory else None)
+    paths = [row.path for row in listing.rows]
+    known = Memory(memory, data, listing.root, paths, threads=threads)
+    found = known.recall() if memory else Found.empty(len(paths))
+    new = np.flatnonzero(found.hashes == b"").tolist()
 
     def file(at: int) -> Path:
-        return inside(listing.root, rows[at].path)
+        return inside(listing.root, paths[at])
 
-    with fetching(file, range(len(rows)), kept=kept) as fetched:
+    with fetching(file, new, kept=kept) as fetched:
         read = in_order(
             lambda at: attempt(file(at), isolation.DECODERS.header, lambda: fetched(at)),
-            range(len(rows)),
+            new,
             threads=threads,
             progress=progress,
         )
-        return index_of(listing, read, trainable=trainable)
+        try:
+            with contextlib.closing(read):
+                for at, result in zip(new, read, strict=True):
+                    found.put(at, result)
+        finally:
+            known.remember(found)
+    return index_of(listing, found, trainable=trainable)

@@ -21,6 +21,7 @@ from upcycle.data.folders import (
     is_text,
     key,
     notes_on,
+    suffix,
     walk,
 )
 from upcycle.data.formats import ENDINGS, begins
@@ -211,17 +212,19 @@ def list_folder(root: Path, layout: Layout) -> Listing:
     labels = {"": ""}  # of each folder: one string per class, not one per file
     others: dict[str, Counter[str]] = {}
     by_content: Counter[str] = Counter()
-    for path in tree.files:
-        folder, split = where.of(PurePosixPath(path).parts[:-1]) or ("", "")
+    for below, names in tree.files.items():
+        folder, split = where.of(tuple(below.split("/")) if below else ()) or ("", "")
         label = labels.setdefault(folder, clean(folder) or folder)
-        reason = _why_unusable(root, path, label, irregular=path in tree.irregular)
-        if reason is None:
-            rows.append(ListedFile(path, label, split, ""))
-            by_content[label] += not path.lower().endswith(ENDINGS)
-        elif reason.reason:
-            excluded.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
-        else:
-            others.setdefault(label, Counter())[PurePosixPath(path).suffix.lower()] += 1
+        for name in names:
+            path = f"{below}/{name}" if below else name
+            reason = _why_unusable(root, path, label, irregular=path in tree.irregular)
+            if reason is None:
+                rows.append(ListedFile(path, label, split, ""))
+                by_content[label] += not path.lower().endswith(ENDINGS)
+            elif reason.reason:
+                excluded.append(Quarantined(shown(path), reason.reason, label, split, reason.kind))
+            else:
+                others.setdefault(label, Counter())[suffix(path)] += 1
     used = ({row.label for row in rows} | {file.label for file in excluded}) - {""}
     classes, splits = set(used), {row.split for row in rows} | {file.split for file in excluded}
     for path in tree.folders:
@@ -274,7 +277,7 @@ def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unus
             return _NO_IMAGE
         if irregular or not _is_picture(root / path):
             return _unread(path)
-    if _SURROGATES.search(path):
+    if not path.isascii() and _SURROGATES.search(path):
         return Unusable("its name is not UTF-8: rename it", "misplaced")
     if irregular:
         return Unusable("a broken link, or not a regular file", "misplaced")
@@ -283,7 +286,7 @@ def _why_unusable(root: Path, path: str, label: str, *, irregular: bool) -> Unus
 
 def _unread(path: str) -> Unusable:
     """Why a file is not read whose name does not end as an image's, and whose content is none that is read."""
-    ending = shown(PurePosixPath(path).suffix.lower())
+    ending = shown(suffix(path))
     if is_text(path) or PurePosixPath(path).name.lower() in _NEEDLESS:
         return _NO_IMAGE
     if not ending:

@@ -16,7 +16,7 @@ from upcycle.data import isolation
 from upcycle.data.dataset import Dataset
 from upcycle.data.fetching import Kept
 from upcycle.data.formats import bits_of
-from upcycle.data.frames import Cache, Stream, default_root, open_cache, open_stream, spare_root
+from upcycle.data.frames import Cache, Stream, default_root, open_cache, open_stream, spare_root, written_in
 from upcycle.data.index import Index, index_images
 from upcycle.data.listing import Layout, Quarantined, Unusable
 from upcycle.data.preprocessing import Preprocessing
@@ -62,9 +62,15 @@ def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> 
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
     listed = proposals.read_list(file)
+    memory = written_in(cache_root(config), "scans")
     with show.progress("scanning") as progress:
         index = index_images(
-            data, Layout.of(config), progress=progress, threads=machine.threads, kept=kept_photos(config)
+            data,
+            Layout.of(config),
+            progress=progress,
+            threads=machine.threads,
+            memory=memory,
+            kept=kept_photos(config),
         )
     left = proposals.exclude(index, listed, file.name if file else "")
     for warning in left.warnings(file):
