@@ -37,6 +37,10 @@ _PACKAGES = {
 """By protocol: what reads it, and where its credentials come from."""
 
 
+_LIBRARIES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "huggingface_hub", "httpx", "requests", "azure")
+"""Those that raise errors of their own."""
+
+
 class Address(PosixPath):
     """`scheme://...` where a path is expected; what asks about its file asks the store that holds it.
 
@@ -151,17 +155,21 @@ def asked(address: Path, question: Callable[[Any, str], _Found]) -> _Found:
             return question(store, path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise
-        except (PermissionError, OSError, RuntimeError, TimeoutError) as error:
+        except Exception as error:
+            if not _of_the_network(error):
+                raise
             _explain(address, error)
             if pause is None:
                 raise DataError(
                     f"{shown(address)} does not answer ({_reason(error)}): what is done is kept, go on with --resume"
                 ) from error
             time.sleep(pause)
-        except Exception as error:  # each store's library has its own kinds
-            _explain(address, error)
-            raise DataError(f"{shown(address)} cannot be read ({_reason(error)})") from error
     raise AssertionError
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether a store or the way to it has failed: each store's library has its own kinds."""
+    return isinstance(error, OSError | RuntimeError) or type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _explain(address: Path, error: Exception) -> None:
