@@ -86,7 +86,7 @@ def _remembered(work: Path) -> dict[str, Path]:
     """Where the scan remembers files, as jobs have it."""
     from upcycle.data import index
 
-    return {"memory": work / "cache" / "scans"} if "memory" in index.index_images.__kwdefaults__ else {}
+    return {"memory": work / "cache" / "scans"}
 
 
 def _split(data: Path, work: Path) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from upcycle.audit.findings import Audited, Finding, unusable
 from upcycle.audit.proposals import NameGroups, name_groups
@@ -27,13 +29,14 @@ UNEVEN = 5
 
 def _misnamed(data: Audited) -> Finding | None:
     """Files whose ending names another format than their content has."""
-    paths = np.array([path.lower() for path in data.index.paths.to_pylist()], "T")
-    wrong = np.zeros(len(paths), bool)
+    wrong = np.zeros(len(data.index), bool)
     for format in FORMATS:
-        right = np.zeros(len(paths), bool)
+        own = np.flatnonzero(data.index.formats == format.name.encode())
+        paths = pc.utf8_lower(data.index.paths.take(pa.array(own)))
+        right = np.zeros(len(own), bool)
         for ending in format.endings:
-            right |= np.strings.endswith(paths, ending)
-        wrong |= (data.index.formats == format.name.encode()) & ~right
+            right |= pc.ends_with(paths, ending).to_numpy(zero_copy_only=False)
+        wrong[own[~right]] = True
     return Finding.counted(
         "wrong-ending",
         [(data.image(at, f"is {data.index.formats[at].decode()}"),) for at in np.flatnonzero(wrong).tolist()],

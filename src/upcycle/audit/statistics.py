@@ -58,6 +58,7 @@ CORRELATION = 0.98
 """And their small gray pictures must agree at least this well (Pearson)."""
 BLANK = 3.0
 """Gray levels that vary less (standard deviation) show nothing: what is left of them is noise, and so is its hash."""
+_PAIRS = 4096
 _MOST = 50
 """With more pairs than this for each image, the pictures are too alike for any hash to tell them apart."""
 
@@ -161,10 +162,10 @@ def near_duplicates(statistics: Statistics) -> Groups | None:
     _, first, which = np.unique(pixels[seen], return_index=True, return_inverse=True)
     copies = np.stack([seen[first][which], seen], axis=1)  # each with the first of the same pixels
     candidates = np.sort(seen[first])
-    hashes, small = statistics["perceptual"][candidates], _standardized(statistics["small"][candidates])
+    hashes, small = statistics["perceptual"][candidates], statistics["small"]
     kept, count = [np.empty((0, 2), np.int64)], 0
     for one, other in _close(hashes):
-        agree = np.einsum("ij,ij->i", small[one], small[other], dtype=np.float64) >= CORRELATION
+        agree = _agree(small, candidates[one], candidates[other])
         kept.append(np.stack([one[agree], other[agree]], axis=1))
         count += int(agree.sum())
         if count > _MOST * len(candidates):
@@ -198,6 +199,21 @@ def _close(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[_Positions, _Positi
                 close &= (apart & earlier) != 0
             # the sort is stable: of equal bands the smaller position comes first
             yield one[close], other[close]
+
+
+def _agree(small: npt.NDArray[np.void], one: _Positions, other: _Positions) -> npt.NDArray[np.bool_]:
+    """Which pairs of small gray pictures agree: pictures are made comparable for some pairs at a time, as each takes
+    half a kilobyte then.
+    """
+    agree = np.zeros(len(one), np.bool_)
+    for start in range(0, len(one), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        places, which = np.unique(np.stack([one[some], other[some]]), return_inverse=True)
+        pictures = _standardized(small[places])
+        pairs = which.reshape(2, -1)
+        products = np.einsum("ij,ij->i", pictures[pairs[0]], pictures[pairs[1]], dtype=np.float64)
+        agree[some] = products >= CORRELATION
+    return agree
 
 
 def _standardized(small: npt.NDArray[np.void]) -> npt.NDArray[np.float16]:

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -37,6 +37,14 @@ def suffix(path: str) -> str:
     name = path[path.rfind("/") + 1 :]
     at = name.rfind(".")
     return name[at:].lower() if 0 < at < len(name) - 1 else ""
+
+
+def endings_of(names: Iterable[str]) -> Counter[str]:
+    """How many names there are of each ending, in lower case from their last dot on; none of them is hidden."""
+    counts: Counter[str] = Counter()
+    for ending, count in Counter(name[name.rfind(".") :] for name in names).items():
+        counts[ending.lower()] += count
+    return counts
 
 
 @dataclass
@@ -78,7 +86,7 @@ class Tree:
             *above, name = path.split("/")
             levels.setdefault(tuple(above), {})[name] = Folder()
         for folder, names in self.files.items():
-            images = sum(not is_text(name) for name in names)
+            images = sum(count for ending, count in endings_of(names).items() if ending not in TEXTS)
             if folder and images:
                 parents = tuple(folder.split("/"))
                 levels[parents[:-1]][parents[-1]].direct += images
@@ -105,17 +113,23 @@ def walk(root: Path) -> Tree:
                 here = (status.st_dev, status.st_ino)
                 if here in above:
                     continue
+                files: list[str] = []
                 for entry in entries:
-                    if entry.name.startswith(".") or entry.name in SYSTEM:
+                    name = entry.name
+                    if name.startswith(".") or name in SYSTEM:
                         continue
+                    if _true(entry.is_file):
+                        files.append(name)
+                        continue
+                    path = f"{below}/{name}" if below else name
                     if _true(entry.is_dir):
-                        path = f"{below}/{entry.name}" if below else entry.name
                         tree.folders.append(path)
                         waiting.append((path, above | {here}))
-                        continue
-                    tree.files.setdefault(below, []).append(entry.name)
-                    if not _true(entry.is_file):
-                        tree.irregular.add(f"{below}/{entry.name}" if below else entry.name)
+                    else:
+                        files.append(name)
+                        tree.irregular.add(path)
+                if files:
+                    tree.files[below] = files
         except OSError as error:
             raise DataError(f"cannot list the folder {shown(place)}: {error.strerror or error}") from error
     return tree

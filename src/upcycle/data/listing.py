@@ -18,6 +18,7 @@ from upcycle.data.folders import (
     check_beside,
     check_level,
     clean,
+    endings_of,
     is_text,
     key,
     notes_on,
@@ -215,6 +216,9 @@ def list_folder(root: Path, layout: Layout) -> Listing:
     for below, names in tree.files.items():
         folder, split = where.of(tuple(below.split("/")) if below else ()) or ("", "")
         label = labels.setdefault(folder, clean(folder) or folder)
+        if label and _all_images(below, names) and not tree.irregular:
+            rows += [ListedFile(f"{below}/{name}", label, split, "") for name in names]
+            continue
         for name in names:
             path = f"{below}/{name}" if below else name
             reason = _why_unusable(root, path, label, irregular=path in tree.irregular)
@@ -254,6 +258,11 @@ def list_folder(root: Path, layout: Layout) -> Listing:
             *alike(folder for folder, label in labels.items() if label in used),
         ),
     )
+
+
+def _all_images(below: str, names: list[str]) -> bool:
+    """Whether all files of a folder are named as images, in ASCII; then there is nothing to ask of each."""
+    return below.isascii() and all(ending in ENDINGS for ending in endings_of(names)) and "".join(names).isascii()
 
 
 def endings(counts: Iterable[tuple[str, int]]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from upcycle.config import Config
 from upcycle.data.index import Index
+from upcycle.data.split_lines import split_lines
 from upcycle.errors import ConfigError, DataError, RunError, shown
 from upcycle.rundir import replacing
 
@@ -106,7 +108,7 @@ def units(index: Index, pool: _Positions, seed: int) -> Units:
     order = np.lexsort((hashes, groups))
     begins = np.flatnonzero(np.diff(groups[order], prepend=-1))
     sizes = np.diff(begins, append=len(pool))
-    keys = np.fromiter((_key(seed, bytes(name)) for name in hashes[order[begins]]), "S64", len(begins))
+    keys = np.array([_key(seed, name) for name in hashes[order[begins]].tolist()], "S64")
     rank = np.argsort(keys, kind="stable")
     in_order = _columns(pool[order], sizes, index.labels[pool[order]], len(index.classes))
     return in_order.take(rank)
@@ -338,12 +340,15 @@ class Recorded(NamedTuple):
 
 def write_splits(path: Path, index: Index, splits: Splits) -> None:
     """Write every image that is in a split as CSV `path,label,split,group,sha256`, in the index's order."""
-    sides = splits.sides(len(index))
-    rows = (
-        Recorded(index.path(i), index.label(i), NAMES[sides[i]], index.group(i), index.hash(i))
-        for i in np.flatnonzero(sides >= 0).tolist()
-    )
-    write_csv(path, Recorded._fields, rows)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(split_lines(index, splits.sides(len(index)), NAMES))
+
+
+def are_written(path: Path, index: Index, splits: Splits) -> bool:
+    """Whether a file holds just what `write_splits` would write."""
+    with path.open("rb") as file:
+        lines = split_lines(index, splits.sides(len(index)), NAMES)
+        return all(file.read(len(part)) == part for part in lines) and not file.read(1)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -360,19 +365,23 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]])
 
 def read_splits(path: Path) -> list[Recorded]:
     """The rows of a file that `write_splits` wrote; RunError when it is missing or damaged."""
+    rows: list[Recorded] = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            head, *rows = list(csv.reader(file, strict=True)) or [[]]
+            reader = csv.reader(file, strict=True)
+            head = next(reader, [])
+            if head != list(Recorded._fields):
+                raise RunError(f"{path} is no splits file: its first line is not {','.join(Recorded._fields)}")
+            for row in reader:
+                if len(row) != len(head):
+                    raise RunError(f"{path} cannot be read: row {len(rows) + 1} has {len(row)} values, not {len(head)}")
+                name, *shared, sha256 = row
+                rows.append(Recorded(name, *map(sys.intern, shared), sha256))  # type: ignore[call-arg]
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if head != list(Recorded._fields):
-        raise RunError(f"{path} is no splits file: its first line is not {','.join(Recorded._fields)}")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(head):
-            raise RunError(f"{path} cannot be read: row {number} has {len(row)} values, not {len(head)}")
-    return [Recorded(*row) for row in rows]
+    return rows
 
 
 def changes(before: Iterable[Recorded], after: Iterable[Recorded]) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import PIL
+import pyarrow as pa
 import timm
 import torch
 from torch import Tensor, nn
@@ -138,9 +140,9 @@ def predictions(index: Index, positions: _Positions, logits: Logits) -> Predicti
     """`logits` with the paths, labels and content hashes they belong to."""
     return Predictions(
         classes=index.classes,
-        paths=tuple(index.path(int(at)) for at in positions),
-        hashes=tuple(index.hash(int(at)) for at in positions),
-        groups=tuple(index.group(int(at)) for at in positions),
+        paths=tuple(index.paths.take(pa.array(positions)).to_pylist()),
+        hashes=tuple(index.hashes[positions].astype("U64").tolist()),
+        groups=tuple(map(sys.intern, index.groups.take(pa.array(positions)).to_pylist())),
         labels=index.labels[positions].astype(np.int64),
         logits=logits,
     )

@@ -100,6 +100,12 @@ class Predictions:
         """The most probable class of each image, [n]; the first one where several are equal."""
         return self.task.predictions(self.logits)
 
+    def mistakes(self) -> Integers:
+        """Positions of the images whose predicted class is not their label, the most confident first."""
+        probabilities, predicted = self.probabilities(), self.predicted()
+        wrong = np.flatnonzero(predicted != self.labels)
+        return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+
     def log_losses(self) -> Reals:
         """The negative log likelihood of each image's label in nats, float64 [n]; finite, never clipped."""
         return self.costs()[np.arange(len(self)), self.labels]

@@ -36,6 +36,8 @@ from upcycle.training.probe import Probe
 
 SHARES: dict[ModelName, float] = {"interpolated-0.75": 0.75, "interpolated-0.5": 0.5, "interpolated-0.25": 0.25}
 """The fine-tuned weights' part of each mean with the probe's (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
+MOST_THUMBNAILS = 1000
+"""Small pictures that are kept: the page shows fewer, and a run on a million photos may make that many mistakes."""
 HeldOut = dict[str, Predictions]
 """Predictions by split: "val" and, where there are test images, "test"."""
 
@@ -205,13 +207,12 @@ def write_results(session: Session, data: Dataset, model: Network, results: Resu
 
 
 def _write_thumbnails(session: Session, data: Dataset, test: Predictions | None) -> None:
-    """Keep a small picture of every misclassified test image, so the report needs no data folder."""
+    """Keep small pictures of misclassified test images, the most confident first: the report needs no data folder."""
     shutil.rmtree(session.run.thumbnails, ignore_errors=True)
     if test is None:
         return
-    wrong = (test.predicted() != test.labels).nonzero()[0]
     positions = data.splits.test
-    for at in wrong:
+    for at in test.mistakes()[:MOST_THUMBNAILS]:
         try:
             small = decode.thumbnail_jpeg(data.index.file(int(positions[at])), scale=data.preprocessing.scale)
         except DecodeError:

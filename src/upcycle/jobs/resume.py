@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from upcycle.audit.findings import Audit
 from upcycle.config import Config
 from upcycle.data.index import Index, check_exists
 from upcycle.data.listing import Unusable
-from upcycle.data.splits import Recorded, Splits, changes, folds, read_splits, split, write_splits
+from upcycle.data.splits import Recorded, Splits, are_written, changes, folds, read_splits, split, write_splits
 from upcycle.errors import DataError, RunError, shown
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.start import Start, as_recorded
@@ -102,11 +103,11 @@ def _below_root(rows: Sequence[Recorded]) -> list[Recorded]:
 
 def differences(run: RunDir, index: Index, splits: Splits) -> str:
     """What is other in the images or their split than a run has recorded, in a few words; "" for nothing."""
+    if are_written(run.splits, index, splits):
+        return ""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "splits.csv"
         write_splits(file, index, splits)
-        if file.read_bytes() == run.splits.read_bytes():
-            return ""
         before, now = read_splits(run.splits), read_splits(file)
     if _below_root(before) == _below_root(now):
         return ""
@@ -120,6 +121,15 @@ def same_data(run: RunDir, index: Index, splits: Splits) -> None:
         raise RunError(
             f"the images or their split are not those {run.root} was started with ({told}): give another --out"
         )
+
+
+def recorded_audit(run: RunDir, index: Index) -> Audit | None:
+    """What a run has recorded of images that are still its own, to be found once; None where that is not known."""
+    try:
+        audit = Audit.from_dict(read_json(run.audit))
+    except RunError:
+        return None
+    return audit if audit.quarantined == index.quarantined else None
 
 
 def _flat(model: Mapping[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from upcycle.jobs.deadline import fit_deadline
 from upcycle.jobs.follow import share_data
 from upcycle.jobs.prepare import audit_dataset, decodable, describe, fit_size, machine_of, prepare, read_index
 from upcycle.jobs.results import write_pooled
-from upcycle.jobs.resume import check_place, record_place, same_data, same_network, same_weights
+from upcycle.jobs.resume import check_place, record_place, recorded_audit, same_data, same_network, same_weights
 from upcycle.jobs.session import Session, open_session
 from upcycle.jobs.stages import run_stages
 from upcycle.jobs.start import Start
@@ -67,12 +67,13 @@ def run_training(
         with session.timed("decoding_seconds"):
             dataset = prepare(index, preprocessing, config, machine, show, splits)
         network = spec_of(arch, dataset.index.classes, dataset.preprocessing, weights)
-        if start.run.has_work():
+        resumed = start.run.has_work()
+        if resumed:
             same_data(start.run, dataset.index, dataset.splits)
             same_network(start.run, network)
             if start.moved:
                 record_place(start.run, start.data)
-        _record_data(session, dataset)
+        _record_data(session, dataset, known=resumed and not start.moved)
         show.message(f"{arch}, weights from {network.weights_source}; {preprocessing.describe()}")
         computer = machine.gpu or machine.processor
         show.message(f"{machine.device}, {machine.threads} threads, {machine.precision}: {computer}")
@@ -99,11 +100,14 @@ def computable(network: ModelSpec, config: Config) -> Iterator[None]:
         ) from error
 
 
-def _record_data(session: Session, dataset: Dataset) -> None:
-    """Record and report what is trained on."""
-    audit = audit_dataset(dataset)
-    write_json(session.run.audit, audit.to_dict())
-    write_splits(session.run.splits, dataset.index, dataset.splits)
+def _record_data(session: Session, dataset: Dataset, *, known: bool) -> None:
+    """Record and report what is trained on; where it is `known`, as it was recorded."""
+    run = session.run
+    audit = recorded_audit(run, dataset.index) if known and run.splits.exists() else None
+    if audit is None:
+        audit = audit_dataset(dataset)
+        write_json(run.audit, audit.to_dict())
+        write_splits(run.splits, dataset.index, dataset.splits)
     describe(dataset, audit, session.show)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-import numpy as np
 from jinja2 import TemplateError
 
 from upcycle.audit.findings import Audit
@@ -282,8 +281,7 @@ class Mistake:
 def mistakes(test: Predictions) -> Cut[Mistake]:
     """Misclassified images, the most confident first."""
     probabilities, predicted = test.probabilities(), test.predicted()
-    wrong = np.flatnonzero(predicted != test.labels)
-    order = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    order = test.mistakes()
     found = [
         Mistake(
             path=test.paths[at],
