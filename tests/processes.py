@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 RUN = "from upcycle.cli import run; import sys; sys.exit(run())"
 
 
@@ -53,6 +54,21 @@ def several(
         subprocess.CompletedProcess(process.args, process.returncode, *texts)
         for process, texts in zip(running, said, strict=True)
     ]
+
+
+def scripts(script: str, size: int, *words: str, codes: Sequence[int] = ()) -> list[str]:
+    """What each of so many processes that run `script` prints."""
+    port, running = free_port(), []
+    for rank in range(size):
+        place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        given = {name: str(value) for name, value in {**place, "OMP_NUM_THREADS": 1}.items()}
+        command = [sys.executable, "-c", script, *words]
+        running.append(
+            subprocess.Popen(command, cwd=ROOT, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=120)[0] for process in running]
+    assert list(codes or [0] * size) == [process.returncode for process in running]
+    return said
 
 
 def torchrun(size: int, *options: str) -> list[str]:

@@ -1,16 +1,13 @@
 """Shares of batches and rows, and messages between real processes."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.processes import free_port
+from tests.processes import scripts
 from upcycle.world import ALONE, Part, Place, World
 
 TALK = """
@@ -72,7 +69,7 @@ def test_one_process_has_everything() -> None:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_talk(size: int) -> None:
-    found = [json.loads(text) for text in talk(TALK, size)]
+    found = [json.loads(text) for text in scripts(TALK, size)]
     for rank, (heard, said, tensors, rows, right, _) in enumerate(found):
         assert heard == (None if rank == 0 else [{"order": "short", "rate": 0.1 + 0.2}, 5000])
         assert ["rank " + "é" * one for one in range(size)] == said
@@ -96,21 +93,6 @@ with joined(place_in(os.environ)) as world:
     except LostError as error:
         print(error)
 """
-    (said,) = [text for text in talk(script, 2, codes=(0, -9)) if text]
+    (said,) = [text for text in scripts(script, 2, codes=(0, -9)) if text]
     assert said.startswith("another process of this training has gone (")
     assert said.strip().endswith("run the same command again with --resume")
-
-
-def talk(script: str, size: int, codes: tuple[int, ...] = ()) -> list[str]:
-    """What each of so many processes that run `script` prints."""
-    port = free_port()
-    running = []
-    for rank in range(size):
-        place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "OMP_NUM_THREADS": "1"}
-        running.append(
-            subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
-        )
-    said = [process.communicate(timeout=120)[0] for process in running]
-    assert list(codes or [0] * size) == [process.returncode for process in running]
-    return said

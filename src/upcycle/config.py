@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from upcycle.errors import ConfigError
 from upcycle.history import MONITORS
+from upcycle.remote import place
 
 ALIASES = {
     "lr_max": "lr",
@@ -83,7 +84,17 @@ GROUPS = {
     "Loss and augmentation": ("loss", "label_smoothing", "augment", "mixup"),
     "Stopping": ("monitor", "patience", "start_from_epoch", "on_divergence"),
     "Hardware and files": (
-        *("device", "precision", "threads", "workers", "fold_bn", "exact_shards", "checkpoint_every", "cache"),
+        *(
+            "device",
+            "precision",
+            "threads",
+            "workers",
+            "fold_bn",
+            "exact_shards",
+            "checkpoint_every",
+            "cache",
+            "cache_budget",
+        ),
     ),
 }
 """The options of `upcycle train --help` in groups, those that matter first."""
@@ -243,6 +254,9 @@ class Config(BaseModel):
     )
     checkpoint_every: float = Field(
         60.0, ge=0, le=86400, description="Seconds between the states kept within an epoch (0: none)."
+    )
+    cache_budget: float = Field(
+        20.0, ge=0, le=1e6, description="Gigabytes that photos at addresses may take on the local disk."
     )
     cache: str | None = Field(None, description="Folder of decoded images and features; default ~/.cache/upcycle.")
 
@@ -411,7 +425,7 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
 def expanded(path: Path | str, wanted: str = "one folder or file") -> Path:
     """`path` with ~ as the home it means; ConfigError, saying what is `wanted`, where that is nobody's or no path."""
     try:
-        return Path(path).expanduser()
+        return place(path).expanduser()
     except TypeError:
         raise ConfigError(f"a value of type {type(path).__name__} is no path: give {wanted}") from None
     except RuntimeError as error:

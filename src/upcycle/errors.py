@@ -16,6 +16,7 @@ Ctrl-C ends a command with 130, SIGTERM with 143 and SIGHUP with 129, as shells 
 wrong, where, and what to do about it; `shown` keeps names from elsewhere on it.
 """
 
+import re
 from typing import Literal
 
 FileProblem = Literal["excluded", "empty", "too-large", "truncated", "misplaced", "unsupported", "limit", "unreadable"]
@@ -102,9 +103,14 @@ class HungUp(KeyboardInterrupt):
     """SIGHUP, as when the terminal is closed: ends a job as Ctrl-C does, with an exit code of its own."""
 
 
+_SECRET = re.compile(r"(?<=://)[^/@\s]*@|(?<=\S)\?\S*", re.DOTALL)
+"""Of an address: a password, and what signs it."""
+
+
 def shown(text: object) -> str:
-    """`text` on one line: control characters and undecodable bytes as escapes."""
+    """`text` on one line: control characters and undecodable bytes as escapes, addresses without their secrets."""
     readable = str(text).encode("utf-8", "backslashreplace").decode()
+    readable = _SECRET.sub("", readable) if "://" in readable else readable
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 

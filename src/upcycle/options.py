@@ -86,4 +86,5 @@ class TrainOptions(TypedDict, total=False):
     device: str
     on_divergence: Literal["stop", "retry"]
     checkpoint_every: float
+    cache_budget: float
     cache: str | Path | None

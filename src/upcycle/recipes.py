@@ -6,7 +6,7 @@ from typing import Any
 from upcycle.config import AUTO_RATE, CUSTOM, READING, Config, build, canonical
 from upcycle.errors import ConfigError
 
-FREE_TO_CHANGE = ("cache", "checkpoint_every", "on_divergence", "workers")
+FREE_TO_CHANGE = ("cache", "cache_budget", "checkpoint_every", "on_divergence", "workers")
 """Options that may differ when a run or a comparison resumes: they do not change a result."""
 _ELSEWHERE = ("recipe", "seed", "split_seed", "threads", *FREE_TO_CHANGE)
 """Options that may differ between the seeds of one variant."""

@@ -119,9 +119,15 @@ def joined(place: Place | None, *, patience: timedelta = MEETING) -> Iterator[Wo
         torch.cuda.set_device(place.local_rank)
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store, _, _ = next(dist.rendezvous("env://", place.rank, place.size, timeout=patience))
+        store, _, _ = next(
+            dist.rendezvous(  # type: ignore[attr-defined]
+                "env://", place.rank, place.size, timeout=patience
+            )
+        )
         # what earlier processes, which torchrun has restarted, left in the store leads nowhere
-        own = dist.PrefixStore(f"upcycle {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        own = dist.PrefixStore(  # type: ignore[attr-defined]
+            f"upcycle {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
+        )
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, timeout=patience)
         orders = dist.new_group(backend="gloo", timeout=WAITING)

@@ -2,20 +2,17 @@
 
 import json
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from upcycle.arguments import Result, Whole, importing, telling, with_json
-from upcycle.config import expanded
 from upcycle.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
-    from upcycle.jobs.bundle import Bundle
     from upcycle.jobs.files import Outcome
-    from upcycle.jobs.predict import Classifier
-    from upcycle.reporting.progress import Terminal
 
 
 def predict(
@@ -28,6 +25,7 @@ def predict(
     int8: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
     threads: Whole = 0,
+    on: str | None = None,
 ) -> None:
     """Class and probabilities of files and folders.
 
@@ -49,28 +47,38 @@ def predict(
         cpu, cuda or mps; auto is the one of the run's training, where it is there.
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
+    on
+        ray: on the nodes of a Ray cluster, each process with --threads (1 if left out); ray://HOST:PORT: of that one.
     """
     with importing():
         from upcycle.jobs.files import asked, check_words, files_of, number_of, predict_files
+        from upcycle.jobs.on_ray import parts_on
         from upcycle.jobs.prediction_files import check_out, write_predictions
+        from upcycle.jobs.predictor import predictor
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
-    check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads"))
+    check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads", "--on"))
     if not paths and listed is None:
         raise DataError("say which images: upcycle predict RUN FILE ...")
     if out is not None:
         check_out(out)
+    elif on is not None:
+        raise ConfigError("a prediction on Ray writes a table: give --out FILE.parquet")
     files = files_of(asked(paths, listed))
     aside, errors = Terminal(console_of("stderr")), Standard("stderr")  # standard output is the predictions'
-    model = _predictor(run, int8=int8, threads=threads, device=device, show=aside)
+    threads = threads or (1 if on else 0)
+    model = predictor(run, int8=int8, threads=threads, device=device, show=aside)
     count = failed = 0
     p_values: list[float] = []
     if out is not None:
         words = ["upcycle", "predict", str(run), *map(str, paths), *(["--list", str(listed)] if listed else [])]
         words += ["--out", str(out), *(["--device", device] if device != "auto" else []), *(["--int8"] if int8 else [])]
-        command = shlex.join([*words, *(["--threads", str(threads)] if threads else [])])
-        total = number_of(paths, listed)
-        count, failed = write_predictions(model, files, out, show=aside, total=total, command=command)
+        words += [*(["--threads", str(threads)] if threads else []), *(["--on", on] if on else [])]
+        command, total = shlex.join(words), number_of(paths, listed)
+        with parts_on(on, run, out, int8=int8, device=device, threads=threads) if on else nullcontext() as makers:
+            count, failed = write_predictions(
+                model, files, out, show=aside, total=total, command=command, makers=makers
+            )
     for outcome in predict_files(model, files) if out is None else ():
         count += 1
         failed += outcome.prediction is None
@@ -89,24 +97,6 @@ def predict(
         errors.write(f"{unlike}\n")
     if failed:
         raise DataError(f"{failed} of {count} files could not be read")
-
-
-def _predictor(run: Path, *, int8: bool, threads: int, device: str, show: "Terminal") -> "Bundle | Classifier":
-    """The model of an export, without torch, or the best one of a run."""
-    from upcycle.bundle.description import is_bundle
-
-    if is_bundle(expanded(run)):
-        from upcycle.jobs.bundle import open_bundle
-
-        if device not in ("auto", "cpu"):
-            raise ConfigError(f"an export predicts on the CPU, not on {device}: leave --device out")
-        return open_bundle(run, threads=threads, int8=int8)
-    if int8:
-        raise ConfigError(f"{run} is no export: --int8 is for what upcycle export --int8 wrote")
-    with importing():
-        from upcycle.jobs.predict import load
-
-    return load(run, threads=threads, device=device, show=show)
 
 
 def _plain_line(outcome: "Outcome") -> str:

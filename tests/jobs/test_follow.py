@@ -8,14 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.conftest import write_classes
-from tests.processes import free_port, results, several, torchrun
-from upcycle.rundir import read_lines
+import upcycle
+from tests.conftest import TINY, write_classes
+from tests.processes import free_port, results, scripts, several, torchrun
+from upcycle.cli import main
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.device import detect
+from upcycle.errors import ConfigError, UpcycleError
+from upcycle.jobs import follow
+from upcycle.jobs.finetune import check_shared, synchronize_statistics
+from upcycle.model.network import ModelSpec, create
+from upcycle.recipes import resolve
+from upcycle.task import Task
+from upcycle.world import Place, World
 
 EXACT = ("--exact-shards", "4")
 
@@ -53,29 +65,63 @@ def alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_two_nodes_give_the_bits_of_one_process(words: list[str], alone: Path, tmp_path: Path) -> None:
+    """As on two machines: each process is the first of its node, and has a cache of its own."""
+    apart = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    plain = [word for at, word in enumerate(words) if "--cache" not in (word, words[at - 1])]
+    caches = {rank: {**apart, "UPCYCLE_CACHE": str(tmp_path / f"cache-{rank}")} for rank in range(2)}
+    done = several(2, [*plain, "--out", tmp_path / "run", *EXACT, "--json"], environment=caches)
+    assert [0, 0] == [one.returncode for one in done], done[0].stderr + done[1].stderr
+    assert results(alone) == results(tmp_path / "run")
+    assert "2 processes, each on its part of every batch" in done[0].stderr
+    assert "test" in json.loads(done[0].stdout)
+    assert ("", "") == (done[1].stdout, done[1].stderr)
+    assert 1 == len(list((tmp_path / "cache-1" / "images").glob("*.images")))
+    assert not (tmp_path / "cache-1" / "features").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_with_exact_shards_any_number_of_processes_gives_the_same_bits(
     size: int, words: list[str], alone: Path, tmp_path: Path
 ) -> None:
-    done = several(size, [*words, "--out", tmp_path / "run", *EXACT, "--json"])
+    done = several(size, [*words, "--out", tmp_path / "run", *EXACT])
     assert [0] * size == [one.returncode for one in done], done[0].stderr
     assert results(alone) == results(tmp_path / "run")
-    assert f"{size} processes, each on its part of every batch" in done[0].stderr
-    assert "test" in json.loads(done[0].stdout)
-    assert [("", "")] * (size - 1) == [(one.stdout, one.stderr) for one in done[1:]]
 
 
-def test_without_them_the_first_updates_are_equal_to_one_in_ten_thousand(words: list[str], tmp_path: Path) -> None:
-    """One update an epoch, so that each has its row."""
-    own = [word for at, word in enumerate(words) if not {"--batch-size", "--epochs"} & {word, words[at - 1]}]
-    own += ["--no-probe", "--batch-size", "64", "--epochs", "20"]
-    for size in (1, 2):
-        done = several(size, [*own, "--out", tmp_path / str(size)])
-        assert [0] * size == [one.returncode for one in done], done[0].stderr
-    one, two = (read_lines(tmp_path / name / "history.jsonl") for name in "12")
-    assert [row["step"] for row in one] == list(range(1, 21))
-    assert np.allclose([row["loss"] for row in one], [row["loss"] for row in two], rtol=0, atol=1e-4)
-    assert one[-1]["loss"] < 0.8 * one[0]["loss"]
+UPDATES = """
+import json, os, sys
+from dataclasses import replace
+from tests.training.test_loop import begin, setting
+from upcycle.rendezvous import joined, place_in
+from upcycle.training.loop import train_step
+from upcycle.training.optim import set_training_mode
+options = {"batch_size": 8, "bn": "frozen", "mixup": 0.2, "augment": "light", "lr": 1e-3}
+own = setting({**options, **json.loads(sys.argv[1])}, images=40)
+with joined(place_in(os.environ)) as world:
+    here = replace(own, world=world, batches=replace(own.batches, world=world, shards=own.config.exact_shards))
+    state, losses = begin(here.config), []
+    set_training_mode(state.model.body, frozen=here.frozen, bn="frozen")
+    for epoch in range(4):
+        for batch in here.batches.epoch(epoch):
+            losses.append(train_step(state, batch, here)[0].item())
+print(losses[:20], float(sum(one.detach().double().abs().sum() for one in state.model.parameters())))
+"""
+
+
+def test_without_exact_shards_the_first_updates_are_equal_to_one_in_ten_thousand(tmp_path: Path) -> None:
+    (one,), two, (exact,), shared = (
+        scripts(UPDATES, size, json.dumps({"exact_shards": shards}))
+        for size, shards in ((1, 0), (2, 0), (1, 4), (2, 4))
+    )
+    assert two[0] == two[1]
+    assert exact == shared[0] == shared[1]
+    assert one not in (two[0], exact)
+    first, second = (json.loads(text.partition("]")[0] + "]") for text in (one, two[0]))
+    assert 20 == len(first)
+    assert np.allclose(first, second, rtol=0, atol=1e-4)
+    assert not np.allclose(first, first[0], atol=1e-2)
 
 
 def test_a_killed_process_is_started_again_and_changes_no_bit(words: list[str], alone: Path, tmp_path: Path) -> None:
@@ -117,6 +163,7 @@ def test_ctrl_c_keeps_the_last_update_and_one_process_goes_on_with_it(
     assert results(alone) == results(run)
 
 
+@pytest.mark.slow
 def test_cross_validation_and_custom_parts_of_a_script_work_as_by_one_process(
     data: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -162,12 +209,6 @@ import upcycle.rendezvous as meeting
 versions = meeting.versions
 meeting.versions = lambda: {**versions(), "torch": "2.0"}
 """
-COARSER = """
-import dataclasses
-import upcycle.jobs.follow as follow
-detect = follow.machine_of
-follow.machine_of = lambda config: dataclasses.replace(detect(config), precision="bf16")
-"""
 
 
 @pytest.mark.parametrize(
@@ -175,7 +216,6 @@ follow.machine_of = lambda config: dataclasses.replace(detect(config), precision
     [
         (LACKING, 3, r"process 1, on \S+, .* does not exist: give a folder of images or a manifest"),
         (OLDER, 2, r"process 1, on \S+, has torch 2\.0, and process 0 \S+: install the same on every node"),
-        (COARSER, 2, r"process 1, on \S+, computes with precision bf16, and process 0 with fp32: give --precision"),
     ],
 )
 def test_a_process_that_cannot_take_part_is_named_in_one_line(
@@ -188,41 +228,82 @@ def test_a_process_that_cannot_take_part_is_named_in_one_line(
     assert (0, "", "") == (second.returncode, second.stdout, second.stderr)
 
 
-def test_another_node_decodes_for_itself(words: list[str], alone: Path, tmp_path: Path) -> None:
-    """As on another machine: the first of its processes, with a cache of its own."""
-    apart = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    plain = [word for at, word in enumerate(words) if "--cache" not in (word, words[at - 1])]
-    caches = {rank: {**apart, "UPCYCLE_CACHE": str(tmp_path / f"cache-{rank}")} for rank in range(2)}
-    done = several(2, [*plain, "--out", tmp_path / "run", *EXACT], environment=caches)
-    assert [0, 0] == [one.returncode for one in done], done[0].stderr + done[1].stderr
-    assert results(alone) == results(tmp_path / "run")
-    assert 1 == len(list((tmp_path / "cache-1" / "images").glob("*.images")))
-    assert not (tmp_path / "cache-1" / "features").exists()
+@dataclass(frozen=True, eq=False)
+class Hearing(World):
+    """Of two processes, the other one of which says `other`."""
+
+    other: str = ""
+
+    def reports(self, text: str) -> list[str]:
+        return [text, json.dumps({**json.loads(text), "node": "node-b", **json.loads(self.other)})]
 
 
 @pytest.mark.parametrize(
-    ("more", "expected"),
+    ("other", "expected"),
     [
-        (["--bn", "train"], "BatchNorm in training mode estimates its statistics from a whole batch, and each of 2"),
-        (["--bn", "train", "--exact-shards", "2"], "BatchNorm in training mode needs a whole batch, not shards"),
-        (["--exact-shards", "3"], "exact_shards = '3': use 2, 4, 8 or another power of two"),
+        (
+            {"precision": "bf16"},
+            "process 1, on node-b, computes with precision bf16, and process 0 with fp32: give --precision",
+        ),
+        ({"device": "cuda"}, "process 1, on node-b, computes with device cuda, and process 0 with cpu: give --device"),
+        ({"problem": "/data does not exist"}, "process 1, on node-b, /data does not exist"),
     ],
 )
-def test_what_several_processes_cannot_do_is_refused_in_one_line(
-    more: list[str], expected: str, words: list[str], tmp_path: Path
-) -> None:
-    first, second = several(2, [*words, "--out", tmp_path / "run", *more])
-    assert 2 == first.returncode, first.stdout
-    assert f"upcycle: {expected}" in first.stderr
-    assert "" == second.stderr
+def test_what_another_process_says_is_told(other: dict[str, str], expected: str) -> None:
+    mine = follow._facts(detect(precision="fp32", device="cpu", threads=1))
+    with pytest.raises(UpcycleError, match=f"^{re.escape(expected)}$"):
+        follow._compare(Hearing(Place(0, 2, 0, 2), other=json.dumps(other)), mine)
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "expected"),
+    [
+        ({"bn": "train"}, 2, "BatchNorm in training mode estimates its statistics from a whole batch, and each of 2"),
+        ({"bn": "train", "exact_shards": 2}, 1, "BatchNorm in training mode needs a whole batch, not shards"),
+        ({"exact_shards": 4}, 3, "exact_shards = 4 is for a power of two of processes up to 4, and there are 3"),
+        ({"exact_shards": 4}, 8, "exact_shards = 4 is for a power of two of processes up to 4, and there are 8"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(options: dict[str, object], size: int, expected: str) -> None:
+    config = resolve({"batch_size": 8, **options})
+    model = create(ModelSpec(TINY, Task.of(("a", "b")), Preprocessing(size=32), "test", ""))
+    machine, world = detect(precision="fp32", device="cpu", threads=1), World(Place(0, size, 0, size))
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}"):
+        check_shared(config, model, world, machine, images=100)
+    gpu = replace(machine, device="cuda")
+    if size == 2:
+        check_shared(config, model, world, gpu, images=100)
+        with pytest.raises(
+            ConfigError, match="the last batch of an epoch has 3 images, and BatchNorm in training mode"
+        ):
+            check_shared(config, model, World(Place(0, 4, 0, 4)), gpu, images=99)
+
+
+def test_statistics_of_several_gpus_are_synchronized_and_keep_their_names() -> None:
+    model = create(ModelSpec(TINY, Task.of(("a", "b")), Preprocessing(size=32), "test", ""))
+    names = list(model.state_dict())
+    synchronize_statistics(model, resolve({"bn": "train"}), World(Place(0, 2, 0, 2)))
+    assert names == list(model.state_dict())
+    norms = [one for one in model.modules() if isinstance(one, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(one, torch.nn.SyncBatchNorm) for one in norms)
+    assert (2, 1) == tuple(model.eval()(torch.zeros(2, 3, 32, 32)).shape)
+
+
+TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["compare", "a", "b"], ["train", "photos", "--dry-run"]])
-def test_other_commands_are_for_one_process(command: list[str]) -> None:
-    done = several(2, command)
-    assert [2, 2] == [one.returncode for one in done]
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_other_commands_are_for_one_process(
+    command: list[str], rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**TWO, "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    assert 2 == main(command)
     named = "--dry-run" if "--dry-run" in command else command[0]
-    assert f"2 processes were started, and {named} is for one: leave torchrun or srun out" in done[0].stderr
+    line = f"upcycle: 2 processes were started, and {named} is for one: leave torchrun or srun out\n"
+    assert (line if rank == "0" else "") == capsys.readouterr().err
 
 
 def test_processes_that_do_not_meet_say_where() -> None:
@@ -249,11 +330,11 @@ except ConfigError as error:
     assert done.stdout.startswith(f"process 0 of 2 did not meet the others at 127.0.0.1:{port} ("), done.stderr
 
 
-def test_a_run_that_torchrun_may_restart_needs_a_name(words: list[str]) -> None:
-    names = {rank: {"TORCHELASTIC_MAX_RESTARTS": "3"} for rank in range(2)}
-    done = several(2, words, environment=names)
-    assert [2, 2] == [one.returncode for one in done]
-    assert "processes that torchrun restarts must find their run: give --out RUN" in done[0].stderr
+def test_a_run_that_torchrun_may_restart_needs_a_name(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    for name, value in {**TWO, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="processes that torchrun restarts must find their run: give --out RUN"):
+        upcycle.train(photos)
 
 
 def _workers(starter: int) -> list[int]:

@@ -45,7 +45,7 @@ def setting(options: dict[str, Any] | None = None, images: int = 12) -> Setting:
             np.arange(images) % 2,
             np.arange(images),
             preprocessing=NETWORK.preprocessing,
-            batch_size=4,
+            batch_size=config.batch_size,
             augmentation=Augmentation.of(config.augment, mixup=config.mixup),
             seed=config.seed,
             task=NETWORK.task,

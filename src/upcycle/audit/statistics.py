@@ -30,6 +30,7 @@ from upcycle.data.index import (
 from upcycle.data.listing import Layout, Unusable
 from upcycle.data.splits import connected
 from upcycle.data.worker import SMALL, ImageStatistics
+from upcycle.remote import inside
 
 _VERSION = 5
 
@@ -85,7 +86,7 @@ def inspect(
     new = np.flatnonzero(statistics["sha256"] == b"").tolist()
 
     def one(at: int) -> tuple[str, ImageStatistics] | Unusable:
-        return attempt(listing.root / paths[at], lambda path: isolation.DECODERS.statistics(path, scale))
+        return attempt(inside(listing.root, paths[at]), lambda path: isolation.DECODERS.statistics(path, scale))
 
     read = in_order(one, new, threads=threads, progress=progress)
     try:

@@ -4,9 +4,11 @@ Any batch can be made without those before it, so a run resumes in the middle of
 same bits, and batches made ahead in a background thread are the batches made on demand.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -109,12 +111,14 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch`, from batch `start` on; closing it early ends its thread."""
-        order = self._order(epoch)
-        return _ahead(
-            lambda index: self._batch(order, epoch, index),
-            range(start, len(self)),
-            workers=self.workers,
-        )
+        order, indices = self._order(epoch), range(start, len(self))
+        coming = (position for index in indices for position in self._needed(order, index).tolist())
+        with ahead(self.cache, coming) as frames:
+            yield from _ahead(
+                lambda index: self._batch(frames, order, epoch, index),
+                indices,
+                workers=self.workers,
+            )
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         positions = np.asarray(self.positions, np.int64)
@@ -124,17 +128,31 @@ class Batches:
         shuffled: npt.NDArray[np.int64] = positions[torch.randperm(len(positions), generator=generator).numpy()]
         return shuffled
 
-    def _batch(self, order: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
+    def _chosen(self, order: npt.NDArray[np.int64], index: int) -> tuple[npt.NDArray[np.int64], Part]:
+        """Positions of a batch, and this process's part of it."""
         start = index * self.batch_size
         stop = len(order) if index == len(self) - 1 else start + self.batch_size
         chosen = order[start:stop]
-        part = self.world.part(len(chosen), shard=shard_of(self.batch_size, self.shards), shards=self.shards)
-        # what mixes images, or may, needs all of them
-        mixed = self.augment is not None or self.augmentation.mixup > 0
-        made = self._made(chosen, epoch, index, Part(0, len(chosen), len(chosen)) if mixed else part)
-        return replace(made.take(part.rows) if mixed else made, part=part)
+        return chosen, self.world.part(len(chosen), shard=shard_of(self.batch_size, self.shards), shards=self.shards)
 
-    def _made(self, chosen: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> Batch:
+    @property
+    def _mixes(self) -> bool:
+        """Whether an image depends on the others of its batch, or may."""
+        return self.augment is not None or self.augmentation.mixup > 0
+
+    def _needed(self, order: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
+        """Positions of the images that this process reads for a batch."""
+        chosen, part = self._chosen(order, index)
+        return chosen if self._mixes else chosen[part.rows]
+
+    def _batch(self, frames: Frames, order: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
+        chosen, part = self._chosen(order, index)
+        if not self._mixes:
+            return replace(self._made(frames, chosen, epoch, index, part), part=part)
+        whole = self._made(frames, chosen, epoch, index, Part(0, len(chosen), len(chosen)))
+        return replace(whole.take(part.rows), part=part)
+
+    def _made(self, held: Frames, chosen: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> Batch:
         """The batch of the positions `chosen`, or a part of it."""
         generator = _generator(self.seed, "batch", epoch, index)
         some = chosen[part.rows]
@@ -142,12 +160,12 @@ class Batches:
         labels = on_device(torch.from_numpy(own), self.device)
         targets = on_device(torch.from_numpy(self.task.targets(own)), self.device)
         positions = on_device(torch.from_numpy(some.copy()), self.device)
-        frames, size = [self.cache[position] for position in some.tolist()], self.preprocessing.size
+        frames, size = [held[position] for position in some.tolist()], self.preprocessing.size
         # as bytes to the device: a quarter of the transfer
         if not frames:
             images = torch.empty(0, 3, size, size, device=self.device)
         elif self.augment is None:
-            shapes = None if len(part) == part.whole else shapes_of(self.cache, chosen)
+            shapes = None if len(part) == part.whole else shapes_of(held, chosen)
             kind, rows = self.augmentation, part.rows
             pixels = random_crop(frames, size, augmentation=kind, generator=generator, shapes=shapes, rows=rows)
             pixels = on_device(pixels, self.device)
@@ -176,6 +194,16 @@ def shapes_of(frames: Frames, positions: npt.NDArray[np.int64]) -> Tensor:
     return torch.tensor([frames[position].shape[:2] for position in positions.tolist()])
 
 
+@contextlib.contextmanager
+def ahead(frames: Frames, order: Iterable[int]) -> Iterator[Frames]:
+    """The frames; those that are read when they are asked for are fetched ahead in this order."""
+    if not isinstance(frames, Stream):
+        yield frames
+        return
+    with frames.ahead(order) as fetched:
+        yield fetched
+
+
 def eval_batches(
     cache: Frames,
     positions: _Positions,
@@ -193,16 +221,28 @@ def eval_batches(
     background threads make batches ahead as in `Batches`; with 0 they are made on demand.
     """
     _check(batch_size, workers)
+    return _evaluated(cache, np.asarray(positions), preprocessing, batch_size, device, dtype, workers)
 
-    def make(index: int) -> tuple[Tensor, int]:
-        chosen = np.asarray(positions)[index * batch_size : (index + 1) * batch_size].tolist()
-        frames = [cache[position] for position in chosen]
+
+def _evaluated(
+    cache: Frames,
+    positions: _Positions,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    workers: int,
+) -> Iterator[tuple[Tensor, int]]:
+    def make(held: Frames, index: int) -> tuple[Tensor, int]:
+        chosen = positions[index * batch_size : (index + 1) * batch_size].tolist()
+        frames = [held[position] for position in chosen]
         frames += frames[-1:] * (batch_size - len(frames))
         pixels = on_device(center_crop(frames, preprocessing.size), device)
         return normalize(pixels, preprocessing).to(dtype), len(chosen)
 
     count = math.ceil(len(positions) / batch_size)
-    return _ahead(make, range(count), workers=workers)
+    with ahead(cache, positions.tolist()) as held:
+        yield from _ahead(partial(make, held), range(count), workers=workers)
 
 
 def _ahead(make: Callable[[int], _Item], indices: range, *, workers: int) -> Iterator[_Item]:

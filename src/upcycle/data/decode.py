@@ -26,6 +26,7 @@ from PIL import (
 from upcycle.data import formats
 from upcycle.data.preprocessing import Decoding
 from upcycle.errors import DecodeError, FileProblem, UpcycleError, shown
+from upcycle.remote import Address, read
 
 MAX_FILE_BYTES = 2**30
 """Bytes of the largest file that is read."""
@@ -148,6 +149,8 @@ def _from_array(array: npt.NDArray[Any], scale: float | None) -> Image.Image:
 
 def read_file(path: Path) -> bytes:
     """The bytes of an image file; DecodeError for anything but a regular file of at most 1 GiB."""
+    if isinstance(path, Address):
+        return read(path)
     size = path.stat().st_size
     if not path.is_file():
         raise DecodeError("is no regular file")

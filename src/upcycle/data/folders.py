@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 from upcycle.errors import DataError, shown
+from upcycle.remote import Address, below
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems leave behind: never a class."""
@@ -100,6 +101,8 @@ def walk(root: Path) -> Tree:
     DataError for a folder that cannot be listed.
     """
     tree = Tree()
+    if isinstance(root, Address):
+        return _walk_address(root, tree)
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
         below, above = waiting.pop()
@@ -129,6 +132,18 @@ def walk(root: Path) -> Tree:
                     tree.files[below] = files
         except OSError as error:
             raise DataError(f"cannot list the folder {shown(place)}: {error.strerror or error}") from error
+    return tree
+
+
+def _walk_address(root: Address, tree: Tree) -> Tree:
+    """The same of an address, where folders are what files' names say."""
+    folders = set()
+    for path, _ in below(root):
+        parts = path.split("/")
+        if not any(part.startswith(".") or part in SYSTEM for part in parts):
+            tree.files.setdefault("/".join(parts[:-1]), []).append(parts[-1])
+            folders |= {"/".join(parts[:at]) for at in range(1, len(parts))}
+    tree.folders.extend(sorted(folders))
     return tree
 
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from upcycle.data import stored
 from upcycle.data.decode import Header
 from upcycle.data.listing import Unusable
+from upcycle.remote import Address, inside, stamp
 
 HashedHeader = tuple[str, Header]
 """What reading a file gives: the sha256 of its bytes in hex, and its header."""
@@ -88,6 +89,9 @@ def _opened(root: Path) -> Iterator[int | None]:
 
 
 def _stamp(path: str, root: Path, folder: int | None) -> tuple[int, int, int, int]:
+    if isinstance(root, Address):
+        known = stamp(inside(root, path))
+        return (*known, 0, 0) if known else NOWHERE
     try:
         # `os.stat`, as making a Path for each of a million files takes longer than asking
         status = os.stat(path, dir_fd=folder) if folder is not None else (root / path).stat()

@@ -9,6 +9,7 @@ image is first read: comparing all of them would delay the start of a run.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -28,10 +29,11 @@ import PIL
 import platformdirs
 
 from upcycle.data import decode, isolation
+from upcycle.data.fetching import NOTHING, Fetcher, Kept, fetching
 from upcycle.data.index import Index, ProgressFunction, in_order, remaining
 from upcycle.data.listing import Unusable
 from upcycle.data.preprocessing import Decoding
-from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError
+from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError, shown
 from upcycle.rundir import NO_ROOM, replacing, storage_errors
 
 _FORMAT = 2
@@ -218,7 +220,12 @@ def _opened(path: Path) -> tuple[Cache, dict[int, Unusable]] | None:
     return Cache(images, layout.offsets[:-1], layout.shapes, layout.sums, path, seen), layout.failures
 
 
-def _check_room(path: Path, needed: int) -> None:
+def _check_room(path: Path, needed: int, most: float) -> None:
+    if needed > most:
+        raise NoRoomError(
+            f"the decoded images would take {needed / 1e9:.3g} GB, and the budget is {most / 1e9:.3g} GB: "
+            "give a larger --cache-budget"
+        )
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -238,10 +245,15 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
-def decoded(index: Index, i: int, decoding: Decoding) -> npt.NDArray[np.uint8] | Unusable:
+def decoded(
+    index: Index, i: int, decoding: Decoding, fetched: Fetcher | None = None
+) -> npt.NDArray[np.uint8] | Unusable:
     """Pixels of image `i` or why it has none; DataError when the file is not the one that was scanned."""
     try:
-        return isolation.DECODERS.load(index.file(i), decoding, sha256=index.hash(i))
+        source = fetched(i) if fetched else index.file(i)
+        return isolation.DECODERS.load(source, decoding, sha256=index.hash(i))
+    except FileNotFoundError as error:
+        raise DataError(f"{shown(index.file(i))} cannot be read any more (it is not there): run again") from error
     except DecodeError as error:
         return Unusable(str(error), error.kind)
 
@@ -266,12 +278,15 @@ def open_cache(
     root: Path | None = None,
     threads: int = 2,
     progress: ProgressFunction | None = None,
+    kept: Kept = NOTHING,
+    most: float = math.inf,
 ) -> tuple[Cache, dict[int, Unusable]]:
     """All images of `index` decoded as `decode.load_image` does, and position -> why for those that failed.
 
     The rows of failures hold zeros: drop them with `Cache.without` and `Index.without`. A valid file
     of the same content in `root` (default: `images` in `default_root()`) is opened without decoding.
-    NoRoomError when they do not fit, StorageError when the folder may not be written.
+    NoRoomError when they do not fit, or would take more than `most` bytes; StorageError when the folder may not be
+    written.
     """
     path = _file(index, decoding, root or default_root() / "images")
     earlier = _opened(path)
@@ -280,9 +295,13 @@ def open_cache(
     sizes = zip(index.widths.tolist(), index.heights.tolist(), strict=True)
     shapes = np.array([decode.target_size(*size, decoding.side)[::-1] for size in sizes], np.int32).reshape(-1, 2)
     _remove_abandoned(path.parent)
-    _check_room(path, int(_offsets(shapes)[-1]))
-    decode_one = partial(decoded, index, decoding=decoding)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    _check_room(path, int(_offsets(shapes)[-1]), most)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        fetching(index.file, range(len(index)), kept=kept, sha256=index.hash) as fetched,
+    ):
+        decode_one = partial(decoded, index, decoding=decoding, fetched=fetched)
         frames = in_order(decode_one, range(len(index)), threads=threads, progress=progress)
         with contextlib.closing(frames):
             _write(file, frames, shapes)
@@ -301,12 +320,22 @@ class Stream:
 
     index: Index
     decoding: Decoding
+    kept: Kept = NOTHING
+    """Photos that lie elsewhere and were fetched before."""
+    fetched: Fetcher | None = None
+    """What fetches them ahead."""
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @contextlib.contextmanager
+    def ahead(self, order: Iterable[int]) -> Iterator["Stream"]:
+        """The same, photos that lie elsewhere being fetched ahead in this order."""
+        with fetching(self.index.file, order, kept=self.kept, sha256=self.index.hash) as fetched:
+            yield replace(self, fetched=fetched)
+
     def __getitem__(self, i: int) -> npt.NDArray[np.uint8]:
-        frame = decoded(self.index, i, self.decoding)
+        frame = decoded(self.index, i, self.decoding, self.fetched)
         if isinstance(frame, Unusable):
             path = self.index.path(i)
             raise DataError(f"{path} could be decoded before and cannot be now ({frame.reason}): run again")
@@ -323,17 +352,24 @@ class Stream:
 
 
 def open_stream(
-    index: Index, decoding: Decoding, *, threads: int = 2, progress: ProgressFunction | None = None
+    index: Index,
+    decoding: Decoding,
+    *,
+    threads: int = 2,
+    progress: ProgressFunction | None = None,
+    kept: Kept = NOTHING,
 ) -> tuple[Stream, dict[int, Unusable]]:
     """All images of `index`, and position -> reason for those that cannot be decoded, as `open_cache` gives them.
 
     Each is decoded once, to find out which those are.
     """
 
-    def attempt(i: int) -> Unusable | None:
-        frame = decoded(index, i, decoding)
-        return frame if isinstance(frame, Unusable) else None
+    with fetching(index.file, range(len(index)), kept=kept, sha256=index.hash) as fetched:
 
-    reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
-    failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
-    return Stream(index, decoding), failures
+        def attempt(i: int) -> Unusable | None:
+            frame = decoded(index, i, decoding, fetched)
+            return frame if isinstance(frame, Unusable) else None
+
+        reasons = in_order(attempt, range(len(index)), threads=threads, progress=progress)
+        failures = {i: reason for i, reason in enumerate(reasons) if reason is not None}
+    return Stream(index, decoding, kept), failures

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from upcycle.data import isolation
+from upcycle.data.archives import expand, is_archive, list_archives
+from upcycle.data.fetching import NOTHING, Kept, fetching
 from upcycle.data.found import Found, Memory
 from upcycle.data.listing import Layout, Listing, Quarantined, Unusable, endings, list_folder
+from upcycle.data.packed import list_packed
 from upcycle.data.table import list_manifest
 from upcycle.errors import ConfigError, DataError, DecodeError, UpcycleError, shown
+from upcycle.remote import inside, place
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that are the system's and not a file's."""
@@ -66,7 +71,7 @@ class Index:
 
     def file(self, i: int) -> Path:
         """Path of image `i` to open."""
-        return self.root / self.path(i)
+        return inside(self.root, self.path(i))
 
     def label(self, i: int) -> str:
         """Class name of image `i`."""
@@ -206,10 +211,12 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def attempt(file: Path, read: Callable[[Path], _Result]) -> _Result | Unusable:
-    """What `read` makes of an image file, or the reason it cannot be used."""
+def attempt(
+    file: Path, read: Callable[[Path | bytes], _Result], content: Callable[[], Path | bytes] | None = None
+) -> _Result | Unusable:
+    """What `read` makes of an image file, or of its `content`, or the reason it cannot be used."""
     try:
-        return read(file)
+        return read(content() if content else file)
     except DecodeError as error:
         return Unusable(str(error), error.kind)
     except FileNotFoundError:
@@ -289,12 +296,14 @@ def check_exists(data: Path) -> None:
         raise DataError(f"{shown(data)} does not exist: give a folder of images or a manifest")
 
 
-def listing_of(data: Path, layout: Layout = USUAL) -> Listing:
-    """The files of a folder or manifest in order of their paths; DataError, one line, where it cannot be used."""
-    data = Path(data)
-    check_exists(data)
+def listing_of(data: Path, layout: Layout = USUAL, cache: Path | None = None) -> Listing:
+    """The files of DATA in order of their paths; DataError, one line, where it cannot be used.
+
+    DATA is a folder, a manifest, or tars or Parquet files of photos, whose headers are kept in `cache`.
+    """
+    data = place(data)
     with _collecting_later():
-        listing = _listed(data, layout)
+        listing = _listed(data, layout, cache or Path(tempfile.gettempdir()))
         listing.rows.sort(key=itemgetter(0))  # by path: no two are the same
     return replace(listing, root=listing.root.absolute())
 
@@ -311,11 +320,16 @@ def _collecting_later() -> Iterator[None]:
             gc.enable()
 
 
-def _listed(data: Path, layout: Layout) -> Listing:
+def _listed(data: Path, layout: Layout, cache: Path) -> Listing:
+    if is_archive(data):
+        return list_archives(data.parent, [file.name for file in expand(data)], layout, cache)
+    check_exists(data)
     if not data.is_dir():
         if layout.classes_at is not None:
             raise ConfigError(f"--classes-at is for a folder, and {shown(data)} is a file: leave it out")
         return list_manifest(data, layout)
+    if (packed := list_packed(data, layout, cache)) is not None:
+        return packed
     options = {f"{name}-column": value for name, value in layout.columns.items()}
     for name, value in {**options, "image-root": layout.image_root, "image-suffix": layout.image_suffix}.items():
         if value:
@@ -330,6 +344,7 @@ def index_images(
     progress: ProgressFunction | None = None,
     threads: int = 2,
     trainable: bool = True,
+    kept: Kept = NOTHING,
     memory: Path | None = None,
 ) -> Index:
     """Every image of a folder or a CSV or Parquet manifest, with its label, size and content hash.
@@ -337,23 +352,32 @@ def index_images(
     `data` holds `train|val|test/CLASS/*` (val and test may be missing; valid, validation, training
     and testing are understood), or `CLASS/*`, or is a manifest with the columns `path,label[,split][,group]`; `layout`
     names what is otherwise. Files that cannot be read as images are quarantined; DataError, one line, when what is
-    left cannot be learned from, or with `trainable` False only when nothing is left.
+    left cannot be learned from, or with `trainable` False only when nothing is left. Photos at addresses are read
+    through `kept`.
 
     What files hold is remembered in the folder `memory`, also of a scan that is interrupted: files that have not
     changed since are not read again.
     """
-    listing = listing_of(data, layout)
+    listing = listing_of(data, layout, memory.parent if memory else None)
     paths = [row.path for row in listing.rows]
     known = Memory(memory, data, listing.root, paths, threads=threads)
     found = known.recall() if memory else Found.empty(len(paths))
     new = np.flatnonzero(found.hashes == b"").tolist()
-    read = in_order(
-        lambda at: attempt(listing.root / paths[at], isolation.DECODERS.header), new, threads=threads, progress=progress
-    )
-    try:
-        with contextlib.closing(read):
-            for at, result in zip(new, read, strict=True):
-                found.put(at, result)
-    finally:
-        known.remember(found)
+
+    def file(at: int) -> Path:
+        return inside(listing.root, paths[at])
+
+    with fetching(file, new, kept=kept) as fetched:
+        read = in_order(
+            lambda at: attempt(file(at), isolation.DECODERS.header, lambda: fetched(at)),
+            new,
+            threads=threads,
+            progress=progress,
+        )
+        try:
+            with contextlib.closing(read):
+                for at, result in zip(new, read, strict=True):
+                    found.put(at, result)
+        finally:
+            known.remember(found)
     return index_of(listing, found, trainable=trainable)

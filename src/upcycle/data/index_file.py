@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 from upcycle.data.index import Index
 from upcycle.data.listing import Quarantined
 from upcycle.errors import DataError, shown
+from upcycle.remote import place
 
 _FIXED = ("declared", "hashes", "formats")
 """Columns of text of one width, whose numpy types are told beside them."""
@@ -58,7 +58,7 @@ def index_from_bytes(data: bytes) -> Index:
         columns = {name: _chunk(table, name).to_numpy() for name in _PLAIN}
         columns |= {name: _text(_chunk(table, name), np.dtype(facts["types"][name])) for name in _FIXED}
         return Index(
-            root=Path(facts["root"]),
+            root=place(facts["root"]),
             classes=tuple(facts["classes"]),
             paths=_chunk(table, "paths"),
             groups=_chunk(table, "groups"),

@@ -9,6 +9,7 @@ standard input do not survive, and a process that is killed takes the questions 
 
 import atexit
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from upcycle.data.decode import Header
 from upcycle.data.preprocessing import Decoding
 from upcycle.data.worker import READY, ImageStatistics, Reply
 from upcycle.errors import DataError, DecodeError, FileProblem, UpcycleError, shown
+from upcycle.remote import Address, read
 
 _MOST = 64
 """Processes at once."""
@@ -203,7 +205,7 @@ class Decoders:
         self._watched = False
 
     def header(self, source: Path | bytes) -> tuple[str, Header]:
-        """The sha256 of a file ("" of bytes), and what its first bytes say of the image."""
+        """The sha256 of a file or of bytes, and what its first bytes say of the image."""
         reply = self._ask("header", source)
         width, height, kind = reply.values
         return reply.sha256, Header(int(width), int(height), str(kind))
@@ -221,7 +223,7 @@ class Decoders:
         return float(self._ask("peak", source).values)
 
     def statistics(self, source: Path | bytes, scale: float | None = None) -> tuple[str, ImageStatistics]:
-        """The sha256 of a file ("" of bytes), and what all of the image tells an audit."""
+        """The sha256 of a file or of bytes, and what all of the image tells an audit."""
         reply = self._ask("statistics", source, scale=scale)
         header, pixels, perceptual, contrast, color, peak = reply.values
         return reply.sha256, ImageStatistics(
@@ -249,12 +251,17 @@ class Decoders:
 
     def _ask(self, task: str, source: Path | bytes, sha256: str | None = None, **options: object) -> Reply:
         head: dict[str, object] = {"task": task, "options": options, "seconds": self.limits.seconds}
-        data = b""
+        data, digest = b"", ""
+        if isinstance(source, Address):
+            source = _content(source, known=sha256 is not None)
         if isinstance(source, Path):
             head |= {"path": os.fsencode(source.absolute()).hex(), "sha256": sha256}
         else:
-            head["bytes"], data = len(source), source
+            head["bytes"], data, digest = len(source), source, hashlib.sha256(source).hexdigest()
+            if sha256 and digest != sha256:
+                raise DataError("a photo at an address has changed since it was scanned: run again")
         reply = self._answer(head, data)
+        reply = reply._replace(sha256=digest) if digest else reply
         if reply.problem == "changed":
             raise DataError(f"{shown(source)} {reply.reason}: run again")
         if reply.problem == "system":
@@ -347,6 +354,16 @@ class Decoders:
                 worker.hang_up()
             for worker in old:
                 worker.end(0.2)
+
+
+def _content(address: Address, *, known: bool) -> bytes:
+    """The bytes at an address; where the photo was there before, DataError for one that is not any more."""
+    try:
+        return read(address)
+    except FileNotFoundError as error:
+        if known:
+            raise DataError(f"{shown(address)} cannot be read any more (it is not there): run again") from error
+        raise
 
 
 DECODERS = Decoders()

@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import io
+import json
 import math
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from upcycle.data.folders import SPLIT_LIKE, clean, key
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, alike
 from upcycle.errors import ConfigError, DataError, shown
+from upcycle.remote import Address, is_address, parquet_file, place
 
 COLUMNS = ("path", "label", "split", "group")
 _LIKE = {
@@ -51,11 +54,14 @@ def list_manifest(manifest: Path, layout: Layout) -> Listing:
     DataError for a bad row, for columns that may be meant as one of ours, and where most files are not found.
     """
     ending = manifest.suffix.lower()
-    if ending not in (*_ENDINGS, ".parquet"):
+    if ending not in (*_ENDINGS, ".parquet", ".jsonl"):
         raise DataError(f"{shown(manifest)} is neither a folder nor a .csv or .parquet manifest")
-    names, rows = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
+    if ending == ".jsonl":
+        names, rows = _json_lines(manifest)
+    else:
+        names, rows = _parquet(manifest) if ending == ".parquet" else _csv(manifest, layout)
     used = _columns(shown(manifest), names, layout)
-    root = Path(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
+    root = place(layout.image_root).absolute() if layout.image_root else manifest.parent.absolute()
     if layout.image_root and not root.is_dir():
         raise ConfigError(f"--image-root {shown(layout.image_root)} is no folder")
     read = _Rows(manifest, root, layout, used, names)
@@ -164,6 +170,10 @@ class _Rows:
         suffix = self.layout.image_suffix
         if suffix and not given.strip().lower().endswith(suffix.lower()):
             given = given.strip() + (suffix if suffix.startswith((".", "_", "-")) else f".{suffix}")
+        if is_address(given):
+            return str(Address(given))
+        if isinstance(self.root, Address):  # whether it is there is seen when it is read
+            return posixpath.normpath(given.strip().replace("\\", "/")).lstrip("/")
         found = self._found(given)
         path = Path(given) if found is None else found
         if path.is_absolute() and path.is_relative_to(self.root):
@@ -316,13 +326,22 @@ def _csv_rows(file: Path, text: str, delimiter: str, skip_blanks: bool) -> Itera
         raise DataError(message) from error
 
 
+def _json_lines(manifest: Path) -> tuple[list[str], _RowsOf]:
+    """A file with a JSON object a line; DataError for a file that is none."""
+    try:
+        read = [json.loads(line) for line in manifest.read_bytes().decode().splitlines() if line.strip()]
+        names = list(dict.fromkeys(name for row in read for name in dict(row)))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{shown(manifest)} is not a readable file of JSON lines: {shown(error)}") from error
+    return names, lambda _: [[row.get(name) for name in names] for row in read]
+
+
 def _parquet(manifest: Path) -> tuple[list[str], _RowsOf]:
     """A Parquet file; DataError for a file that is none."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(manifest)
+        file = parquet_file(manifest)
         names = list(file.schema_arrow.names)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{shown(manifest)} is not a readable Parquet file: {shown(error)}") from error

@@ -300,8 +300,8 @@ def run_grid(grid: Grid, show: Display, on: str | None = None) -> Comparison:
     """Train every run of the grid that is missing, and compare.
 
     On this machine a seed of all variants after the other, with a comparison after each; on a Ray cluster (`on`) all
-    runs that can be trained at once. A run that fails is reported beside the others; a disk that cannot be written stops
-    everything.
+    runs that can be trained at once. A run that fails is reported beside the others; a disk that cannot be written
+    stops everything.
     """
     sweep = Sweep(grid)
     comparison = None

@@ -21,6 +21,7 @@ from upcycle.jobs.predict import Classifier, load, measured
 from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, chunks
 from upcycle.jobs.prepare import darkness
 from upcycle.jobs.run import Run
+from upcycle.remote import inside, place
 from upcycle.reporting.progress import Display, Silent, default_show
 from upcycle.rundir import RunDir, read_json
 from upcycle.task import Task
@@ -120,19 +121,21 @@ def own_images(run: RunDir, split: str, data: Path | None = None) -> tuple[list[
 def content_of(row: Recorded, root: Path) -> bytes:
     """The bytes of a recorded image; DataError where its file is gone or is no longer what it was."""
     try:
-        content = decode.read_file(root / row.path)
+        content = decode.read_file(inside(root, row.path))
     except (OSError, DecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(root / row.path)} cannot be read ({reason}): give the folder it is in now") from None
+        raise DataError(
+            f"{shown(inside(root, row.path))} cannot be read ({reason}): give the folder it is in now"
+        ) from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
-        raise DataError(f"{shown(root / row.path)} is not the file it was when the run split its images")
+        raise DataError(f"{shown(inside(root, row.path))} is not the file it was when the run split its images")
     return content
 
 
 def _root(run: RunDir, config: Config) -> Path:
     """The folder that a run's images were in when it was trained."""
-    before = Path(str(read_json(run.config)["data"]))
-    return Path(config.image_root) if config.image_root else before.parent if before.is_file() else before
+    before = place(str(read_json(run.config)["data"]))
+    return place(config.image_root) if config.image_root else before.parent if before.is_file() else before
 
 
 def _known_as(rows: Sequence[Recorded], classes: Sequence[str]) -> list[Recorded]:
@@ -204,7 +207,7 @@ def _predictions(
                     frames.append(frame)
                     used.append(row)
                 elif show is None:
-                    raise DataError(f"{shown(root / row.path)} cannot be read: {frame}")
+                    raise DataError(f"{shown(inside(root, row.path))} cannot be read: {frame}")
                 else:
                     show.warn(f"not evaluated: {shown(row.path)}: {frame}")
             if frames:

@@ -1,10 +1,12 @@
 """Work that Ray spreads over the nodes of a cluster: trainings of a comparison, parts of a large prediction.
 
-Ray starts processes, gives each its processors or a GPU, and starts what a dead node had again. What they read and write
-lies on storage that all nodes see; a training that is started again resumes from its last checkpoint.
+Ray starts processes, gives each its processors or a GPU, and starts what a dead node had again. What they read and
+write lies on storage that all nodes see; a training that is started again resumes from its last checkpoint.
 """
 
 import contextlib
+import hashlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +15,11 @@ from typing import Any, TypeVar
 
 from upcycle.device import versions
 from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, shown
+from upcycle.jobs.files import Unlisted
+from upcycle.jobs.prediction_files import Counts, Makers, Work, path_of, write_part
+from upcycle.jobs.predictor import predictor
 from upcycle.reporting.progress import Display, Silent
+from upcycle.rundir import read_json, write_json
 
 RETRIES = 3
 """How often what a dead node had is started again."""
@@ -51,10 +57,10 @@ def cluster(on: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def check_nodes(ray: Any, data: Path | None, folder: Path) -> int:
+def check_nodes(ray: Any, data: Path, folder: Path, packages: Sequence[str] = ()) -> int:
     """How many nodes there are; an error for one with other versions, or that does not see `data` and `folder`.
 
-    `folder` is made.
+    `packages`: those whose versions count, where not all do. `folder` is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / _MARKER
@@ -68,7 +74,7 @@ def check_nodes(ray: Any, data: Path | None, folder: Path) -> int:
             .remote(str(Path.cwd()), data, marker)
             for node in nodes
         ]
-        mine = versions()
+        mine = {name: version for name, version in versions().items() if not packages or name in packages}
         for node, facts in zip(nodes, ray.get(asked), strict=True):
             where = f"the Ray node {shown(node.get('NodeManagerHostname') or node['NodeID'])}"
             other = next((name for name in mine if facts["versions"].get(name) != mine[name]), None)
@@ -76,7 +82,7 @@ def check_nodes(ray: Any, data: Path | None, folder: Path) -> int:
                 there = facts["versions"].get(other)
                 raise ConfigError(f"{where} has {other} {there}, and here it is {mine[other]}: install the same")
             if not facts["data"]:
-                raise DataError(f"{where} does not see {shown(data)}: give images on storage that all nodes share")
+                raise DataError(f"{where} does not see {shown(data)}: give what lies on storage that all nodes share")
             if not facts["folder"]:
                 raise RunError(f"{where} does not see {shown(folder)}: give --out on storage that all nodes share")
     except ray.exceptions.RayError as error:
@@ -86,11 +92,11 @@ def check_nodes(ray: Any, data: Path | None, folder: Path) -> int:
     return len(nodes)
 
 
-def _facts(cwd: str, data: Path | None, marker: Path) -> dict[str, Any]:
+def _facts(cwd: str, data: Path, marker: Path) -> dict[str, Any]:
     """What a node has."""
     with contextlib.suppress(OSError):
         os.chdir(cwd)
-    return {"versions": versions(), "data": data is None or data.exists(), "folder": marker.exists()}
+    return {"versions": versions(), "data": data.exists(), "folder": marker.exists()}
 
 
 def as_they_end(
@@ -184,3 +190,92 @@ def heard(found: dict[str, Any], name: object, show: Display) -> str:
     if found["kind"] == "storage":
         raise StorageError(found["failed"])
     return str(found["failed"])
+
+
+# ---------------------------------------------------------------- parts of a prediction
+
+
+@contextlib.contextmanager
+def parts_on(on: str, run: Path, out: Path, *, int8: bool, device: str, threads: int) -> Iterator[Makers]:
+    """What writes the parts of the table `out` on the nodes of a cluster, by Ray Data.
+
+    Each process holds the model, computes with so many threads and takes part after part. A part that was written
+    whole before is not computed again.
+    """
+    with cluster(on) as ray:
+        from ray import data
+
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+        def makers(work: Iterator[Work], told: Callable[[int], None]) -> Iterator[tuple[int, Counts]]:
+            rows = [_row(one) for one in work]
+            if not rows:
+                return
+            check_nodes(ray, run, out.with_name(f"{out.name}.partial"), ("upcycle", "python", "numpy", "Pillow"))
+            here = str(Path.cwd())
+
+            class Parts(_Parts):  # whose arguments go where it goes, however often Ray starts it again
+                def __init__(self) -> None:
+                    super().__init__(here, run, int8=int8, device=device, threads=threads)
+
+            most = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+            parts = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                Parts,
+                batch_size=1,
+                concurrency=(1, min(most, len(rows))),
+                num_cpus=threads,
+            )
+            try:
+                for row in parts.iter_rows():
+                    counts = Counts(*(int(row[name]) for name in Counts._fields))
+                    told(counts.files)
+                    yield int(row["number"]), counts
+            except ray.exceptions.RayError as error:
+                raise UpcycleError(f"Ray could not predict it on any node ({_reason(error)}): run again") from error
+
+        yield makers
+
+
+def _row(work: Work) -> dict[str, Any]:
+    """A part as Ray Data holds it: names of files are any bytes."""
+    paths = [os.fsencode(path_of(one)) for one in work.paths]
+    reasons = [one.reason if isinstance(one, Unlisted) else "" for one in work.paths]
+    return {"number": work.number, "place": os.fsencode(work.place), "paths": paths, "reasons": reasons}
+
+
+class _Parts:
+    """A process of Ray Data with the model."""
+
+    def __init__(self, cwd: str, run: Path, *, int8: bool, device: str, threads: int) -> None:
+        with contextlib.suppress(OSError):
+            os.chdir(cwd)
+        self.model = predictor(run, int8=int8, threads=threads, device=device, show=Silent())
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[int]]:
+        """Write the parts of some rows; their numbers and counts."""
+        found: dict[str, list[int]] = {"number": [], **{name: [] for name in Counts._fields}}
+        for number, place, names, reasons in zip(
+            *(rows[name] for name in ("number", "place", "paths", "reasons")), strict=True
+        ):
+            paths = [Path(os.fsdecode(name)) for name in names]
+            some = [Unlisted(path, why) if why else path for path, why in zip(paths, reasons, strict=True)]
+            counts = self._counts(Work(int(number), some, Path(os.fsdecode(place))))
+            for name, value in {"number": int(number), **counts._asdict()}.items():
+                found[name].append(value)
+        return found
+
+    def _counts(self, work: Work) -> Counts:
+        """The counts of a part: as they were noted when it was written, or once it is now."""
+        beside = work.place.with_suffix(".json")
+        digest = hashlib.sha256(self.model.fingerprint().encode())
+        digest.update(b"".join(os.fsencode(path_of(one)) + b"\0" for one in work.paths))
+        if beside.exists() and work.place.exists():
+            with contextlib.suppress(RunError, KeyError, TypeError):
+                known = read_json(beside)
+                if known["of"] == digest.hexdigest():
+                    return Counts(*(int(known[name]) for name in Counts._fields))
+        counts = write_part(self.model, work)
+        write_json(beside, {"of": digest.hexdigest(), **counts._asdict()})
+        return counts

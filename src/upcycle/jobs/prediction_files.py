@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -96,6 +97,27 @@ def check_out(out: Path) -> None:
         raise RunError(f"{shown(out)} already exists: remove it, or give another --out")
 
 
+@dataclass(frozen=True)
+class Work:
+    """Part `number` of a table: its files, and where its rows go."""
+
+    number: int
+    paths: Sequence[Path | Unlisted]
+    place: Path
+
+
+class Counts(NamedTuple):
+    """Files of a part, those of them that could not be read, and those that are unlike the training photos."""
+
+    files: int
+    failed: int
+    unlike: int
+
+
+Makers = Callable[[Iterator[Work], Callable[[int], None]], Iterator[tuple[int, Counts]]]
+"""Writes parts, in any order, and tells of files that are done; gives the number and the counts of each."""
+
+
 def write_predictions(
     model: Model,
     paths: Iterable[Path | Unlisted],
@@ -104,12 +126,13 @@ def write_predictions(
     show: Display,
     total: int | None = None,
     command: str = "",
+    makers: Makers | None = None,
 ) -> tuple[int, int]:
     """Write OUT, a .parquet, .csv or .jsonl table of all `paths` in their order; returns the files and those that
     could not be read.
 
-    `total` is the number of paths, where it is known; `command` is what resumes this. Memory does not grow with the
-    paths. Without paths nothing is written.
+    `total` is the number of paths, where it is known; `command` is what resumes this; `makers` write the parts
+    elsewhere. Memory does not grow with the paths. Without paths nothing is written.
     RunError where OUT exists, where another process writes it, and where OUT.partial is of another model or paths.
     """
     check_out(out)
@@ -118,20 +141,28 @@ def write_predictions(
         check_out(out)  # another process may have written it since
         remove_abandoned(folder)
         state = _resumed(folder, _State(model.fingerprint(), model.classes))
-        rest, level = iter(paths), model.novelty.level if model.novelty else 0.0
+        rest = iter(paths)
         digest = _skip(rest, state.parts, folder)
+        begun = len(state.parts)
+        waiting: dict[int, Work] = {}
+
+        def work() -> Iterator[Work]:
+            for number, some in enumerate(chunks(rest, PART), begun):
+                waiting[number] = Work(number, some, _place(folder, number, out))
+                yield waiting[number]
+
+        ended: dict[int, Counts] = {}
         try:
             with show.progress("predicting") as progress:
-                outcomes = _reported(predict_files(model, rest), state.count("files"), total, progress)
-                for some in chunks(outcomes, PART):
-                    digest.update(b"".join(_line(outcome.path) for outcome in some))
-                    with replacing(_place(folder, len(state.parts), out)) as temporary:
-                        kind.write([row_of(outcome, model.classes) for outcome in some], temporary)
-                    made = [outcome.prediction for outcome in some if outcome.prediction is not None]
-                    unlike = sum(one.p_value is not None and one.p_value <= level for one in made)
-                    part = Part(len(some), len(some) - len(made), digest.hexdigest(), unlike)
-                    state = replace(state, parts=(*state.parts, part))
-                    write_json(folder / _STATE, asdict(state))
+                told = _Told(progress, state.count("files"), total)
+                for number, counts in (makers or partial(_made_here, model))(work(), told.more):
+                    ended[number] = counts
+                    while (next_one := len(state.parts)) in ended:
+                        known = ended.pop(next_one)
+                        digest.update(b"".join(_line(path_of(one)) for one in waiting.pop(next_one).paths))
+                        part = Part(known.files, known.failed, digest.hexdigest(), known.unlike)
+                        state = replace(state, parts=(*state.parts, part))
+                        write_json(folder / _STATE, asdict(state))
         except KeyboardInterrupt:
             show.message(f"{counted(state.count('files'), 'file')} done; to resume: {command}")
             raise
@@ -149,6 +180,40 @@ def write_predictions(
     if model.novelty and (warning := model.novelty.warning_of(state.count("unlike"), read)):
         show.warn(warning)
     return state.count("files"), state.count("failed")
+
+
+def _made_here(model: Model, work: Iterator[Work], told: Callable[[int], None]) -> Iterator[tuple[int, Counts]]:
+    """The parts one after the other, in this process."""
+    for one in work:
+        yield one.number, write_part(model, one, told)
+
+
+def write_part(model: Model, work: Work, told: Callable[[int], None] = lambda _: None) -> Counts:
+    """Predict the files of one part and write its rows; tells of some files at a time."""
+    outcomes: list[Outcome] = []
+    for outcome in predict_files(model, work.paths):
+        outcomes.append(outcome)
+        if len(outcomes) % FILES_AT_ONCE == 0:
+            told(FILES_AT_ONCE)
+    with replacing(work.place) as temporary:
+        _KINDS[work.place.suffix].write([row_of(outcome, model.classes) for outcome in outcomes], temporary)
+    made = [outcome.prediction for outcome in outcomes if outcome.prediction is not None]
+    level = model.novelty.level if model.novelty else 0.0
+    unlike = sum(one.p_value is not None and one.p_value <= level for one in made)
+    return Counts(len(outcomes), len(outcomes) - len(made), unlike)
+
+
+@dataclass
+class _Told:
+    """How many files are done, as a progress bar shows them."""
+
+    progress: Report
+    done: int
+    total: int | None
+
+    def more(self, files: int) -> None:
+        self.done += files
+        self.progress(self.done, self.total if self.total is not None and self.total >= self.done else None)
 
 
 @contextlib.contextmanager
@@ -201,12 +266,17 @@ def _skip(paths: Iterator[Path | Unlisted], parts: Sequence[Part], folder: Path)
     digest, at = hashlib.sha256(), 0
     for part in parts:
         for one in islice(paths, part.files):
-            digest.update(_line(one.path if isinstance(one, Unlisted) else one))
+            digest.update(_line(path_of(one)))
         if digest.hexdigest() != part.paths:
             files = f"files {at + 1:,} to {at + part.files:,} are others"
             raise RunError(f"{shown(folder)} was started with other paths ({files}): {_ADVICE}")
         at += part.files
     return digest
+
+
+def path_of(one: Path | Unlisted) -> Path:
+    """The path of a file, or of what could not be listed."""
+    return one.path if isinstance(one, Unlisted) else one
 
 
 def _line(path: Path) -> bytes:
@@ -215,13 +285,6 @@ def _line(path: Path) -> bytes:
 
 def _place(folder: Path, number: int, out: Path) -> Path:
     return folder / f"{number:06}{out.suffix}"
-
-
-def _reported(outcomes: Iterable[Outcome], done: int, total: int | None, report: Report) -> Iterator[Outcome]:
-    for count, outcome in enumerate(outcomes, done + 1):
-        if count % FILES_AT_ONCE == 0:
-            report(count, total if total is not None and total >= count else None)  # lines may name folders
-        yield outcome
 
 
 # ------------------------------------------------------------------------------------------ kinds of table

@@ -1,5 +1,6 @@
 """From DATA to decoded images and splits: what is used and what is excluded, and what a run reports of it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from upcycle.audit.findings import Audit, Audited, Finding
 from upcycle.config import Config
 from upcycle.data import isolation
 from upcycle.data.dataset import Dataset
+from upcycle.data.fetching import Kept
 from upcycle.data.formats import bits_of
 from upcycle.data.frames import Cache, Stream, default_root, open_cache, open_stream, spare_root, written_in
 from upcycle.data.index import Index, index_images
@@ -22,6 +24,7 @@ from upcycle.data.splits import NAMES, Splits, components, split_by
 from upcycle.device import Hardware, detect
 from upcycle.errors import DataError, DecodeError, NoRoomError, StorageError, shown
 from upcycle.evaluation.metrics import resolution
+from upcycle.remote import Address
 from upcycle.reporting.progress import Display
 
 SMALLEST_AUTO_SIZE = 128
@@ -50,13 +53,25 @@ def cache_root(config: Config) -> Path:
     return Path(config.cache) if config.cache else default_root()
 
 
+def kept_photos(config: Config) -> Kept:
+    """Where photos that lie elsewhere are kept for a while."""
+    return Kept(cache_root(config) / "fetched", int(config.cache_budget * 1e9))
+
+
 def read_index(data: Path, config: Config, machine: Hardware, show: Display) -> Index:
     """What DATA holds, without what `--quarantine` excludes; DataError when it cannot be trained on."""
     file = Path(config.quarantine) if config.quarantine else None
     listed = proposals.read_list(file)
     memory = written_in(cache_root(config), "scans")
     with show.progress("scanning") as progress:
-        index = index_images(data, Layout.of(config), progress=progress, threads=machine.threads, memory=memory)
+        index = index_images(
+            data,
+            Layout.of(config),
+            progress=progress,
+            threads=machine.threads,
+            memory=memory,
+            kept=kept_photos(config),
+        )
     left = proposals.exclude(index, listed, file.name if file else "")
     for warning in left.warnings(file):
         show.warn(warning)
@@ -87,14 +102,16 @@ def decode(index: Index, preprocessing: Preprocessing, config: Config, machine: 
     frames: Cache | Stream
     with show.progress("decoding") as progress:
         threads, decoding = machine.threads, preprocessing.decoding
-        build = partial(open_cache, index, decoding, threads=threads, progress=progress)
+        kept = kept_photos(config)
+        most = kept.budget if isinstance(index.root, Address) else math.inf
+        build = partial(open_cache, index, decoding, threads=threads, progress=progress, kept=kept, most=most)
         try:
             frames, failures = _cached(build, config, show)
         except StorageError as error:
             if config.cache and not isinstance(error, NoRoomError):  # a folder that was asked for
                 raise
             show.warn(f"{error}. Continuing without: every epoch reads and decodes the files again, which is slower")
-            frames, failures = open_stream(index, decoding, threads=threads, progress=progress)
+            frames, failures = open_stream(index, decoding, threads=threads, progress=progress, kept=kept)
     limited = sum(failure.kind == "limit" for failure in failures.values())
     if limited and isinstance(frames, Cache):
         # never removed by itself: the runs that were started without these images would have others

@@ -17,7 +17,7 @@ from upcycle.data.listing import Unusable
 from upcycle.data.splits import Recorded, Splits, are_written, changes, folds, read_splits, split, write_splits
 from upcycle.errors import DataError, RunError, shown
 from upcycle.jobs.prepare import machine_of, read_index
-from upcycle.jobs.start import Start
+from upcycle.jobs.start import Start, as_recorded
 from upcycle.manifest import write_sealed
 from upcycle.model.network import ModelSpec, create
 from upcycle.reporting.progress import Display
@@ -75,15 +75,15 @@ def _unusable(run: RunDir) -> set[str]:
 def record_place(run: RunDir, data: Path) -> None:
     """Write down where a run's images are now, in its configuration and the command that repeats it."""
     known = read_json(run.config)
-    if known["data"] == str(data):
+    if known["data"] == as_recorded(data):
         return
     environment = read_json(run.environment)
     before = shlex.join(["upcycle", "train", known["data"]])
     command = str(environment.get("command", ""))
     if command.startswith(before):
-        command = shlex.join(["upcycle", "train", str(data)]) + command.removeprefix(before)
+        command = shlex.join(["upcycle", "train", as_recorded(data)]) + command.removeprefix(before)
         write_sealed(run, run.environment, {**environment, "command": command})
-    write_sealed(run, run.config, {**known, "data": str(data)})
+    write_sealed(run, run.config, {**known, "data": as_recorded(data)})
 
 
 def same_weights(run: RunDir, config: Config, digest: str) -> None:

@@ -26,7 +26,7 @@ from upcycle.jobs.callables import NO_CALLABLES
 from upcycle.jobs.clock import Deadline
 from upcycle.jobs.pace import Pace
 from upcycle.jobs.signals import Stopping, stopping
-from upcycle.jobs.start import UPDATES, Start
+from upcycle.jobs.start import UPDATES, Start, as_recorded
 from upcycle.manifest import seal, unseal, write_sealed, write_sealed_lines
 from upcycle.model import checkpoint
 from upcycle.model.network import ModelSpec, Network
@@ -333,7 +333,7 @@ def _record_start(start: Start, weights_sha256: str, machine: Hardware, show: Di
     write_sealed(run, run.environment, {**facts, "command": start.command, "started": started, **own})
     if start.changes:  # before the configuration: a run that is resumed has them
         write_sealed_lines(run, run.events, changes_to_dicts(start.changes))
-    recorded = {"data": str(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
+    recorded = {"data": as_recorded(start.data), "weights_sha256": weights_sha256, "updates": UPDATES}
     write_sealed(run, run.config, {**start.config.to_dict(), **recorded})
 
 

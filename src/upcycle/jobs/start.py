@@ -9,11 +9,12 @@ from typing import Any
 
 from upcycle.changes import Change, changes_from_dicts
 from upcycle.config import AUTO_RATE, NUMBERS_OR_NONE, Config, absolute, canonical, read_config
-from upcycle.errors import ConfigError, RunError
+from upcycle.errors import ConfigError, RunError, shown
 from upcycle.jobs.callables import NO_CALLABLES, Callables
 from upcycle.jobs.clock import Deadline, slurm_left
 from upcycle.manifest import check
 from upcycle.recipes import FREE_TO_CHANGE, resolve, without_effect
+from upcycle.remote import Address, place
 from upcycle.rundir import RunDir, read_json, read_lines
 from upcycle.task import class_weights_text
 
@@ -92,10 +93,15 @@ def begin(
             f"{run.root} lies inside {data}, where its pictures would be taken for a class: give another --out"
         )
     run = RunDir(reserve(name)) if out is None else run
-    place = data.resolve()
-    command = shlex.join(["upcycle", "train", str(place), *spelled(given), "--out", str(run.root)])
+    source = data.resolve()
+    command = shlex.join(["upcycle", "train", as_recorded(source), *spelled(given), "--out", str(run.root)])
     warnings = (*without_effect(given, config), *callables.unresumable)
-    return Start(place, config, run, command, fresh=True, callables=callables, warnings=warnings)
+    return Start(source, config, run, command, fresh=True, callables=callables, warnings=warnings)
+
+
+def as_recorded(data: Path) -> str:
+    """DATA as a run writes it down: an address without its secrets, which are given again where they are needed."""
+    return shown(data) if isinstance(data, Address) else str(data)
 
 
 def timed(start: Start, *, deadline: str | None, began: float, plan: Path | None) -> Start:
@@ -190,7 +196,7 @@ def removed_unless_started(folder: Path, *, reserved: bool) -> Iterator[None]:
 def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables: Callables) -> Start:
     check(run)
     config = read_config(run.config)
-    before = Path(str(read_json(run.config).get("data", "")))
+    before = place(str(read_json(run.config).get("data", "")))
     moved = data is not None and data.resolve() != before
     if data is not None and moved and not _can_be_told_by_content(run, data):
         raise RunError(f"{run.root} was started with {before}, not {data}: give another --out")
@@ -213,12 +219,12 @@ def _resumed(data: Path | None, given: Mapping[str, Any], run: RunDir, callables
     finished = run.status()["state"] == "finished"
     if not finished and read_json(run.config).get("updates") != UPDATES:
         raise RunError(f"{run.root} was started by another version of upcycle, so it cannot be resumed: start it again")
-    place = data.resolve() if data is not None else before
+    source = data.resolve() if data is not None else before
     if finished:
-        return Start(place, config, run, said, finished=True, moved=moved)
+        return Start(source, config, run, said, finished=True, moved=moved)
     callables = callables.resumed(run.root, environment.get("callables", {}))
     callables.check(config)
-    return Start(place, config, run, said, moved=moved, callables=callables, warnings=tuple(callables.unresumable))
+    return Start(source, config, run, said, moved=moved, callables=callables, warnings=tuple(callables.unresumable))
 
 
 def _can_be_told_by_content(run: RunDir, data: Path) -> bool:

@@ -1,0 +1,292 @@
+"""Photos that lie elsewhere: addresses that fsspec understands, as paths, and reading them in spite of a poor network.
+
+An address may name a part of a file: a member of a tar by its place in it, or a row of a Parquet file with an `image`
+column. So one photo is one address, whatever it lies in, and any can be read without the others.
+"""
+
+import functools
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PosixPath
+from typing import Any, TypeVar
+
+from upcycle.errors import DataError, shown
+
+MOST_BYTES = 2**30
+"""Bytes of the largest photo that is read."""
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each try after the first, where an address does not answer."""
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+MEMBER = re.compile(r"(.*\.tar)/(.+)#(\d{1,15})\+(\d{1,15})", re.DOTALL)
+"""ARCHIVE.tar/NAME#START+SIZE."""
+ROW = re.compile(r"(.*\.parquet)#(\d{1,12})", re.DOTALL)
+"""FILE.parquet#ROW."""
+_Found = TypeVar("_Found")
+_PACKAGES = {
+    "s3": ("s3fs", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws"),
+    "gs": ("gcsfs", "gcloud auth application-default login"),
+    "hf": ("huggingface_hub", "HF_TOKEN, or hf auth login"),
+    "az": ("adlfs", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+    "https": ("aiohttp", "an address that needs none"),
+    "http": ("aiohttp", "an address that needs none"),
+}
+"""By protocol: what reads it, and where its credentials come from."""
+
+
+_LIBRARIES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "huggingface_hub", "httpx", "requests", "azure")
+"""Those that raise errors of their own."""
+
+
+class Address(PosixPath):
+    """`scheme://...` where a path is expected; what asks about its file asks the store that holds it.
+
+    Its parts, name and relations are those of a path; it is absolute.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        found = _ADDRESS.fullmatch(text)
+        if found is None:  # while the path is put together
+            return text
+        return f"{found[1]}:///{found[2]}" if found[1] == "file" else f"{found[1]}://{found[2]}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def is_absolute(self) -> bool:
+        """True."""
+        return True
+
+    def absolute(self) -> "Address":
+        """Itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> "Address":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def expanduser(self) -> "Address":
+        """Itself."""
+        return self
+
+    def relative_to(self, *other: Any, **options: Any) -> Path:  # type: ignore[override]
+        """A plain path, as it has no scheme."""
+        return Path(*super().relative_to(*other, **options).parts)
+
+    def exists(self, **_: object) -> bool:
+        """Whether there is a file, or a folder with something in it."""
+        return bool(asked(self, lambda store, path: store.exists(path)))
+
+    def is_dir(self, **_: object) -> bool:
+        """Whether it is a folder: over https there are none."""
+        return self.scheme not in ("http", "https") and bool(asked(self, lambda store, path: store.isdir(path)))
+
+    def is_file(self, **_: object) -> bool:
+        """Whether it is a file, or a part of one."""
+        whole = Address(part_of(str(self))[0])
+        return bool(asked(whole, lambda store, path: store.isfile(path)))
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        return read(self)
+
+    @property
+    def scheme(self) -> str:
+        """What is before the colon."""
+        return str(self).partition(":")[0]
+
+
+def is_address(text: str | Path) -> bool:
+    """Whether a text is an address, or a path is one that has lost a slash."""
+    if isinstance(text, Address):
+        return True
+    found = _ADDRESS.fullmatch(str(text))
+    return found is not None and len(found[1]) > 1 and not Path(f"{found[1]}:").exists()
+
+
+def place(text: str | Path) -> Path:
+    """A path, or where it says so an address."""
+    return Address(str(text)) if is_address(text) else Path(text)
+
+
+def inside(root: Path, path: str) -> Path:
+    """A file below `root`, or where it has a place of its own, there."""
+    return Address(path) if "://" in path and is_address(path) else root / path
+
+
+# ---------------------------------------------------------------- stores
+
+
+@functools.cache
+def _store(scheme: str, pid: int) -> Any:  # noqa: ARG001  a forked process has its own
+    import fsspec
+
+    options = {"anon": False} if scheme == "s3" else {}
+    return fsspec.filesystem(scheme, **options)
+
+
+def store_of(address: Path) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path that it has there; DataError where it cannot be had."""
+    scheme = str(address).partition(":")[0]
+    try:
+        store = _store(scheme, os.getpid())
+    except (ImportError, ValueError) as error:
+        package = _PACKAGES.get(scheme, (f"what fsspec needs for {scheme}://", ""))[0]
+        if isinstance(error, ValueError) and "not known" in str(error).lower():
+            raise DataError(f"{shown(address)}: {scheme}:// is no protocol that fsspec knows") from None
+        raise DataError(f"{shown(address)}: reading {scheme}:// needs {package}: pip install {package}") from None
+    return store, store._strip_protocol(str(address))
+
+
+def asked(address: Path, question: Callable[[Any, str], _Found]) -> _Found:
+    """What a store answers, asked again where it does not; FileNotFoundError for what is not there.
+
+    DataError, in one line, for refused credentials, and where the store does not answer within a minute.
+    """
+    store, path = store_of(address)
+    for pause in (*PAUSES, None):
+        try:
+            return question(store, path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:
+            if not _of_the_network(error):
+                raise
+            _explain(address, error)
+            if pause is None:
+                raise DataError(
+                    f"{shown(address)} does not answer ({_reason(error)}): what is done is kept, go on with --resume"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether a store or the way to it has failed: each store's library has its own kinds."""
+    return isinstance(error, OSError | RuntimeError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+
+
+def _explain(address: Path, error: Exception) -> None:
+    """DataError for what no further try changes."""
+    text, scheme = f"{type(error).__name__} {error}", str(address).partition(":")[0]
+    if isinstance(error, PermissionError) or re.search(r"Credential|Forbidden|Unauthorized|AccessDenied|401|403", text):
+        how = _PACKAGES.get(scheme, ("", "the credentials of that store"))[1]
+        raise DataError(f"{shown(address)} refuses to be read ({_reason(error)}): give {how}") from error
+    if re.search(r"NoSuchBucket|NoSuchKey|404|Not Found", text):
+        raise FileNotFoundError(shown(address)) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return shown(lines[0] if lines and lines[0] else type(error).__name__)[:200]
+
+
+def part_of(text: str) -> tuple[str, int, int | None]:
+    """The file that an address means, and where in it what is meant begins and how long it is, None for all of it."""
+    if found := MEMBER.fullmatch(text):
+        return found[1], int(found[3]), int(found[4])
+    return (found[1] if (found := ROW.fullmatch(text)) else text), 0, None
+
+
+def stamp(address: Path) -> tuple[int, int] | None:
+    """Size in bytes of an address's file, and a number that is another one once its content is; None without such."""
+    return _stamp(part_of(str(address))[0], int(time.monotonic() // 60))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _stamp(file: str, minute: int) -> tuple[int, int] | None:  # noqa: ARG001  parts of one file ask for the same
+    try:
+        facts = asked(Address(file), lambda store, path: store.info(path))
+    except (DataError, FileNotFoundError):
+        return None
+    mark = next(
+        (facts[name] for name in ("ETag", "etag", "blob_id", "md5Hash", "mtime", "LastModified") if facts.get(name)),
+        None,
+    )
+    if mark is None or facts.get("size") is None:
+        return None
+    return int(facts["size"]), int.from_bytes(hashlib.sha256(str(mark).encode()).digest()[:7], "big")
+
+
+def read(address: Path) -> bytes:
+    """The bytes of a photo; FileNotFoundError, or DataError in one line."""
+    if found := ROW.fullmatch(str(address)):
+        return _row(Address(found[1]), int(found[2]))
+    name, start, size = part_of(str(address))
+
+    def content(store: Any, path: str) -> bytes:
+        if size is not None:
+            data: bytes = store.cat_file(path, start=start, end=start + min(size, MOST_BYTES + 1))
+            if len(data) != min(size, MOST_BYTES + 1):
+                raise EOFError(f"{len(data)} of {size} bytes")
+            return data
+        return bytes(store.cat_file(path))
+
+    data = asked(Address(name), content)
+    if len(data) > MOST_BYTES:
+        raise DataError(f"{shown(address)} is larger than {MOST_BYTES // 2**30} GiB")
+    return data
+
+
+def below(address: Path) -> Iterator[tuple[str, int]]:
+    """Path below `address`, with "/", and size of every file there, in order; one row for a file itself."""
+    if str(address).startswith("http"):
+        raise DataError(f"{shown(address)}: https lists no folder: give a manifest, a Parquet file or a tar")
+
+    def listed(store: Any, path: str) -> list[tuple[str, int]]:
+        found = store.find(path, detail=True)
+        prefix = len(path.rstrip("/")) + 1
+        rows = ((name[prefix:], int(facts.get("size") or 0)) for name, facts in found.items())
+        return sorted((name, size) for name, size in rows if name)
+
+    yield from asked(address, listed)
+
+
+# ---------------------------------------------------------------- rows of Parquet
+
+
+class _Groups(threading.local):
+    """The last row group that this thread has read of a Parquet file, as readers mostly want its neighbours."""
+
+    key: tuple[str, int] | None = None
+    rows: list[Any] | None = None
+    files: dict[str, Any] = {}  # noqa: RUF012
+
+
+_GROUPS = _Groups()
+
+
+def parquet_file(address: Path) -> Any:
+    """A Parquet file, local or not, opened; pyarrow's errors for one that is none."""
+    from pyarrow import parquet
+
+    if not isinstance(address, Address):
+        return parquet.ParquetFile(address)
+    return asked(address, lambda store, path: parquet.ParquetFile(store.open(path, "rb")))
+
+
+def _row(address: Path, row: int) -> bytes:
+    """The bytes of the image in a row of a Parquet file, by its row group."""
+    file = _GROUPS.files.get(str(address))
+    if file is None:
+        file = _GROUPS.files[str(address)] = parquet_file(address)
+    before = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < before + rows:
+            if _GROUPS.key != (str(address), group):
+                table = file.read_row_group(group, columns=["image"])
+                _GROUPS.key, _GROUPS.rows = (str(address), group), table.column("image").combine_chunks()
+            value = _GROUPS.rows[row - before].as_py()  # type: ignore[index]
+            content = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(content, bytes):
+                raise FileNotFoundError(f"{shown(address)}#{row}")
+            return content
+        before += rows
+    raise FileNotFoundError(f"{shown(address)}#{row}")
