@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from PIL import Image
 
 CLASSES = ("ant", "bee", "cat", "cow", "dog", "eel", "emu", "fly", "fox", "owl")
 SIDE = 64
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 IN_FOLDER = 10_000
 """Files of one folder."""
 WEIGHTS = Path(os.environ.get("MILLION_WEIGHTS", "/tmp/millionD/tiny.safetensors"))
@@ -48,7 +50,7 @@ def make(count: int, folder: Path) -> None:
     done, begun = 0, time.time()
     for part in range(0, count, len(CLASSES) * IN_FOLDER):
         for number, name in enumerate(CLASSES):
-            own = folder / name / f"{part // (len(CLASSES) * IN_FOLDER):03d}"
+            own = folder / name / f"{name}-{part // (len(CLASSES) * IN_FOLDER):03d}"  # else the parts look like classes
             own.mkdir(parents=True, exist_ok=True)
             for i in range(min(IN_FOLDER, (count - part) // len(CLASSES))):
                 pixels = bases[number][rng.integers(64)].copy()
@@ -58,7 +60,7 @@ def make(count: int, folder: Path) -> None:
                 Image.fromarray(pixels).save(file, "JPEG", quality=80)
                 (own / f"IMG_{part // len(CLASSES) + i:06d}.jpg").write_bytes(file.getvalue())
                 done += 1
-            print(f"{done:,} of {count:,} after {time.time() - begun:.0f} s", flush=True)
+            print(f"{done:,} of {count:,} after {time.time() - begun:.0f} s", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -262,6 +264,23 @@ def measure(data: Path, work: Path, only: Sequence[str]) -> None:
             (work / f"{name}.failed").write_text(cost.said)
 
 
+def everything(folder: Path) -> None:
+    """Make what is missing, and measure every stage of all sizes anew: hours, of which the last size takes most."""
+    if not WEIGHTS.exists():
+        import timm
+        import torch
+        from safetensors.torch import save_file
+
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_resnet").state_dict(), WEIGHTS)
+    for count in SIZES:
+        data, work = folder / str(count), folder / f"work-{count}"
+        if not data.exists():
+            make(count, data)
+        shutil.rmtree(work, ignore_errors=True)
+        measure(data, work, ())
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["make", count, folder]:
@@ -270,3 +289,5 @@ if __name__ == "__main__":
             STAGES[name](Path(data), Path(work))
         case ["measure", data, work, *only]:
             measure(Path(data), Path(work), only)
+        case ["all", folder]:
+            everything(Path(folder))
