@@ -64,11 +64,10 @@ def make(count: int, folder: Path) -> None:
 # ------------------------------------------------------------------------------------------- stages
 
 
-CACHE_FREE = ("first scan", "audit", "second scan")
 SIZE, BATCH = 64, 256
 
 
-def _listing(data: Path, work: Path) -> None:
+def _listing(data: Path, _: Path) -> None:
     from upcycle.data.index import listing_of
 
     _print(rows=len(listing_of(data).rows))
@@ -78,18 +77,11 @@ def _scan(data: Path, work: Path) -> None:
     from upcycle.data.index import index_images
     from upcycle.data.index_file import index_to_bytes
 
-    index = index_images(data, threads=1, **_remembered(work))
+    index = index_images(data, threads=1, memory=work / "cache" / "scans")
     (work / "index").write_bytes(index_to_bytes(index))
 
 
-def _remembered(work: Path) -> dict[str, Path]:
-    """Where the scan remembers files, as jobs have it."""
-    from upcycle.data import index
-
-    return {"memory": work / "cache" / "scans"}
-
-
-def _split(data: Path, work: Path) -> None:
+def _split(_: Path, work: Path) -> None:
     from upcycle.data.splits import read_splits, split, write_splits
 
     index = _index(work)
@@ -104,26 +96,31 @@ def _split(data: Path, work: Path) -> None:
     _print(draw=drawn - began, write=written - drawn, read=ended - written)
 
 
-def _decode(data: Path, work: Path) -> None:
+def _decode(_: Path, work: Path) -> None:
     from upcycle.data.frames import open_cache
-    from upcycle.data.preprocessing import Preprocessing
 
-    open_cache(_index(work), Preprocessing(size=SIZE).decoding, root=work / "frames", threads=1)
+    open_cache(_index(work), _preprocessing().decoding, root=work / "cache" / "images", threads=1)
 
 
-def _epoch(data: Path, work: Path) -> None:
+def _preprocessing() -> Any:
+    """As the runs have it, so that they find the decoded images."""
+    from upcycle.model.sources import get_weights, preprocessing_for
+
+    weights = get_weights("test_resnet", str(WEIGHTS))
+    return preprocessing_for("test_resnet", weights, input_file=None, image_size=SIZE, crop_pct=None)
+
+
+def _epoch(_: Path, work: Path) -> None:
     from dataclasses import replace
 
     from upcycle import device
     from upcycle.config import Config
     from upcycle.data.dataset import Dataset
     from upcycle.data.frames import open_cache
-    from upcycle.data.preprocessing import Preprocessing
     from upcycle.data.splits import split
 
-    index = _index(work)
-    preprocessing = Preprocessing(size=SIZE)
-    frames, _ = open_cache(index, preprocessing.decoding, root=work / "frames", threads=1)
+    index, preprocessing = _index(work), _preprocessing()
+    frames, _ = open_cache(index, preprocessing.decoding, root=work / "cache" / "images", threads=1)
     dataset = Dataset(index, frames, preprocessing, split(index, seed=0))
     batches = dataset.batches(Config(batch_size=BATCH), device.detect(threads=1))
     began = time.perf_counter()

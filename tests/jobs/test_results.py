@@ -4,6 +4,7 @@ import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,20 @@ from safetensors import safe_open
 
 import upcycle
 from tests.conftest import TINY
+from upcycle.config import Config
+from upcycle.data.dataset import Dataset
+from upcycle.data.frames import open_stream
+from upcycle.data.index import index_images
+from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.splits import split_by
 from upcycle.evaluation.calibration import calibration_error, scaled
+from upcycle.evaluation.forward import predictions
 from upcycle.evaluation.results import MODELS, Choice
 from upcycle.jobs.evaluate import evaluate_run
 from upcycle.jobs.session import Session
 from upcycle.model.checkpoint import load_tensors
 from upcycle.reporting.progress import Silent
-from upcycle.rundir import read_json
+from upcycle.rundir import RunDir, read_json
 
 FAST: dict[str, Any] = {"arch": TINY, "image_size": 32, "precision": "fp32", "threads": 1, "device": "cpu"}
 FAST |= {"epochs": 3, "show": Silent()}
@@ -49,6 +57,23 @@ def tuned(photos: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFac
         choosing("finetune", patch)
         out = tmp_path_factory.mktemp("runs") / "run"
         return upcycle.train(photos, out=out, weights=str(tiny_weights), **FAST)
+
+
+def test_small_pictures_are_kept_of_the_most_confident_mistakes_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_images(photos)
+    splits = split_by(Config(), index)
+    data = Dataset(index, open_stream(index, Preprocessing().decoding)[0], Preprocessing(), splits)
+    confidence = np.linspace(0.1, 2, len(splits.test), dtype=np.float32)
+    wrong = np.where(index.labels[splits.test] == 0, 1, -1) * confidence
+    test = predictions(index, splits.test, wrong[:, None].astype(np.float32))
+    session: Any = SimpleNamespace(run=RunDir(tmp_path / "run"))
+    results._write_thumbnails(session, data, test)
+    assert len(splits.test) == len(list(session.run.thumbnails.iterdir()))
+    monkeypatch.setattr(results, "MOST_THUMBNAILS", 3)
+    results._write_thumbnails(session, data, test)
+    assert {f"{test.hashes[-at]}.jpg" for at in (1, 2, 3)} == {path.name for path in session.run.thumbnails.iterdir()}
 
 
 def test_every_candidate_is_compared_with_the_best(tuned: upcycle.Run) -> None:

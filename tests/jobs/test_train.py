@@ -1,6 +1,8 @@
 """What a run does with the weights it is given."""
 
+import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY
+from upcycle.audit.findings import Audit
 from upcycle.cli import main
+from upcycle.data.dataset import Dataset
 from upcycle.model.weights import sha256
 
 
@@ -44,3 +48,32 @@ def test_a_run_warns_of_what_it_leaves_out(
     assert 0 == trained(photos, tmp_path / "w.ckpt", tmp_path / "run")[0]
     told = f"weights from file {tmp_path}/w.ckpt: left out what is no part of the network (criterion.weight)"
     assert 1 == capsys.readouterr().out.count(f"warning: {told}")
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_resumed_run_looks_for_problems_only_where_its_files_have_changed(
+    photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = shutil.copytree(photos, tmp_path / "data"), tmp_path / "run"
+    assert 0 == trained(data, tiny_weights, out)[0]
+    audit, status = (out / "audit.json").read_bytes(), out / "status.json"
+    audited: list[int] = []
+    module = importlib.import_module("upcycle.jobs.train")
+    real = module.audit_dataset
+
+    def counted(dataset: Dataset) -> Audit:
+        audited.append(len(dataset))
+        return real(dataset)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(module, "audit_dataset", counted)
+
+    def resumed() -> int:
+        status.write_text(json.dumps({**json.loads(status.read_text()), "state": "running"}))
+        return main(["train", "--out", str(out), "--resume"])
+
+    assert 0 == resumed()
+    assert [] == audited
+    assert audit == (out / "audit.json").read_bytes()
+    (data / "train" / "down" / "new.png").write_bytes(b"")  # one that cannot be used changes no split
+    assert 0 == resumed()
+    assert [56] == audited

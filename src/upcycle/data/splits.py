@@ -84,9 +84,7 @@ class Units:
 
     def members(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where in `positions` and `labels` the images of the units `chosen` are, unit by unit."""
-        begins, sizes = self.starts[chosen], np.diff(self.starts)[chosen]
-        before = np.cumsum(sizes) - sizes
-        return np.repeat(begins - before, sizes) + np.arange(sizes.sum())
+        return _members(self.starts[chosen], np.diff(self.starts)[chosen])
 
     def tally(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Images of each class in the units `chosen`."""
@@ -102,20 +100,27 @@ class Units:
         return _columns(self.positions[kept], np.diff(self.starts)[chosen], self.labels[kept], self.classes)
 
 
-def units(index: Index, pool: _Positions, seed: int) -> Units:
-    """The images at `pool` in units, ordered by sha256 of the seed and the unit's smallest content hash."""
-    groups, hashes = components(index)[pool], index.hashes[pool]
-    order = np.lexsort((hashes, groups))
+def units(index: Index, pool: _Positions, seed: int, together: npt.NDArray[np.int32] | None = None) -> Units:
+    """The images at `pool` in units, ordered by sha256 of the seed and the unit's smallest content hash.
+
+    `together`: the `components` of the index, where they are known.
+    """
+    groups, hashes = (components(index) if together is None else together)[pool], index.hashes[pool]
+    alone = bool((np.bincount(groups) <= 1).all())
+    order = np.argsort(groups, kind="stable") if alone else np.lexsort((hashes, groups))
     begins = np.flatnonzero(np.diff(groups[order], prepend=-1))
     sizes = np.diff(begins, append=len(pool))
-    keys = np.array([_key(seed, name) for name in hashes[order[begins]].tolist()], "S64")
-    rank = np.argsort(keys, kind="stable")
-    in_order = _columns(pool[order], sizes, index.labels[pool[order]], len(index.classes))
-    return in_order.take(rank)
+    prefix = b"%d:" % seed
+    keys = [hashlib.sha256(prefix + name).digest() for name in hashes[order[begins]].tolist()]
+    rank = np.argsort(np.array(keys, "S32"), kind="stable")
+    kept = pool[order[_members(begins[rank], sizes[rank])]]
+    return _columns(kept, sizes[rank], index.labels[kept], len(index.classes))
 
 
-def _key(seed: int, smallest: bytes) -> bytes:
-    return hashlib.sha256(b"%d:" % seed + smallest).hexdigest().encode()
+def _members(begins: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """So many places in a row from each of `begins` on."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(begins - before, sizes) + np.arange(sizes.sum())
 
 
 def _columns(positions: _Positions, sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], classes: int) -> Units:
@@ -182,18 +187,22 @@ def split(
     """
     shares = {"test": test_fraction, "val": val_fraction}
     _check_fractions(val_fraction=val_fraction, **({"test_fraction": test_fraction} if test_fraction != 0 else {}))
-    declared = _declared(without_crossing(index) if regroup else index)
-    pool = np.setdiff1d(np.arange(len(index)), np.concatenate(list(declared.values())))
-    together = units(index, pool, seed)
+    groups = components(index)
+    declared = _declared(without_crossing(index) if regroup else index, groups)
+    undeclared = np.ones(len(index), np.bool_)
+    undeclared[np.concatenate(list(declared.values()))] = False
+    pool = np.flatnonzero(undeclared)
+    together = units(index, pool, seed, groups)
     missing = {name: share for name, share in shares.items() if share and not len(declared[name])}
     if missing and (np.diff(together.first) <= len(missing)).any():
         pool, declared["train"] = np.union1d(pool, declared["train"]), pool[:0]
-        together = units(index, pool, seed)
+        together = units(index, pool, seed, groups)
     sides = _draw(together, missing)
     names = [*missing, "train"]
     _check_shared(index, together, sides, {name: names.index(name) for name in ("train", *missing)})
     drawn = {name: together.images(np.flatnonzero(sides == number)) for number, name in enumerate(names)}
-    return Splits(**{name: np.union1d(drawn.get(name, pool[:0]), declared[name]) for name in NAMES})
+    parts = {name: np.concatenate([drawn.get(name, pool[:0]), declared[name]]) for name in NAMES}
+    return Splits(**{name: np.sort(part, kind="stable") for name, part in parts.items()})
 
 
 def split_by(config: Config, index: Index) -> Splits:
@@ -238,9 +247,9 @@ def without_crossing(index: Index) -> Index:
     return replace(index, declared=np.where(spread[together] > 1, "", index.declared))
 
 
-def _declared(index: Index) -> dict[str, _Positions]:
+def _declared(index: Index, groups: npt.NDArray[np.int32]) -> dict[str, _Positions]:
     """Images declared for a split, and undeclared ones of the same group or bytes: they belong on that side."""
-    groups, free, declared = components(index), index.declared == "", {}
+    free, declared = index.declared == "", {}
     for name in ("test", "val", "train"):
         own = index.declared == name
         claimed = free & np.isin(groups, groups[own])
