@@ -9,8 +9,9 @@ OWN := $(PIP) --no-deps --no-build-isolation -e .
 SOURCES := src tests lab
 
 ADAPTERS := pytorch keras optax
+APART := $(ADAPTERS) scale
 
-.PHONY: demo test test-slow test-adapters check format lock audit clean
+.PHONY: demo test test-slow test-adapters test-scale check format lock audit clean
 
 demo: $(VENV)/.demo ## the main job on real photos and weights, nothing downloaded but packages
 	$(BIN)/upcycle demo
@@ -27,6 +28,11 @@ test-adapters: $(ADAPTERS:%=$(VENV)/adapters/%/.test) ## schedules in the loops 
 	KERAS_BACKEND=jax $(VENV)/adapters/keras/bin/python -m pytest tests/adapters
 	KERAS_BACKEND=torch $(VENV)/adapters/keras/bin/python -m pytest tests/adapters
 	$(VENV)/adapters/optax/bin/python -m pytest tests/adapters
+
+test-scale: $(VENV)/adapters/scale/.test ## Ray, S3 and accelerate, on this machine
+	OMP_NUM_THREADS=1 $(VENV)/adapters/scale/bin/python -m pytest $(SCALE)
+
+SCALE := tests/jobs/test_on_ray.py tests/jobs/test_accelerate.py tests/endtoend/test_addresses.py tests/test_remote.py
 
 check: $(VENV)/.check ## format, lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -64,7 +70,7 @@ $(VENV)/.check: $(VENV)/.test requirements/check.txt
 # An adapter's environment has its own packages, and behind them those of the main one: torch and pip are there once.
 SITE = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-$(ADAPTERS:%=$(VENV)/adapters/%/.test): $(VENV)/adapters/%/.test: $(VENV)/.test requirements/adapters-%.txt
+$(APART:%=$(VENV)/adapters/%/.test): $(VENV)/adapters/%/.test: $(VENV)/.test requirements/adapters-%.txt
 	rm -rf $(@D)
 	$(BIN)/python -m venv --without-pip $(@D)
 	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" >"$$($(@D)/bin/python $(SITE))/main.pth"
@@ -90,10 +96,11 @@ lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 	$(LOCK_ADAPTER) --group adapters-pytorch -o requirements/adapters-pytorch.txt
 	$(LOCK_ADAPTER) --extra keras --group adapters-keras -o requirements/adapters-keras.txt
 	$(LOCK_ADAPTER) --extra optax -o requirements/adapters-optax.txt
+	$(LOCK_ADAPTER) --extra scale --group adapters-scale -o requirements/adapters-scale.txt
 
 audit: $(TOOLS)/python ## the pinned versions against the advisories that PyPI knows
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	$(TOOLS)/pip-audit $(foreach file,demo test check $(ADAPTERS:%=adapters-%),--requirement requirements/$(file).txt) --no-deps --disable-pip
+	$(TOOLS)/pip-audit $(foreach file,demo test check $(APART:%=adapters-%),--requirement requirements/$(file).txt) --no-deps --disable-pip
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

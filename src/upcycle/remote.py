@@ -97,6 +97,11 @@ class Address(PosixPath):
         return read(self)
 
     @property
+    def name(self) -> str:
+        """The last part, without what signs it."""
+        return super().name.partition("?")[0]
+
+    @property
     def scheme(self) -> str:
         """What is before the colon."""
         return str(self).partition(":")[0]

@@ -60,24 +60,34 @@ def test_a_prediction_on_ray_needs_a_table(capsys: pytest.CaptureFixture[str]) -
 # ---------------------------------------------------------------- on a cluster
 
 
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[Any]]]:
-    """A cluster of a head without processors and two nodes with one each, and these two."""
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """A cluster of one node without processors."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(upcycle.__file__).parents[1]))
-    room = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **room})
-    try:
-        both = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
-        cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        yield cluster, both
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(Path(upcycle.__file__).parents[1]))
+        room = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **room})
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(head: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """The cluster with two nodes of one processor each, and these two."""
+    both = [head.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+    head.wait_for_nodes()
+    yield head, both
+    for node in both:
+        if node in head.list_all_nodes():
+            head.remove_node(node, allow_graceful=False)
 
 
 @contextlib.contextmanager
@@ -179,9 +189,7 @@ def test_a_prediction_is_that_of_one_machine_though_a_node_dies(
     assert not partial.exists()
 
 
-def test_what_a_killed_prediction_has_written_is_not_computed_again(
-    nodes: tuple[Any, list[Any]], tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_what_a_killed_prediction_has_written_is_not_computed_again(tiny_weights: Path, tmp_path: Path) -> None:
     data = write_classes(tmp_path / "data", {"across": 20, "down": 20})
     run = upcycle.train(
         data, out=tmp_path / "run", arch=TINY, weights=str(tiny_weights), image_size=32, epochs=0, threads=1
@@ -198,10 +206,10 @@ def test_what_a_killed_prediction_has_written_is_not_computed_again(
 
 
 def test_a_node_that_lacks_something_is_named(
-    nodes: tuple[Any, list[Any]], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with on_ray.cluster("ray") as ray:
-        assert 3 == on_ray.check_nodes(ray, photos, tmp_path / "out")
+        assert 1 == on_ray.check_nodes(ray, photos, tmp_path / "out")
         with pytest.raises(DataError, match=r"^the Ray node \S+ does not see /nowhere: give what lies on storage"):
             on_ray.check_nodes(ray, Path("/nowhere"), tmp_path / "out")
         monkeypatch.setattr(on_ray, "versions", lambda: {"upcycle": "9.9"})

@@ -331,7 +331,7 @@ def _json_lines(manifest: Path) -> tuple[list[str], _RowsOf]:
     try:
         read = [json.loads(line) for line in manifest.read_bytes().decode().splitlines() if line.strip()]
         names = list(dict.fromkeys(name for row in read for name in dict(row)))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{shown(manifest)} is not a readable file of JSON lines: {shown(error)}") from error
     return names, lambda _: [[row.get(name) for name in names] for row in read]
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from upcycle.errors import ConfigError, DataError, DecodeError, shown
 from upcycle.jobs.prediction import FILES_AT_ONCE, Frame, Prediction, chunks
+from upcycle.remote import Address, below, is_address, place
 
 STDIN = Path("-")
 """What stands for standard input; a file of that name is ./-."""
@@ -80,7 +81,7 @@ def _attempt(predictor: Predictor, one: Path | Unlisted) -> Frame | str:
     except DecodeError as error:
         return str(error)
     except FileNotFoundError:
-        return "a broken link" if one.is_symlink() else "does not exist"
+        return "a broken link" if not isinstance(one, Address) and one.is_symlink() else "does not exist"
     except (OSError, ValueError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
@@ -96,6 +97,9 @@ def files_of(paths: Iterable[Path]) -> Iterator[Path | Unlisted]:
 
 def _below(path: Path) -> Iterator[Path | Unlisted]:
     """`path` itself where it is no folder; links to folders are followed, but never round a circle."""
+    if is_address(path):
+        yield from _at_address(place(path))
+        return
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(path, frozenset())]
     while waiting:
         at, above = waiting.pop()
@@ -111,6 +115,16 @@ def _below(path: Path) -> Iterator[Path | Unlisted]:
         if here not in above:
             inside = above | {here}
             waiting += [(at / name, inside) for name in names if not _is_left_out(name)]
+
+
+def _at_address(address: Path) -> Iterator[Path | Unlisted]:
+    """The same of an address."""
+    if not address.is_dir():
+        yield address
+        return
+    for name, _ in below(address):
+        if not any(_is_left_out(part) for part in name.split("/")):
+            yield address / name
 
 
 def _is_left_out(name: str) -> bool:
