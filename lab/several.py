@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-OPTIONS = ["--arch", "efficientnet_lite0", "--image-size", "96", "--freeze", "none", "--epochs", "2", "--views", "none"]
+OPTIONS = ["--arch", "tf_efficientnet_lite0", "--image-size", "96", "--freeze", "none", "--epochs", "2", "--views", "none"]
 RESULTS = ("history.jsonl", "evaluation.json", "predictions/test.csv", "predictions/finetune_test.csv")
 
 
