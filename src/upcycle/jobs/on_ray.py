@@ -74,9 +74,17 @@ def check_nodes(ray: Any, data: Path, folder: Path, packages: Sequence[str] = ()
             .remote(str(Path.cwd()), data, marker)
             for node in nodes
         ]
+        reason = "it has none"
         mine = {name: version for name, version in versions().items() if not packages or name in packages}
-        for node, facts in zip(nodes, ray.get(asked), strict=True):
+        answered = 0
+        for node, asking in zip(nodes, asked, strict=True):
             where = f"the Ray node {shown(node.get('NodeManagerHostname') or node['NodeID'])}"
+            try:
+                facts = ray.get(asking)
+            except ray.exceptions.RayError as error:  # it has just gone: others do its work
+                reason = _reason(error)
+                continue
+            answered += 1
             other = next((name for name in mine if facts["versions"].get(name) != mine[name]), None)
             if other:
                 there = facts["versions"].get(other)
@@ -85,11 +93,11 @@ def check_nodes(ray: Any, data: Path, folder: Path, packages: Sequence[str] = ()
                 raise DataError(f"{where} does not see {shown(data)}: give what lies on storage that all nodes share")
             if not facts["folder"]:
                 raise RunError(f"{where} does not see {shown(folder)}: give --out on storage that all nodes share")
-    except ray.exceptions.RayError as error:
-        raise UpcycleError(f"a node of the Ray cluster does not answer ({_reason(error)}): run again") from error
+        if not answered:
+            raise UpcycleError(f"no node of the Ray cluster answers ({reason}): run again")
     finally:
         marker.unlink(missing_ok=True)
-    return len(nodes)
+    return answered
 
 
 def _facts(cwd: str, data: Path, marker: Path) -> dict[str, Any]:
