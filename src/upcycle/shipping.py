@@ -75,7 +75,9 @@ def predict(
         words += ["--out", str(out), *(["--device", device] if device != "auto" else []), *(["--int8"] if int8 else [])]
         words += [*(["--threads", str(threads)] if threads else []), *(["--on", on] if on else [])]
         command, total = shlex.join(words), number_of(paths, listed)
-        with parts_on(on, run, out, int8=int8, device=device, threads=threads) if on else nullcontext() as makers:
+        with (
+            parts_on(on, run, out, int8=int8, device=device, threads=threads, show=aside) if on else nullcontext()
+        ) as makers:
             count, failed = write_predictions(
                 model, files, out, show=aside, total=total, command=command, makers=makers
             )
