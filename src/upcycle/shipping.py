@@ -52,9 +52,9 @@ def predict(
     """
     with importing():
         from upcycle.jobs.files import asked, check_words, files_of, number_of, predict_files
-        from upcycle.jobs.on_ray import parts_on
         from upcycle.jobs.prediction_files import check_out, write_predictions
         from upcycle.jobs.predictor import predictor
+        from upcycle.jobs.ray_prediction import parts_on
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
     check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads", "--on"))

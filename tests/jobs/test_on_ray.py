@@ -16,7 +16,7 @@ import upcycle
 from tests.conftest import TINY, write_classes
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DataError
-from upcycle.jobs import on_ray
+from upcycle.jobs import on_ray, ray_prediction
 from upcycle.reporting.progress import Silent
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
@@ -194,13 +194,13 @@ def test_what_a_killed_prediction_has_written_is_not_computed_again(tiny_weights
     run = upcycle.train(
         data, out=tmp_path / "run", arch=TINY, weights=str(tiny_weights), image_size=32, epochs=0, threads=1
     )
-    work = on_ray.Work(0, tuple(sorted(data.rglob("*.png"))), tmp_path / "000000.parquet")
-    parts = on_ray._Parts(str(tmp_path), run.path, int8=False, device="cpu", threads=1)
+    work = ray_prediction.Work(0, tuple(sorted(data.rglob("*.png"))), tmp_path / "000000.parquet")
+    parts = ray_prediction._Parts(str(tmp_path), run.path, int8=False, device="cpu", threads=1)
     counts = parts._counts(work)
     written = work.place.stat().st_mtime_ns
     assert counts == parts._counts(work)
     assert written == work.place.stat().st_mtime_ns
-    other = on_ray.Work(0, work.paths[::-1], work.place)
+    other = ray_prediction.Work(0, work.paths[::-1], work.place)
     parts._counts(other)
     assert written != work.place.stat().st_mtime_ns
 

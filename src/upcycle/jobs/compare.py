@@ -30,17 +30,7 @@ from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, requested
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError, counted
-from upcycle.jobs.on_ray import (
-    Started,
-    as_they_end,
-    check_nodes,
-    cluster,
-    driver_machine,
-    heard,
-    resources_of,
-    too_large,
-    train_there,
-)
+from upcycle.jobs.on_ray import cluster, driver_machine
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import effective, resolve
@@ -384,35 +374,7 @@ def _trained_here(sweep: Sweep, index: "Index", show: Display) -> Iterator[None]
 
 
 def _trained_on(ray: Any, sweep: Sweep, index: "Index", show: Display) -> Iterator[None]:
-    """Train the cells on the nodes of a Ray cluster, each in a process of its own, and pause once all are done."""
-    from upcycle.data.index_file import index_to_bytes
+    """Train the cells on the nodes of a Ray cluster, and pause once all are done."""
+    from upcycle.jobs.ray_training import trained_on
 
-    grid = sweep.grid
-    nodes = check_nodes(ray, grid.data, grid.out)
-    images, started, told = ray.put(index_to_bytes(index)), Started(grid.out), set[str]()
-    started.remove()  # of a comparison that was killed
-    show.message(f"{counted(nodes, 'node')} of a Ray cluster: {sweep.progress()[1]} runs")
-    for reason in {too_large(ray, resources_of(ray, cell.config)) for cell in sweep.ready()} - {""}:
-        show.warn(reason)
-
-    def arguments(cell: Cell) -> tuple[Any, ...]:
-        return grid.data, dict(cell.options), cell.path, images, driver_machine(cell.config).threads
-
-    def resources(cell: Cell) -> dict[str, float]:
-        return resources_of(ray, cell.config)
-
-    def tell() -> None:
-        for name, node, again in started.new():
-            show.message(f"{name} {'starts again' if again else 'starts'} on {node}")
-
-    try:
-        ends = as_they_end(ray, train_there, sweep.ready, arguments, resources, lambda cell: cell.path, tell)
-        with contextlib.closing(ends):
-            for cell, found in ends:
-                if reason := heard(found, cell, show, told):
-                    sweep.fail(cell, reason, show)
-                done, total, _ = sweep.progress()
-                show.message(f"run {done} of {total} done: {cell}, on {found['node']}")
-    finally:
-        started.remove()
-    yield
+    yield from trained_on(ray, sweep, index, show)

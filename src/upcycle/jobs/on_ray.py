@@ -1,41 +1,27 @@
-"""Work that Ray spreads over the nodes of a cluster: trainings of a comparison, parts of a large prediction.
+"""Work that Ray spreads over the nodes of a cluster: what all such jobs share.
 
 Ray starts processes, gives each its processors or a GPU, and starts what a dead node had again. What they read and
 write lies on storage that all nodes see; a training that is started again resumes from its last checkpoint.
 """
 
 import contextlib
-import hashlib
-import logging
 import os
 import platform
-import shutil
-import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upcycle.bundle.description import is_bundle
-from upcycle.config import Config, expanded
+from upcycle.config import Config
 from upcycle.device import Hardware, detect, version, versions
-from upcycle.errors import ConfigError, DataError, RunError, StorageError, UpcycleError, counted, shown
-from upcycle.jobs.files import Unlisted
-from upcycle.jobs.prediction_files import Counts, Makers, Work, path_of, write_part
-from upcycle.jobs.predictor import predictor
-from upcycle.reporting.progress import Display, Silent
-from upcycle.rundir import is_locked, read_json, write_json, write_text
+from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, counted, shown
+from upcycle.reporting.progress import Silent
 
 RETRIES = 3
 """How often what a dead node had is started again."""
 ANSWER = 120.0
 """Seconds that a node may take to say what it has: Ray starts a process there."""
-PATIENCE = 60.0
-"""Seconds that a lost node's process may still be at work: it ends soon after it has lost its node."""
 _MARKER = ".seen-by-all-nodes"
-_STARTED = ".started"
-_PREDICTING = ("upcycle", "numpy", "Pillow", "onnxruntime")
-"""Packages that decide what an export predicts."""
 _Item = TypeVar("_Item")
 
 
@@ -126,7 +112,7 @@ def _asked(ray: Any, question: Callable[..., Any], *arguments: Any) -> Iterator[
         try:
             found = ray.get(asking, timeout=max(until - time.monotonic(), 1.0))
         except ray.exceptions.RayError as error:  # it has just gone: others do its work
-            reason = _reason(error)
+            reason = reason_of(error)
             continue
         answered = True
         yield f"the Ray node {shown(names.get(node, node))}", found
@@ -215,7 +201,7 @@ def as_they_end(
             try:
                 yield item, ray.get(ended[0])
             except ray.exceptions.RayError as error:
-                raise UpcycleError(f"Ray could not run it on any node ({_reason(error)}): run again") from error
+                raise UpcycleError(f"Ray could not run it on any node ({reason_of(error)}): run again") from error
     finally:
         for one in running:
             ray.cancel(one)
@@ -230,12 +216,10 @@ def _quietly(cwd: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What Ray says of an error, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shown((lines or [type(error).__name__])[0])[:200]
-
-
-# ---------------------------------------------------------------- a training
 
 
 class Noted(Silent):
@@ -247,155 +231,3 @@ class Noted(Silent):
     def warn(self, text: str) -> None:
         """Keep it."""
         self.warnings.append(text)
-
-
-def train_there(data: Path, options: dict[str, object], out: Path, index: bytes, threads: int) -> dict[str, Any]:
-    """Train or resume the run `out`: where that was, why it failed ("" if it did not), and its warnings."""
-    from upcycle.data.index_file import index_from_bytes
-    from upcycle.jobs.start import begin
-    from upcycle.jobs.train import run_training
-
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray says one for each processor it gave
-    noted, failed, kind = Noted(), "", ""
-    until = time.monotonic() + PATIENCE
-    while is_locked(out) and time.monotonic() < until:  # by a process whose node is lost
-        time.sleep(0.5)
-    try:
-        write_text(out.parent.parent / _STARTED / out.name, socket.gethostname())
-        run_training(begin(data, options, out=out, resume=True), noted, index=index_from_bytes(index))
-    except StorageError as error:
-        failed, kind = str(error), "storage"
-    except UpcycleError as error:
-        failed = str(error)
-    except Exception as error:  # whatever stops one run is reported beside the others
-        failed = f"{type(error).__name__}: {error}"
-    return {"node": socket.gethostname(), "failed": failed, "kind": kind, "warnings": noted.warnings}
-
-
-class Started:
-    """Which runs have started on which node, told by a file each on the storage that all nodes share."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / _STARTED
-        self._told: dict[str, int] = {}
-
-    def new(self) -> Iterator[tuple[str, str, bool]]:
-        """Run, node, and whether it had started before, of those that have started since this was asked."""
-        with contextlib.suppress(OSError):
-            for file in sorted(self.folder.iterdir()):
-                at = file.stat().st_mtime_ns
-                if self._told.get(file.name) != at and not file.name.startswith("."):
-                    yield file.name, shown(file.read_text(encoding="utf-8")), file.name in self._told
-                    self._told[file.name] = at
-
-    def remove(self) -> None:
-        """Remove the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def heard(found: dict[str, Any], name: object, show: Display, before: set[str]) -> str:
-    """Tell what a training has said, but for warnings that were told `before`; why it failed.
-
-    StorageError for what would stop all of them.
-    """
-    for line in found["warnings"]:
-        if line not in before:
-            show.warn(f"{name}: {line}")
-            before.add(line)
-    if found["kind"] == "storage":
-        raise StorageError(found["failed"])
-    return str(found["failed"])
-
-
-# ---------------------------------------------------------------- parts of a prediction
-
-
-@contextlib.contextmanager
-def parts_on(
-    on: str, run: Path, out: Path, *, int8: bool, device: str, threads: int, show: Display
-) -> Iterator[Makers]:
-    """What writes the parts of the table `out` on the nodes of a cluster, by Ray Data.
-
-    Each process holds the model, computes with so many threads and takes part after part. A part that was written
-    whole before is not computed again.
-    """
-    with cluster(on) as ray:
-        from ray import data
-
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-        def makers(work: Iterator[Work], told: Callable[[int], None]) -> Iterator[tuple[int, Counts]]:
-            rows = [_row(one) for one in work]
-            if not rows:
-                return
-            packages = _PREDICTING if is_bundle(expanded(run)) else ()
-            check_nodes(ray, run, out.with_name(f"{out.name}.partial"), packages)
-            if reason := too_large(ray, {"num_cpus": threads}):
-                show.warn(reason)
-            here = str(Path.cwd())
-
-            class Parts(_Parts):  # whose arguments go where it goes, however often Ray starts it again
-                def __init__(self) -> None:
-                    super().__init__(here, run, int8=int8, device=device, threads=threads)
-
-            most = max(1, at_once(ray, {"num_cpus": threads}))
-            parts = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                Parts,
-                batch_size=1,
-                concurrency=(1, min(most, len(rows))),
-                num_cpus=threads,
-            )
-            try:
-                for row in parts.iter_rows():
-                    counts = Counts(*(int(row[name]) for name in Counts._fields))
-                    told(counts.files)
-                    yield int(row["number"]), counts
-            except ray.exceptions.RayError as error:
-                raise UpcycleError(f"Ray could not predict it on any node ({_reason(error)}): run again") from error
-
-        yield makers
-
-
-def _row(work: Work) -> dict[str, Any]:
-    """A part as Ray Data holds it: names of files are any bytes."""
-    paths = [os.fsencode(path_of(one)) for one in work.paths]
-    reasons = [one.reason if isinstance(one, Unlisted) else "" for one in work.paths]
-    return {"number": work.number, "place": os.fsencode(work.place), "paths": paths, "reasons": reasons}
-
-
-class _Parts:
-    """A process of Ray Data with the model."""
-
-    def __init__(self, cwd: str, run: Path, *, int8: bool, device: str, threads: int) -> None:
-        with contextlib.suppress(OSError):
-            os.chdir(cwd)
-        self.model = predictor(run, int8=int8, threads=threads, device=device, show=Silent())
-
-    def __call__(self, rows: dict[str, Any]) -> dict[str, list[int]]:
-        """Write the parts of some rows; their numbers and counts."""
-        found: dict[str, list[int]] = {"number": [], **{name: [] for name in Counts._fields}}
-        for number, place, names, reasons in zip(
-            *(rows[name] for name in ("number", "place", "paths", "reasons")), strict=True
-        ):
-            paths = [Path(os.fsdecode(name)) for name in names]
-            some = [Unlisted(path, why) if why else path for path, why in zip(paths, reasons, strict=True)]
-            counts = self._counts(Work(int(number), some, Path(os.fsdecode(place))))
-            for name, value in {"number": int(number), **counts._asdict()}.items():
-                found[name].append(value)
-        return found
-
-    def _counts(self, work: Work) -> Counts:
-        """The counts of a part: as they were noted when it was written, or once it is now."""
-        beside = work.place.with_suffix(".json")
-        digest = hashlib.sha256(self.model.fingerprint().encode())
-        digest.update(b"".join(os.fsencode(path_of(one)) + b"\0" for one in work.paths))
-        if beside.exists() and work.place.exists():
-            with contextlib.suppress(RunError, KeyError, TypeError):
-                known = read_json(beside)
-                if known["of"] == digest.hexdigest():
-                    return Counts(*(int(known[name]) for name in Counts._fields))
-        counts = write_part(self.model, work)
-        write_json(beside, {"of": digest.hexdigest(), **counts._asdict()})
-        return counts
