@@ -24,7 +24,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-OPTIONS = ["--arch", "tf_efficientnet_lite0", "--image-size", "96", "--freeze", "none", "--epochs", "2", "--views", "none"]
+OPTIONS = [
+    "--arch",
+    "tf_efficientnet_lite0",
+    "--image-size",
+    "96",
+    "--freeze",
+    "none",
+    "--epochs",
+    "2",
+    "--views",
+    "none",
+]
 RESULTS = ("history.jsonl", "evaluation.json", "predictions/test.csv", "predictions/finetune_test.csv")
 
 
@@ -104,7 +115,7 @@ def workers(starter: int) -> list[int]:
 
 
 def kills(data: str, folder: Path, *, wanted: int = 20, seed: int = 0) -> Iterator[dict[str, Any]]:
-    options = ["--exact-shards", "2", "--checkpoint-every", "0.5", "--epochs", "4"]
+    options = ["--exact-shards", "2", "--checkpoint-every", "0.5", "--epochs", "6"]
     own = [word for word in OPTIONS if word not in ("--epochs", "2")]
     plain, out = folder / "undisturbed", folder / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -120,7 +131,7 @@ def kills(data: str, folder: Path, *, wanted: int = 20, seed: int = 0) -> Iterat
     reader.start()
     done: list[int] = []
     while process.poll() is None and len(done) < wanted:
-        time.sleep(drawn.uniform(4, 12))
+        _await_progress(process, out, drawn)
         try:
             rank = drawn.randrange(2)
             os.kill(workers(process.pid)[rank], signal.SIGKILL)
@@ -130,6 +141,8 @@ def kills(data: str, folder: Path, *, wanted: int = 20, seed: int = 0) -> Iterat
         print(f"kill {len(done)} of rank {rank}", file=sys.stderr, flush=True)
     process.wait()
     reader.join(10)
+    if process.returncode:
+        print("".join(said[-60:]), file=sys.stderr)
     yield {
         "kills": len(done),
         "of rank 0": done.count(0),
@@ -137,6 +150,20 @@ def kills(data: str, folder: Path, *, wanted: int = 20, seed: int = 0) -> Iterat
         "exit code": process.returncode,
         "same bits": digests(plain) == digests(out),
     }
+
+
+def _await_progress(process: "subprocess.Popen[str]", out: Path, drawn: random.Random) -> None:
+    """Three times of four until there is a checkpoint newer than now, then a moment; else a moment of the start."""
+    if drawn.random() < 0.25:
+        time.sleep(drawn.uniform(1, 10))
+        return
+    began = time.time()
+    while process.poll() is None and time.time() < began + 120:
+        states = list((out / "checkpoints" / "last").glob("*.safetensors"))
+        if any(state.stat().st_mtime > began for state in states if state.exists()):
+            break
+        time.sleep(0.05)
+    time.sleep(drawn.uniform(0, 2))
 
 
 def speed(data: str, folder: Path, *, turns: int = 3) -> Iterator[dict[str, Any]]:
