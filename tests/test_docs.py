@@ -54,11 +54,17 @@ OTHERS = (
     "int8",
     "batch",
     "public",
+    "on",
 )
 """Options of the other commands."""
+ELSEWHERE = (
+    *("nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "max-restarts", "nodes", "ntasks-per-node"),
+    *("gpus-per-task", "multi_gpu"),
+)
+"""Options of torchrun, Slurm and accelerate, which start a training in several processes."""
 JOB_OPTIONS = ("out", "resume", "dry-run", "config", "deadline", "plan")
 """Options of `upcycle train` that are no part of a configuration."""
-LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 15_300
+LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 16_400
 
 
 def text_of(page: Path) -> str:
@@ -123,7 +129,7 @@ def test_the_options_of_the_other_commands_are_documented(option: str) -> None:
 
 def test_no_option_is_documented_that_does_not_exist() -> None:
     others = {*OTHERS, "help", "no-lr-adapt", "no-fold-bn", "no-probe", "no-refit", "no-commands"}
-    known = {name.replace("_", "-") for name in (*Config.model_fields, *JOB_OPTIONS)} | others
+    known = {name.replace("_", "-") for name in (*Config.model_fields, *JOB_OPTIONS)} | others | {*ELSEWHERE, "multi"}
     assert set() == set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", re.sub(r"<!--.*?-->", "", prose()))) - known
 
 

@@ -95,7 +95,7 @@ def test_a_store_that_is_gone_for_a_while_is_asked_again(tmp_path: Path) -> None
         assert 3 == len(web.asked)
         web.refused = 99
         with pytest.raises(
-            DataError, match=r"^http://127\.0\.0\.1:\d+/1\.png does not answer \(503.*go on with --resume$"
+            DataError, match=r"^http://127\.0\.0\.1:\d+/1\.png does not answer \(503.*resume with --resume$"
         ):
             read(place(f"{web.address}/1.png"))
     with pytest.raises(DataError, match=r"does not answer \("):

@@ -166,7 +166,7 @@ def asked(address: Path, question: Callable[[Any, str], _Found]) -> _Found:
             _explain(address, error)
             if pause is None:
                 raise DataError(
-                    f"{shown(address)} does not answer ({_reason(error)}): what is done is kept, go on with --resume"
+                    f"{shown(address)} does not answer ({_reason(error)}): what is done is kept: resume with --resume"
                 ) from error
             time.sleep(pause)
     raise AssertionError

@@ -1,5 +1,6 @@
 """The choosing job: which backbone suits these images, before a training; and `--arch auto` of train."""
 
+import contextlib
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +24,11 @@ from upcycle.errors import ConfigError, RunError, UpcycleError, counted, shown
 from upcycle.evaluation.metrics import measure
 from upcycle.jobs.clock import parse_duration
 from upcycle.jobs.entrants import Entrant, absent, at_hand, named
+from upcycle.jobs.on_ray import cluster, driver_machine
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.probe import features_of, learned_from
 from upcycle.jobs.race import Course, Race, Racer, drawn
+from upcycle.jobs.ray_race import candidates_on
 from upcycle.jobs.resume import check_place
 from upcycle.jobs.start import Start, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.model.sources import resolve_arch
@@ -51,14 +54,16 @@ def choose(
     within: str | None = None,
     candidates: Sequence[str] | None = None,
     out: Path | str | None = None,
+    on: str | None = None,
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Selection:
     """Race backbones on a part of `data` by linear probes, and say which to train.
 
     `candidates` are ARCH or ARCH=FILE, else those of a short list whose weights are at hand; `within` is a budget such
-    as "5m". Writes choice.json and a page. `options` are those of `upcycle choose --help`. The test images are not
-    decoded. Raises an UpcycleError with one line.
+    as "5m". `on`: "ray" computes on the nodes of a Ray cluster, all candidates at once. Writes choice.json and a page.
+    `options` are those of `upcycle choose --help`. The test images are not decoded. Raises an UpcycleError with one
+    line.
     """
     started = time.monotonic()
     show, named_out, data = show or default_show(), path_or_none(out, "one folder"), expanded(data, IMAGES)
@@ -85,8 +90,10 @@ def choose(
         if candidates is None and (others := absent(entrants)):
             listed = ", ".join(f"{one.name} ({one.megabytes} MB)" for one in others)
             show.message(f"not at hand, so not raced: {listed}; --candidates downloads what it names")
-        index = read_index(data, config, machine_of(config), show)
-        found = _raced(index, config, show, entrants, within=budget, started=started)
+        with cluster(on) if on else contextlib.nullcontext() as ray:
+            index = read_index(data, config, (driver_machine if ray else machine_of)(config), show)
+            place = (ray, data, folder) if ray else None
+            found = _raced(index, config, show, entrants, within=budget, started=started, place=place)
         made = found.selection
         words = ["upcycle", "choose", str(data), *(["--within", within] if within else [])]
         words += ["--candidates", ",".join(candidates)] if candidates is not None else []
@@ -157,14 +164,26 @@ class _Raced:
     winner: Racer
     index: Index
     deadline: float | None
+    here: bool = True
+    """Whether its networks are in this process."""
 
 
 @machines.restored()
 def _raced(
-    index: Index, config: Config, show: Display, entrants: Sequence[Entrant], *, within: float | None, started: float
+    index: Index,
+    config: Config,
+    show: Display,
+    entrants: Sequence[Entrant],
+    *,
+    within: float | None,
+    started: float,
+    place: tuple[Any, Path, Path] | None = None,
 ) -> _Raced:
-    """What a race among the entrants finds, `within` seconds since `started`."""
-    machine = machine_of(config)
+    """What a race among the entrants finds, `within` seconds since `started`.
+
+    `place`: a Ray cluster where they compute, and the images and the folder that its nodes see.
+    """
+    machine = (driver_machine if place else machine_of)(config)
     machines.apply(machine, config.seed)
 
     def raced(index: Index) -> npt.NDArray[np.int64]:
@@ -178,10 +197,12 @@ def _raced(
         f"training images, {counted(len(course.val), 'validation image')}"
     )
     deadline = None if within is None else started + within
-    racers, failed = Race(course, config, machine, show, deadline).run(entrants)
+    ray, data, out = place or (None, Path(), Path())
+    elsewhere = candidates_on(ray, data, out, course, config, show) if ray else None
+    racers, failed = Race(course, config, machine, show, deadline, elsewhere).run(entrants)
     selection = _selection(racers, course, config, tuple(failed), within)
     winner = next(racer for racer in racers if racer.name == selection.winner)
-    return _Raced(selection, winner, decodable, deadline)
+    return _Raced(selection, winner, decodable, deadline, here=not ray)
 
 
 def _decodable(
@@ -241,6 +262,8 @@ def _begin_training(found: _Raced, config: Config, show: Display) -> None:
 def _unfit(found: _Raced, needed: float) -> str:
     """Why features that need so many seconds are not computed; "" if they are."""
     winner = found.winner
+    if not found.here:
+        return "the race ran on a Ray cluster"
     if winner.model is None:
         return f"{winner.name} had left the race ({winner.dropped})"
     if found.deadline is None:

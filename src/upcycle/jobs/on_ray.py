@@ -7,6 +7,8 @@ write lies on storage that all nodes see; a training that is started again resum
 import contextlib
 import os
 import platform
+import re
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,14 +47,22 @@ def cluster(on: str) -> Iterator[Any]:
     address = on if on.startswith("ray://") else os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(f"no Ray cluster answers at {address or 'this machine'} ({reason})") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """OSError where nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)/?", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
 
 
 def check_nodes(ray: Any, data: Path, folder: Path, packages: Sequence[str] = ()) -> int:
