@@ -123,6 +123,7 @@ def choose(
     within: str | None = None,
     candidates: str | None = None,
     out: Path | None = None,
+    on: str | None = None,
     options: ChooseOptions = NO_OPTIONS,
 ) -> Result:
     """Race backbones on a part of the images, and say which to train.
@@ -137,12 +138,16 @@ def choose(
         Architectures with commas between, ARCH or ARCH=FILE; left out, those of a short list with weights at hand.
     out
         The folder of choice.json and choice.html; left out, runs/NAME-choose-N.
+    on
+        ray: each candidate on a node of a Ray cluster; ray://HOST:PORT: of that one.
     """
     from upcycle.jobs.choose import choose as run_choose
 
     words = None if candidates is None else candidates.split(",")
     with telling() as show:
-        return run_choose(data, within=within, candidates=words, out=out, show=show, **given(options, None)).to_dict
+        return run_choose(
+            data, within=within, candidates=words, out=out, on=on, show=show, **given(options, None)
+        ).to_dict
 
 
 @with_json

@@ -90,9 +90,7 @@ def test_an_address_that_is_gone_for_long_stops_a_run_that_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(remote, "asked", failing)
-        with pytest.raises(
-            DataError, match=r"does not answer \(nobody answers\): what is done is kept: resume"
-        ):
+        with pytest.raises(DataError, match=r"does not answer \(nobody answers\): what is done is kept: resume"):
             upcycle.train(in_memory, **place, **options)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert "failed" == status["state"]

@@ -1,8 +1,9 @@
 """The choosing job: which backbone suits these images, before a training; and `--arch auto` of train."""
 
+import contextlib
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,9 +24,11 @@ from upcycle.errors import ConfigError, RunError, UpcycleError, counted, shown
 from upcycle.evaluation.metrics import measure
 from upcycle.jobs.clock import parse_duration
 from upcycle.jobs.entrants import Entrant, absent, at_hand, named
+from upcycle.jobs.on_ray import check_nodes, cluster
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.probe import features_of, learned_from
 from upcycle.jobs.race import Course, Race, Racer, drawn
+from upcycle.jobs.ray_race import RayRace
 from upcycle.jobs.resume import check_place
 from upcycle.jobs.start import Start, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.model.sources import resolve_arch
@@ -51,6 +54,7 @@ def choose(
     within: str | None = None,
     candidates: Sequence[str] | None = None,
     out: Path | str | None = None,
+    on: str | None = None,
     show: Display | None = None,
     **options: Unpack[TrainOptions],
 ) -> Selection:
@@ -58,7 +62,7 @@ def choose(
 
     `candidates` are ARCH or ARCH=FILE, else those of a short list whose weights are at hand; `within` is a budget such
     as "5m". Writes choice.json and a page. `options` are those of `upcycle choose --help`. The test images are not
-    decoded. Raises an UpcycleError with one line.
+    decoded. `on`: "ray" has each candidate run on a node of a Ray cluster. Raises an UpcycleError with one line.
     """
     started = time.monotonic()
     show, named_out, data = show or default_show(), path_or_none(out, "one folder"), expanded(data, IMAGES)
@@ -86,9 +90,11 @@ def choose(
             listed = ", ".join(f"{one.name} ({one.megabytes} MB)" for one in others)
             show.message(f"not at hand, so not raced: {listed}; --candidates downloads what it names")
         index = read_index(data, config, machine_of(config), show)
-        found = _raced(index, config, show, entrants, within=budget, started=started)
+        with _placed(on, data, folder) as ray:
+            found = _raced(index, config, show, entrants, within=budget, started=started, ray=ray)
         made = found.selection
         words = ["upcycle", "choose", str(data), *(["--within", within] if within else [])]
+        words += ["--on", on] if on else []
         words += ["--candidates", ",".join(candidates)] if candidates is not None else []
         made = replace(
             made,
@@ -114,6 +120,17 @@ def choose(
                 raise
             show.warn("features for the training were not computed: out of memory")
         return made
+
+
+@contextlib.contextmanager
+def _placed(on: str | None, data: Path, folder: Path) -> Iterator[Any]:
+    """Ray, where candidates run on its nodes, which see the images; else None."""
+    if on is None:
+        yield None
+        return
+    with cluster(on) as ray:
+        check_nodes(ray, data, folder)
+        yield ray
 
 
 def _training(data: Path, best: Candidate, given: dict[str, Any]) -> str:
@@ -161,9 +178,16 @@ class _Raced:
 
 @machines.restored()
 def _raced(
-    index: Index, config: Config, show: Display, entrants: Sequence[Entrant], *, within: float | None, started: float
+    index: Index,
+    config: Config,
+    show: Display,
+    entrants: Sequence[Entrant],
+    *,
+    within: float | None,
+    started: float,
+    ray: Any = None,
 ) -> _Raced:
-    """What a race among the entrants finds, `within` seconds since `started`."""
+    """What a race among the entrants finds, `within` seconds since `started`; on the nodes of a cluster with `ray`."""
     machine = machine_of(config)
     machines.apply(machine, config.seed)
 
@@ -178,7 +202,8 @@ def _raced(
         f"training images, {counted(len(course.val), 'validation image')}"
     )
     deadline = None if within is None else started + within
-    racers, failed = Race(course, config, machine, show, deadline).run(entrants)
+    running = (course, config, machine, show, deadline)
+    racers, failed = (RayRace(*running, ray) if ray else Race(*running)).run(entrants)
     selection = _selection(racers, course, config, tuple(failed), within)
     winner = next(racer for racer in racers if racer.name == selection.winner)
     return _Raced(selection, winner, decodable, deadline)
@@ -242,7 +267,7 @@ def _unfit(found: _Raced, needed: float) -> str:
     """Why features that need so many seconds are not computed; "" if they are."""
     winner = found.winner
     if winner.model is None:
-        return f"{winner.name} had left the race ({winner.dropped})"
+        return f"{winner.name} had left the race ({winner.dropped})" if winner.dropped else "it ran on another node"
     if found.deadline is None:
         return f"about {clock(needed)}: give --within to allow that" if needed > UNASKED else ""
     left = found.deadline - time.monotonic()
