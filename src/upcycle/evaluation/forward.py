@@ -28,8 +28,8 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.results import Predictions
-from upcycle.model.folding import folded_once
 from upcycle.model.checkpoint import forget_made
+from upcycle.model.folding import folded_once
 from upcycle.model.network import ModelSpec, Network
 from upcycle.rundir import replacing
 from upcycle.task import Logits
