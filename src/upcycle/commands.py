@@ -139,7 +139,7 @@ def choose(
     out
         The folder of choice.json and choice.html; left out, runs/NAME-choose-N.
     on
-        ray: each candidate on a node of a Ray cluster; ray://HOST:PORT: of that one.
+        ray: compute on the nodes of a Ray cluster, all candidates at once; ray://HOST:PORT: of that one.
     """
     from upcycle.jobs.choose import choose as run_choose
 

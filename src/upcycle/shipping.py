@@ -52,9 +52,9 @@ def predict(
     """
     with importing():
         from upcycle.jobs.files import asked, check_words, files_of, number_of, predict_files
-        from upcycle.jobs.on_ray import parts_on
         from upcycle.jobs.prediction_files import check_out, write_predictions
         from upcycle.jobs.predictor import predictor
+        from upcycle.jobs.ray_prediction import parts_on
         from upcycle.reporting.progress import Standard, Terminal, console_of
 
     check_words(paths, ("--list", "--out", "--json", "--int8", "--device", "--threads", "--on"))
@@ -75,7 +75,9 @@ def predict(
         words += ["--out", str(out), *(["--device", device] if device != "auto" else []), *(["--int8"] if int8 else [])]
         words += [*(["--threads", str(threads)] if threads else []), *(["--on", on] if on else [])]
         command, total = shlex.join(words), number_of(paths, listed)
-        with parts_on(on, run, out, int8=int8, device=device, threads=threads) if on else nullcontext() as makers:
+        with (
+            parts_on(on, run, out, int8=int8, device=device, threads=threads, show=aside) if on else nullcontext()
+        ) as makers:
             count, failed = write_predictions(
                 model, files, out, show=aside, total=total, command=command, makers=makers
             )

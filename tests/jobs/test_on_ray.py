@@ -1,11 +1,7 @@
 """Trainings and predictions on the nodes of a Ray cluster: two on this machine, one of them killed."""
 
-import contextlib
 import json
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +12,14 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 
 import upcycle
+from tests.clusters import Listening, killing, plain
 from tests.conftest import TINY, write_classes
 from upcycle.cli import main
 from upcycle.errors import ConfigError, DataError
-from upcycle.jobs import on_ray
+from upcycle.jobs import on_ray, ray_prediction
 from upcycle.reporting.progress import Silent
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
-CLOCKS = ("seconds", "tuning_seconds", "minutes", "created", "command", "path")
-"""Values of comparison.json that tell of clocks, and of its own place."""
-
-
-class Listening(Silent):
-    """Keeps the lines that are told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
 
 
 def test_without_ray_the_command_says_what_to_install(
@@ -61,68 +43,6 @@ def test_a_prediction_on_ray_needs_a_table(capsys: pytest.CaptureFixture[str]) -
 
 
 # ---------------------------------------------------------------- on a cluster
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Any]:
-    """A cluster of one node without processors."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(upcycle.__file__).parents[1]))
-        room = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **room})
-        patch.setenv("RAY_ADDRESS", cluster.address)
-        try:
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-
-
-@pytest.fixture
-def nodes(head: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """The cluster with two nodes of one processor each, and these two."""
-    both = [head.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
-    head.wait_for_nodes()
-    yield head, both
-    for node in both:
-        if node in head.list_all_nodes():
-            head.remove_node(node, allow_graceful=False)
-
-
-@contextlib.contextmanager
-def killing(nodes: tuple[Any, list[Any]], when: Callable[[], bool]) -> Iterator[list[float]]:
-    """Kill one of the nodes as soon as `when` holds; when that was."""
-    killed: list[float] = []
-    over = threading.Event()
-
-    def wait() -> None:
-        while not over.is_set():
-            if when():
-                nodes[0].remove_node(nodes[1][0], allow_graceful=False)
-                killed.append(time.time())
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join(30)
-
-
-def plain(value: Any, *, without: Path) -> Any:
-    """A comparison without clock values and its own place."""
-    if isinstance(value, dict):
-        return {name: plain(one, without=without) for name, one in value.items() if name not in CLOCKS}
-    if isinstance(value, list):
-        return [plain(one, without=without) for one in value]
-    return value.replace(str(without), "OUT") if isinstance(value, str) else value
 
 
 def test_a_comparison_is_that_of_one_machine_though_a_node_dies(
@@ -197,13 +117,13 @@ def test_what_a_killed_prediction_has_written_is_not_computed_again(tiny_weights
     run = upcycle.train(
         data, out=tmp_path / "run", arch=TINY, weights=str(tiny_weights), image_size=32, epochs=0, threads=1
     )
-    work = on_ray.Work(0, tuple(sorted(data.rglob("*.png"))), tmp_path / "000000.parquet")
-    parts = on_ray._Parts(str(tmp_path), run.path, int8=False, device="cpu", threads=1)
+    work = ray_prediction.Work(0, tuple(sorted(data.rglob("*.png"))), tmp_path / "000000.parquet")
+    parts = ray_prediction._Parts(str(tmp_path), run.path, int8=False, device="cpu", threads=1)
     counts = parts._counts(work)
     written = work.place.stat().st_mtime_ns
     assert counts == parts._counts(work)
     assert written == work.place.stat().st_mtime_ns
-    other = on_ray.Work(0, work.paths[::-1], work.place)
+    other = ray_prediction.Work(0, work.paths[::-1], work.place)
     parts._counts(other)
     assert written != work.place.stat().st_mtime_ns
 

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,11 +24,11 @@ from upcycle.errors import ConfigError, RunError, UpcycleError, counted, shown
 from upcycle.evaluation.metrics import measure
 from upcycle.jobs.clock import parse_duration
 from upcycle.jobs.entrants import Entrant, absent, at_hand, named
-from upcycle.jobs.on_ray import check_nodes, cluster
+from upcycle.jobs.on_ray import cluster, driver_machine
 from upcycle.jobs.prepare import machine_of, read_index
 from upcycle.jobs.probe import features_of, learned_from
 from upcycle.jobs.race import Course, Race, Racer, drawn
-from upcycle.jobs.ray_race import RayRace
+from upcycle.jobs.ray_race import candidates_on
 from upcycle.jobs.resume import check_place
 from upcycle.jobs.start import Start, free, name_of, removed_unless_started, reserve, spelled
 from upcycle.model.sources import resolve_arch
@@ -61,8 +61,9 @@ def choose(
     """Race backbones on a part of `data` by linear probes, and say which to train.
 
     `candidates` are ARCH or ARCH=FILE, else those of a short list whose weights are at hand; `within` is a budget such
-    as "5m". Writes choice.json and a page. `options` are those of `upcycle choose --help`. The test images are not
-    decoded. `on`: "ray" has each candidate run on a node of a Ray cluster. Raises an UpcycleError with one line.
+    as "5m". `on`: "ray" computes on the nodes of a Ray cluster, all candidates at once. Writes choice.json and a page.
+    `options` are those of `upcycle choose --help`. The test images are not decoded. Raises an UpcycleError with one
+    line.
     """
     started = time.monotonic()
     show, named_out, data = show or default_show(), path_or_none(out, "one folder"), expanded(data, IMAGES)
@@ -89,12 +90,12 @@ def choose(
         if candidates is None and (others := absent(entrants)):
             listed = ", ".join(f"{one.name} ({one.megabytes} MB)" for one in others)
             show.message(f"not at hand, so not raced: {listed}; --candidates downloads what it names")
-        index = read_index(data, config, machine_of(config), show)
-        with _placed(on, data, folder) as ray:
-            found = _raced(index, config, show, entrants, within=budget, started=started, ray=ray)
+        with cluster(on) if on else contextlib.nullcontext() as ray:
+            index = read_index(data, config, (driver_machine if ray else machine_of)(config), show)
+            place = (ray, data, folder) if ray else None
+            found = _raced(index, config, show, entrants, within=budget, started=started, place=place)
         made = found.selection
         words = ["upcycle", "choose", str(data), *(["--within", within] if within else [])]
-        words += ["--on", on] if on else []
         words += ["--candidates", ",".join(candidates)] if candidates is not None else []
         made = replace(
             made,
@@ -120,17 +121,6 @@ def choose(
                 raise
             show.warn("features for the training were not computed: out of memory")
         return made
-
-
-@contextlib.contextmanager
-def _placed(on: str | None, data: Path, folder: Path) -> Iterator[Any]:
-    """Ray, where candidates run on its nodes, which see the images; else None."""
-    if on is None:
-        yield None
-        return
-    with cluster(on) as ray:
-        check_nodes(ray, data, folder)
-        yield ray
 
 
 def _training(data: Path, best: Candidate, given: dict[str, Any]) -> str:
@@ -174,6 +164,8 @@ class _Raced:
     winner: Racer
     index: Index
     deadline: float | None
+    here: bool = True
+    """Whether its networks are in this process."""
 
 
 @machines.restored()
@@ -185,10 +177,13 @@ def _raced(
     *,
     within: float | None,
     started: float,
-    ray: Any = None,
+    place: tuple[Any, Path, Path] | None = None,
 ) -> _Raced:
-    """What a race among the entrants finds, `within` seconds since `started`; on the nodes of a cluster with `ray`."""
-    machine = machine_of(config)
+    """What a race among the entrants finds, `within` seconds since `started`.
+
+    `place`: a Ray cluster where they compute, and the images and the folder that its nodes see.
+    """
+    machine = (driver_machine if place else machine_of)(config)
     machines.apply(machine, config.seed)
 
     def raced(index: Index) -> npt.NDArray[np.int64]:
@@ -202,11 +197,12 @@ def _raced(
         f"training images, {counted(len(course.val), 'validation image')}"
     )
     deadline = None if within is None else started + within
-    running = (course, config, machine, show, deadline)
-    racers, failed = (RayRace(*running, ray) if ray else Race(*running)).run(entrants)
+    ray, data, out = place or (None, Path(), Path())
+    elsewhere = candidates_on(ray, data, out, course, config, show) if ray else None
+    racers, failed = Race(course, config, machine, show, deadline, elsewhere).run(entrants)
     selection = _selection(racers, course, config, tuple(failed), within)
     winner = next(racer for racer in racers if racer.name == selection.winner)
-    return _Raced(selection, winner, decodable, deadline)
+    return _Raced(selection, winner, decodable, deadline, here=not ray)
 
 
 def _decodable(
@@ -266,8 +262,10 @@ def _begin_training(found: _Raced, config: Config, show: Display) -> None:
 def _unfit(found: _Raced, needed: float) -> str:
     """Why features that need so many seconds are not computed; "" if they are."""
     winner = found.winner
+    if not found.here:
+        return "the race ran on a Ray cluster"
     if winner.model is None:
-        return f"{winner.name} had left the race ({winner.dropped})" if winner.dropped else "it ran on another node"
+        return f"{winner.name} had left the race ({winner.dropped})"
     if found.deadline is None:
         return f"about {clock(needed)}: give --within to allow that" if needed > UNASKED else ""
     left = found.deadline - time.monotonic()

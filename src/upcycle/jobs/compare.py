@@ -30,7 +30,7 @@ from upcycle.comparison.summary import summarize
 from upcycle.comparison.variants import SMALLEST_DIFFERENCE, Grid, Variant, check_folder, requested
 from upcycle.config import IMAGES, Config, canonical, expanded, path_or_none, read_toml
 from upcycle.errors import ConfigError, RunError, StorageError, UpcycleError, counted
-from upcycle.jobs.on_ray import as_they_end, check_nodes, cluster, heard, train_there
+from upcycle.jobs.on_ray import cluster, driver_machine
 from upcycle.jobs.start import begin, name_of, removed_unless_started, reserve, spelled
 from upcycle.options import TrainOptions
 from upcycle.recipes import effective, resolve
@@ -308,7 +308,7 @@ def run_grid(grid: Grid, show: Display, on: str | None = None) -> Comparison:
     try:
         with contextlib.ExitStack() as stack:
             ray = stack.enter_context(cluster(on)) if on else None
-            index = _checked(sweep, show)
+            index = _checked(sweep, show, elsewhere=ray is not None)
             sweep.progress()  # refuses finished runs of other images, split or weights
             stack.enter_context(locked(grid.out))
             grid.save()
@@ -330,14 +330,14 @@ def run_grid(grid: Grid, show: Display, on: str | None = None) -> Comparison:
     return comparison
 
 
-def _checked(sweep: Sweep, show: Display) -> "Index":
-    """The scanned images; raises for what would make every run of a variant fail."""
+def _checked(sweep: Sweep, show: Display, *, elsewhere: bool) -> "Index":
+    """The scanned images; raises for what would make every run of a variant fail, where it is trained here."""
     from upcycle.jobs.prepare import machine_of, read_index
     from upcycle.model.sources import get_weights, resolve_arch
 
     grid = sweep.grid
     configs = [(sweep.trials(variant) or sweep.cells(variant))[0].config for variant in grid.variants]
-    index = read_index(grid.data, configs[0], machine_of(configs[0]), show)
+    index = read_index(grid.data, configs[0], (driver_machine if elsewhere else machine_of)(configs[0]), show)
     if not configs[0].test_fraction and not (index.declared == "test").any():
         raise ConfigError("test_fraction = 0 leaves no test set, and a comparison needs one: give a fraction above 0")
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs):
@@ -374,29 +374,7 @@ def _trained_here(sweep: Sweep, index: "Index", show: Display) -> Iterator[None]
 
 
 def _trained_on(ray: Any, sweep: Sweep, index: "Index", show: Display) -> Iterator[None]:
-    """Train the cells on the nodes of a Ray cluster, each in a process of its own, and pause once all are done."""
-    from upcycle.data.index_file import index_to_bytes
-    from upcycle.jobs.prepare import machine_of
+    """Train the cells on the nodes of a Ray cluster, and pause once all are done."""
+    from upcycle.jobs.ray_training import trained_on
 
-    grid = sweep.grid
-    nodes = check_nodes(ray, grid.data, grid.out)
-    images, gpus = ray.put(index_to_bytes(index)), ray.cluster_resources().get("GPU", 0)
-    threads = {cell.path: machine_of(cell.config).threads for cell in sweep.ready()}
-    show.message(f"{counted(nodes, 'node')} of a Ray cluster: {sweep.progress()[1]} runs")
-
-    def of(cell: Cell) -> int:
-        return threads.setdefault(cell.path, machine_of(cell.config).threads)
-
-    def resources(cell: Cell) -> dict[str, float]:
-        accelerated = cell.config.device == "cuda" or (cell.config.device == "auto" and gpus > 0)
-        return {"num_cpus": of(cell), "num_gpus": int(accelerated)}
-
-    def arguments(cell: Cell) -> tuple[Any, ...]:
-        return grid.data, dict(cell.options), cell.path, ray.get(images), of(cell)
-
-    for cell, found in as_they_end(ray, train_there, sweep.ready, arguments, resources, key=lambda cell: cell.path):
-        if reason := heard(found, cell, show):
-            sweep.fail(cell, reason, show)
-        done, total, _ = sweep.progress()
-        show.message(f"run {done} of {total} done: {cell}, on {found['node']}")
-    yield
+    yield from trained_on(ray, sweep, index, show)

@@ -21,7 +21,7 @@ from upcycle.data.listing import Unusable
 from upcycle.data.splits import Splits, components
 from upcycle.data.subsets import nested
 from upcycle.device import Hardware, out_of_memory
-from upcycle.errors import DataError, WeightsError, counted, shown
+from upcycle.errors import DataError, UpcycleError, WeightsError, counted, shown
 from upcycle.evaluation.forward import EVAL_BATCH, predict_logits, predictions
 from upcycle.evaluation.results import Predictions
 from upcycle.jobs.entrants import Entrant, without_tensors
@@ -139,6 +139,17 @@ class Racer:
         return self.seconds(int((~self.known[positions]).sum())) + 2 * self.probe_seconds
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Other processes where candidates compute, `at_once` of them; their networks stay there.
+
+    `turns` gives each candidate after its turn, in order, or why it failed: entrants measured, racers after a round.
+    """
+
+    turns: Callable[[Sequence[Entrant] | Sequence["Racer"], int], Sequence["Racer | UpcycleError"]]
+    at_once: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Race:
     """A race on `course`, until `deadline` on the monotonic clock; None: no limit."""
@@ -148,6 +159,7 @@ class Race:
     machine: Hardware
     show: Display
     deadline: float | None = None
+    elsewhere: Elsewhere | None = None
 
     def run(self, entrants: Sequence[Entrant]) -> tuple[list[Racer], list[str]]:
         """The scored candidates, the best first and the first dropped last, and a line for each that was not scored.
@@ -160,7 +172,8 @@ class Race:
         running = sorted(racers, key=lambda one: one.cost(self._images(0)))
         scored: list[Racer] = []
         for number, part in enumerate(self.course.rounds):
-            admitted = fitting([one.cost(self._images(number)) for one in running], self._left())
+            side_by_side = self.elsewhere.at_once if self.elsewhere else 1
+            admitted = fitting([one.cost(self._images(number)) for one in running], self._left() * side_by_side)
             if number and sum(admitted) == 1:
                 self.show.message(f"no time for a round on {len(part)} images: the race ends")
                 break
@@ -200,6 +213,8 @@ class Race:
         """The candidates with their networks, timed on their first 32 images; a line for each that is left out."""
         racers: list[Racer] = []
         lost: list[str] = []
+        if self.elsewhere:
+            return self._taken(entrants, self.elsewhere.turns(entrants, 0))
         with self.show.progress("measuring") as progress:
             for done, entrant in enumerate(entrants):
                 if racers and self._left() <= 0:
@@ -207,12 +222,28 @@ class Race:
                     self.show.message(lost[-1])
                     continue
                 with self._excused(entrant.name, lost):
-                    racers.append(self._racer(entrant))
+                    racers.append(self.measured(entrant))
                 progress(done + 1, len(entrants))
         return racers, lost
 
-    def _racer(self, entrant: Entrant) -> Racer:
+    def measured(self, entrant: Entrant) -> Racer:
         """A candidate with features of its first images; WeightsError if it cannot have a probe."""
+        model, spec, widths = self._opened(entrant)
+        images = len(self.course.index)
+        known = np.zeros(images, np.bool_)
+        racer = Racer(without_tensors(entrant), spec, model, widths, np.empty((images, 0), "f4"), known)
+        first = self.course.rounds[0]
+        self._compute(racer, first[:: -(-len(first) // EVAL_BATCH)])
+        with self._explained(spec):
+            racer.alone = self._alone(racer)
+        return racer
+
+    def reopen(self, racer: Racer, entrant: Entrant) -> None:
+        """Give a candidate that was measured in another process its network again."""
+        racer.model, _, _ = self._opened(entrant)
+
+    def _opened(self, entrant: Entrant) -> tuple[Network, ModelSpec, tuple[int, ...]]:
+        """A candidate's network, what it is, and the number of features of each stage."""
         config, course = self.config, self.course
         preprocessing = preprocessing_for(
             entrant.arch,
@@ -229,16 +260,8 @@ class Race:
             self.show.warn(note)
         if not model.has_linear_head:
             raise WeightsError("it has no single linear head, which a probe needs")
-        images = len(course.index)
-        known = np.zeros(images, np.bool_)
         model = model.to(self.machine.device)
-        spec, widths = widen(model, spec, config)
-        racer = Racer(without_tensors(entrant), spec, model, widths, np.empty((images, 0), "f4"), known)
-        first = course.rounds[0]
-        self._compute(racer, first[:: -(-len(first) // EVAL_BATCH)])
-        with self._explained(spec):
-            racer.alone = self._alone(racer)
-        return racer
+        return model, *widen(model, spec, config)
 
     def _alone(self, racer: Racer) -> float:
         """Seconds of the network on one image, the fastest of three."""
@@ -280,15 +303,33 @@ class Race:
         """Those of `running` that were scored on the round's images, and a line for each that failed."""
         part, done = self.course.rounds[number], []
         lost: list[str] = []
+        if self.elsewhere:
+            return self._taken(running, self.elsewhere.turns(running, number))
         for racer in running:
             with (
                 self._excused(racer.name, lost),
                 self.show.progress(f"{racer.name}, {len(part)} images") as progress,
             ):
-                self._compute(racer, self._images(number), progress)
-                racer.scores.append(self._scored(racer, part))
+                self.run_round(racer, number, progress)
                 done.append(racer)
         return done, lost
+
+    def run_round(self, racer: Racer, number: int, progress: Callable[[int, int], None] | None = None) -> None:
+        """Score a candidate on the round's images; WeightsError where that cannot be."""
+        self._compute(racer, self._images(number), progress)
+        racer.scores.append(self._scored(racer, self.course.rounds[number]))
+
+    def _taken(
+        self, ones: Sequence[Entrant] | Sequence[Racer], turns: Sequence[Racer | UpcycleError]
+    ) -> tuple[list[Racer], list[str]]:
+        """Those that had their turn elsewhere, and a line for each that failed."""
+        taken, lost = list[Racer](), list[str]()
+        for one, found in zip(ones, turns, strict=True):
+            with self._excused(one.name, lost):
+                if isinstance(found, UpcycleError):
+                    raise found
+                taken.append(found)
+        return taken, lost
 
     def _halved(self, running: list[Racer], part: _Positions, *, last: bool) -> list[Racer]:
         """Sort the candidates of a round by loss, and return those that it drops: none in the last one."""

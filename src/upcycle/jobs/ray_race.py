@@ -1,88 +1,97 @@
-"""A race whose candidates run on the nodes of a Ray cluster, each in a process of its own that keeps its network.
-
-What goes between them are the values of a candidate without its network and its features. Rounds, what is dropped and
-what is scored are those of the race on one machine; times are those of the nodes.
-"""
+"""The candidates of a race as tasks of a Ray cluster, side by side."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upcycle.jobs.entrants import Entrant
-from upcycle.jobs.race import Race, Racer
-from upcycle.reporting.progress import Silent
+from upcycle import device as machines
+from upcycle.config import Config
+from upcycle.errors import UpcycleError, WeightsError, counted
+from upcycle.jobs.entrants import Entrant, without_tensors
+from upcycle.jobs.on_ray import (
+    Noted,
+    as_they_end,
+    at_once,
+    check_nodes,
+    driver_machine,
+    resources_of,
+    too_large,
+)
+from upcycle.jobs.prepare import machine_of
+from upcycle.jobs.race import Course, Elsewhere, Race, Racer
+from upcycle.model.sources import get_weights, weights_at_hand
+from upcycle.reporting.progress import Display
 
 
-@dataclass(frozen=True, eq=False)
-class RayRace(Race):
-    """The same race, `ray` being connected."""
+def candidates_on(ray: Any, data: Path, out: Path, course: Course, config: Config, show: Display) -> Elsewhere:
+    """Where candidates compute: the nodes of a cluster, each candidate with the processors or the GPU of a training.
 
-    ray: Any = None
+    A candidate's network is made again for each of its turns, so that a lost node costs one turn; its features travel.
+    """
+    nodes, wanted = check_nodes(ray, data, out), resources_of(ray, config)
+    show.message(f"{counted(nodes, 'node')} of a Ray cluster")
+    if reason := too_large(ray, wanted):
+        show.warn(reason)
+    threads, put, told = driver_machine(config).threads, ray.put(course), set[str]()
 
-    def _measured(self, entrants: Sequence[Entrant]) -> tuple[list[Racer], list[str]]:
-        remote = self.ray.remote(_Runner)
-        inside = self.ray.put(Race(self.course, self.config, self.machine, Silent()))
-        threads = self.machine.threads
-        needs = {"num_cpus": threads, "num_gpus": int(self.machine.device == "cuda"), "max_restarts": 0}
-        self._runners.clear()
-        for entrant in entrants:
-            self._runners[entrant.name] = remote.options(**needs).remote(str(Path.cwd()), threads, inside, entrant)
-        return self._answers([runner.measure.remote() for runner in self._runners.values()], "measuring")
+    def turns(ones: Sequence[Entrant] | Sequence[Racer], number: int) -> Sequence[Racer | UpcycleError]:
+        found: dict[int, Racer | UpcycleError] = {}
+        with show.progress(f"round {number + 1}" if isinstance(ones[0], Racer) else "measuring") as progress:
+            for at, (made, warnings) in as_they_end(
+                ray,
+                take_turn,
+                lambda: range(len(ones)),
+                lambda at: (_bare(ones[at]), number, put, config, threads),
+                lambda _: wanted,
+                lambda at: at,
+            ):
+                found[at] = made
+                for line in dict.fromkeys(warnings):
+                    if line not in told:
+                        show.warn(line)
+                        told.add(line)
+                progress(len(found), len(ones))
+        return [found[at] for at in range(len(ones))]
 
-    def _round(self, running: Sequence[Racer], number: int) -> tuple[list[Racer], list[str]]:
-        asked = [self._runners[racer.name].round.remote(number) for racer in running]
-        return self._answers(asked, f"{len(self.course.rounds[number])} images")
-
-    @property
-    def _runners(self) -> dict[str, Any]:
-        """The candidates' processes by name, for as long as the race."""
-        return self.__dict__.setdefault("_processes", {})  # type: ignore[no-any-return]
-
-    def _answers(self, asked: list[Any], what: str) -> tuple[list[Racer], list[str]]:
-        """The candidates in order, and a line for each that failed, or whose node has gone."""
-        racers: list[Racer] = []
-        lost: list[str] = []
-        with self.show.progress(what) as progress:
-            for done, one in enumerate(asked, 1):
-                try:
-                    racer, lines = self.ray.get(one)
-                except self.ray.exceptions.RayError as error:
-                    racer, lines = None, [f"a candidate is left out: its node has gone ({str(error).splitlines()[0]})"]
-                for line in lines:
-                    self.show.warn(line)
-                lost += lines
-                racers += [racer] if racer is not None else []
-                progress(done, len(asked))
-        return racers, lost
+    return Elsewhere(turns, max(1, at_once(ray, wanted)))
 
 
-class _Runner:
-    """One candidate, with its network, on a node."""
+def _bare(one: Entrant | Racer) -> Entrant | Racer:
+    """A candidate as it travels: each node reads the weights itself."""
+    return one if isinstance(one, Racer) else without_tensors(one)
 
-    def __init__(self, cwd: str, threads: int, race: Race, entrant: Entrant) -> None:
-        if Path(cwd).is_dir():
-            os.chdir(cwd)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        self.race, self.entrant = race, entrant
-        self.racer: Racer | None = None
 
-    def measure(self) -> tuple[Racer | None, list[str]]:
-        """Make the network, and time it on its first images."""
-        from upcycle import device as machines
+def take_turn(
+    one: Entrant | Racer, number: int, course: Course, config: Config, threads: int
+) -> tuple[Racer | UpcycleError, list[str]]:
+    """A candidate after its turn, without its network, or why it has failed; and warnings."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray says one for each processor it gave
+    noted = Noted()
+    try:
+        with machines.restored():
+            machine = machine_of(config)
+            machines.apply(machine, config.seed)
+            race = Race(course, config, machine, noted)
+            entrant = with_weights(one.entrant if isinstance(one, Racer) else one)
+            if isinstance(one, Racer):
+                racer = replace(one, passes=list(one.passes), scores=list(one.scores))
+                racer.features, racer.known = racer.features.copy(), racer.known.copy()  # Ray's arrays are read-only
+                race.reopen(racer, entrant)
+                race.run_round(racer, number)
+            else:
+                racer = race.measured(entrant)
+            racer.model = None
+            return racer, noted.warnings
+    except UpcycleError as error:
+        return error, noted.warnings
 
-        machines.apply(self.race.machine, self.race.config.seed)
-        racers, lost = self.race._measured([self.entrant])
-        self.racer = racers[0] if racers else None
-        return self._told(), lost
 
-    def round(self, number: int) -> tuple[Racer | None, list[str]]:
-        """Score the candidate on the images of a round."""
-        assert self.racer is not None
-        done, lost = self.race._round([self.racer], number)
-        return (self._told() if done else None), lost
-
-    def _told(self) -> Racer | None:
-        """The candidate as rank and cost are computed from it."""
-        return replace(self.racer, model=None, features=self.racer.features[:0]) if self.racer else None
+def with_weights(entrant: Entrant) -> Entrant:
+    """The entrant with the weights that are here; WeightsError where they are others than it was entered with."""
+    own = weights_at_hand(entrant.arch) if entrant.given == "auto" else None
+    weights = own or get_weights(entrant.arch, entrant.given)
+    if weights is None or weights.sha256 != entrant.weights.sha256:
+        raise WeightsError("a node has other weights of it: give ARCH=FILE on storage that all nodes share")
+    return replace(entrant, weights=weights)
