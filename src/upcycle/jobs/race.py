@@ -320,7 +320,7 @@ class Race:
         racer.scores.append(self._scored(racer, self.course.rounds[number]))
 
     def _taken(
-        self, ones: Sequence[Entrant] | Sequence[Racer], turns: Sequence[Racer | UpcycleError]
+        self, ones: Sequence[Entrant | Racer], turns: Sequence[Racer | UpcycleError]
     ) -> tuple[list[Racer], list[str]]:
         """Those that had their turn elsewhere, and a line for each that failed."""
         taken, lost = list[Racer](), list[str]()
