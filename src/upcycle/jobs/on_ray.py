@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from upcycle.config import Config
 from upcycle.device import Hardware, detect, version, versions
 from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, counted, shown
+from upcycle.jobs.signals import stopping
 from upcycle.reporting.progress import Silent
 
 RETRIES = 3
@@ -53,7 +54,8 @@ def cluster(on: str) -> Iterator[Any]:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(f"no Ray cluster answers at {address or 'this machine'} ({reason})") from error
     try:
-        yield ray
+        with stopping():  # Ray's own answer to SIGTERM is a stack trace
+            yield ray
     finally:
         ray.shutdown()
 
