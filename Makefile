@@ -32,7 +32,7 @@ test-adapters: $(ADAPTERS:%=$(VENV)/adapters/%/.test) ## schedules in the loops 
 test-scale: $(VENV)/adapters/scale/.test ## Ray, S3 and accelerate, on this machine
 	OMP_NUM_THREADS=1 $(VENV)/adapters/scale/bin/python -m pytest $(SCALE)
 
-SCALE := tests/jobs/test_on_ray.py tests/jobs/test_accelerate.py tests/endtoend/test_addresses.py tests/test_remote.py
+SCALE := tests/jobs/test_on_ray.py tests/jobs/test_ray_race.py tests/jobs/test_ray_stopped.py tests/jobs/test_accelerate.py tests/endtoend/test_addresses.py tests/test_remote.py
 
 check: $(VENV)/.check ## format, lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)

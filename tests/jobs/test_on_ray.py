@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from pyarrow import parquet
+from safetensors.torch import save_file
 
 import upcycle
 from tests.clusters import Listening, killing, plain
@@ -143,3 +146,24 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 \("), on_ray.cluster("ray"):
         pass
+
+
+def test_a_race_is_that_of_one_machine(nodes: tuple[Any, list[Any]], tiny_weights: Path, tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"across": 60, "down": 60})
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    save_file({name: tensor.contiguous() for name, tensor in timm.create_model(TINY).state_dict().items()}, other)
+    options: dict[str, Any] = {
+        "candidates": [f"{TINY}={tiny_weights}", f"{TINY}.r160_in1k={other}"],
+        "precision": "fp32",
+        "threads": 1,
+        "image_size": 32,
+        "cache": str(tmp_path / "cache"),
+    }
+    one = upcycle.choose(data, out=tmp_path / "one", show=Silent(), **options)
+    two = upcycle.choose(data, out=tmp_path / "two", on="ray", show=Silent(), **options)
+    for name in ("winner", "rounds", "validation_images", "alike"):
+        assert getattr(one, name) == getattr(two, name)
+    scores = [[(row.name, row.log_loss, row.accuracy, row.images) for row in made.candidates] for made in (one, two)]
+    assert sorted(scores[0]) == sorted(scores[1])
+    assert 2 == len(scores[0])

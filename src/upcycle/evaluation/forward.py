@@ -28,6 +28,7 @@ from upcycle.data.preprocessing import Preprocessing
 from upcycle.device import Hardware
 from upcycle.errors import StorageError, WeightsError
 from upcycle.evaluation.results import Predictions
+from upcycle.model.checkpoint import forget_made
 from upcycle.model.folding import folded_once
 from upcycle.model.network import ModelSpec, Network
 from upcycle.rundir import replacing
@@ -114,6 +115,7 @@ def predict_logits(
         world.tell("outputs", output=output, positions=positions.tolist(), **told_of(model))
     if not world.alone:
         world.sync(list(model.state_dict().values()))
+        forget_made(model)
     share = shares[world.place.rank]
     batches = eval_batches(
         frames,

@@ -137,7 +137,10 @@ def shared(state: State, setting: Setting, world: World, before: Setting | None 
             frozen=sorted(setting.frozen),
             augmentation=asdict(batches.augmentation),
             changes=[(change.step, change.images) for change in setting.changes],
-            moments=[(name, str(one.dtype).removeprefix("torch."), list(one.shape)) for name, one in tensors.items()],
+            moments=[
+                (name, str(one.dtype).removeprefix("torch."), list(one.shape), one.device.type)
+                for name, one in tensors.items()
+            ],
         )
         world.sync([*state.model.state_dict().values(), *tensors.values()])
     return replace(setting, batches=batches, world=world)

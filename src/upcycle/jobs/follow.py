@@ -36,7 +36,7 @@ from upcycle.errors import ConfigError, DataError, UpcycleError, shown
 from upcycle.evaluation.forward import predict_logits
 from upcycle.jobs.callables import Callables
 from upcycle.jobs.finetune import class_loss, synchronize_statistics
-from upcycle.jobs.prepare import decode, machine_of
+from upcycle.jobs.prepare import decode, kept_photos, machine_of
 from upcycle.jobs.signals import SIGNALS
 from upcycle.model.network import ModelSpec, Network, create
 from upcycle.planning import Phase
@@ -138,7 +138,7 @@ class _Follower:
         """Its images, unless there is a `problem`: the first process of a node decodes them, the others find them."""
         whole, used = (index_from_bytes(self.world.receive()) for _ in range(2))
         preprocessing = Preprocessing.from_dict(told["preprocessing"])
-        data = Dataset(used, Stream(used, preprocessing.decoding), preprocessing)
+        data = Dataset(used, Stream(used, preprocessing.decoding, kept_photos(self.config)), preprocessing)
         for first in (True, False):
             try:
                 if not problem and first == (self.world.place.local_rank == 0):
@@ -184,8 +184,10 @@ class _Follower:
         state = start(model, config, step=told["step"])
         state.average = {}  # rank 0 alone keeps it
         device = self.machine.device
-        kinds = {name: (getattr(torch, kind), shape) for name, kind, shape in told["moments"]}
-        moments = {name: torch.empty(shape, dtype=kind, device=device) for name, (kind, shape) in kinds.items()}
+        moments = {
+            name: torch.empty(shape, dtype=getattr(torch, kind), device=where)
+            for name, kind, shape, where in told["moments"]
+        }
         self.world.sync([*model.state_dict().values(), *moments.values()])
         load_state_tensors(state.optimizer, state.names, moments)
         batches = replace(

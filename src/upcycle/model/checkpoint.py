@@ -194,6 +194,11 @@ def load_clone(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put a copy made by `clone_weights` back."""
     with torch.no_grad():
         model.load_state_dict(weights, strict=True)
+    forget_made(model)
+
+
+def forget_made(model: nn.Module) -> None:
+    """Have a network make again what it makes of its weights, which have changed."""
     modes = {module: module.training for module in model.modules()}
     model.train()  # some networks of timm keep what they have made of their weights until then
     for module, training in modes.items():
