@@ -207,7 +207,8 @@ def as_they_end(
                 return
             ended: list[Any] = []
             while not ended:
-                ended, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                with stopping() as job, job.held():  # Ray makes any signal a Ctrl-C
+                    ended, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
                 meanwhile()
             item = running.pop(ended[0])
             try:
