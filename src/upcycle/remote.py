@@ -8,13 +8,13 @@ import functools
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
 from upcycle.errors import DataError, shown
+from upcycle.row_groups import RowGroups
 
 MOST_BYTES = 2**30
 """Bytes of the largest photo that is read."""
@@ -222,7 +222,7 @@ def _stamp(file: str, minute: int) -> tuple[int, int] | None:  # noqa: ARG001  p
 def read(address: Path) -> bytes:
     """The bytes of a photo; FileNotFoundError, or DataError in one line."""
     if found := ROW.fullmatch(str(address)):
-        return _row(Address(found[1]), int(found[2]))
+        return _row(address, found[1], int(found[2]))
     name, start, size = part_of(str(address))
 
     def content(store: Any, path: str) -> bytes:
@@ -236,6 +236,13 @@ def read(address: Path) -> bytes:
     data = asked(Address(name), content)
     if len(data) > MOST_BYTES:
         raise DataError(f"{shown(address)} is larger than {MOST_BYTES // 2**30} GiB")
+    return data
+
+
+def _row(address: Path, file: str, row: int) -> bytes:
+    data = asked(Address(file), lambda *_: ROWS.image(file, row))
+    if data is None:
+        raise FileNotFoundError(shown(address))
     return data
 
 
@@ -256,17 +263,6 @@ def below(address: Path) -> Iterator[tuple[str, int]]:
 # ---------------------------------------------------------------- rows of Parquet
 
 
-class _Groups(threading.local):
-    """The last row group that this thread has read of a Parquet file, as readers mostly want its neighbours."""
-
-    key: tuple[str, int] | None = None
-    rows: list[Any] | None = None
-    files: dict[str, Any] = {}  # noqa: RUF012
-
-
-_GROUPS = _Groups()
-
-
 def parquet_file(address: Path) -> Any:
     """A Parquet file, local or not, opened; pyarrow's errors for one that is none."""
     from pyarrow import parquet
@@ -276,22 +272,5 @@ def parquet_file(address: Path) -> Any:
     return asked(address, lambda store, path: parquet.ParquetFile(store.open(path, "rb")))
 
 
-def _row(address: Path, row: int) -> bytes:
-    """The bytes of the image in a row of a Parquet file, by its row group."""
-    file = _GROUPS.files.get(str(address))
-    if file is None:
-        file = _GROUPS.files[str(address)] = parquet_file(address)
-    before = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if row < before + rows:
-            if _GROUPS.key != (str(address), group):
-                table = file.read_row_group(group, columns=["image"])
-                _GROUPS.key, _GROUPS.rows = (str(address), group), table.column("image").combine_chunks()
-            value = _GROUPS.rows[row - before].as_py()  # type: ignore[index]
-            content = value.get("bytes") if isinstance(value, dict) else value
-            if not isinstance(content, bytes):
-                raise FileNotFoundError(f"{shown(address)}#{row}")
-            return content
-        before += rows
-    raise FileNotFoundError(f"{shown(address)}#{row}")
+ROWS = RowGroups(lambda name: parquet_file(Address(name)))
+"""The rows of this process."""

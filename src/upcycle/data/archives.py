@@ -16,7 +16,7 @@ from upcycle.data.folders import SPLITS, clean, key
 from upcycle.data.formats import ENDINGS
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined
 from upcycle.errors import DataError, shown
-from upcycle.remote import MOST_BYTES, Address, asked, parquet_file
+from upcycle.remote import MOST_BYTES, ROWS, Address, asked, parquet_file
 from upcycle.rundir import replacing
 
 TARS, PARQUET = (".tar",), (".parquet",)
@@ -193,6 +193,7 @@ def _of_parquet(file: Address, name: str, layout: Layout) -> Iterator[tuple[str,
     """Path and class of each row."""
     import pyarrow as pa
 
+    ROWS.forget(str(file))
     try:
         opened = parquet_file(file)
         schema = opened.schema_arrow
