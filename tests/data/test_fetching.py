@@ -118,7 +118,9 @@ def test_readers_ahead_of_the_window_are_waited_for_by_it(
     assert 50 == len(asked)
 
 
-def test_what_is_asked_for_unforeseen_does_not_fetch_all(photos: list[Address], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_unforeseen_does_not_fetch_all(
+    photos: list[Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "WINDOW", 2)
     monkeypatch.setattr(module, "MOST", 10)
     fetcher = Fetcher(photos.__getitem__, range(40))
