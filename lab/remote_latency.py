@@ -1,96 +1,165 @@
-"""Training on photos that answer 50 ms late, beside the same on local files: images per second, A B A B.
+"""Photos behind a web server that answers 50 ms late, beside the same photos in a folder: rates of a Stream.
 
-    python lab/remote_latency.py DATA > lab/2026-12-01-remote/latency.csv
+    python lab/remote_latency.py FOLDER OUT.csv [PHOTOS]
 
-Photos are decoded when they are needed (no cache of decoded images, nothing kept on disk), as where they fit no disk.
-EfficientNet-Lite 0 at 96 px, all layers, batches of 32, one thread. "one by one" is without fetching ahead.
+Nothing is kept on disk between epochs, so that every photo is fetched every time. Needs aiohttp. Rows: what was done,
+where the photos were, photos per second. `batches` are made and thrown away; `updates` train EfficientNet-Lite 0.
 """
 
 import csv
-import shutil
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.stores import serving
+import numpy as np
+import timm
+import torch
 
-from upcycle.data import fetching
-from upcycle.data.dataset import Dataset
-from upcycle.data.frames import Stream
+from upcycle.data.augment import Augmentation
+from upcycle.data.dataset import Batches
+from upcycle.data.fetching import Kept
+from upcycle.data.frames import Stream, open_cache
 from upcycle.data.index import Index, index_images
-from upcycle.data.splits import split_by
-from upcycle.device import apply
-from upcycle.jobs.finetune import class_loss
-from upcycle.jobs.prepare import machine_of
-from upcycle.model.network import create, spec_of
-from upcycle.model.sources import get_weights, preprocessing_for
-from upcycle.planning import phases
-from upcycle.recipes import resolve
+from upcycle.data.preprocessing import Preprocessing
 from upcycle.remote import place
-from upcycle.training.loop import Setting, start, train_step
-from upcycle.training.optim import set_training_mode
+from upcycle.task import Task
 
-TURNS, UPDATES, DELAY = 4, 20, 0.05
+DELAY = 0.05
+SIZE = 160
+BATCH = 32
+REPEATS = 3
+UPDATED = 96
+"""Photos of an epoch of updates."""
 
 
-def rate(index: Index) -> float:
-    """Images per second of updates after the first two."""
-    config = resolve({"arch": "tf_efficientnet_lite0", "image_size": 96, "threads": 1, "freeze": "none"})
-    machine = machine_of(config)
-    apply(machine, 0)
-    weights = get_weights(config.arch, "auto")
-    preprocessing = preprocessing_for(config.arch, weights, input_file=None, image_size=96, crop_pct=None)
-    data = Dataset(index, Stream(index, preprocessing.decoding), preprocessing)
-    data = replace(data, splits=split_by(config, index))
-    model = create(spec_of(config.arch, index.classes, preprocessing, weights), machine)
-    setting = Setting(
-        config=config,
-        phase=phases(config, len(data.splits.train))[-1],
-        batches=replace(data.batches(config, machine), workers=0),
-        task=data.task,
-        loss=class_loss(config, data, device="cpu"),
-        machine=machine,
-        frozen=frozenset(),
+class Late(SimpleHTTPRequestHandler):
+    """Answers `DELAY` seconds after it is asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        time.sleep(DELAY)
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def serve(folder: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Late, directory=folder))
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def batches(index: Index, preprocessing: Preprocessing) -> Batches:
+    return Batches(
+        Stream(index, preprocessing.decoding),
+        index.labels,
+        np.arange(len(index)),
+        preprocessing=preprocessing,
+        batch_size=BATCH,
+        augmentation=Augmentation.of("light", mixup=0.0),
+        seed=0,
+        task=Task.of(index.classes),
+        workers=1,
     )
-    set_training_mode(model.body, frozen=frozenset(), bn="frozen")
-    state, images, began = start(model, config), 0, 0.0
-    for at, batch in enumerate(setting.batches.epoch(0)):
-        train_step(state, batch, setting)[0].item()
-        if at == 1:
-            began = time.perf_counter()
-        elif at > 1:
-            images += len(batch.labels)
-        if at == UPDATES + 1:
-            break
-    return images / (time.perf_counter() - began)
 
 
-def scanned(data: Path) -> tuple[Index, float]:
+def updates(classes: int) -> Callable[[object], None]:
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=classes).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+
+    def update(batch: object) -> None:
+        loss = torch.nn.functional.cross_entropy(model(batch.images), batch.labels)  # type: ignore[attr-defined]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def rate(made: Batches, epoch: int, use: Callable[[object], None]) -> float:
     began = time.perf_counter()
-    return index_images(data, threads=2), time.perf_counter() - began
+    for batch in made.epoch(epoch):
+        use(batch)
+    return len(made.positions) / (time.perf_counter() - began)
+
+
+def first(data: Path, preprocessing: Preprocessing) -> float:
+    """Scan and decode, with an empty cache folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        kept = Kept(Path(folder) / "fetched", 10**10)
+        index = index_images(data, threads=1, kept=kept)
+        open_cache(index, preprocessing.decoding, root=Path(folder) / "images", threads=1, kept=kept)
+        return len(index) / (time.perf_counter() - began)
+
+
+def manifest(folder: Path, photos: int, site: Path) -> None:
+    """The first photos of each class by turns, and links to them."""
+    classes = sorted(one for one in folder.rglob("*") if one.is_dir() and any(one.glob("*.jpg")))
+    each = photos // len({one.name for one in classes})
+    rows: list[tuple[str, str]] = []
+    for name in sorted({one.name for one in classes}):
+        files = sorted(file for one in classes if one.name == name for file in one.glob("*.jpg"))[:each]
+        for number, file in enumerate(files):
+            (site / f"{name}-{number}.jpg").symlink_to(file.resolve())
+            rows.append((f"{name}-{number}.jpg", name))
+    (site / "list.csv").write_text("\n".join(["path,label", *map(",".join, rows)]))
+
+
+def measured(data: dict[str, Path], preprocessing: Preprocessing) -> Iterator[tuple[str, str, float]]:
+    indexes = {where: index_images(path) for where, path in data.items()}
+    made = {where: batches(index, preprocessing) for where, index in indexes.items()}
+    pairs = zip(made["local"].epoch(0), made["remote"].epoch(0), strict=True)
+    if not all(torch.equal(here.images, there.images) for here, there in pairs):
+        raise SystemExit("the batches differ")
+    for repeat in range(REPEATS + 1):
+        for where in data:
+            yield "batches", where, rate(made[where], repeat, lambda _: None)
+    for _ in range(REPEATS):
+        for where in data:
+            yield "first scan and cache", where, first(data[where], preprocessing)
+    update = updates(len(indexes["local"].classes))
+    for repeat in range(REPEATS):
+        for where in data:
+            fewer = replace(made[where], positions=made[where].positions[:: len(made[where].positions) // UPDATED])
+            yield "updates", where, rate(fewer, repeat, update)
+
+
+def main(folder: str, out: str, photos: str = "512") -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary, Path(out).open("w", newline="") as file:
+        manifest(Path(folder), int(photos), Path(temporary))
+        server = subprocess.Popen([sys.executable, __file__, "--serve", temporary], stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout is not None
+            site = place(f"http://127.0.0.1:{int(server.stdout.readline())}/list.csv")
+            writer = csv.writer(file)
+            writer.writerow(["what", "where", "photos_per_second", "load"])
+            found: dict[tuple[str, str], list[float]] = {}
+            for what, where, speed in measured(
+                {"local": Path(temporary) / "list.csv", "remote": site}, Preprocessing(size=SIZE)
+            ):
+                writer.writerow([what, where, f"{speed:.2f}", f"{os.getloadavg()[0]:.1f}"])
+                file.flush()
+                found.setdefault((what, where), []).append(speed)
+        finally:
+            server.kill()
+            server.wait()
+    for (what, where), speeds in found.items():
+        ratio = statistics.median(speeds) / statistics.median(found[what, "local"])
+        print(f"{what}, {where}: {statistics.median(speeds):.1f}/s ({min(speeds):.1f}..{max(speeds):.1f}), {ratio:.2f}")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        site = Path(shutil.copytree(sys.argv[1], Path(folder) / "photos"))
-        files = [file for file in sorted(site.rglob("*")) if file.is_file() and file.suffix in (".jpg", ".png")]
-        rows = [f"{file.relative_to(site)},{file.parent.name}" for file in files]
-        (site / "list.csv").write_text("\n".join(["path,label", *rows]))
-        with serving(site, delay=DELAY) as web:
-            local, local_seconds = scanned(site / "list.csv")
-            far, far_seconds = scanned(place(f"{web.address}/list.csv"))
-            found: dict[str, list[float]] = {"local": [], "50 ms": []}
-            for _ in range(TURNS):
-                found["local"].append(rate(local))
-                found["50 ms"].append(rate(far))
-            fetching.THREADS, fetching.WINDOW = 1, 1
-            found["50 ms, one by one"] = [rate(far)]
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["photos", "images per second", "least", "most", "turns", "seconds of the first scan"])
-    for name, rates in found.items():
-        seconds = {"local": local_seconds, "50 ms": far_seconds}.get(name)
-        numbers = [round(one, 1) for one in (statistics.median(rates), min(rates), max(rates))]
-        writer.writerow([name, *numbers, len(rates), round(seconds, 1) if seconds else ""])
+    serve(sys.argv[2]) if sys.argv[1] == "--serve" else main(*sys.argv[1:])

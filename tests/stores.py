@@ -44,7 +44,8 @@ class _Handler(SimpleHTTPRequestHandler):
         elif "Range" in self.headers and self.command == "GET":
             self._range(*map(int, self.headers["Range"].removeprefix("bytes=").split("-")))
         else:
-            plainly()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked waits no longer
+                plainly()
 
     def _range(self, first: int, last: int) -> None:
         data = Path(self.translate_path(self.path)).read_bytes()

@@ -1,6 +1,7 @@
 """Addresses as paths, and reading them: stores in memory, files, and a web server that fails."""
 
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -115,3 +116,49 @@ def test_https_has_no_folders(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     with serving(tmp_path) as web, pytest.raises(DataError, match="https lists no folder: give a manifest, a Parquet"):
         list(below(place(web.address)))
+
+
+def test_a_status_is_not_looked_for_in_names(tmp_path: Path) -> None:
+    """A server that is busy for a moment has neither lost nor refused a photo that is called so."""
+    pytest.importorskip("aiohttp")
+    for name in ("img_404.jpg", "img_4031.jpg", "NoSuchKey.jpg"):
+        (tmp_path / name).write_bytes(b"one")
+        with serving(tmp_path, refused=1) as web:
+            assert b"one" == read(place(f"{web.address}/{name}"))
+            assert 2 == len(web.asked)
+
+
+@pytest.mark.parametrize("ask", [Address.exists, Address.is_file])
+def test_a_store_that_does_not_answer_has_not_lost_its_files(ask: Any, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "list.csv").write_bytes(b"one")
+    with serving(tmp_path) as web:
+        assert ask(place(f"{web.address}/list.csv"))
+        assert not ask(place(f"{web.address}/other.csv"))
+        web.refused = 99
+        with pytest.raises(DataError, match="does not answer"):
+            ask(place(f"{web.address}/list.csv"))
+        web.refused, web.status = 99, 403
+        with pytest.raises(DataError, match="refuses to be read"):
+            ask(place(f"{web.address}/list.csv"))
+
+
+def test_an_answer_that_never_comes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    import aiohttp
+
+    waits = remote._patience("https")["client_kwargs"]["timeout"]
+    assert (30.0, 30.0, None) == (waits.sock_connect, waits.sock_read, waits.total)
+    (tmp_path / "1.png").write_bytes(b"one")
+    store = fsspec.filesystem(
+        "http", client_kwargs={"timeout": aiohttp.ClientTimeout(sock_read=0.05)}, skip_instance_cache=True
+    )
+    monkeypatch.setattr(remote, "_store", lambda *_: store)
+    with serving(tmp_path, delay=1.0) as web, pytest.raises(DataError, match="does not answer"):
+        read(place(f"{web.address}/1.png"))
+
+
+def test_a_part_that_is_cut_short_is_one_line(store: fsspec.AbstractFileSystem) -> None:
+    store.pipe("/photos/a.tar", b"x" * 100)
+    with pytest.raises(DataError, match=r"does not answer \(50 of 60 bytes\)"):
+        read(place("memory://photos/a.tar#50+60/1.png"))

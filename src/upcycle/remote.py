@@ -4,26 +4,27 @@ An address may name a part of a file: a member of a tar by its place in it, or a
 column. So one photo is one address, whatever it lies in, and any can be read without the others.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PosixPath
 from typing import Any, TypeVar
 
 from upcycle.errors import DataError, shown
+from upcycle.row_groups import RowGroups
 
 MOST_BYTES = 2**30
 """Bytes of the largest photo that is read."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each try after the first, where an address does not answer."""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
-MEMBER = re.compile(r"(.*\.tar)/(.+)#(\d{1,15})\+(\d{1,15})", re.DOTALL)
-"""ARCHIVE.tar/NAME#START+SIZE."""
-ROW = re.compile(r"(.*\.parquet)#(\d{1,12})", re.DOTALL)
+MEMBER = re.compile(r"(.*?\.tar)#(\d{1,15})\+(\d{1,15})/.+", re.DOTALL | re.IGNORECASE)
+"""ARCHIVE.tar#START+SIZE/NAME: what a member is called decides nothing."""
+ROW = re.compile(r"(.*\.parquet)#(\d{1,12})", re.DOTALL | re.IGNORECASE)
 """FILE.parquet#ROW."""
 _Found = TypeVar("_Found")
 _PACKAGES = {
@@ -39,6 +40,11 @@ _PACKAGES = {
 
 _LIBRARIES = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "huggingface_hub", "httpx", "requests", "azure")
 """Those that raise errors of their own."""
+
+_ABSENT = ("NoSuchBucket", "NoSuchKey", "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError")
+"""Their errors of what is not there, where these have no status."""
+ANSWERS = 30.0
+"""Seconds that an answer may take, and that nothing may come of it."""
 
 
 class Address(PosixPath):
@@ -80,17 +86,25 @@ class Address(PosixPath):
         return Path(*super().relative_to(*other, **options).parts)
 
     def exists(self, **_: object) -> bool:
-        """Whether there is a file, or a folder with something in it."""
-        return bool(asked(self, lambda store, path: store.exists(path)))
+        """Whether there is a file, or a folder with something in it; DataError where that cannot be known."""
+        return self._kind is not None
 
     def is_dir(self, **_: object) -> bool:
         """Whether it is a folder: over https there are none."""
-        return self.scheme not in ("http", "https") and bool(asked(self, lambda store, path: store.isdir(path)))
+        return self.scheme not in ("http", "https") and self._kind == "directory"
 
     def is_file(self, **_: object) -> bool:
         """Whether it is a file, or a part of one."""
+        return self._kind == "file"
+
+    @property
+    def _kind(self) -> str | None:
+        # not by the store's own `exists`, which says no as well where it does not answer
         whole = Address(part_of(str(self))[0])
-        return bool(asked(whole, lambda store, path: store.isfile(path)))
+        try:
+            return str(asked(whole, lambda store, path: store.info(path))["type"])
+        except FileNotFoundError:
+            return None
 
     def read_bytes(self) -> bytes:
         """Its content."""
@@ -132,8 +146,20 @@ def inside(root: Path, path: str) -> Path:
 def _store(scheme: str, pid: int) -> Any:  # noqa: ARG001  a forked process has its own
     import fsspec
 
-    options = {"anon": False} if scheme == "s3" else {}
-    return fsspec.filesystem(scheme, **options)
+    return fsspec.filesystem(scheme, **_patience(scheme))
+
+
+def _patience(scheme: str) -> dict[str, Any]:
+    """Options of a store that give up waiting: without them a lost answer stops a run for minutes."""
+    if scheme in ("http", "https"):
+        with contextlib.suppress(ImportError):  # told by who opens the store
+            import aiohttp
+
+            wait = aiohttp.ClientTimeout(total=None, sock_connect=ANSWERS, sock_read=ANSWERS)
+            return {"client_kwargs": {"timeout": wait}}
+    if scheme == "s3":
+        return {"config_kwargs": {"connect_timeout": ANSWERS, "read_timeout": ANSWERS}}
+    return {}
 
 
 def store_of(address: Path) -> tuple[Any, str]:
@@ -158,9 +184,8 @@ def asked(address: Path, question: Callable[[Any, str], _Found]) -> _Found:
     for pause in (*PAUSES, None):
         try:
             return question(store, path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise
-        except Exception as error:
+        except Exception as raised:
+            error = _cause(raised)
             if not _of_the_network(error):
                 raise
             _explain(address, error)
@@ -172,18 +197,43 @@ def asked(address: Path, question: Callable[[Any, str], _Found]) -> _Found:
     raise AssertionError
 
 
+def _cause(error: Exception) -> Exception:
+    """What has failed, where a store says of any failure that a file is not there."""
+    hidden = error.__cause__
+    named = isinstance(error, FileNotFoundError) and isinstance(hidden, Exception)
+    return hidden if named and _of_the_network(hidden) else error  # type: ignore[arg-type, return-value]
+
+
 def _of_the_network(error: Exception) -> bool:
     """Whether a store or the way to it has failed: each store's library has its own kinds."""
-    return isinstance(error, OSError | RuntimeError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return False
+    return isinstance(error, OSError | EOFError | RuntimeError) or _library(error) in _LIBRARIES
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _status(error: Exception) -> int | None:
+    """The status of the answer that an error is about, as HTTP has it; None where there is none."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # botocore
+        found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        names = ("status", "status_code", "code")
+        found = next((value for name in names if (value := getattr(error, name, None)) is not None), None)
+        found = getattr(answer, "status_code", None) if found is None else found
+    return int(found) if str(found).isdecimal() else None
 
 
 def _explain(address: Path, error: Exception) -> None:
-    """DataError for what no further try changes."""
-    text, scheme = f"{type(error).__name__} {error}", str(address).partition(":")[0]
-    if isinstance(error, PermissionError) or re.search(r"Credential|Forbidden|Unauthorized|AccessDenied|401|403", text):
+    """DataError for what no further try changes, FileNotFoundError for what is not there."""
+    status, scheme = _status(error), str(address).partition(":")[0]
+    if status in (401, 403) or isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         how = _PACKAGES.get(scheme, ("", "the credentials of that store"))[1]
         raise DataError(f"{shown(address)} refuses to be read ({_reason(error)}): give {how}") from error
-    if re.search(r"NoSuchBucket|NoSuchKey|404|Not Found", text):
+    if status in (404, 410) or type(error).__name__ in _ABSENT:
         raise FileNotFoundError(shown(address)) from error
 
 
@@ -195,7 +245,7 @@ def _reason(error: Exception) -> str:
 def part_of(text: str) -> tuple[str, int, int | None]:
     """The file that an address means, and where in it what is meant begins and how long it is, None for all of it."""
     if found := MEMBER.fullmatch(text):
-        return found[1], int(found[3]), int(found[4])
+        return found[1], int(found[2]), int(found[3])
     return (found[1] if (found := ROW.fullmatch(text)) else text), 0, None
 
 
@@ -220,9 +270,9 @@ def _stamp(file: str, minute: int) -> tuple[int, int] | None:  # noqa: ARG001  p
 
 
 def read(address: Path) -> bytes:
-    """The bytes of a photo; FileNotFoundError, or DataError in one line."""
+    """The bytes of a photo; FileNotFoundError, ValueError of a damaged Parquet file, or DataError in one line."""
     if found := ROW.fullmatch(str(address)):
-        return _row(Address(found[1]), int(found[2]))
+        return _row(address, found[1], int(found[2]))
     name, start, size = part_of(str(address))
 
     def content(store: Any, path: str) -> bytes:
@@ -236,6 +286,13 @@ def read(address: Path) -> bytes:
     data = asked(Address(name), content)
     if len(data) > MOST_BYTES:
         raise DataError(f"{shown(address)} is larger than {MOST_BYTES // 2**30} GiB")
+    return data
+
+
+def _row(address: Path, file: str, row: int) -> bytes:
+    data = asked(Address(file), lambda *_: ROWS.image(file, row))
+    if data is None:
+        raise FileNotFoundError(shown(address))
     return data
 
 
@@ -256,17 +313,6 @@ def below(address: Path) -> Iterator[tuple[str, int]]:
 # ---------------------------------------------------------------- rows of Parquet
 
 
-class _Groups(threading.local):
-    """The last row group that this thread has read of a Parquet file, as readers mostly want its neighbours."""
-
-    key: tuple[str, int] | None = None
-    rows: list[Any] | None = None
-    files: dict[str, Any] = {}  # noqa: RUF012
-
-
-_GROUPS = _Groups()
-
-
 def parquet_file(address: Path) -> Any:
     """A Parquet file, local or not, opened; pyarrow's errors for one that is none."""
     from pyarrow import parquet
@@ -276,22 +322,5 @@ def parquet_file(address: Path) -> Any:
     return asked(address, lambda store, path: parquet.ParquetFile(store.open(path, "rb")))
 
 
-def _row(address: Path, row: int) -> bytes:
-    """The bytes of the image in a row of a Parquet file, by its row group."""
-    file = _GROUPS.files.get(str(address))
-    if file is None:
-        file = _GROUPS.files[str(address)] = parquet_file(address)
-    before = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if row < before + rows:
-            if _GROUPS.key != (str(address), group):
-                table = file.read_row_group(group, columns=["image"])
-                _GROUPS.key, _GROUPS.rows = (str(address), group), table.column("image").combine_chunks()
-            value = _GROUPS.rows[row - before].as_py()  # type: ignore[index]
-            content = value.get("bytes") if isinstance(value, dict) else value
-            if not isinstance(content, bytes):
-                raise FileNotFoundError(f"{shown(address)}#{row}")
-            return content
-        before += rows
-    raise FileNotFoundError(f"{shown(address)}#{row}")
+ROWS = RowGroups(lambda name: parquet_file(Address(name)))
+"""The rows of this process."""

@@ -12,12 +12,15 @@ import pytest
 from pyarrow import parquet
 
 from tests.conftest import draw
+from upcycle.audit.checks import run_checks
+from upcycle.audit.findings import Audited
 from upcycle.data import archives
 from upcycle.data.archives import expand
 from upcycle.data.decode import load_image
 from upcycle.data.index import Index, index_images
 from upcycle.data.listing import Layout
 from upcycle.data.preprocessing import Preprocessing
+from upcycle.data.splits import split
 from upcycle.errors import DataError
 
 DECODING = Preprocessing(size=32).decoding
@@ -58,9 +61,10 @@ def test_members_of_a_tar_are_photos_with_their_classes(kind: int, tmp_path: Pat
     members = {**samples(), f"{long}.png": png(0, 50), f"{long}.json": json.dumps({"label": 1}).encode()}
     index = index_images(write_tar(tmp_path / "photos.tar", members, kind=kind))
     assert ("0", "1") == index.classes
-    assert [members[index.path(at).partition("/")[2].partition("#")[0]] for at in range(7)] == read(index, tmp_path)
+    assert [members[index.path(at).partition("/")[2]] for at in range(7)] == read(index, tmp_path)
     assert [0, 1] * 3 + [1] == index.labels.tolist()
-    assert "photos.tar/000000.png#512+" in index.path(0).replace("1024", "512")
+    first = next(at for at in range(7) if index.path(at).endswith("/000000.png"))
+    assert f"photos.tar#000000000512+{len(png(0, 0))}/000000.png" == index.path(first)
 
 
 def test_shards_by_a_pattern_or_a_folder_and_their_splits(tmp_path: Path) -> None:
@@ -123,14 +127,48 @@ def test_members_that_mean_harm_are_photos_or_nothing(tmp_path: Path) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     index = index_images(path, trainable=False)
-    names = [index.path(at).partition("#")[0] for at in range(len(index))]
+    names = [index.path(at).partition("/")[2] for at in range(len(index))]
     assert 8 == len(names)
-    assert "harm.tar/../../outside.png" in names
+    assert "../../outside.png" in names
     assert not any("link" in name or "hard" in name or "dir" in name for name in names)
-    reasons = {file.path.partition("#")[0]: file.reason for file in index.quarantined}
-    assert "has no label" == reasons["harm.tar/none.png"] == reasons["harm.tar/twice.png"]
-    assert "empty file (zero bytes)" == reasons["harm.tar/empty.png"]
+    reasons = {file.path.partition("/")[2]: file.reason for file in index.quarantined}
+    assert "has no label" == reasons["none.png"] == reasons["twice.png"]
+    assert "empty file (zero bytes)" == reasons["empty.png"]
     assert not (tmp_path.parent / "outside.png").exists()
+
+
+def test_the_name_of_a_member_leads_to_no_other_file(tmp_path: Path) -> None:
+    """One that looks like a place in a tar of its own is still read where it is."""
+    write_tar(tmp_path / "secret.tar", {"a.png": png(1, 90)})
+    names = ["x/../secret.tar/a.png", "secret.tar#512+80/a.png", "../secret.tar/secret.tar#512+80/b.png"]
+    members = {name: png(0, at) for at, name in enumerate(names)}
+    index = index_images(write_tar(tmp_path / "in" / "harm.tar", members), trainable=False)
+    assert sorted(members.values()) == sorted(read(index, tmp_path))
+
+
+def test_a_member_whose_name_is_not_utf8_is_left_out(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {**samples(), "\udcff.png": png(0, 30), "\udcff.cls": b"0"})
+    index = index_images(path)
+    assert 6 == len(index)
+    assert ["its name is not UTF-8: rename it"] == [file.reason for file in index.quarantined]
+
+
+@pytest.mark.parametrize("size", ["99999999999999999999999", "-5", "1e5", "9223372036854775000"])
+def test_a_size_that_cannot_be_is_no_traceback(size: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in samples().items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.pax_headers = {"size": size} if name == "000003.png" else {}
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"^[^\n]+$"):
+        index_images(path)
+
+
+def test_members_have_the_ending_of_their_format(tmp_path: Path) -> None:
+    index = index_images(write_tar(tmp_path / "a.tar", samples()))
+    assert not [one for one in run_checks(Audited(index, split(index, seed=0))) if one.kind == "wrong-ending"]
 
 
 @pytest.mark.parametrize("cut", [100, 700, 1500])

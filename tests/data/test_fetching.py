@@ -101,3 +101,53 @@ def test_a_folder_that_cannot_be_written_costs_no_photo(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "file", 10**6)
     kept.put(digest(b"x"), b"x")
     assert kept.get(digest(b"x")) is None
+
+
+def test_readers_ahead_of_the_window_are_waited_for_by_it(
+    photos: list[Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that make several batches at once ask beyond the window: each photo is still fetched once, ahead."""
+    asked: list[str] = []
+    plain = module.read
+    monkeypatch.setattr(module, "WINDOW", 5)
+    monkeypatch.setattr(module, "read", lambda address: (asked.append(address.name), plain(address))[1])
+    asking = [position for pair in zip(range(25), range(25, 50), strict=True) for position in pair]
+    with fetching(photos.__getitem__, range(50)) as fetched:
+        assert [f"photo {at}".encode() * 100 for at in asking] == [fetched(at) for at in asking]
+        assert not fetched._fetched
+    assert 50 == len(asked)
+
+
+def test_what_is_asked_for_unforeseen_does_not_fetch_all(
+    photos: list[Address], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 2)
+    monkeypatch.setattr(module, "MOST", 10)
+    fetcher = Fetcher(photos.__getitem__, range(40))
+    for _ in range(3):
+        assert b"photo 49" == fetcher(49)[:8]  # type: ignore[index]
+    assert 10 == sum(map(len, fetcher._fetched.values()))
+    assert [f"photo {at}".encode() * 100 for at in range(40)] == [fetcher(at) for at in range(40)]
+    fetcher.close()
+
+
+def test_keeping_a_photo_leaves_the_permissions_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They belong to all threads: who sets them for a moment sets them for whoever writes then."""
+
+    def never(_: int) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr("os.umask", never)
+    kept = Kept(tmp_path / "fetched", 10**6)
+    kept.put(digest(b"x"), b"x")
+    assert b"x" == kept.get(digest(b"x"))
+
+
+def test_a_photo_that_is_here_already_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+    kept = Kept(tmp_path / "fetched", 10**6)
+    with fetching(lambda at: Address(f"file://{tmp_path}/{at}.png"), [1], kept=kept) as fetched:
+        assert b"one" == fetched(1)
+    assert not (tmp_path / "fetched").exists()

@@ -67,3 +67,25 @@ def test_lines_that_are_no_objects_are_one_line(tmp_path: Path) -> None:
     (photos(tmp_path / "hub") / "metadata.jsonl").write_text("[1, 2]\n")
     with pytest.raises(DataError, match="is not a readable file of JSON lines"):
         index_images(tmp_path / "hub")
+
+
+def in_classes(root: Path) -> Path:
+    for name in "ab":
+        photos(root / name)
+    return root
+
+
+@pytest.mark.parametrize("stray", ["photos.tar", "a/backup.tar", "table.parquet"])
+def test_a_stray_archive_beside_class_folders_is_no_data(stray: str, tmp_path: Path) -> None:
+    root = in_classes(tmp_path / "photos")
+    (root / stray).write_bytes(b"")
+    index = index_images(root)
+    assert (("a", "b"), 12) == (index.classes, len(index))
+
+
+@pytest.mark.parametrize("text", ["id,license\n1,free\n", "file_name,caption\n0.png,a cat\n", ""])
+def test_a_list_that_names_no_classes_leaves_class_folders_alone(text: str, tmp_path: Path) -> None:
+    root = in_classes(tmp_path / "photos")
+    (root / "metadata.csv").write_text(text)
+    index = index_images(root)
+    assert (("a", "b"), 12) == (index.classes, len(index))

@@ -16,7 +16,7 @@ from upcycle.data.folders import SPLITS, clean, key
 from upcycle.data.formats import ENDINGS
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined
 from upcycle.errors import DataError, shown
-from upcycle.remote import MOST_BYTES, Address, asked, parquet_file
+from upcycle.remote import MOST_BYTES, ROWS, Address, asked, parquet_file
 from upcycle.rundir import replacing
 
 TARS, PARQUET = (".tar",), (".parquet",)
@@ -77,7 +77,9 @@ def list_archives(root: Path, files: Sequence[str], layout: Layout, cache: Path)
         split, file = _split_of(name, layout), address / name
         found = _of_tar(file, name, cache) if name.lower().endswith(TARS) else _of_parquet(file, name, layout)
         for path, label in found:
-            if label:
+            if path != path.encode(errors="replace").decode():
+                excluded.append(Quarantined(shown(path), "its name is not UTF-8: rename it", "", split, "misplaced"))
+            elif label:
                 rows.append(ListedFile(path, label, split, ""))
             else:
                 excluded.append(Quarantined(shown(path), "has no label", "", split, "misplaced"))
@@ -116,9 +118,9 @@ class _Member(NamedTuple):
 
 
 def _of_tar(file: Address, name: str, cache: Path) -> Iterator[tuple[str, str]]:
-    """Path and class of each photo."""
+    """Path and class of each photo; paths sort as the members lie."""
     for member in _members(file, cache):
-        yield f"{name}/{member.name}#{member.start}+{member.size}", member.label
+        yield f"{name}#{member.start:012}+{member.size}/{member.name}", member.label
 
 
 def _members(file: Address, cache: Path) -> list[_Member]:
@@ -135,7 +137,7 @@ def _members(file: Address, cache: Path) -> list[_Member]:
         pass
     try:
         found = asked(file, lambda store, path: _read_tar(store.open(path, "rb", block_size=_BLOCK)))
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise DataError(f"{shown(file)} is no tar that can be read ({shown(error)}): make it again") from None
     try:
         with replacing(kept) as temporary:
@@ -193,6 +195,7 @@ def _of_parquet(file: Address, name: str, layout: Layout) -> Iterator[tuple[str,
     """Path and class of each row."""
     import pyarrow as pa
 
+    ROWS.forget(str(file))
     try:
         opened = parquet_file(file)
         schema = opened.schema_arrow
@@ -210,7 +213,7 @@ def _of_parquet(file: Address, name: str, layout: Layout) -> Iterator[tuple[str,
         raise DataError(f"{shown(file)} is not a readable Parquet file: {shown(error)}") from error
     for row, value in enumerate(values):
         known = names[value] if isinstance(value, int) and 0 <= value < len(names) else value
-        yield f"{name}#{row}", "" if known is None else clean(str(known))
+        yield f"{name}#{row}", clean(str(known)) if isinstance(known, str | int) else ""
 
 
 def _class_names(metadata: Mapping[bytes, bytes], column: str) -> list[str]:

@@ -6,7 +6,6 @@ first once they take more than the budget.
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
 import threading
@@ -15,12 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from upcycle.remote import Address, read
-from upcycle.rundir import replacing
 
 THREADS = 32
 """Requests under way at once: with 50 ms each, 640 photos a second."""
 WINDOW = 256
-"""Photos that are fetched and not used yet, at most."""
+"""Photos that are fetched and not used yet, where they are asked for in their order."""
+MOST = 4096
+"""And where they are not: threads that make several batches at once ask for those of all of them."""
 SWEEP = 64 * 2**20
 """Bytes that are written between two looks at what the folder holds."""
 
@@ -57,8 +57,15 @@ class Kept:
             if look:
                 self.sweep()
             if len(data) <= self._room():
-                with replacing(path) as temporary:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # not flushed to disk, as its content is compared; and not by `replacing`, which sets the whole
+                # process's umask for a moment
+                temporary = path.with_name(f".{sha256}.{os.getpid()}.{threading.get_ident()}")
+                try:
                     temporary.write_bytes(data)
+                    temporary.replace(path)
+                finally:
+                    temporary.unlink(missing_ok=True)
 
     def _room(self) -> int:
         place = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -107,6 +114,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._fetched: dict[int, list[Future[bytes]]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._held = 0
 
     def __call__(self, position: int) -> Path | bytes:
         """The content of a photo that lies elsewhere, or the path of a local one."""
@@ -117,24 +125,33 @@ class Fetcher:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetching")
                 self._ahead(WINDOW)
+            if position not in self._fetched:
+                self._ahead(MOST, until=position)
             waiting = self._fetched.get(position)
             future = waiting.pop(0) if waiting else None
             if waiting == []:
                 del self._fetched[position]
-            if future is not None:
-                self._ahead(1)
+            self._held -= future is not None
+            self._ahead(WINDOW)
         return future.result() if future is not None else self._content(position)
 
-    def _ahead(self, count: int) -> None:
+    def _ahead(self, most: int, until: int | None = None) -> None:
+        """Fetch on in the order, up to `most` photos that nobody has used, or up to the one at `until`."""
         assert self._pool is not None
-        for position in itertools.islice(self._order, count):
+        while self._held < most and until not in self._fetched:
+            position = next(self._order, None)
+            if position is None:
+                return
             self._fetched.setdefault(position, []).append(self._pool.submit(self._content, position))
+            self._held += 1
 
     def _content(self, position: int) -> bytes:
-        known = self._sha256(position) if self._sha256 else None
+        known, source = self._sha256(position) if self._sha256 else None, self._source(position)
         if known and (data := self._kept.get(known)) is not None:
             return data
-        data = read(self._source(position))
+        data = read(source)
+        if str(source).startswith("file://"):  # in a tar on this machine
+            return data
         self._kept.put(known or hashlib.sha256(data).hexdigest(), data)
         return data
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from upcycle.data.archives import PARQUET, TARS, has_images, list_archives
-from upcycle.data.folders import SPLITS, key
+from upcycle.data.folders import SPLITS, key, walk
 from upcycle.data.formats import ENDINGS
 from upcycle.data.listing import Layout, ListedFile, Listing
 from upcycle.data.table import list_manifest
@@ -41,14 +41,22 @@ def list_packed(data: Path, layout: Layout, cache: Path) -> Listing | None:
     ours = [
         name for name in top if name.lower().endswith((*TARS, *PARQUET)) and PurePosixPath(name).name not in METADATA
     ]
-    alone = bool(ours) and not any(name.lower().endswith(ENDINGS) for name in top)
-    if alone and (any(name.lower().endswith(TARS) for name in ours) or has_images(data / ours[0])):
+    if (
+        ours
+        and not _holds_photos(data, top)
+        and (any(name.lower().endswith(TARS) for name in ours) or has_images(data / ours[0]))
+    ):
         return list_archives(data, ours, layout, cache)
     lists = metadata_in(top)
     if not lists:
         return None
     own = replace(layout, columns={"path": "file_name", **layout.columns})
-    found = [(str(PurePosixPath(name).parent), list_manifest(data / name, own)) for name in lists]
+    try:
+        found = [(str(PurePosixPath(name).parent), list_manifest(data / name, own)) for name in lists]
+    except DataError:
+        if _holds_photos(data, top, in_folders=True):  # a list of something else, beside classes
+            return None
+        raise
     folders = [("" if folder == "." else folder, listing) for folder, listing in found]
     rows = [row for folder, one in folders for row in inside_folder(one, folder, SPLITS.get(key(folder), ""))]
     excluded = [file for _, one in folders for file in one.excluded]
@@ -61,6 +69,17 @@ def list_packed(data: Path, layout: Layout, cache: Path) -> Listing | None:
         splits=frozenset(row.split for row in rows) - {""},
         notes=tuple(note for _, one in folders for note in one.notes),
     )
+
+
+def _holds_photos(data: Path, names: Sequence[str], *, in_folders: bool = False) -> bool:
+    """Whether there is a photo anywhere below a folder, or in a folder in it that has no list of its own."""
+    if isinstance(data, Address):
+        found = (PurePosixPath(name) for name in names)
+    else:
+        found = (PurePosixPath(folder, name) for folder, files in walk(data).files.items() for name in files)
+    photos = (path for path in found if path.name.lower().endswith(ENDINGS))
+    listed = {str(PurePosixPath(name).parent) for name in metadata_in(names)} if in_folders else set()
+    return any(not in_folders or (len(path.parts) > 1 and str(path.parent) not in listed) for path in photos)
 
 
 def _names(data: Path) -> list[str] | None:
