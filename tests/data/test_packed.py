@@ -70,7 +70,7 @@ def test_lines_that_are_no_objects_are_one_line(tmp_path: Path) -> None:
 
 
 def in_classes(root: Path) -> Path:
-    for at, name in enumerate("ab"):
+    for name in "ab":
         photos(root / name)
     return root
 
