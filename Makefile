@@ -86,7 +86,7 @@ LOCK_ADAPTER = $(LOCK) --extra demo --extra test --extra export -c requirements/
 	$$($(WITHOUT) requirements/demo.txt requirements/test.txt)
 WITHOUT = sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p'
 
-# What S3 needs takes an older dateutil than the newest matplotlib: the environment for Ray and S3 has both of its own.
+# What S3 and Ray need takes an older dateutil than the newest matplotlib, and cffi outside PyPy: they have their own.
 lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(LOCK) --extra demo -o requirements/demo.txt
@@ -97,9 +97,9 @@ lock: $(TOOLS)/python ## write requirements/ again from pyproject.toml
 	$(LOCK_ADAPTER) --group adapters-pytorch -o requirements/adapters-pytorch.txt
 	$(LOCK_ADAPTER) --extra keras --group adapters-keras -o requirements/adapters-keras.txt
 	$(LOCK_ADAPTER) --extra optax -o requirements/adapters-optax.txt
-	sed '/^matplotlib==/,/[^\\]$$/d; /^python-dateutil==/,/[^\\]$$/d' requirements/demo.txt >$(VENV)/demo-for-scale.txt
-	$(LOCK) --extra demo --extra test --extra export --extra scale --group adapters-scale -c $(VENV)/demo-for-scale.txt \
-		-c requirements/test.txt $$($(WITHOUT) $(VENV)/demo-for-scale.txt requirements/test.txt) -o requirements/adapters-scale.txt
+	cat requirements/demo.txt requirements/test.txt | sed $(foreach name,matplotlib python-dateutil cffi pycparser,-e '/^$(name)==/,/[^\\]$$/d') >$(VENV)/for-scale.txt
+	$(LOCK) --extra demo --extra test --extra export --extra scale --group adapters-scale -c $(VENV)/for-scale.txt \
+		$$($(WITHOUT) $(VENV)/for-scale.txt) -o requirements/adapters-scale.txt
 
 audit: $(TOOLS)/python ## the pinned versions against the advisories that PyPI knows
 	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1

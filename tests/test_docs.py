@@ -64,7 +64,7 @@ ELSEWHERE = (
 """Options of torchrun, Slurm and accelerate, which start a training in several processes."""
 JOB_OPTIONS = ("out", "resume", "dry-run", "config", "deadline", "plan")
 """Options of `upcycle train` that are no part of a configuration."""
-LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 16_700
+LINES_OF_THE_README, WORDS_OF_THE_MANUAL = 120, 17_000
 
 
 def text_of(page: Path) -> str:

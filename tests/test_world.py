@@ -67,7 +67,7 @@ def test_one_process_has_everything() -> None:
     assert not ALONE.follows
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_talk(size: int) -> None:
     found = [json.loads(text) for text in scripts(TALK, size)]
     for rank, (heard, said, tensors, rows, right, _) in enumerate(found):

@@ -80,7 +80,7 @@ class RowGroups:
         return found
 
     def forget(self, name: str) -> None:
-        """Read a file anew, which may have changed."""
+        """Read a file again, which may have changed."""
         with self._lock:
             self._files.pop(name, None)
             for key in [key for key in self._groups if key[0] == name]:

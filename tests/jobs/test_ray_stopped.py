@@ -62,17 +62,21 @@ def test_a_comparison_that_is_stopped_keeps_its_checkpoints_and_resumes(
         tiny_weights,
         *FAST,
     ]
-    words += ["--epochs", "40", "--checkpoint-every", "0.05", "--cache", tmp_path / "cache", "--on", "ray"]
+    words += ["--epochs", "12", "--cache", tmp_path / "cache", "--on", "ray"]
     there = tmp_path / "there"
     run = RunDir(there / "runs" / "constant-seed-0")
-    given, said = stopped([*words, "--out", there], lambda: run.history.exists(), how)
-    assert (code, f"to resume: upcycle compare --out {there} --resume --on ray") == (given, said.splitlines()[-1])
+
+    def rows() -> int:
+        return len(run.history.read_text().splitlines()) if run.history.exists() else 0
+
+    given, said = stopped([*words, "--out", there], lambda: rows() >= 1, how)
+    assert code == given, said
+    assert f"to resume: upcycle compare --out {there} --resume --on ray" in said.splitlines()
     assert "interrupted" == run.status()["state"]
     assert not list(there.glob(".s*"))
-    trained = len(run.history.read_text().splitlines())
+    assert 12 > rows()
     show = Listening()
     upcycle.compare(out=there, resume=True, on="ray", show=show)
-    assert 40 > trained >= 1
     assert any(line.startswith("constant-seed-0 starts on ") for line in show.lines)
     here = tmp_path / "here"
     with without_pages():
@@ -83,7 +87,7 @@ def test_a_comparison_that_is_stopped_keeps_its_checkpoints_and_resumes(
             out=here,
             show=Silent(),
             weights=str(tiny_weights),
-            epochs=40,
+            epochs=12,
             arch=TINY,
             image_size=32,
             precision="fp32",

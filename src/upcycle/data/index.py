@@ -359,10 +359,11 @@ def index_images(
     changed since are not read again.
     """
     listing = listing_of(data, layout, memory.parent if memory else None)
-    paths = [row.path for row in listing.rows]
-    known = Memory(memory, data, listing.root, paths, threads=threads)
-    found = known.recall() if memory else Found.empty(len(paths))
-    new = np.flatnonzero(found.hashes == b"").tolist()
+    with _collecting_later():
+        paths = [row.path for row in listing.rows]
+        known = Memory(memory, data, listing.root, paths, threads=threads)
+        found = known.recall() if memory else Found.empty(len(paths))
+        new = np.flatnonzero(found.hashes == b"").tolist()
 
     def file(at: int) -> Path:
         return inside(listing.root, paths[at])
@@ -380,4 +381,5 @@ def index_images(
                     found.put(at, result)
         finally:
             known.remember(found)
-    return index_of(listing, found, trainable=trainable)
+    with _collecting_later():
+        return index_of(listing, found, trainable=trainable)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from upcycle.config import Config
 from upcycle.device import Hardware, detect, version, versions
 from upcycle.errors import ConfigError, DataError, RunError, UpcycleError, counted, shown
+from upcycle.jobs.signals import stopping
 from upcycle.reporting.progress import Silent
 
 RETRIES = 3
@@ -53,7 +54,8 @@ def cluster(on: str) -> Iterator[Any]:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConfigError(f"no Ray cluster answers at {address or 'this machine'} ({reason})") from error
     try:
-        yield ray
+        with stopping():  # Ray's own answer to SIGTERM is a stack trace
+            yield ray
     finally:
         ray.shutdown()
 
@@ -205,7 +207,8 @@ def as_they_end(
                 return
             ended: list[Any] = []
             while not ended:
-                ended, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                with stopping() as job, job.held():  # Ray makes any signal a Ctrl-C
+                    ended, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
                 meanwhile()
             item = running.pop(ended[0])
             try:

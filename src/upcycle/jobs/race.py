@@ -143,10 +143,10 @@ class Racer:
 class Elsewhere:
     """Other processes where candidates compute, `at_once` of them; their networks stay there.
 
-    `turns` gives each candidate after its turn, in order, or why it failed: entrants measured, racers after a round.
+    `turns` gives each candidate measured, or after a round; or why it failed.
     """
 
-    turns: Callable[[Sequence[Entrant] | Sequence["Racer"], int], Sequence["Racer | UpcycleError"]]
+    turns: Callable[[Sequence["Entrant | Racer"], int], Sequence["Racer | UpcycleError"]]
     at_once: int = 1
 
 
@@ -301,8 +301,7 @@ class Race:
 
     def _round(self, running: Sequence[Racer], number: int) -> tuple[list[Racer], list[str]]:
         """Those of `running` that were scored on the round's images, and a line for each that failed."""
-        part, done = self.course.rounds[number], []
-        lost: list[str] = []
+        part, done, lost = self.course.rounds[number], list[Racer](), list[str]()
         if self.elsewhere:
             return self._taken(running, self.elsewhere.turns(running, number))
         for racer in running:

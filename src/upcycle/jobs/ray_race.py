@@ -36,7 +36,7 @@ def candidates_on(ray: Any, data: Path, out: Path, course: Course, config: Confi
         show.warn(reason)
     threads, put, told = driver_machine(config).threads, ray.put(course), set[str]()
 
-    def turns(ones: Sequence[Entrant] | Sequence[Racer], number: int) -> Sequence[Racer | UpcycleError]:
+    def turns(ones: Sequence[Entrant | Racer], number: int) -> Sequence[Racer | UpcycleError]:
         found: dict[int, Racer | UpcycleError] = {}
         with show.progress(f"round {number + 1}" if isinstance(ones[0], Racer) else "measuring") as progress:
             for at, (made, warnings) in as_they_end(
