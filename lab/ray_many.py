@@ -1,7 +1,7 @@
 """Trainings and predictions on a Ray cluster of two nodes with a processor each, beside the local commands.
 
     python lab/ray_many.py compare DATA FOLDER [TURNS]     # 4 runs; seconds, and what differs in comparison.json
-    python lab/ray_many.py predict BUNDLE FILES FOLDER     # images/s and core, median of 3, local and Ray in turn
+    python lab/ray_many.py predict BUNDLE FILES FOLDER [TURNS]   # images/s and core, local and Ray in turn, medians
 
 Prints CSV. Both nodes are this machine's, started before the clock; `local` has one process of 1 thread for `compare`,
 of as many threads as there are nodes for `predict`.
@@ -84,11 +84,11 @@ def compare(data: str, folder: Path, turns: int) -> Iterator[dict[str, Any]]:
         yield {"where": "both", "turn": 0, "seconds": "", "place": place, "local": str(first), "ray": str(second)}
 
 
-def predict(bundle: str, listed: str, folder: Path) -> Iterator[dict[str, Any]]:
+def predict(bundle: str, listed: str, folder: Path, turns: int) -> Iterator[dict[str, Any]]:
     files = sum(1 for line in Path(listed).read_text().splitlines() if line)
     rates: dict[str, list[float]] = {"local": [], "ray": []}
     places = {"local": ["--threads", str(NODES)], "ray": ["--threads", "1", "--on", "ray"]}
-    for turn in range(3):
+    for turn in range(turns):
         for where, more in places.items():
             out = folder / f"{where}-{turn}.parquet"
             seconds = timed("predict", bundle, "--list", listed, "--out", str(out), *more)
@@ -100,7 +100,7 @@ def predict(bundle: str, listed: str, folder: Path) -> Iterator[dict[str, Any]]:
 
 def main(what: str, *words: str) -> None:
     job = {"compare": lambda: compare(words[0], Path(words[1]), int((*words, "2")[2]))}
-    job["predict"] = lambda: predict(words[0], words[1], Path(words[2]))
+    job["predict"] = lambda: predict(words[0], words[1], Path(words[2]), int((*words, "3")[3]))
     with two_nodes():
         writer = None
         for row in job[what]():
