@@ -162,3 +162,18 @@ def test_a_part_that_is_cut_short_is_one_line(store: fsspec.AbstractFileSystem) 
     store.pipe("/photos/a.tar", b"x" * 100)
     with pytest.raises(DataError, match=r"does not answer \(50 of 60 bytes\)"):
         read(place("memory://photos/a.tar#50+60/1.png"))
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("https://user:pass@host/1.png", True),
+        ("https://host/1.png?X-Amz-Signature=abc&x=1", True),
+        ("https://host/1.png?a=1&token=abc", True),
+        ("https://host/1.png?size=64", False),
+        ("s3://bucket/mail@home.png", False),
+        ("photos/1.png", False),
+    ],
+)
+def test_what_no_record_may_hold_is_known(address: str, secret: bool) -> None:
+    assert secret == remote.has_secret(address)

@@ -22,6 +22,9 @@ MOST_BYTES = 2**30
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each try after the first, where an address does not answer."""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_SIGNED = re.compile(
+    r"://[^/?#]*@|[?&](?:x-amz-|x-goog-|sig=|signature=|token=|key=|credential|policy=|sv=)", re.IGNORECASE
+)
 MEMBER = re.compile(r"(.*?\.tar)#(\d{1,15})\+(\d{1,15})/.+", re.DOTALL | re.IGNORECASE)
 """ARCHIVE.tar#START+SIZE/NAME: what a member is called decides nothing."""
 ROW = re.compile(r"(.*\.parquet)#(\d{1,12})", re.DOTALL | re.IGNORECASE)
@@ -130,8 +133,17 @@ def is_address(text: str | Path) -> bool:
 
 
 def place(text: str | Path) -> Path:
-    """A path, or where it says so an address."""
-    return Address(str(text)) if is_address(text) else Path(text)
+    """A path, or where it says so an address; DataError for one on Windows, whose paths have no such form."""
+    if not is_address(text):
+        return Path(text)
+    if os.name == "nt":
+        raise DataError(f"{shown(text)}: addresses are not read on Windows: give a folder or a file")
+    return Address(str(text))
+
+
+def has_secret(address: str) -> bool:
+    """Whether an address holds a password or a signature, which no record may hold."""
+    return _SIGNED.search(address) is not None
 
 
 def inside(root: Path, path: str) -> Path:

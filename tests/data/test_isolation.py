@@ -55,8 +55,8 @@ def load(pool: Decoders, data: bytes) -> np.ndarray:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_other_processes_see_what_this_one_sees(pool: Decoders, kind: str) -> None:
     data = stored(picture(70, 50), kind)
-    assert ("", decode.header(data)) == pool.header(data)
-    assert ("", image_statistics(data)) == pool.statistics(data)
+    assert (hashlib.sha256(data).hexdigest(), decode.header(data)) == pool.header(data)
+    assert (hashlib.sha256(data).hexdigest(), image_statistics(data)) == pool.statistics(data)
     assert (decode.load_image(data, Decoding(24, "bilinear")) == load(pool, data)).all()
     assert 1 == len(pool._workers)
 

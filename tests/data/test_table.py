@@ -218,3 +218,11 @@ def test_columns_of_a_parquet_file_that_are_not_used_are_not_looked_at(tmp_path:
 def test_an_ending_may_be_given_without_its_dot(tmp_path: Path) -> None:
     lines = ["path,label", *(f"{path.removesuffix('.png')} ,{path[:4]}" for path in FLAT)]
     assert len(index_images(listed(tmp_path, lines), Layout(image_suffix="png"))) == 4
+
+
+def test_a_row_with_a_signed_address_is_refused_without_its_signature(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path,label\nhttps://host/1.png?X-Amz-Signature=abc,a\n")
+    with pytest.raises(DataError, match=r"row 1: https://host/1\.png has a password or a signature") as error:
+        index_images(manifest)
+    assert "abc" not in str(error.value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from upcycle.data.folders import SPLIT_LIKE, clean, key
 from upcycle.data.listing import Layout, ListedFile, Listing, Quarantined, alike
 from upcycle.errors import ConfigError, DataError, shown
-from upcycle.remote import Address, is_address, parquet_file, place
+from upcycle.remote import Address, has_secret, is_address, parquet_file, place
 
 COLUMNS = ("path", "label", "split", "group")
 _LIKE = {
@@ -102,6 +102,11 @@ class _Rows:
             raise DataError(f"{where}: path and label must not be empty")
         if values["label"] in ("nan", "NaN", "NAN", "<NA>"):
             raise DataError(f"{where}: label {values['label']!r} is a missing value: name the class, or remove the row")
+        if has_secret(str(given["path"])):
+            raise DataError(
+                f"{where}: {shown(given['path'])} has a password or a signature, which a run would write down: give "
+                "addresses without, and credentials by the environment"
+            )
         path = self._path(str(given["path"]))
         if path in self.rows:
             raise DataError(f"{where}: {shown(path)} is listed twice")
