@@ -162,8 +162,9 @@ def test_a_race_is_that_of_one_machine(nodes: tuple[Any, list[Any]], tiny_weight
     }
     one = upcycle.choose(data, out=tmp_path / "one", show=Silent(), **options)
     two = upcycle.choose(data, out=tmp_path / "two", on="ray", show=Silent(), **options)
-    for name in ("winner", "rounds", "validation_images", "alike"):
+    for name in ("rounds", "validation_images", "alike"):
         assert getattr(one, name) == getattr(two, name)
+    assert {one.winner, two.winner} <= set(one.alike)  # of those alike the fastest wins: a matter of clocks
     scores = [[(row.name, row.log_loss, row.accuracy, row.images) for row in made.candidates] for made in (one, two)]
     assert sorted(scores[0]) == sorted(scores[1])
     assert 2 == len(scores[0])
