@@ -48,7 +48,7 @@ def predict(
     threads
         Processor threads; 0 as many as the run was trained with, if there are so many cores.
     on
-        ray: on the nodes of a Ray cluster, each process with --threads (1 if left out); ray://HOST:PORT: of that one.
+        ray: on the nodes of the Ray cluster that this is one of, each process with --threads (1 if left out).
     """
     with importing():
         from upcycle.jobs.files import asked, check_words, files_of, number_of, predict_files

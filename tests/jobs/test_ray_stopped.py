@@ -21,7 +21,8 @@ from tests.conftest import TINY, without_pages, write_classes
 from tests.processes import RUN
 from upcycle.data.index import index_images
 from upcycle.data.index_file import index_to_bytes
-from upcycle.jobs import on_ray, ray_training
+from upcycle.errors import ConfigError
+from upcycle.jobs import on_ray, ray_prediction, ray_training
 from upcycle.reporting.progress import Silent
 from upcycle.rundir import RunDir, locked
 
@@ -172,6 +173,16 @@ def test_what_no_node_has_room_for_is_told() -> None:
     for wanted, what in (({"num_cpus": 8}, "8 processors"), ({"num_cpus": 4, "num_gpus": 1}, "4 processors and a GPU")):
         text = f"no Ray node has {what} for one process: it waits until one joins; give other --threads or --device"
         assert text == on_ray.too_large(ray, wanted)
+
+
+def test_a_prediction_through_a_ray_client_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="Ray Data needs a process in the cluster"),
+        ray_prediction.parts_on(
+            "ray://127.0.0.1:1", tmp_path, tmp_path / "a.csv", int8=False, device="cpu", threads=1, show=Silent()
+        ),
+    ):
+        pass
 
 
 def test_a_warning_is_told_once() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from upcycle.bundle.description import is_bundle
 from upcycle.config import expanded
-from upcycle.errors import RunError, UpcycleError
+from upcycle.errors import ConfigError, RunError, UpcycleError
 from upcycle.jobs.files import Unlisted
 from upcycle.jobs.on_ray import at_once, check_nodes, cluster, reason_of, too_large
 from upcycle.jobs.prediction_files import Counts, Makers, Work, path_of, write_part
@@ -31,6 +31,8 @@ def parts_on(
     Each process holds the model, computes with so many threads and takes part after part. A part that was written
     whole before is not computed again.
     """
+    if on.startswith("ray://"):  # ray 2.60: 'Worker' object has no attribute 'core_worker'
+        raise ConfigError("Ray Data needs a process in the cluster: run this on one of its nodes, with --on ray")
     with cluster(on) as ray:
         from ray import data
 
