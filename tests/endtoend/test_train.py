@@ -386,7 +386,7 @@ def test_without_a_folder_to_keep_decoded_images_in_a_temporary_one_is_told_and_
         f"cannot write {tmp_path}/home/cache: Not a directory. Using {spare}: give --cache FOLDER, or set UPCYCLE_CACHE"
     )
     assert [expected] == [text for text in told if "cache" in text]
-    assert {"images", "features"} == {path.name for path in spare.iterdir()}
+    assert {"images", "features", "scans"} == {path.name for path in spare.iterdir()}
     assert run.history.to_dicts() == trained.history.to_dicts()
     with pytest.raises(StorageError, match="cannot write"):  # a folder that was asked for
         upcycle.train(photos, out=tmp_path / "other", weights="none", cache=str(tmp_path / "home" / "cache"), **FAST)
